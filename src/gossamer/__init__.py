@@ -1,0 +1,55 @@
+"""Gossamer: adapt vision and vision-language transformers by training a sliver of their parameters, and leave them cheap to run.
+
+The whole public surface. Names are imported when they are first used, so that `import gossamer` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "adapt": "gossamer.adapted",
+    "Adapted": "gossamer.adapted",
+    "load": "gossamer.saving",
+    "AdapterError": "gossamer.storage",
+    "read": "gossamer.anatomy",
+    "VPT": "gossamer.methods.vpt",
+    "LinearProbe": "gossamer.methods.linear_probe",
+    "FullFineTuning": "gossamer.methods.full",
+    "BitFit": "gossamer.methods.bitfit",
+    "Adapter": "gossamer.methods.adapter",
+    "METHODS": "gossamer.methods",
+    "CostSheet": "gossamer.cost",
+}
+_MODULES = ("anatomy", "cost", "data", "evaluate", "methods", "storage", "train", "zoo")
+
+__all__ = ["__version__", *_WHERE]
+
+if TYPE_CHECKING:
+    from gossamer.adapted import Adapted as Adapted
+    from gossamer.adapted import adapt as adapt
+    from gossamer.anatomy import read as read
+    from gossamer.cost import CostSheet as CostSheet
+    from gossamer.methods import METHODS as METHODS
+    from gossamer.methods import VPT as VPT
+    from gossamer.methods import Adapter as Adapter
+    from gossamer.methods import BitFit as BitFit
+    from gossamer.methods import FullFineTuning as FullFineTuning
+    from gossamer.methods import LinearProbe as LinearProbe
+    from gossamer.saving import load as load
+    from gossamer.storage import AdapterError as AdapterError
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(importlib.import_module(_WHERE[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"gossamer.{name}")
+    raise AttributeError(f"module 'gossamer' has no attribute {name!r}; it offers {', '.join([*_WHERE, *_MODULES])}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_WHERE, *_MODULES])

@@ -1,0 +1,461 @@
+"""A backbone, the methods that adapt it, and its head: what `adapt` makes, Trainer trains and `load` brings back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import ImageClassifierOutput, SequenceClassifierOutput
+from transformers.utils import PushToHubMixin
+
+from gossamer import anatomy as anatomy_module
+from gossamer import heads, methods, storage
+from gossamer.anatomy import Anatomy
+from gossamer.methods.base import Method
+
+if TYPE_CHECKING:
+    from gossamer.cost import CostSheet
+
+OCCUPANT = "gossamer_occupant"  # set on a backbone while an Adapted is attached to it
+
+
+class Adapted(nn.Module, PushToHubMixin):
+    """A frozen backbone with methods and a head, as one module.
+
+    Called like the backbone. Its state dict holds only what adapting adds or trains, under names of our own, so checkpoints are
+    small. What the backbone offers besides (`config`, `generate`, `device`, ...) is found here too.
+
+    Args:
+        backbone: a model of transformers or timm that a known family describes.
+        applied: the methods, in the order in which they are placed (peft's first, since they wrap modules).
+        num_labels: outputs of the head; None keeps the head that was found.
+        train_head: whether the head is trained. It is saved either way.
+    """
+
+    def __init__(self, backbone: nn.Module, applied: Sequence[Method], *, num_labels: int | None = None, train_head: bool = True):
+        super().__init__()
+        self.backbone = backbone
+        self.applied = tuple(sorted(applied, key=lambda m: m.name != "peft"))
+        self.num_labels, self.train_head = num_labels, train_head
+        self.metadata: dict[str, Any] = {}
+        self.methods = nn.ModuleDict()
+        self.head_built: nn.Linear | None = None
+        self.kept: dict[str, Tensor] | None = None
+        self.attach()
+
+    # ---- attaching and detaching ----
+
+    def attach(self) -> Adapted:
+        """Places the methods in the backbone; another adapter that sits there steps aside, and can be attached again later.
+
+        Parameters are made anew with the values they had: give an optimizer the new ones.
+        """
+        other = self.backbone.__dict__.get(OCCUPANT)
+        if other is self:
+            return self
+        if other is not None:
+            other.detach()
+        self.anatomy = anatomy_module.read(self.backbone)
+        self.anatomy.heads = heads.find(self.backbone, self.anatomy)
+        self._before = {
+            "grad": {n: p.requires_grad for n, p in self.backbone.named_parameters()},
+            "train": {n: m.training for n, m in self.backbone.named_modules()},
+            "labels": _labels(self.backbone),
+        }
+        self.fingerprint = _fingerprint(self.anatomy)
+        self._originals: dict[str, Tensor] = {}
+        try:
+            self._place()
+        except BaseException:
+            self.backbone.__dict__[OCCUPANT] = self
+            self.detach()
+            raise
+        self.backbone.__dict__[OCCUPANT] = self
+        if self.kept is not None:
+            self.load_state_dict(self.kept)
+            self.kept = None
+        self.train(self.training)
+        return self
+
+    def _place(self) -> None:
+        self._place_head()
+        for parameter in self.backbone.parameters():
+            parameter.requires_grad_(False)
+        for method in self.applied:
+            self.methods[_unique(method.name, self.methods)] = method.attach(self.anatomy)
+        for head in self.head_modules().values():
+            head.requires_grad_(self.train_head)
+        shared = {id(p) for p in [*self.methods.parameters(), *self._head_parameters().values()]}
+        self._originals = {n: p.detach().clone() for n, p in self.backbone.named_parameters() if id(p) in shared}
+        if not self.trainable():
+            raise ValueError(
+                f"nothing would be trained: {', '.join(m.name for m in self.applied) or 'no method'} trains no part of "
+                f"{type(self.backbone).__name__} and there is no head; give num_labels=... for a head, or a method such as VPT()"
+            )
+
+    def _place_head(self) -> None:
+        found = self.anatomy.heads
+        if self.num_labels is None:
+            return
+        if not found:
+            output = getattr(self.backbone, "get_output_embeddings", lambda: None)()
+            if output is not None:
+                raise ValueError(
+                    f"{type(self.backbone).__name__} is a language model; num_labels={self.num_labels} asks for a classifier: "
+                    "load the bare encoder, or the ...ForSequenceClassification class"
+                )
+            width = self._feature_width()
+            first = next(self.backbone.parameters())
+            self.head_built = nn.Linear(width, self.num_labels, device=first.device, dtype=first.dtype)
+            return
+        for name, head in found.items():
+            if heads.outputs(head) != self.num_labels:
+                self._resize(name, head)
+        self.anatomy.heads = {name: self.backbone.get_submodule(name) for name in found}
+        if hasattr(self.backbone, "config"):
+            self.backbone.config.num_labels = self.num_labels  # type: ignore[union-attr]
+        if hasattr(self.backbone, "num_labels"):
+            self.backbone.num_labels = self.num_labels  # type: ignore[assignment]
+        if hasattr(self.backbone, "num_classes"):
+            self.backbone.num_classes = self.num_labels  # type: ignore[assignment]
+
+    def _resize(self, name: str, head: nn.Module) -> None:
+        new = copy.deepcopy(head)
+        last = heads.last_linear(head)
+        linear = nn.Linear(last.in_features, self.num_labels or 0, bias=last.bias is not None, device=last.weight.device)
+        linear = linear.to(last.weight.dtype)
+        path = next(n for n, m in head.named_modules() if m is last)
+        if path:
+            parent, _, child = path.rpartition(".")
+            setattr(new.get_submodule(parent), child, linear)
+        self.anatomy.swap(name, new if path else linear)
+
+    def _feature_width(self) -> int:
+        block = self.anatomy.blocks()[-1]
+        owner = self.anatomy.owner()
+        projection = getattr(getattr(owner, "config", None), "hidden_size", None)
+        return int(projection or block.sizes.width)
+
+    def detach(self) -> nn.Module:
+        """Takes everything off the backbone and returns it, bit for bit as it was. `attach` puts it back."""
+        if self.backbone.__dict__.get(OCCUPANT) is not self:
+            return self.backbone
+        if len(self.methods) or self.head_modules():
+            self.kept = {k: v.detach().clone() for k, v in self.state_dict().items()} if not self._failed() else None
+        named = dict(self.backbone.named_parameters())
+        with torch.no_grad():
+            for name, value in self._originals.items():
+                named[name].copy_(value)
+        self.anatomy.undo()
+        for name, flag in self._before["grad"].items():
+            self.backbone.get_parameter(name).requires_grad_(flag)
+        for name, mode in self._before["train"].items():
+            self.backbone.get_submodule(name).training = mode
+        for name, value in self._before["labels"].items():
+            _set_label_count(self.backbone, name, value)
+        self.methods, self.head_built = nn.ModuleDict(), None
+        del self.backbone.__dict__[OCCUPANT]
+        return self.backbone
+
+    def _failed(self) -> bool:
+        return len(self.methods) < len(self.applied)
+
+    @property
+    def attached(self) -> bool:
+        """Whether the methods are in the backbone now."""
+        return self.backbone.__dict__.get(OCCUPANT) is self
+
+    # ---- being a module ----
+
+    def forward(
+        self,
+        *args: Any,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        pixel_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """What the backbone returns for these inputs, with `loss` where labels are given and `logits` where there is a head.
+
+        The named inputs are those of the models in use; others pass through. A timm model answers `pixel_values=` with an
+        ImageClassifierOutput and a positional image tensor with its own logits.
+        """
+        self._must_be_attached()
+        named = {
+            "input_ids": input_ids, "pixel_values": pixel_values, "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids, "pixel_mask": pixel_mask, "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds, "decoder_input_ids": decoder_input_ids,
+            "decoder_attention_mask": decoder_attention_mask,
+        }  # fmt: skip
+        inputs = {k: v for k, v in named.items() if v is not None} | kwargs
+        if self.head_built is not None:
+            logits = self.head_built(self._read_out(*args, **inputs))
+            return self._answer(logits, labels)
+        if hasattr(self.backbone, "config"):
+            return self.backbone(*args, **inputs, **({} if labels is None else {"labels": labels}))
+        if args:
+            return self.backbone(*args)
+        return self._answer(self.backbone(inputs["pixel_values"]), labels)
+
+    def _answer(self, logits: Tensor, labels: Tensor | None) -> Any:
+        vision = self.anatomy.blocks()[0].stack.modality == "vision"
+        answer = ImageClassifierOutput if vision else SequenceClassifierOutput
+        return answer(loss=None if labels is None else heads.loss(logits, labels), logits=logits)  # type: ignore[arg-type]
+
+    def _read_out(self, *args: Any, **inputs: Any) -> Tensor:
+        stack = self.anatomy.blocks()[0].stack
+        if not hasattr(self.backbone, "config"):
+            states = self.backbone.forward_features(*args, *inputs.values())  # type: ignore[operator]
+            return self.backbone.forward_head(states, pre_logits=True)  # type: ignore[operator]
+        if "input_ids" not in inputs and not args and stack.modality == "text" and "inputs_embeds" not in inputs:
+            raise ValueError("a text model needs input_ids")
+        output = self.backbone(*args, **inputs)
+        return heads.read_out(stack.readout, output, inputs.get("attention_mask"), stack.modality == "vision")
+
+    def features(self, *args: Any, **inputs: Any) -> Tensor:
+        """What the head's last Linear reads for these inputs, [B, width]."""
+        self._must_be_attached()
+        if self.head_built is not None:
+            return self._read_out(*args, **inputs)
+        if not self.anatomy.heads:
+            raise TypeError(f"{type(self.backbone).__name__} has no head; adapt it with num_labels=...")
+        probe = _Input()
+        handle = heads.last_linear(next(iter(self.anatomy.heads.values()))).register_forward_pre_hook(probe.keep)
+        try:
+            self(*args, **inputs)
+        finally:
+            handle.remove()
+        return probe.x
+
+    def _must_be_attached(self) -> None:
+        if not self.attached:
+            raise RuntimeError("this adapter is detached from its backbone: call attach() first")
+
+    def train(self, mode: bool = True) -> Adapted:
+        """Training mode for methods and head. The frozen backbone stays in evaluation mode, its dropout off, unless a method
+        trains the backbone itself (full fine-tuning, BitFit).
+        """
+        super().train(mode)
+        if not any(m.trains_backbone for m in self.applied) and self.attached:
+            self.backbone.train(False)
+            self.methods.train(mode)
+            for head in self.head_modules().values():
+                head.train(mode and self.train_head)
+            for block in self.anatomy if mode else ():
+                self._checkpointed(block.module)
+        return self
+
+    def _checkpointed(self, block: nn.Module) -> None:
+        """transformers checkpoints a block only while the block itself (not what is inside) is in training mode."""
+        if not getattr(block, "gradient_checkpointing", False):
+            return
+        rate = getattr(block, "dropout", 0.0)
+        if isinstance(rate, float) and rate > 0:
+            raise ValueError(
+                f"{type(block).__name__} draws dropout whenever it checkpoints (rate {rate}), and a frozen backbone must not: "
+                "load the model with dropout=0.0, or train without gradient checkpointing"
+            )
+        block.training = True
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """Trades time for memory: blocks compute their activations again in the backward pass. Never re-entrant, because
+        methods reach blocks from outside their arguments.
+        """
+        options = dict(gradient_checkpointing_kwargs or {})
+        if options.setdefault("use_reentrant", False):
+            raise ValueError("use_reentrant=True would lose the gradients of what methods place in a block; use False")
+        if hasattr(self.backbone, "set_grad_checkpointing"):
+            self.backbone.set_grad_checkpointing(True)  # type: ignore[operator]
+        else:
+            self.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)  # type: ignore[operator]
+        self.train(self.training)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "backbone":
+                raise
+            return getattr(self.backbone, name)
+
+    # ---- what is trained and saved ----
+
+    @property
+    def head(self) -> nn.Module | None:
+        """The task head (the first, where a model has several), or None for a model without."""
+        return next(iter(self.head_modules().values()), None)
+
+    def head_modules(self) -> dict[str, nn.Module]:
+        """Every task head by its name: "head" for one that was built."""
+        return {"head": self.head_built} if self.head_built is not None else dict(self.anatomy.heads)
+
+    def _head_parameters(self) -> dict[str, nn.Parameter]:
+        several = len(self.head_modules()) > 1
+        return {
+            f"head.{name}.{leaf}" if several else f"head.{leaf}": parameter
+            for name, head in self.head_modules().items()
+            for leaf, parameter in head.named_parameters()
+        }
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Name -> parameter of everything that is trained."""
+        own = {k: v for k, v in self._own().items() if isinstance(v, nn.Parameter)}
+        return {k: v for k, v in own.items() if v.requires_grad}
+
+    def _own(self) -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = {}
+        for name, tree in self.methods.items():
+            tensors |= {f"{name}.{k}": v for k, v in tree.state_dict(keep_vars=True).items()}
+        return tensors | self._head_parameters()
+
+    def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> dict[str, Any]:
+        """Only what belongs to the adapter: `<method>.<stack>.blocks.<i>....` and `head....`; never the frozen backbone."""
+        own = {prefix + k: v if keep_vars else v.detach() for k, v in self._own().items()}
+        if destination is not None:
+            destination.update(own)
+            return destination
+        return own
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Copies tensors into place.
+
+        Raises:
+            AdapterError: names or shapes differ from what this adapter has (strict), or a value is not finite.
+        """
+        own = self._own()
+        storage.check_tensors(dict(state_dict), own)
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(state_dict[name])
+        return nn.modules.module._IncompatibleKeys([], [])
+
+    # ---- cost, saving, finishing ----
+
+    def cost(self, **sizes: Any) -> CostSheet:
+        """Parameters and multiply-adds against the bare backbone; see `gossamer.cost.cost`."""
+        from gossamer import cost
+
+        self._must_be_attached()
+        return cost.cost(self, **sizes)
+
+    def save_pretrained(self, folder: str | Path, **kwargs: Any) -> None:
+        """Writes adapter_config.json, adapter_model.safetensors and README.md, atomically; see docs/saving.md."""
+        from gossamer import saving
+
+        saving.save(self, folder, **kwargs)
+
+    @torch.no_grad()
+    def finalize(self) -> nn.Module:
+        """A plain module, equal to this one in evaluation, without anything that only training needs.
+
+        Prompt keys and values are stored, projections folded, peft's layers merged. A copy: this adapter stays as it is.
+        """
+        self._must_be_attached()
+        model = copy.deepcopy(self).eval()
+        for tree in model.methods.values():
+            tree.finalize()  # type: ignore[operator]
+        backbone = model.backbone
+        del backbone.__dict__[OCCUPANT]
+        for parameter in [*model.parameters(), *backbone.parameters()]:
+            parameter.requires_grad_(False)
+        # The hooks call the methods' parts; as children of the model these move and save with it.
+        placed = nn.ModuleDict({n: t for n, t in model.methods.items() if any(True for _ in t.state_dict())})
+        if model.head_built is None:
+            if placed:
+                backbone.add_module("gossamer", placed)
+            return backbone
+        return Finished(model, placed)
+
+
+class Finished(nn.Module):
+    """A finished model whose head was built: backbone, read-out and head, called like the adapter was."""
+
+    def __init__(self, adapted: Adapted, placed: nn.ModuleDict):
+        super().__init__()
+        self.backbone, self.head = adapted.backbone, adapted.head_built
+        if placed:
+            self.gossamer = placed
+        stack = adapted.anatomy.blocks()[0].stack
+        self.readout, self.vision = stack.readout, stack.modality == "vision"
+        if self.readout in ("first", "mean", "last") and getattr(self.backbone, "pooler", None) is not None:
+            self.backbone.pooler = None  # never read
+
+    def forward(self, *args: Any, **inputs: Any) -> Any:
+        """The logits for the backbone's inputs, in `.logits`."""
+        if hasattr(self.backbone, "config"):
+            output = self.backbone(*args, **inputs)
+            features = heads.read_out(self.readout, output, inputs.get("attention_mask"), self.vision)
+        else:
+            features = self.backbone.forward_head(self.backbone.forward_features(*args, *inputs.values()), pre_logits=True)
+        answer = ImageClassifierOutput if self.vision else SequenceClassifierOutput
+        return answer(logits=self.head(features))  # type: ignore[misc]
+
+
+class _Input:
+    """Keeps the input of the module it hooks."""
+
+    x: Tensor
+
+    def keep(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self.x = args[0]
+
+
+def adapt(model: nn.Module, applied: Any, *, num_labels: int | None = None, train_head: bool = True) -> Adapted:
+    """A model adapted by one method or a list of them: backbone frozen, methods and head trainable.
+
+    Args:
+        model: of transformers or timm, with or without a task head. It is changed in place; `detach()` restores it.
+        applied: a method (VPT, Adapter, LinearProbe, ...), a configuration of peft, or a list of both.
+        num_labels: outputs of the head. A head of another size is replaced; where there is none, one is built on what the family
+            reads out (for ViT the class token after the last norm). None: keep the model's head as it is.
+        train_head: whether the head is trained.
+
+    Raises:
+        TypeError: no family knows the model, or something in the list is no method.
+        ValueError: the model is adapted already, or nothing would be trained.
+    """
+    if isinstance(model, Adapted):
+        raise ValueError("this model is adapted already: list all methods in one adapt(), or detach() first")
+    if model.__dict__.get(OCCUPANT) is not None:
+        raise ValueError(f"this {type(model).__name__} is adapted already; detach() that adapter first")
+    applied = list(applied) if isinstance(applied, list | tuple) else [applied]
+    if not applied:
+        raise ValueError("no method given; LinearProbe() trains the head alone")
+    return Adapted(model, [methods.as_method(m) for m in applied], num_labels=num_labels, train_head=train_head)
+
+
+def _unique(name: str, taken: Any) -> str:
+    names = [name, *(f"{name}_{i}" for i in range(2, 99))]
+    return next(n for n in names if n not in taken)
+
+
+def _fingerprint(anatomy: Anatomy) -> str | None:
+    """The identity of the pre-trained weights; None on the meta device, where there are none."""
+    tensors = [(n, p) for n, p in anatomy.backbone_parameters()]
+    if any(p.device.type == "meta" for _, p in tensors):
+        return None
+    return storage.fingerprint(tensors)
+
+
+def _labels(model: nn.Module) -> dict[str, Any]:
+    found = {name: getattr(model, name) for name in ("num_labels", "num_classes") if name in model.__dict__}
+    config = getattr(model, "config", None)
+    if config is not None and "id2label" in config.__dict__:
+        found["id2label"] = dict(config.id2label)
+        found["label2id"] = dict(config.label2id)
+    return found
+
+
+def _set_label_count(model: nn.Module, name: str, value: Any) -> None:
+    setattr(getattr(model, "config", model) if name.endswith(("2label", "2id")) else model, name, value)

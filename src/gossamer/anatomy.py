@@ -1,0 +1,426 @@
+"""Where the parts of a transformer sit, and the seven verbs a method may use on them.
+
+A *family* (`gossamer.families`) says by name where parts sit in one kind of backbone. `read` finds those parts in a real
+model. A *method* (`gossamer.methods`) then speaks only of blocks and verbs, so that m methods and n families cost m + n files.
+
+| verb       | what it does                                                                      |
+|------------|-----------------------------------------------------------------------------------|
+| `add`      | branch(x) + part(x, branch(x)) at an attention, cross-attention or FFN branch       |
+| `rewrite`  | one projection is replaced by a module; also one third of a fused qkv               |
+| `middle`   | x + part(x) on the residual stream between attention and FFN                        |
+| `remember` | extra keys and values inside a block's self-attention, in one joint softmax         |
+| `insert`   | tokens that enter before a block and leave after the same or a later one, or stay   |
+| `replace`  | a whole block by a small module                                                     |
+| `observe`  | a part reads the states that enter a block                                          |
+
+Every change is kept in a log and taken back, last first, by `Anatomy.undo`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gossamer import seams
+from gossamer.seams import Part
+
+Branch = Literal["attention", "cross", "ffn"]
+STACK_ORDER = ("fusion", "vision", "encoder", "text", "decoder")  # the first that a model has is its main stack
+VERBS = ("add", "rewrite", "middle", "remember", "insert", "replace", "observe")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionNames:
+    """Names of the parts of one attention, relative to its block."""
+
+    module: str  # the module that turns states into attended states
+    q: str
+    k: str
+    v: str
+    out: str
+    norm: str | None  # normalisation before the branch; None in post-norm blocks
+    fused: str | None = None  # one Linear for q, k and v in this order; q, k, v then name the thirds
+    after: str | None = None  # post-norm blocks: the normalisation after the residual sum
+
+
+@dataclass(frozen=True, kw_only=True)
+class FfnNames:
+    """Names of the parts of one feed-forward branch, relative to its block; alternatives in order of preference."""
+
+    up: str
+    down: str
+    norm: str | None
+    gate: str | None = None
+    after: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """One column of equal blocks: where it sits and the facts in which families differ.
+
+    `prefix` counts the class-like tokens in front of the sequence (an attribute path on the owner, or a number);
+    inserted tokens go behind them. `readout` says how one vector a sample is read from the owner's output: "first" token, "last" token
+    that is no padding, "mean" over tokens that are none, or the owner's "pooled" output. `own_attention` names the class that computes attention from the
+    block's Linears, for families that offer no public seam inside theirs.
+    """
+
+    name: Literal["vision", "text", "encoder", "decoder", "fusion"]
+    owners: tuple[str, ...]  # config.model_type, or package.Class for models without a Hugging Face config
+    blocks: str  # the list of blocks, relative to the owner
+    attention: AttentionNames
+    ffn: tuple[FfnNames, ...]
+    cross: AttentionNames | None = None
+    prefix: int | tuple[str, ...] = 0  # a number, or attributes of the owner to try, in order
+    extra_prefix: int = 0
+    causal: bool = False
+    readout: Literal["first", "last", "mean", "pooled"] = "first"
+    modality: Literal["vision", "text", "both"] = "vision"
+    own_attention: type[nn.Module] | None = None
+    relative_bias: bool = False  # the first block computes a bias that the others receive
+    returns_tuple: bool = False  # a block returns (states, ...) and not the states alone
+
+
+class Sizes(NamedTuple):
+    """Widths of one block: residual stream, attention (queries; keys and values), FFN and number of FFN matrices."""
+
+    width: int
+    inner: int
+    inner_kv: int
+    ffn: int
+    ffn_matrices: int
+    cross_inner: int = 0
+
+    def macs(self, queries: int, keys: int | None = None) -> int:
+        """Multiply-adds of the block's Linears and attention products for `queries` tokens over `keys` keys (default: equal)."""
+        keys = queries if keys is None else keys
+        linears = 2 * self.width * self.inner + 2 * self.width * self.inner_kv + self.ffn_matrices * self.width * self.ffn
+        return queries * linears + 2 * queries * keys * self.inner
+
+
+class Block:
+    """One block of a model: its module, and its parts by role ("q", "k", "v", "out", "up", "gate", "down", "norm1", "norm2").
+
+    Parts are looked up at every use, because a method may have wrapped one of them since.
+    """
+
+    def __init__(self, stack: Stack, index: int, module: nn.Module, name: str, prefix: int):
+        self.stack, self.index, self.module, self.name, self.prefix = stack, index, module, name, prefix
+        self.key = f"{stack.name}.blocks.{index}"  # the block's name in saved adapters
+        self.ffn = next((f for f in stack.ffn if _has(module, f.up) and _has(module, f.down)), stack.ffn[0])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the block's weights are."""
+        return next(self.module.parameters()).device
+
+    def path(self, role: str) -> str | None:
+        """Name of a part relative to the block, or None where this kind of block has no such part."""
+        attention, cross, ffn = self.stack.attention, self.stack.cross, self.ffn
+        roles = {
+            "attention": attention.module, "q": attention.q, "k": attention.k, "v": attention.v, "out": attention.out,
+            "qkv": attention.fused, "norm1": attention.norm or attention.after, "norm2": ffn.norm or ffn.after,
+            "up": ffn.up, "gate": ffn.gate, "down": ffn.down,
+        }  # fmt: skip
+        if cross is not None:
+            roles |= {"cross.q": cross.q, "cross.k": cross.k, "cross.v": cross.v, "cross.out": cross.out}
+            roles |= {"cross.norm": cross.norm or cross.after}
+        if role not in roles:
+            raise KeyError(f"no part {role!r}: a block of the {self.stack.name} stack has {', '.join(roles)}")
+        return roles[role]
+
+    def part(self, role: str) -> nn.Module:
+        """The module that plays `role` now."""
+        path = self.path(role)
+        if path is None:
+            raise KeyError(f"{self.name} ({type(self.module).__name__}) has no part {role!r}")
+        return _get(self.module, path)
+
+    def roles(self) -> dict[str, str]:
+        """role -> full module name, for every Linear and norm the block really has."""
+        fused = self.stack.attention.fused is not None and not _has(self.module, self.stack.attention.q)
+        names = ["qkv"] if fused else ["q", "k", "v"]
+        names += ["out", "gate", "up", "down", "norm1", "norm2"]
+        names += ["cross.q", "cross.k", "cross.v", "cross.out", "cross.norm"] if self.stack.cross else []
+        paths = {role: self.path(role) for role in names}
+        return {role: f"{self.name}.{path}" for role, path in paths.items() if path and _has(self.module, path)}
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        """Widths, read from the weights' shapes."""
+        weights = {r: self.part(r).weight for r in ("out", "up", "down")}
+        width, inner = weights["out"].shape
+        fused = self.stack.attention.fused is not None and "qkv" in self.roles()
+        inner_kv = inner if fused else self.part("k").weight.shape[0]
+        cross = self.part("cross.out").weight.shape[1] if self.stack.cross else 0
+        return Sizes(width, inner, inner_kv, weights["down"].shape[1], 2 + (self.ffn.gate is not None), cross)
+
+    def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [..., p, inner_kv] of tokens [..., p, d] as this block's self-attention would compute them.
+
+        Pre-norm blocks normalise first: W_k LN(P) + b_k, W_v LN(P) + b_v. Nothing is computed for queries.
+        """
+        norm = self.stack.attention.norm
+        states = _get(self.module, norm)(tokens) if norm else tokens
+        fused = self.stack.attention.fused
+        if fused is None or _has(self.module, self.stack.attention.k):
+            return self.part("k")(states), self.part("v")(states)
+        linear = _get(self.module, fused)
+        if type(linear) is not nn.Linear:  # wrapped by a method: ask the wrapper for all three
+            return linear(states).chunk(3, dim=-1)[1:]
+        d = linear.out_features // 3
+        bias = None if linear.bias is None else linear.bias[d:]
+        return nn.functional.linear(states, linear.weight[d:], bias).chunk(2, dim=-1)  # type: ignore[return-value]
+
+
+class Anatomy:
+    """The parts of one model, and the log of what methods did to them."""
+
+    def __init__(self, model: nn.Module, stacks: dict[str, list[Block]], owners: dict[str, str]):
+        self.model, self.stacks, self.owners = model, stacks, owners
+        self.heads: dict[str, nn.Module] = {}  # task heads of the model, by name: no part of the backbone
+        self.log: list[seams.Change] = []
+
+    @property
+    def main(self) -> str:
+        """Name of the stack that methods use unless told otherwise: the first that the model runs."""
+        return next(iter(self.stacks))
+
+    def blocks(self, stack: str | None = None, indices: Sequence[int] | None = None) -> list[Block]:
+        """The blocks of a stack (default: the main one), all or those at `indices` (0 is the first to run).
+
+        Raises:
+            KeyError: no such stack, or an index that the stack does not have.
+        """
+        stack = stack or self.main
+        if stack not in self.stacks:
+            found = ", ".join(f"{name} ({len(blocks)} blocks)" for name, blocks in self.stacks.items())
+            raise KeyError(f"no stack {stack!r} in {type(self.model).__name__}: it has {found}")
+        blocks = self.stacks[stack]
+        if indices is None:
+            return list(blocks)
+        if len(set(indices)) != len(indices):
+            raise ValueError(f"blocks={tuple(indices)} names a block twice")
+        for i in indices:
+            if not 0 <= i < len(blocks):
+                raise KeyError(
+                    f"no block {i}: the {stack} stack of this {type(self.model).__name__} has {len(blocks)} "
+                    f"(0..{len(blocks) - 1}); asked for by blocks={tuple(indices)}"
+                )
+        return [blocks[i] for i in sorted(indices)]
+
+    def __iter__(self) -> Iterator[Block]:
+        for blocks in self.stacks.values():
+            yield from blocks
+
+    def owner(self, stack: str | None = None) -> nn.Module:
+        """The module that embeds the inputs of a stack and runs it."""
+        return self.model.get_submodule(self.owners[stack or self.main])
+
+    def keys(self) -> dict[str, str]:
+        """module name -> our name for it, `vision.blocks.3.q`, for every part that has a role."""
+        return {name: f"{block.key}.{role}" for block in self for role, name in block.roles().items()}
+
+    def backbone_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names and parameters of the model without its task heads."""
+        heads = {id(p) for head in self.heads.values() for p in head.parameters()}
+        return ((name, p) for name, p in self.model.named_parameters() if id(p) not in heads)
+
+    # ---- verbs ----
+
+    def add(self, block: Block, branch: Branch, part: Part, *, normed: bool = True) -> None:
+        """branch(x) becomes branch(x) + part(x, branch(x)).
+
+        x [B, N, d] is what enters the branch (after the norm in pre-norm blocks, before it with normed=False) and branch(x)
+        [B, N, d] the output of its last Linear, before dropout, LayerScale and residual. Cross-attention: x is the querying side.
+        """
+        names: dict[str, Any] = {"attention": block.stack.attention, "cross": block.stack.cross, "ffn": block.ffn}
+        if branch not in names:
+            raise KeyError(f"no branch {branch!r}: there are {', '.join(names)}")
+        place = names[branch]
+        if place is None:
+            raise KeyError(f"{block.name} ({type(block.module).__name__}) has no cross-attention to add to")
+        if isinstance(place, FfnNames):
+            first, last = place.gate or place.up, place.down
+        else:
+            first, last = (place.module if place.fused else place.q), place.out
+        if not normed and place.norm is not None:
+            first = place.norm
+        self._do(seams.Added(_get(block.module, first), _get(block.module, last), part))
+
+    def rewrite(self, block: Block, role: str, module: nn.Module) -> None:
+        """The Linear that plays `role` is replaced by `module` (which may hold and call the old one).
+
+        For "q", "k" or "v" of a fused projection call `split` first.
+        """
+        self._do(seams.Swapped(self.model, f"{block.name}.{block.path(role)}", module))
+
+    def split(self, block: Block) -> None:
+        """A fused qkv Linear becomes three Linears over views of the same weights, so that thirds can be rewritten."""
+        fused = block.stack.attention.fused
+        if fused is not None and not _has(block.module, block.stack.attention.q):
+            self._do(seams.Swapped(self.model, f"{block.name}.{fused}", seams.SplitLinear(_get(block.module, fused))))
+
+    def middle(self, block: Block, part: Part) -> None:
+        """The residual stream between attention and FFN, x, becomes x + part(x)."""
+        if block.ffn.norm is not None:
+            self._do(seams.MiddlePreNorm(block.module, _get(block.module, block.ffn.norm), part))
+        else:
+            last = block.stack.cross or block.stack.attention
+            assert last.after is not None, "a post-norm block names the normalisation after its attention"
+            self._do(seams.MiddlePostNorm(_get(block.module, last.after), part))
+
+    def remember(self, block: Block, part: Part) -> None:
+        """Self-attention of the block also attends to part(batch) = keys, values, each [1 or B, p, inner_kv], for every query.
+
+        One joint softmax over remembered and own keys; remembered keys carry no rotary position and no relative bias.
+        """
+        self._do(seams.Remembered(block, part))
+
+    def insert(self, first: Block, part: Part, *, last: Block | None = None, stay: bool = False) -> None:
+        """part(x) [B, p, d] enters behind the prefix tokens of x [B, N, d] before block `first`.
+
+        The new rows leave after block `last` (default: `first`), or stay in the model's output (`stay`).
+        """
+        last = last or first
+        if last.stack is not first.stack or last.index < first.index:
+            raise ValueError(f"tokens cannot enter at {first.name} and leave at {last.name}")
+        span = self.stacks[first.stack.name][first.index : last.index + 1]
+        for other in self.log:
+            if isinstance(other, seams.Inserted) and seams.overlap(other.span, span):
+                raise ValueError(
+                    f"tokens inserted from {first.name} to {last.name} would interleave with those from "
+                    f"{other.span[0].name} to {other.span[-1].name}: let one span contain the other"
+                )
+        self._do(seams.Inserted(span, part, stay))
+
+    def replace(self, block: Block, module: nn.Module) -> None:
+        """The whole block becomes x -> module(x), x [B, N, d]; what else the block returned is kept in shape."""
+        self._do(seams.Replaced(self.model, block, module))
+
+    def observe(self, block: Block, part: nn.Module) -> None:
+        """part(x) is called with the states x [B, N, d] that enter the block; its result is ignored."""
+        self._do(seams.Observed(block.module, part))
+
+    def swap(self, name: str, module: nn.Module) -> None:
+        """The module called `name` is replaced: used for heads, which are not part of any block."""
+        self._do(seams.Swapped(self.model, name, module))
+
+    def _do(self, change: seams.Change) -> None:
+        change.apply()
+        self.log.append(change)
+
+    def undo(self) -> None:
+        """Takes back every change, last first."""
+        while self.log:
+            self.log.pop().revert()
+
+    def obstacle(self, block: Block, verb: str) -> str | None:
+        """Why a verb does not work on a block, or None where it does."""
+        if verb == "remember":
+            return seams.memory_obstacle(block)
+        if verb == "middle" and block.ffn.norm is None and (block.stack.cross or block.stack.attention).after is None:
+            return "no normalisation marks the place between attention and FFN"
+        if verb not in VERBS:
+            raise KeyError(f"no verb {verb!r}: there are {', '.join(VERBS)}")
+        return None
+
+
+def read(model: nn.Module) -> Anatomy:
+    """The anatomy of a model: every stack of blocks that a known family describes.
+
+    Raises:
+        TypeError: no family knows the model, or a part that the family names is missing (the message names it).
+    """
+    from gossamer.families import FAMILIES
+
+    stacks: dict[str, list[Block]] = {}
+    owners: dict[str, str] = {}
+    missing: list[str] = []
+    for name, module in model.named_modules():
+        kinds = set(_kinds(module))
+        for stack in FAMILIES:
+            if kinds.isdisjoint(stack.owners) or not _has(module, stack.blocks):
+                continue
+            found = _get(module, stack.blocks)
+            if not isinstance(found, nn.ModuleList | nn.Sequential) or len(found) == 0:
+                continue
+            if any(blocks[0].module is found[0] for blocks in stacks.values()):
+                continue  # the same list, reached through a wrapper of the owner
+            problem = _missing_part(found[0], stack)
+            if problem is not None:
+                missing.append(f"{name or type(module).__name__}.{stack.blocks}.0 ({type(found[0]).__name__}) {problem}")
+                continue
+            if stack.name in stacks:
+                raise TypeError(f"{type(model).__name__} has two {stack.name} stacks, {owners[stack.name]} and {name}")
+            path = f"{name}.{stack.blocks}" if name else stack.blocks
+            prefix = _prefix(module, stack)
+            stacks[stack.name] = [Block(stack, i, block, f"{path}.{i}", prefix) for i, block in enumerate(found)]
+            owners[stack.name] = name
+    if not stacks:
+        raise TypeError(_unknown(model, missing))
+    return Anatomy(model, {name: stacks[name] for name in STACK_ORDER if name in stacks}, owners)
+
+
+def _unknown(model: nn.Module, missing: list[str]) -> str:
+    from gossamer.families import FAMILIES
+
+    if missing:
+        return f"{type(model).__name__} looks like a known family, but {'; '.join(missing)}"
+    known = sorted({owner for stack in FAMILIES for owner in stack.owners})
+    kinds = next((k for k in _kinds(model)), type(model).__name__)
+    return (
+        f"cannot read {type(model).__name__} ({kinds}): looked for a list of blocks of one of the families "
+        f"{', '.join(known)}. To teach Gossamer a new family, see CONTRIBUTING.md"
+    )
+
+
+def _kinds(module: nn.Module) -> Iterable[str]:
+    config = getattr(module, "config", None)
+    model_type = getattr(config, "model_type", None)
+    if model_type:
+        yield model_type
+    for cls in type(module).__mro__:
+        yield f"{cls.__module__.partition('.')[0]}.{cls.__name__}"
+
+
+def _missing_part(block: nn.Module, stack: Stack) -> str | None:
+    if any(isinstance(m, nn.MultiheadAttention) for m in block.modules()):
+        return "uses nn.MultiheadAttention, whose output projection is never called as a module, so nothing can be added to it"
+    attention = stack.attention
+    linears = [attention.fused] if attention.fused else [attention.q, attention.k, attention.v]
+    for path in [attention.module, *linears, attention.out, attention.norm, attention.after]:
+        if path is not None and not _has(block, path):
+            return f"has no {path}"
+    if not any(_has(block, f.up) and _has(block, f.down) for f in stack.ffn):
+        return f"has no {' or '.join(f.up for f in stack.ffn)}"
+    return None
+
+
+def _prefix(owner: nn.Module, stack: Stack) -> int:
+    if isinstance(stack.prefix, int):
+        return stack.prefix
+    for path in stack.prefix:
+        value: Any = owner
+        for name in path.split("."):
+            value = getattr(value, name, None)
+        if value is not None:
+            return int(value) + stack.extra_prefix
+    raise TypeError(f"{type(owner).__name__} has none of {', '.join(stack.prefix)}: cannot count its prefix tokens")
+
+
+def _has(module: nn.Module, path: str) -> bool:
+    found: Any = module
+    for name in path.split("."):
+        found = getattr(found, name, None)
+        if not isinstance(found, nn.Module):
+            return False
+    return True
+
+
+def _get(module: nn.Module, path: str) -> Any:
+    return module.get_submodule(path)

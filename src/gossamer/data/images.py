@@ -1,0 +1,187 @@
+"""Labelled images: where they are read from, and the data set that every reader gives."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch.utils.data import Dataset
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+
+
+class ImageSource(Protocol):
+    """Where images come from, counted from 0."""
+
+    def open(self, index: int) -> Image:
+        """The image, which PIL may not have decoded yet."""
+        ...
+
+    def describe(self, index: int) -> str:
+        """The file or record of the image, for messages."""
+        ...
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Images in files."""
+
+    paths: tuple[Path, ...]
+
+    def open(self, index: int) -> Image:
+        """The image of the file, not decoded."""
+        from PIL import Image
+
+        return Image.open(self.paths[index])
+
+    def describe(self, index: int) -> str:
+        """The path."""
+        return str(self.paths[index])
+
+
+@dataclass(frozen=True)
+class ImageArray:
+    """Images in one array of grey values [images, height, width], uint8."""
+
+    name: str
+    array: np.ndarray
+
+    def open(self, index: int) -> Image:
+        """The image at `index`, grey."""
+        from PIL import Image
+
+        return Image.fromarray(self.array[index])
+
+    def describe(self, index: int) -> str:
+        """The set and the place in it."""
+        return f"image {index} of {self.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageDataset(Dataset):
+    """Images with one label each; item i is {"image": PIL image in RGB, "label": int}.
+
+    `classes` are the names of the labels 0, 1, ...; `labels` has the label of every item, read without opening an
+    image; `indices` are the places of the items in `source`. A label outside the classes is a ValueError at once, an
+    image that cannot be read one when it is asked for (or by `check`); both name the file or record.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    labels: tuple[int, ...]
+    source: ImageSource
+    indices: tuple[int, ...]
+
+    def __post_init__(self):
+        if len(self.labels) != len(self.indices):
+            raise ValueError(f"{self.name}: {len(self.indices)} images, but {len(self.labels)} labels")
+        if not self.labels:
+            raise ValueError(f"{self.name} holds no images")
+        for i, label in enumerate(self.labels):
+            if not 0 <= label < len(self.classes):
+                raise ValueError(
+                    f"{self.describe(i)} has label {label}, but the {len(self.classes)} classes are numbered from 0 to "
+                    f"{len(self.classes) - 1}" + ("; -1 usually marks images without labels" if label == -1 else "")
+                )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        index = self.indices[i]
+        try:
+            with self.source.open(index) as image:
+                return {"image": to_rgb(image), "label": self.labels[i]}
+        except Exception as error:
+            raise ValueError(f"{self.describe(i)} cannot be read as an image: {error}") from error
+
+    def describe(self, i: int) -> str:
+        """The file or record of item i, for messages."""
+        return self.source.describe(self.indices[i])
+
+    def counts(self) -> tuple[int, ...]:
+        """Number of images of each class."""
+        of = Counter(self.labels)
+        return tuple(of[label] for label in range(len(self.classes)))
+
+    def subset(self, items: Iterable[int]) -> ImageDataset:
+        """The data set of some items, in the order given."""
+        items = list(items)
+        return replace(self, labels=tuple(self.labels[i] for i in items), indices=tuple(self.indices[i] for i in items))
+
+    def with_classes(self, classes: Sequence[str]) -> ImageDataset:
+        """The same images with the labels of another list of class names, such as those of a trained adapter.
+
+        ValueError if an image's class is not in that list.
+        """
+        place = {name: label for label, name in enumerate(classes)}
+        for i, label in enumerate(self.labels):
+            if self.classes[label] not in place:
+                raise ValueError(
+                    f"{self.describe(i)} is of class {self.classes[label]!r}, which is not among the expected classes "
+                    f"{', '.join(classes)}"
+                )
+        return replace(self, classes=tuple(classes), labels=tuple(place[self.classes[label]] for label in self.labels))
+
+    def check(self) -> None:
+        """Open the head of every image; one ValueError names those that cannot be read. Decodes no pixels."""
+        bad = []
+        for i, index in enumerate(self.indices):
+            try:
+                self.source.open(index).close()
+            except Exception as error:
+                bad.append(f"{self.describe(i)} ({error})")
+        if bad:
+            more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+            raise ValueError(f"{len(bad)} of {len(self)} images cannot be read: {'; '.join(bad[:5])}{more}")
+
+    def require_every_class(self) -> None:
+        """ValueError if a class has no image here, as training needs at least one of each."""
+        empty = [name for name, count in zip(self.classes, self.counts(), strict=True) if not count]
+        if empty:
+            raise ValueError(f"{self.name} has no training image of: {', '.join(empty)}")
+
+
+def open_image(path: str | Path) -> Image:
+    """The image of a file in RGB; FileNotFoundError where there is no file, ValueError naming one that cannot be read."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no such image file: {path}")
+    files = ImageFiles((path,))
+    return ImageDataset(name=str(path), classes=("",), labels=(0,), source=files, indices=(0,))[0]["image"]
+
+
+def to_rgb(image: Image) -> Image:
+    """The image as 8-bit RGB, turned upright as its EXIF orientation says.
+
+    Grey becomes three equal channels, transparency is dropped, and 16-bit grey (modes I;16 and I) is scaled from
+    0..65535 to 0..255. ValueError where the scale cannot be known: floating-point pixels, integers above 16 bits.
+    """
+    from PIL import ImageOps
+
+    if image.mode == "RGB" and not image.getexif():
+        return image.convert("RGB")  # decodes, which may still find the file damaged
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, whose scale is unknown; store it with 8 or 16 bits")
+    if image.mode.startswith("I"):
+        image = _to_8_bits(image)
+    if image.mode in ("P", "PA", "LA"):
+        image = image.convert("RGBA")  # straight to RGB, PIL warns of a palette with transparency
+    return image.convert("RGB")
+
+
+def _to_8_bits(image: Image) -> Image:
+    """16-bit grey -> 8-bit grey, 65535 becoming 255."""
+    import numpy as np
+    from PIL import Image
+
+    grey = np.asarray(image).astype(np.int64)
+    if grey.min() < 0 or grey.max() > 65535:
+        raise ValueError(f"its integer pixels reach from {grey.min()} to {grey.max()}, beyond 16 bits")
+    return Image.fromarray((grey / 257).round().astype(np.uint8))

@@ -1,0 +1,16 @@
+"""Backbone families: where parts sit. One file a family, one line here to make it known."""
+
+from gossamer.anatomy import Stack
+from gossamer.families import bart, bert, clip, dinov2, llama, t5, timm_vit, vilt, vit
+
+FAMILIES: tuple[Stack, ...] = (
+    *vit.STACKS,
+    *dinov2.STACKS,
+    *clip.STACKS,
+    *timm_vit.STACKS,
+    *bert.STACKS,
+    *vilt.STACKS,
+    *t5.STACKS,
+    *bart.STACKS,
+    *llama.STACKS,
+)

@@ -1,0 +1,23 @@
+"""BERT and RoBERTa: post-norm, the class token first."""
+
+from gossamer.anatomy import AttentionNames, FfnNames, Stack
+
+STACKS = (
+    Stack(
+        name="text",
+        owners=("bert", "roberta"),
+        blocks="encoder.layer",
+        attention=AttentionNames(
+            module="attention.self",
+            q="attention.self.query",
+            k="attention.self.key",
+            v="attention.self.value",
+            out="attention.output.dense",
+            norm=None,
+            after="attention.output.LayerNorm",
+        ),
+        ffn=(FfnNames(up="intermediate.dense", down="output.dense", norm=None, after="output.LayerNorm"),),
+        prefix=1,
+        modality="text",
+    ),
+)

@@ -1,0 +1,29 @@
+"""DINOv2 with and without registers: pre-norm, LayerScale behind both branches, SwiGLU in the giant size."""
+
+from gossamer.anatomy import AttentionNames, FfnNames, Stack
+
+_ATTENTION = AttentionNames(
+    module="attention",
+    q="attention.q_proj",
+    k="attention.k_proj",
+    v="attention.v_proj",
+    out="attention.o_proj",
+    norm="norm1",
+)
+_FFN = (
+    FfnNames(up="mlp.fc1", down="mlp.fc2", norm="norm2"),
+    FfnNames(up="mlp.up_proj", gate="mlp.gate_proj", down="mlp.down_proj", norm="norm2"),
+)
+
+STACKS = (
+    Stack(name="vision", owners=("dinov2",), blocks="encoder.layer", attention=_ATTENTION, ffn=_FFN, prefix=1),
+    Stack(
+        name="vision",
+        owners=("dinov2_with_registers",),
+        blocks="encoder.layer",
+        attention=_ATTENTION,
+        ffn=_FFN,
+        prefix=("config.num_register_tokens",),
+        extra_prefix=1,
+    ),
+)

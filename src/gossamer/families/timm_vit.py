@@ -1,0 +1,56 @@
+"""timm's VisionTransformer: pre-norm, fused qkv, LayerScale and norms of queries and keys where the model has them.
+
+timm's attention has no public seam, so it is built from the Linears.
+"""
+
+from torch import Tensor, nn
+
+from gossamer.anatomy import AttentionNames, FfnNames, Stack
+from gossamer.memory import OwnAttention
+
+
+class TimmAttention(OwnAttention):
+    """timm's Attention with a memory."""
+
+    def __init__(self, original: nn.Module):
+        super().__init__(original)
+        self.num_heads: int = original.num_heads  # type: ignore[assignment]
+        self.scale: float = original.scale  # type: ignore[assignment]
+        self.gate: nn.Module | None = getattr(original, "gate", None)  # newer timm only
+
+    def normalise_keys(self, keys: Tensor) -> Tensor:
+        """The norm of keys, in models that have one."""
+        return self.k_norm(keys)
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """[B, N, d] -> [B, N, d]."""
+        if is_causal:
+            raise ValueError("timm attention with remembered keys takes masks, not is_causal")
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k = self.q_norm(q), self.normalise_keys(k)
+        attended = self.attend(q, k, v, mask=attn_mask, scale=self.scale, dropout=self.attn_drop.p)
+        y = self.norm(attended.transpose(1, 2).flatten(2))
+        if self.gate is not None:
+            y = y * self.gate(x).sigmoid()
+        return self.proj_drop(self.proj(y))
+
+
+STACKS = (
+    Stack(
+        name="vision",
+        owners=("timm.VisionTransformer",),
+        blocks="blocks",
+        attention=AttentionNames(
+            module="attn",
+            q="attn.qkv.q",
+            k="attn.qkv.k",
+            v="attn.qkv.v",
+            fused="attn.qkv",
+            out="attn.proj",
+            norm="norm1",
+        ),
+        ffn=(FfnNames(up="mlp.fc1", down="mlp.fc2", norm="norm2"),),
+        prefix=("num_prefix_tokens",),
+        own_attention=TimmAttention,
+    ),
+)

@@ -1,0 +1,48 @@
+"""ViLT: one pre-norm stack over text and image tokens. Its attention has no public seam, so it is built from the Linears."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from gossamer.anatomy import AttentionNames, FfnNames, Stack
+from gossamer.memory import OwnAttention
+
+
+class ViltAttention(OwnAttention):
+    """ViltSelfAttention with a memory; returns (states [B, N, d],) as the original."""
+
+    def __init__(self, original: nn.Module):
+        super().__init__(original)
+        self.head_width: int = original.attention_head_size  # type: ignore[assignment]
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, output_attentions: bool = False) -> Any:
+        """[B, N, d] and an additive mask -> ([B, N, d],)."""
+        if output_attentions:
+            raise ValueError("ViLT with remembered keys does not return attention weights: detach the adapter first")
+        split = (*hidden_states.shape[:-1], -1, self.head_width)
+        q, k, v = (f(hidden_states).view(split).transpose(1, 2) for f in (self.query, self.key, self.value))
+        attended = self.attend(q, k, v, mask=attention_mask, scale=self.head_width**-0.5, dropout=self.dropout.p)
+        return (attended.transpose(1, 2).flatten(2),)
+
+
+STACKS = (
+    Stack(
+        name="fusion",
+        owners=("vilt",),
+        blocks="encoder.layer",
+        attention=AttentionNames(
+            module="attention.attention",
+            q="attention.attention.query",
+            k="attention.attention.key",
+            v="attention.attention.value",
+            out="attention.output.dense",
+            norm="layernorm_before",
+        ),
+        ffn=(FfnNames(up="intermediate.dense", down="output.dense", norm="layernorm_after"),),
+        prefix=1,
+        readout="pooled",
+        modality="both",
+        own_attention=ViltAttention,
+        returns_tuple=True,
+    ),
+)

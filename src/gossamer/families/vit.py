@@ -1,0 +1,21 @@
+"""ViT, DeiT and the ViT-MAE encoder of transformers 5: pre-norm, separate q, k, v.
+
+A ViTMAEModel shuffles and drops patches while `config.mask_ratio` is above 0; load its weights into ViTModel to classify.
+"""
+
+from gossamer.anatomy import AttentionNames, FfnNames, Stack
+
+_ATTENTION = AttentionNames(
+    module="attention",
+    q="attention.q_proj",
+    k="attention.k_proj",
+    v="attention.v_proj",
+    out="attention.o_proj",
+    norm="layernorm_before",
+)
+_FFN = (FfnNames(up="mlp.fc1", down="mlp.fc2", norm="layernorm_after"),)
+
+STACKS = (
+    Stack(name="vision", owners=("vit", "vit_mae"), blocks="layers", attention=_ATTENTION, ffn=_FFN, prefix=1),
+    Stack(name="vision", owners=("deit",), blocks="layers", attention=_ATTENTION, ffn=_FFN, prefix=2),
+)

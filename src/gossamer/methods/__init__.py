@@ -1,0 +1,68 @@
+"""Methods: one file each, one line here to make it known."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from typing import Any
+
+from gossamer.methods import peft
+from gossamer.methods.adapter import Adapter
+from gossamer.methods.base import Method
+from gossamer.methods.bitfit import BitFit
+from gossamer.methods.full import FullFineTuning
+from gossamer.methods.linear_probe import LinearProbe
+from gossamer.methods.vpt import VPT
+
+METHODS: dict[str, type[Method]] = {m.name: m for m in (VPT, LinearProbe, FullFineTuning, BitFit, Adapter)}
+
+__all__ = ["METHODS", "VPT", "Adapter", "BitFit", "FullFineTuning", "LinearProbe", "Method", "as_method", "from_dict", "to_dict"]
+
+
+def as_method(method: Any) -> Method:
+    """A method as it is; a configuration of the peft library as a method.
+
+    Raises:
+        TypeError: neither.
+    """
+    if isinstance(method, Method):
+        return method
+    if type(method).__module__.partition(".")[0] == "peft" and hasattr(method, "peft_type"):
+        return peft.Peft(config=method)
+    known = ", ".join(m.__name__ for m in METHODS.values())
+    raise TypeError(f"{method!r} is no method: give one or a list of {known}, or a configuration of peft such as LoraConfig(...)")
+
+
+def to_dict(method: Method) -> dict[str, Any]:
+    """A method as JSON: {"method": name, field: value, ...}."""
+    if isinstance(method, peft.Peft):
+        return peft.to_dict(method.config)
+    values = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(method).items()}  # type: ignore[call-overload]
+    return {"method": method.name, **values}
+
+
+def from_dict(values: dict[str, Any]) -> Method:
+    """The method that `to_dict` wrote; fields left out have their defaults.
+
+    Raises:
+        ValueError: unknown method or field, or a value of the wrong kind; the message lists what is known.
+    """
+    values = dict(values)
+    name = values.pop("method", None)
+    if name == "peft":
+        return peft.from_dict(values)
+    if name not in METHODS:
+        raise ValueError(f"no method {name!r}; there are {', '.join([*METHODS, 'peft'])}{_suggest(name, METHODS)}")
+    known = {f.name: f for f in dataclasses.fields(METHODS[name])}  # type: ignore[arg-type]
+    for field in values:
+        if field not in known:
+            raise ValueError(f"{name} has no setting {field!r}; it has {', '.join(known) or 'none'}{_suggest(field, known)}")
+    try:
+        return METHODS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    except TypeError as error:
+        raise ValueError(f"settings {values} do not fit {name}: {error}") from error
+
+
+def _suggest(name: Any, known: Any) -> str:
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,123 @@
+"""Bottleneck adapters: Houlsby, Pfeiffer, and the parallel ones (AdaptFormer, scaled parallel adapter).
+
+N. Houlsby et al.: Parameter-Efficient Transfer Learning for NLP, arXiv 1902.00751. J. Pfeiffer et al.: AdapterFusion, arXiv
+2005.00247. S. Chen et al.: AdaptFormer, arXiv 2205.13535. J. He et al.: Towards a Unified View, arXiv 2110.04366.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gossamer.anatomy import Anatomy, Block, Branch
+from gossamer.methods.base import Method, grow
+from gossamer.seams import Part
+
+# placement -> (branches, what the bottleneck reads)
+PLACEMENTS: dict[str, tuple[tuple[Branch, ...], Literal["output", "input", "stream"]]] = {
+    "houlsby": (("attention", "ffn"), "output"),
+    "pfeiffer": (("ffn",), "output"),
+    "parallel": (("ffn",), "stream"),
+    "parallel-normed": (("ffn",), "input"),
+    "parallel-attention": (("attention",), "input"),
+}
+ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
+
+
+def bottleneck(x: Tensor, down: Tensor, down_bias: Tensor, up: Tensor, up_bias: Tensor, activation: str = "relu") -> Tensor:
+    """A(x) = U phi(D x + b_D) + b_U for x [..., d], D [r, d], U [d, r]."""
+    return F.linear(ACTIVATIONS[activation](F.linear(x, down, down_bias)), up, up_bias)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter(Method):
+    """A bottleneck of two Linears at each block; an identity at the start, because U and both biases are zero.
+
+    Args:
+        rank: r, width of the bottleneck. 64 is AdaptFormer's.
+        placement: "houlsby": behind attention and FFN, x + A(x) of the branch output; "pfeiffer": behind the FFN only;
+            "parallel": beside the FFN, reading the residual stream before its norm (AdaptFormer as its code has it);
+            "parallel-normed": the same, reading the FFN's normalised input (AdaptFormer's equation);
+            "parallel-attention": beside attention, reading its normalised input (scaled PA of the APT comparison).
+        scale: s in y + s A(x). AdaptFormer 0.1, scaled PA 4; sequential adapters 1.
+        activation: "relu" (AdaptFormer, scaled PA), "gelu" or "silu".
+        dropout: rate inside the bottleneck in training; AdaptFormer uses 0.1.
+        norm: an own LayerNorm in front of the bottleneck (+2d parameters; scaled PA of the APT comparison has one).
+        blocks: indices, None: all.
+        stack: None: the model's main stack.
+    """
+
+    rank: int = 64
+    placement: Literal["houlsby", "pfeiffer", "parallel", "parallel-normed", "parallel-attention"] = "pfeiffer"
+    scale: float = 1.0
+    activation: Literal["relu", "gelu", "silu"] = "relu"
+    dropout: float = 0.0
+    norm: bool = False
+    blocks: tuple[int, ...] | None = None
+    stack: str | None = None
+
+    name = "adapter"
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"rank must be at least 1, got {self.rank}")
+        if self.placement not in PLACEMENTS:
+            raise ValueError(f"placement must be one of {', '.join(PLACEMENTS)}, got {self.placement!r}")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+
+    def attach(self, anatomy: Anatomy) -> Part:
+        """Places bottlenecks; their tree is `<stack>.blocks.<i>.<branch>.{down,up,norm}`."""
+        tree = Part()
+        branches, reads = PLACEMENTS[self.placement]
+        for block in anatomy.blocks(self.stack, self.blocks):
+            for branch in branches:
+                part = Bottleneck(block, self, reads)
+                grow(tree, f"{block.key}.{branch}", part)
+                anatomy.add(block, branch, part, normed=reads != "stream")
+        return tree
+
+    def _per_block(self, block: Block) -> int:
+        d, r = block.sizes.width, self.rank
+        return len(PLACEMENTS[self.placement][0]) * (2 * d * r + r + d + (2 * d if self.norm else 0))
+
+    def parameters(self, anatomy: Anatomy) -> int:
+        """2 d r + r + d for each bottleneck, + 2 d with its own norm."""
+        return sum(self._per_block(b) for b in anatomy.blocks(self.stack, self.blocks))
+
+    def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
+        """2 d r for each bottleneck and token."""
+        branches = len(PLACEMENTS[self.placement][0])
+        n = tokens[self.stack or anatomy.main]
+        return sum(branches * 2 * n * b.sizes.width * self.rank for b in anatomy.blocks(self.stack, self.blocks))
+
+
+class Bottleneck(Part):
+    """s A(norm(x)), where x is what `reads` says: a branch's output or its input. D starts Kaiming uniform (a = sqrt 5)."""
+
+    def __init__(self, block: Block, config: Adapter, reads: str):
+        super().__init__()
+        width, device = block.sizes.width, block.device
+        self.down = nn.Linear(width, config.rank, device=device)
+        self.up = nn.Linear(config.rank, width, device=device)
+        self.norm = nn.LayerNorm(width, device=device) if config.norm else None
+        with torch.no_grad():
+            nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
+            for zero in (self.down.bias, self.up.weight, self.up.bias):
+                zero.zero_()
+        self.reads, self.scale, self.activation, self.dropout = reads, config.scale, config.activation, config.dropout
+
+    def forward(self, x: Tensor, output: Tensor) -> Tensor:
+        """x, output [B, N, d]: the branch's input and output -> what is added to the output, [B, N, d]."""
+        x = output if self.reads == "output" else x
+        x = x.to(self.down.weight.dtype)
+        x = x if self.norm is None else self.norm(x)
+        inner = F.dropout(ACTIVATIONS[self.activation](self.down(x)), self.dropout, self.training)
+        return (self.scale * self.up(inner)).to(output.dtype)

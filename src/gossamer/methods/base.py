@@ -1,0 +1,54 @@
+"""What every method offers: a frozen configuration that places modules in a model and knows what they cost."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import nn
+
+from gossamer.anatomy import Anatomy
+from gossamer.seams import Part
+
+
+class Method(ABC):
+    """A way of adapting a model. Subclasses are frozen keyword-only dataclasses of plain values, so they are JSON."""
+
+    name: ClassVar[str]
+    trains_backbone: ClassVar[bool] = False  # its backbone is in training mode while training, dropout included
+
+    @abstractmethod
+    def attach(self, anatomy: Anatomy) -> Part:
+        """Places modules in the model through the verbs; returns the tree of what is trained and saved."""
+
+    @abstractmethod
+    def parameters(self, anatomy: Anatomy) -> int:
+        """Trained parameters without the head, by closed formula."""
+
+    def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
+        """Multiply-adds added to one sample in the finished model, by closed formula; `tokens` counts each stack's tokens."""
+        return 0
+
+
+def share(anatomy: Anatomy, parameters: dict[str, nn.Parameter]) -> Part:
+    """A tree of the backbone's own parameters, made trainable, under our names for them (`vision.blocks.3.q.bias`)."""
+    tree, keys = Part(), anatomy.keys()
+    for name, parameter in parameters.items():
+        module, _, leaf = name.rpartition(".")
+        branch = _branch(tree, keys.get(module, module))
+        branch.register_parameter(leaf, parameter.requires_grad_(True))
+    return tree
+
+
+def grow(tree: nn.Module, path: str, module: nn.Module) -> None:
+    """Puts a module at a dotted path of a tree, adding the branches on the way."""
+    branch, _, leaf = path.rpartition(".")
+    _branch(tree, branch).add_module(leaf, module)
+
+
+def _branch(tree: nn.Module, path: str) -> nn.Module:
+    for name in path.split(".") if path else ():
+        if name not in dict(tree.named_children()):
+            tree.add_module(name, Part())
+        tree = tree.get_submodule(name)
+    return tree

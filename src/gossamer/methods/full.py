@@ -1,0 +1,23 @@
+"""Full fine-tuning: everything is trained."""
+
+from dataclasses import dataclass
+
+from gossamer.anatomy import Anatomy
+from gossamer.methods.base import Method, share
+from gossamer.seams import Part
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullFineTuning(Method):
+    """Every parameter of the backbone is trained, its dropout is on in training, and all of it is saved."""
+
+    name = "full"
+    trains_backbone = True
+
+    def attach(self, anatomy: Anatomy) -> Part:
+        """Makes every parameter of the backbone trainable."""
+        return share(anatomy, dict(anatomy.backbone_parameters()))
+
+    def parameters(self, anatomy: Anatomy) -> int:
+        """All of the backbone's; parameters tied to each other count once."""
+        return sum(p.numel() for p in {id(p): p for _, p in anatomy.backbone_parameters()}.values())

@@ -1,0 +1,22 @@
+"""Linear probe: only the head is trained."""
+
+from dataclasses import dataclass
+
+from gossamer.anatomy import Anatomy
+from gossamer.methods.base import Method
+from gossamer.seams import Part
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearProbe(Method):
+    """Nothing but the head is trained; the backbone is a fixed feature extractor, in evaluation mode."""
+
+    name = "linear_probe"
+
+    def attach(self, anatomy: Anatomy) -> Part:
+        """Places nothing."""
+        return Part()
+
+    def parameters(self, anatomy: Anatomy) -> int:
+        """0: the head is counted apart."""
+        return 0

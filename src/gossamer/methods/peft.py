@@ -1,0 +1,174 @@
+"""Any tuner of the peft library as a method: LoRA and the rest.
+
+Besides names of modules, `target_modules` may name parts by role ("q", "k", "v", "out", "up", "gate", "down"), which mean the same
+in every family; in a fused qkv, thirds. Left out, LoRA-like tuners get the queries and values, IA3 keys, values and the FFN.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from gossamer.anatomy import Anatomy
+from gossamer.methods.base import Method, grow
+from gossamer.seams import Part
+
+ADAPTER = "default"
+ROLES = ("q", "k", "v", "out", "up", "gate", "down")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peft(Method):
+    """A peft configuration (LoraConfig and the rest that put modules into a model) as a method."""
+
+    config: Any
+
+    name = "peft"
+
+    def __post_init__(self) -> None:
+        if self.config.is_prompt_learning:
+            kind = type(self.config).__name__
+            raise ValueError(
+                f"{kind} feeds its prompts through peft's own model class and can neither be combined nor put on vision models; "
+                f"use gossamer's VPT(deep=False, prompts={self.config.num_virtual_tokens}) for soft prompts on any family, "
+                "VPT(deep=True) for prompts in every layer"
+            )
+
+    def attach(self, anatomy: Anatomy) -> Part:
+        """Injects the tuner; its tree holds peft's parameters under our names (`vision.blocks.3.q.lora_A.weight`)."""
+        from peft import inject_adapter_in_model
+
+        model, keys = anatomy.model, anatomy.keys()
+        config = self._resolve(anatomy)
+        if not keys.keys() & dict(model.named_modules()).keys():
+            raise ValueError("nothing to inject into")
+        before = dict(model.named_modules())
+        known = {id(t) for t in model.state_dict(keep_vars=True).values()}
+        flags = {p: p.requires_grad for p in model.parameters()}
+        inject_adapter_in_model(config, model, adapter_name=ADAPTER)
+        model.__dict__.pop("peft_config", None)
+        for parameter, flag in flags.items():
+            parameter.requires_grad_(flag or (parameter.requires_grad and _biased(config)))
+        swapped = _outermost({n: m for n, m in model.named_modules() if n in before and before[n] is not m})
+        tree = PeftTree()
+        _collect(tree, model, known, anatomy.keys())
+        for name, module in swapped.items():  # handed to the verb, so that detaching knows the way back
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, before[name])
+            anatomy.swap(name, module)
+        tree.__dict__.update(model=model, swapped=list(swapped))
+        return tree
+
+    def _resolve(self, anatomy: Anatomy) -> Any:
+        """The configuration with roles turned into this model's module names."""
+        config = copy.deepcopy(self.config)
+        targets = config.target_modules
+        if targets is None:
+            feedforward = hasattr(config, "feedforward_modules")
+            config.target_modules = _names(anatomy, ("k", "v", "down") if feedforward else ("q", "v"))
+            if feedforward and config.feedforward_modules is None:
+                config.feedforward_modules = _names(anatomy, ("down",))
+        elif not isinstance(targets, str) and set(targets) <= set(ROLES) and not _literal(anatomy, targets):
+            config.target_modules = _names(anatomy, tuple(targets))
+        return config
+
+    def parameters(self, anatomy: Anatomy) -> int:
+        """r (in + out) for each matrix that LoRA rewrites; other tuners have no formula here and count their tensors."""
+        if type(self.config).__name__ != "LoraConfig":
+            raise ValueError(f"no closed formula for {type(self.config).__name__}")
+        resolved = self._resolve(anatomy)
+        shapes = [anatomy.model.get_submodule(n).weight.shape for n in resolved.target_modules]
+        return sum(self.config.r * int(a + b) for a, b in shapes)
+
+
+class PeftTree(Part):
+    """What peft trains. finalize merges it into the weights and gives the plain Linears back."""
+
+    def finalize(self) -> None:
+        """Merges every tuner layer that can be merged and removes it."""
+        for name in self.swapped:
+            parent, _, child = name.rpartition(".")
+            layer = self.model.get_submodule(name)
+            layer.merge(safe_merge=True)
+            setattr(self.model.get_submodule(parent), child, layer.get_base_layer())
+        for child in list(self._modules):
+            del self._modules[child]
+        self.__dict__.update(model=None, swapped=[])
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A peft configuration as JSON; the inverse of `from_dict`."""
+    import json
+
+    def plain(value: Any) -> Any:
+        return sorted(value) if isinstance(value, set) else str(getattr(value, "value", value))
+
+    return {"method": "peft", **json.loads(json.dumps(config.to_dict(), default=plain))}
+
+
+def from_dict(values: dict[str, Any]) -> Peft:
+    """The configuration that `to_dict` wrote.
+
+    Raises:
+        ValueError: `peft_type` is missing or is none that peft knows.
+    """
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftType
+
+    values = {k: v for k, v in values.items() if k not in ("method", "auto_mapping", "peft_version")}
+    kind = values.pop("peft_type", None)
+    if kind not in {t.value for t in PeftType}:
+        raise ValueError(f"peft_type is {kind!r}; peft knows {', '.join(sorted(t.value for t in PeftType))}")
+    return Peft(config=PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)](**values))
+
+
+def _biased(config: Any) -> bool:
+    return getattr(config, "bias", "none") not in ("none", None, False)
+
+
+def _literal(anatomy: Anatomy, targets: Any) -> bool:
+    """Whether the names are really module names of this model, as T5's q and v are; then peft's own rule holds."""
+    ends = {name.rpartition(".")[2] for name, _ in anatomy.model.named_modules()}
+    return set(targets) <= ends
+
+
+def _names(anatomy: Anatomy, roles: tuple[str, ...]) -> list[str]:
+    for block in anatomy:
+        if set(roles) & {"q", "k", "v"}:
+            anatomy.split(block)
+    wanted = {*roles, *(f"cross.{role}" for role in roles)}
+    return [name for block in anatomy for role, name in block.roles().items() if role in wanted]
+
+
+def _outermost(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    return {n: m for n, m in modules.items() if not any(n.startswith(f"{other}.") for other in modules)}
+
+
+def _collect(tree: PeftTree, model: nn.Module, known: set[int], keys: dict[str, str]) -> None:
+    """Puts every tensor that injection added, and every bias it made trainable, into the tree."""
+    for name, module in model.named_modules():
+        tensors = {n: t for n, t in module._parameters.items() if t is not None}
+        buffers = {n: t for n, t in module._buffers.items() if t is not None and n not in module._non_persistent_buffers_set}
+        for leaf, tensor in {**tensors, **buffers}.items():
+            if id(tensor) in known and not tensor.requires_grad:
+                continue
+            place = _own_name(name, keys)
+            holder = dict(tree.named_modules()).get(place)
+            if holder is None:
+                holder = Part()
+                grow(tree, place, holder)
+            if isinstance(tensor, nn.Parameter):
+                holder.register_parameter(leaf, tensor)
+            else:
+                holder.register_buffer(leaf, tensor)
+
+
+def _own_name(name: str, keys: dict[str, str]) -> str:
+    """`vit.layers.3.attention.q_proj.lora_A.default` -> `vision.blocks.3.q.lora_A`."""
+    for module, key in keys.items():
+        if name == module or name.startswith(f"{module}."):
+            name = key + name[len(module) :]
+            break
+    return ".".join(part for part in name.split(".") if part not in (ADAPTER, "base_layer"))

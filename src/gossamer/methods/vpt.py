@@ -1,0 +1,201 @@
+"""VPT: Visual Prompt Tuning, shallow and deep.
+
+M. Jia, L. Tang, B.-C. Chen, C. Cardie, S. Belongie, B. Hariharan, S.-N. Lim: Visual Prompt Tuning, arXiv 2203.12119.
+
+Shallow: p learnt tokens enter before the first block and run through all. Deep: every block gets p fresh tokens, and what it makes
+of them is thrown away. So deep prompts matter only as keys and values, and the exact form never computes anything else for them:
+K_P = W_k LN(P) + b_k and V_P = W_v LN(P) + b_v, joined to the keys and values of every sample, once per batch.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gossamer.anatomy import Anatomy, Block
+from gossamer.methods.base import Method, grow
+from gossamer.seams import Part
+
+
+def prompt_range(patch_area: int, width: int) -> float:
+    """Half-width a of the uniform start of prompts: sqrt(6 / (3 ph pw + d)), ph pw the patch area in pixels."""
+    return math.sqrt(6.0 / (3 * patch_area + width))
+
+
+@torch.no_grad()
+def start_head(linear: nn.Linear) -> None:
+    """The paper's start of a classification head, in place: weight He normal over fan-out, bias -ln 99."""
+    nn.init.kaiming_normal_(linear.weight, mode="fan_out")
+    if linear.bias is not None:
+        nn.init.constant_(linear.bias, -math.log(99))
+
+
+@dataclass(frozen=True, kw_only=True)
+class VPT(Method):
+    """Prompts in front of the patches (Jia et al., arXiv 2203.12119).
+
+    Args:
+        prompts: p, learnt tokens in each prompted block. The paper tries 1 to 200.
+        deep: fresh prompts in every block (VPT-deep) or one set that runs through all blocks (VPT-shallow).
+        project: d_p; prompts are stored with this width and mapped to the model's by one Linear for all blocks. None: no map.
+        dropout: rate on prompt coordinates in training, drawn for every sample and block. The paper: 0.1 deep, 0 shallow.
+            The default is 0, because with dropout keys and values of prompts must be computed per sample.
+        form: "exact" computes prompts as keys and values only (deep; the same function); "sequence" lets them run as tokens.
+            Shallow prompts are always tokens.
+        blocks: indices of the prompted blocks, 0 first. None: all. Shallow: the one block before which prompts enter (None: 0).
+        stack: "vision", "text", "encoder", "decoder", "fusion"; None: the model's main stack.
+    """
+
+    prompts: int = 10
+    deep: bool = True
+    project: int | None = None
+    dropout: float = 0.0
+    form: Literal["exact", "sequence"] = "exact"
+    blocks: tuple[int, ...] | None = None
+    stack: str | None = None
+
+    name = "vpt"
+
+    def __post_init__(self) -> None:
+        if self.prompts < 0:
+            raise ValueError(f"prompts must be 0 or more, got {self.prompts}")
+        if self.project is not None and self.project < 1:
+            raise ValueError(f"project must be at least 1 (or None for no projection), got {self.project}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+        if self.form not in ("exact", "sequence"):
+            raise ValueError(f"form must be 'exact' or 'sequence', got {self.form!r}")
+        if not self.deep and self.blocks is not None and len(self.blocks) != 1:
+            raise ValueError(f"shallow prompts enter before one block, got blocks={self.blocks}")
+
+    def attach(self, anatomy: Anatomy) -> Part:
+        """Places prompts in the model; their tree is `<stack>.blocks.<i>.prompts` [p, d or d_p] and `projection`."""
+        tree = Part()
+        blocks = self._blocks(anatomy)
+        if self.prompts == 0:
+            return tree
+        width = blocks[0].sizes.width
+        bound = prompt_range(_patch_area(anatomy, blocks[0]), self.project or width)
+        projection = None
+        if self.project is not None:
+            projection = nn.Linear(self.project, width, device=blocks[0].device)
+            nn.init.kaiming_normal_(projection.weight, mode="fan_out")
+            tree.add_module("projection", projection)
+        for block in blocks:
+            remembers = self.deep and self.form == "exact" and self._remembers(anatomy, block)
+            prompts = (RememberedPrompts if remembers else InsertedPrompts)(block, self, bound, projection)
+            grow(tree, block.key, prompts)
+            if remembers:
+                anatomy.remember(block, prompts)
+            else:
+                anatomy.insert(block, prompts, last=None if self.deep else anatomy.blocks(self.stack)[-1])
+        return tree
+
+    def _remembers(self, anatomy: Anatomy, block: Block) -> bool:
+        reason = anatomy.obstacle(block, "remember")
+        if reason is not None:
+            warnings.warn(f"{block.name}: prompts run as tokens here, the exact form is not possible: {reason}", stacklevel=2)
+        return reason is None
+
+    def _blocks(self, anatomy: Anatomy) -> list[Block]:
+        if not self.deep:
+            return anatomy.blocks(self.stack, self.blocks or (0,))
+        return anatomy.blocks(self.stack, self.blocks)
+
+    def parameters(self, anatomy: Anatomy) -> int:
+        """N p d for deep prompts, p d for shallow ones; with projection N p d_p + d_p d + d."""
+        blocks, d = self._blocks(anatomy), anatomy.blocks(self.stack)[0].sizes.width
+        if self.prompts == 0:
+            return 0
+        if self.project is None:
+            return len(blocks) * self.prompts * d
+        return len(blocks) * self.prompts * self.project + self.project * d + d
+
+    def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
+        """Multiply-adds that prompts add to one sample, by the formulas of the paper's cost (finished model: stored K_P, V_P)."""
+        blocks, p = self._blocks(anatomy), self.prompts
+        stack = self.stack or anatomy.main
+        n = tokens[stack]
+        if self.deep and self.form == "exact":
+            return sum(2 * n * p * b.sizes.inner for b in blocks)
+        span = blocks if self.deep else anatomy.blocks(self.stack)[blocks[0].index :]
+        return sum(b.sizes.macs(n + p) - b.sizes.macs(n) + 2 * p * b.sizes.width * b.sizes.cross_inner for b in span)
+
+
+class Prompts(Part):
+    """The prompts of one block: owner of the weights [p, d], or [p, d_p] before the projection."""
+
+    def __init__(self, block: Block, config: VPT, bound: float, projection: nn.Linear | None):
+        super().__init__()
+        width = config.project or block.sizes.width
+        self.prompts: nn.Parameter | None = nn.Parameter(
+            torch.empty(config.prompts, width, device=block.device).uniform_(-bound, bound)
+        )
+        # Neither is a child: the block is the backbone's, the projection stands once in the method's tree.
+        self.__dict__.update(block=block, projection=projection)
+        self.dropout = config.dropout
+        self.register_buffer("folded", None)
+
+    def tokens(self, batch: int) -> Tensor:
+        """The prompts as tokens, projected and dropped out: [1, p, d], or [batch, p, d] while dropout is on."""
+        if self.prompts is None:
+            return self.folded
+        tokens = self.prompts if self.projection is None else self.projection(self.prompts)
+        if self.training and self.dropout > 0:
+            return F.dropout(tokens.expand(batch, -1, -1), self.dropout)
+        return tokens[None]
+
+
+class InsertedPrompts(Prompts):
+    """Prompts that run as tokens: forward(x [B, N, d]) = [B, p, d]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tokens(x.shape[0]).expand(x.shape[0], -1, -1)
+
+    @torch.no_grad()
+    def finalize(self) -> None:
+        """The projection is folded in: what stays is one buffer [1, p, d]."""
+        self.eval()
+        self.folded = self.tokens(1).clone()
+        self.prompts = None
+        self.__dict__.update(block=None, projection=None)
+
+
+class RememberedPrompts(Prompts):
+    """Prompts as keys and values only: forward(batch) = K_P, V_P, each [1, p, inner_kv].
+
+    While dropout is on they are [batch, p, inner_kv], because its masks differ by sample and the norm comes after it.
+    """
+
+    def __init__(self, block: Block, config: VPT, bound: float, projection: nn.Linear | None):
+        super().__init__(block, config, bound, projection)
+        self.register_buffer("keys", None)
+        self.register_buffer("values", None)
+
+    def forward(self, batch: int) -> tuple[Tensor, Tensor]:
+        if self.prompts is None:
+            return self.keys, self.values
+        tokens = self.tokens(batch)
+        return self.block.keys_values(tokens.to(self.block.part("out").weight.dtype))
+
+    @torch.no_grad()
+    def finalize(self) -> None:
+        """Keys and values are stored in place of the prompts, 2 p inner_kv numbers."""
+        self.eval()
+        self.keys, self.values = (t.clone() for t in self.forward(1))
+        self.prompts = None
+        self.__dict__.update(block=None, projection=None)
+
+
+def _patch_area(anatomy: Anatomy, block: Block) -> int:
+    """ph pw of the model's patches; 16 x 16, the paper's, for models without patches."""
+    for module in anatomy.owner(block.stack.name).modules():
+        if isinstance(module, nn.Conv2d):
+            return module.kernel_size[0] * module.kernel_size[1]
+    return 256

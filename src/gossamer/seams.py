@@ -1,0 +1,411 @@
+"""The changes that verbs make to a model, each with its way back.
+
+A change hooks or swaps modules of the backbone and calls a *part*: the module a method placed there. Hooks are bound methods of
+these small objects, never closures, so that a changed model can be copied, pickled and compiled. Parts belong to the method's
+own tree of modules; the backbone's tree, and with it its state dict, stays as it was.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer import memory
+
+if TYPE_CHECKING:
+    from gossamer.anatomy import Block
+
+
+class Part(nn.Module):
+    """What a method places in a model, and the owner of what is trained there."""
+
+    def finalize(self) -> None:
+        """Turns itself and its children, in place, into their cheapest equal form for inference. Default: nothing to gain."""
+        for child in self.children():
+            if isinstance(child, Part):
+                child.finalize()
+
+
+class Change:
+    """One change of a model; `revert` restores exactly what `apply` found."""
+
+    def __init__(self) -> None:
+        self.handles: list[Any] = []
+
+    def apply(self) -> None:
+        """Makes the change."""
+        raise TypeError(f"{type(self).__name__} does not say what it changes")
+
+    def revert(self) -> None:
+        """Takes the change back."""
+        for handle in self.handles:
+            handle.remove()
+        self.handles.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A forward pass that was cut short may have left activations behind; they are not state.
+        return {k: (None if isinstance(v, Tensor) else v) for k, v in self.__dict__.items()}
+
+
+class Added(Change):
+    """branch(x) + part(x, branch(x)), from the input of `enter` to the output of `leave`."""
+
+    def __init__(self, enter: nn.Module, leave: nn.Module, part: nn.Module):
+        super().__init__()
+        self.enter, self.leave, self.part = enter, leave, part
+        self.x: Tensor | None = None
+
+    def apply(self) -> None:
+        self.handles = [
+            self.enter.register_forward_pre_hook(self.entered),
+            self.leave.register_forward_hook(self.left),
+        ]
+
+    def entered(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Keeps the branch's input until the branch is done."""
+        self.x = args[0]
+
+    def left(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        """Adds the part's answer to the branch's output."""
+        x, self.x = self.x, None
+        return output + self.part(x, output)
+
+
+class MiddlePreNorm(Change):
+    """x + part(x) between attention and FFN of a pre-norm block.
+
+    The block reads that stream twice: through its second norm, and in its last sum. Both get the addition.
+    """
+
+    def __init__(self, block: nn.Module, norm: nn.Module, part: nn.Module):
+        super().__init__()
+        self.block, self.norm, self.part = block, norm, part
+        self.addition: Tensor | None = None
+
+    def apply(self) -> None:
+        self.handles = [
+            self.norm.register_forward_pre_hook(self.before_norm),
+            self.block.register_forward_hook(self.after_block),
+        ]
+
+    def before_norm(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The norm reads x + part(x)."""
+        self.addition = self.part(args[0])
+        return (args[0] + self.addition, *args[1:])
+
+    def after_block(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """The block's last sum, which used x, gets part(x) as well."""
+        addition, self.addition = self.addition, None
+        return with_states(output, states(output) + addition)
+
+
+class MiddlePostNorm(Change):
+    """x + part(x) behind the normalisation that ends the attention of a post-norm block."""
+
+    def __init__(self, norm: nn.Module, part: nn.Module):
+        super().__init__()
+        self.norm, self.part = norm, part
+
+    def apply(self) -> None:
+        self.handles = [self.norm.register_forward_hook(self.after_norm)]
+
+    def after_norm(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        """Adds the part's answer to the normalised states."""
+        return output + self.part(output)
+
+
+class Observed(Change):
+    """part(x) is shown the states that enter a block."""
+
+    def __init__(self, block: nn.Module, part: nn.Module):
+        super().__init__()
+        self.block, self.part = block, part
+
+    def apply(self) -> None:
+        self.handles = [self.block.register_forward_pre_hook(self.before, with_kwargs=True)]
+
+    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Shows the states, changes nothing."""
+        self.part(args[0] if args else next(iter(kwargs.values())))
+
+
+class Swapped(Change):
+    """The module called `name` gives its place to another."""
+
+    def __init__(self, model: nn.Module, name: str, module: nn.Module):
+        super().__init__()
+        path, _, self.child = name.rpartition(".")
+        self.parent = model.get_submodule(path)
+        self.old, self.new = getattr(self.parent, self.child), module
+
+    def apply(self) -> None:
+        setattr(self.parent, self.child, self.new)
+
+    def revert(self) -> None:
+        setattr(self.parent, self.child, self.old)
+
+
+class Replaced(Swapped):
+    """A whole block gives its place to x -> module(x)."""
+
+    def __init__(self, model: nn.Module, block: Block, module: nn.Module):
+        super().__init__(model, block.name, Shortcut(block, module))
+
+
+class Shortcut(nn.Module):
+    """Stands where a block stood: the states become module(x); what the block would have passed on is passed on."""
+
+    def __init__(self, block: Block, module: nn.Module):
+        super().__init__()
+        self.module = module
+        self.returns_tuple = block.stack.returns_tuple
+        self.bias = block.part("attention") if block.stack.relative_bias else None
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """The module's answer, in the shape in which the block returned its own."""
+        output = self.module(hidden_states)
+        if self.bias is not None:
+            past = past_length(kwargs.get("past_key_values"), self.bias)
+            bias = first_bias(self.bias, kwargs.get("position_bias"), output.shape[1], past)
+            return output, bias, kwargs.get("encoder_decoder_position_bias")
+        return (output,) if self.returns_tuple else output
+
+
+class SplitLinear(nn.Module):
+    """A fused qkv Linear as three Linears `q`, `k`, `v` over views of its weights (same storage, same values)."""
+
+    def __init__(self, fused: nn.Linear):
+        super().__init__()
+        d = fused.out_features // 3
+        for i, name in enumerate("qkv"):
+            part = nn.Linear(fused.in_features, d, bias=fused.bias is not None, device="meta")
+            rows = slice(i * d, (i + 1) * d)
+            part.weight = nn.Parameter(fused.weight.data[rows], requires_grad=False)
+            if fused.bias is not None:
+                part.bias = nn.Parameter(fused.bias.data[rows], requires_grad=False)
+            self.add_module(name, part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, d] -> [B, N, 3d], as the fused Linear."""
+        return torch.cat([self.q(x), self.k(x), self.v(x)], dim=-1)
+
+
+class Remembered(Change):
+    """Self-attention that also attends to keys and values which a part supplies (see `gossamer.memory`)."""
+
+    def __init__(self, block: Block, part: nn.Module):
+        super().__init__()
+        self.block, self.part = block, part
+        self.undo: Any = None
+
+    def apply(self) -> None:
+        reason = memory_obstacle(self.block)
+        if reason is not None:
+            raise TypeError(f"{self.block.name} cannot remember extra keys and values: {reason}")
+        self.undo = memory.attach(self.block, self.part)
+
+    def revert(self) -> None:
+        memory.detach(self.block, self.part, self.undo)
+
+
+def memory_obstacle(block: Block) -> str | None:
+    """Why a block's attention cannot take extra keys and values, or None where a probe shows that it can."""
+    return memory.obstacle(block)
+
+
+class Inserted(Change):
+    """Tokens enter before the first block of a span, behind the prefix tokens, and leave after its last, or stay.
+
+    The model goes on passing masks, rotary tables, biases and caches made for the sequence without them, so these are widened
+    before every block of the span and narrowed after it.
+    """
+
+    def __init__(self, span: list[Block], part: nn.Module, stay: bool):
+        super().__init__()
+        self.span, self.part, self.stay = span, part, stay
+        self.count = 0
+
+    def apply(self) -> None:
+        for i, block in enumerate(self.span):
+            leaves = i == len(self.span) - 1 and not self.stay
+            widened = WidenedBlock(self, block, enters=i == 0, leaves=leaves)
+            self.handles += [
+                block.module.register_forward_pre_hook(widened.before, with_kwargs=True),
+                # Last in, first out: where several spans end together, the tokens that entered last stand in front.
+                block.module.register_forward_hook(widened.after, prepend=True),
+            ]
+
+
+class WidenedBlock:
+    """One block of a span: widens what enters besides the states, narrows what leaves."""
+
+    def __init__(self, inserted: Inserted, block: Block, *, enters: bool, leaves: bool):
+        self.inserted, self.enters, self.leaves = inserted, enters, leaves
+        self.at, self.causal = block.prefix, block.stack.causal
+        self.attention = block.part("attention")
+        self.relative_bias = block.stack.relative_bias
+        self.names = [p for p in inspect.signature(block.module.forward).parameters if p not in ("args", "kwargs")]
+        self.present = True  # whether the tokens are in the sequence now; in decoding they are in the cache only
+
+    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The block's arguments with the tokens in the states and room for them everywhere else."""
+        given = dict(zip(self.names, args, strict=False)) | kwargs
+        x = given[self.names[0]]
+        cache = given.get("past_key_values")
+        stored = None if cache is None else cached_prompts(cache, self.inserted)
+        self.present = not stored or self.attention.layer_idx not in stored
+        past, length = past_length(cache, self.attention), x.shape[1]
+        if self.enters and self.present:
+            tokens = self.inserted.part(x).to(x.dtype)
+            self.inserted.count = tokens.shape[1]
+            given[self.names[0]] = torch.cat([x[:, : self.at], tokens, x[:, self.at :]], dim=1)
+        elif self.present:
+            length -= self.inserted.count
+        p = self.inserted.count
+        for name in ("attention_mask", "attn_mask", "mask"):
+            if given.get(name) is not None:
+                given[name] = widen_mask(given[name], self.at, p, causal=self.causal, rows=self.present)
+        if self.relative_bias:
+            bias = first_bias(self.attention, given.get("position_bias"), length, past)
+            given["position_bias"] = pad(pad(bias, self.at, p, -1), self.at, p if self.present else 0, -2)
+        if self.present:
+            self._widen_rows(given, p)
+        if cache is not None:
+            given["past_key_values"] = PromptCache.over(cache, self.inserted, p)
+        return tuple(given.pop(n) for n in self.names[: len(args)]), given
+
+    def _widen_rows(self, given: dict[str, Any], p: int) -> None:
+        if given.get("position_embeddings") is not None:
+            cos, sin = given["position_embeddings"]  # no rotation: cosine 1, sine 0
+            given["position_embeddings"] = (pad(cos, self.at, p, -2, value=1.0), pad(sin, self.at, p, -2))
+            given["position_ids"] = None
+        for name in ("encoder_decoder_position_bias", "encoder_attention_mask"):
+            side = given.get(name)
+            if isinstance(side, Tensor) and side.dim() == 4 and side.shape[-2] > 1:
+                given[name] = torch.cat([side, side[..., :1, :].expand(*side.shape[:-2], p, -1)], dim=-2)
+
+    def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """The block's output without the tokens where they leave, and with biases as the model made them."""
+        p = self.inserted.count
+        if self.relative_bias:
+            own, cross = output[1], output[2] if len(output) > 2 else None
+            own = cut(cut(own, self.at, p, -1), self.at, p if self.present else 0, -2)
+            cross = cross[..., : cross.shape[-2] - p, :] if cross is not None and self.present else cross
+            output = (output[0], own, cross, *output[3:])[: len(output)]
+        if self.leaves and self.present:
+            output = with_states(output, cut(states(output), self.at, p, 1))
+        return output
+
+
+class PromptCache:
+    """A key/value cache as an attention layer sees it while tokens are inserted: the tokens' entries in front of the real ones.
+
+    The model's own cache never holds the tokens, so its length, positions and masks stay those of the real sequence.
+    """
+
+    def __init__(self, cache: Any, stored: dict[int, tuple[Tensor, Tensor]], count: int):
+        self.cache, self.stored, self.count = cache, stored, count
+
+    @classmethod
+    def over(cls, cache: Any, inserted: Inserted, count: int) -> Any:
+        """A view on `cache`; in encoder-decoder caches only self-attention is concerned."""
+        import copy
+
+        stored = cached_prompts(cache, inserted)
+        if not hasattr(cache, "self_attention_cache"):
+            return cls(cache, stored, count)
+        view = copy.copy(cache)
+        view.self_attention_cache = cls(cache.self_attention_cache, stored, count)
+        return view
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Stores what is new and returns everything there is to attend to, inserted tokens first."""
+        if layer_idx not in self.stored:
+            p = self.count
+            self.stored[layer_idx] = (keys[:, :, :p], values[:, :, :p])
+            keys, values = keys[:, :, p:], values[:, :, p:]
+        keys, values = self.cache.update(keys, values, layer_idx, *args, **kwargs)
+        own_keys, own_values = self.stored[layer_idx]
+        return torch.cat([own_keys, keys], dim=2), torch.cat([own_values, values], dim=2)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["cache"], name)
+
+
+def cached_prompts(cache: Any, inserted: Inserted) -> dict[int, tuple[Tensor, Tensor]]:
+    """layer -> keys and values of the tokens, kept beside the cache they belong to and gone with it."""
+    while isinstance(cache, PromptCache):
+        cache = cache.cache
+    return cache.__dict__.setdefault("inserted_tokens", {}).setdefault(id(inserted), {})
+
+
+def past_length(cache: Any, attention: Any) -> int:
+    """Number of real tokens that a cache already holds for this attention layer."""
+    return 0 if cache is None else int(cache.get_seq_length(attention.layer_idx))
+
+
+def first_bias(attention: Any, bias: Tensor | None, length: int, past: int) -> Tensor:
+    """The relative bias [1, heads, length, past + length] that a block received, or that the first block computes."""
+    if bias is not None:
+        return bias
+    return attention.compute_bias(length, past + length, device=attention.q.weight.device, past_seen_tokens=past)
+
+
+def overlap(one: list[Block], two: list[Block]) -> bool:
+    """Whether two spans of one stack share blocks and the later one is not inside the earlier."""
+    if one[0].stack is not two[0].stack:
+        return False
+    a, b = (one[0].index, one[-1].index), (two[0].index, two[-1].index)
+    return a[0] <= b[1] and b[0] <= a[1] and not (a[0] <= b[0] and b[1] <= a[1])
+
+
+def states(output: Any) -> Tensor:
+    """The hidden states in what a block returned."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def with_states(output: Any, new: Tensor) -> Any:
+    """What a block returned, with other hidden states."""
+    return (new, *output[1:]) if isinstance(output, tuple) else new
+
+
+def pad(x: Tensor, at: int, count: int, dim: int, value: float = 0.0) -> Tensor:
+    """`count` slices of a constant inserted at position `at` of a dimension."""
+    if count == 0:
+        return x
+    shape = list(x.shape)
+    shape[dim] = count
+    return torch.cat([x.narrow(dim, 0, at), x.new_full(shape, value), x.narrow(dim, at, x.shape[dim] - at)], dim=dim)
+
+
+def cut(x: Tensor, at: int, count: int, dim: int) -> Tensor:
+    """A tensor without `count` slices from position `at` of a dimension."""
+    if count == 0:
+        return x
+    end = at + count
+    return torch.cat([x.narrow(dim, 0, at), x.narrow(dim, end, x.shape[dim] - end)], dim=dim)
+
+
+def widen_mask(mask: Tensor, at: int, count: int, *, causal: bool, rows: bool) -> Tensor:
+    """An attention mask with `count` visible keys at position `at` and, where the tokens also ask (`rows`), their rows.
+
+    2-D [B, N] of ones and zeros, 4-D boolean (True: visible) and 4-D additive (0: visible). In causal stacks inserted tokens
+    stand in front and see each other in order, and nothing behind them; elsewhere they see all that any token sees.
+    """
+    additive = mask.dtype.is_floating_point and mask.dim() > 2
+    visible, hidden = (0.0, torch.finfo(mask.dtype).min) if additive else (1, 0)
+    mask = pad(mask, at, count, -1, value=visible)
+    if mask.dim() == 2 or not rows or (mask.shape[-2] == 1 and not causal):
+        return mask
+    shape = (*mask.shape[:-2], count, mask.shape[-1])
+    if causal:
+        own = mask.new_full(shape, hidden)
+        own[..., :count] = torch.where(
+            torch.ones(count, count, dtype=torch.bool, device=mask.device).tril(), mask.new_tensor(visible), mask.new_tensor(hidden)
+        )
+    else:
+        own = (mask.amax(dim=-2, keepdim=True) if additive else mask.any(dim=-2, keepdim=True)).to(mask.dtype).expand(shape)
+    return torch.cat([mask[..., :at, :], own, mask[..., at:, :]], dim=-2)
