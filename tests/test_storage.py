@@ -109,6 +109,18 @@ def test_replaces_the_old_adapter_and_leaves_other_files_alone(saved: Path):
     assert (saved / "notes.txt").read_text() == (saved / "logs" / "README.md").read_text() == NOTES
 
 
+def test_the_next_write_clears_what_killed_writers_left(saved: Path, tmp_path: Path):
+    left = [saved / ".gossamer-saving-1", tmp_path / ".cells.gossamer-saving-2"]
+    others = [tmp_path / ".cells2.gossamer-saving-3", tmp_path / ".gossamer-saving-4", saved / ".README.md.swp"]
+    for folder in left + others:
+        folder.mkdir()
+        (folder / TENSORS).write_bytes(b"half")
+    assert read(saved)[0]["name"] == "old"
+    write(saved, *adapter("new"))
+    assert not any(folder.exists() for folder in left)
+    assert all((folder / TENSORS).exists() for folder in others)
+
+
 def test_folders_of_every_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "empty").mkdir()
     write(tmp_path / "empty", *adapter())
@@ -225,7 +237,7 @@ def test_there_is_no_adapter(tmp_path: Path):
         (b'{"a": ' * 200_000 + b"1" + b"}" * 200_000, r"nested more than 64 levels deep"),
         (b'{"a": ' + b"9" * 10_000 + b"}", r"is not valid JSON: Exceeds the limit"),
         (b" " * (2**24 + 1), r"is larger than 16,777,216 bytes"),
-        (b"{}", r"not the configuration of a Gossamer adapter: no 'format' and version$"),
+        (b"{}", r"not the configuration of a Gossamer adapter: no 'format' and 'gossamer_version'$"),
         (b'{"peft_type": "LORA"}', r"looks like one of peft: load it with peft"),
     ],
 )
@@ -502,9 +514,9 @@ def test_check_tensors():
     with pytest.raises(AdapterError) as caught:
         check_tensors(found, expected)
     assert str(caught.value) == (
-        "the adapter's 4 tensors are not the 4 that its configuration and this backbone call for: missing 'd', not "
-        "expected 'e', 'a' has shape (7, 5), expected (5, 7), 'c' is torch.float32, expected torch.int64; load it over "
-        "the backbone it was trained on"
+        "the adapter's tensors (4) are not those that its configuration and this backbone call for (4): missing 'd', "
+        "not expected 'e', 'a' has shape (7, 5), expected (5, 7), 'c' is torch.float32, expected torch.int64; "
+        "load it over the backbone it was trained on"
     )
     with pytest.raises(AdapterError, match="missing 'w4' and 6 more;"):
         check_tensors({}, {f"w{i:x}": torch.ones(1) for i in range(11)})

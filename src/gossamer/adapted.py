@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import ImageClassifierOutput, SequenceClassifierOutput
-from transformers.utils import PushToHubMixin
 
 from gossamer import anatomy as anatomy_module
 from gossamer import heads, methods, storage
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 OCCUPANT = "gossamer_occupant"  # set on a backbone while an Adapted is attached to it
 
 
-class Adapted(nn.Module, PushToHubMixin):
+class Adapted(nn.Module):
     """A frozen backbone with methods and a head, as one module.
 
     Called like the backbone. Its state dict holds only what adapting adds or trains, under names of our own, so checkpoints are
@@ -45,6 +44,7 @@ class Adapted(nn.Module, PushToHubMixin):
         self.methods = nn.ModuleDict()
         self.head_built: nn.Linear | None = None
         self.kept: dict[str, Tensor] | None = None
+        self.checkpointing = False
         self.attach()
 
     # ---- attaching and detaching ----
@@ -144,6 +144,7 @@ class Adapted(nn.Module, PushToHubMixin):
         """Takes everything off the backbone and returns it, bit for bit as it was. `attach` puts it back."""
         if self.backbone.__dict__.get(OCCUPANT) is not self:
             return self.backbone
+        self.activation_checkpointing_disable()
         if len(self.methods) or self.head_modules():
             self.kept = {k: v.detach().clone() for k, v in self.state_dict().items()} if not self._failed() else None
         named = dict(self.backbone.named_parameters())
@@ -268,17 +269,45 @@ class Adapted(nn.Module, PushToHubMixin):
             )
         block.training = True
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> None:
         """Trades time for memory: blocks compute their activations again in the backward pass. Never re-entrant, because
-        methods reach blocks from outside their arguments.
+        methods reach blocks from outside their arguments. `options` are those of transformers (`every_n_layers`, `offload`).
         """
-        options = dict(gradient_checkpointing_kwargs or {})
-        if options.setdefault("use_reentrant", False):
+        kwargs = dict(activation_checkpointing_kwargs or {})
+        if kwargs.setdefault("use_reentrant", False):
             raise ValueError("use_reentrant=True would lose the gradients of what methods place in a block; use False")
-        if hasattr(self.backbone, "set_grad_checkpointing"):
-            self.backbone.set_grad_checkpointing(True)  # type: ignore[operator]
+        backbone: Any = self.backbone
+        if hasattr(backbone, "set_grad_checkpointing"):  # timm
+            backbone.set_grad_checkpointing(True)
+        elif hasattr(backbone, "activation_checkpointing_enable"):
+            backbone.activation_checkpointing_enable(kwargs, **options)
+        else:  # transformers before activation_checkpointing_enable
+            backbone.gradient_checkpointing_enable(kwargs, **options)
+        self.checkpointing = True
+        self.train(self.training)
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> None:
+        """The older name of `activation_checkpointing_enable`, under which earlier Trainers look for it."""
+        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **options)
+
+    def activation_checkpointing_disable(self) -> None:
+        """Keeps activations again."""
+        backbone: Any = self.backbone
+        if not self.checkpointing:
+            return
+        if hasattr(backbone, "set_grad_checkpointing"):
+            backbone.set_grad_checkpointing(False)
+        elif hasattr(backbone, "activation_checkpointing_disable"):
+            backbone.activation_checkpointing_disable()
+            backbone.disable_input_require_grads()
         else:
-            self.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)  # type: ignore[operator]
+            backbone.gradient_checkpointing_disable()
+            backbone.disable_input_require_grads()
+        self.checkpointing = False
         self.train(self.training)
 
     def __getattr__(self, name: str) -> Any:
@@ -349,11 +378,17 @@ class Adapted(nn.Module, PushToHubMixin):
         self._must_be_attached()
         return cost.cost(self, **sizes)
 
-    def save_pretrained(self, folder: str | Path, **kwargs: Any) -> None:
+    def save_pretrained(self, folder: str | Path) -> None:
         """Writes adapter_config.json, adapter_model.safetensors and README.md, atomically; see docs/saving.md."""
         from gossamer import saving
 
-        saving.save(self, folder, **kwargs)
+        saving.save(self, folder)
+
+    def push_to_hub(self, repository: str, **options: Any) -> str:
+        """Uploads what `save_pretrained` writes to "user/name" of the Hugging Face hub; returns the address."""
+        from gossamer import saving
+
+        return saving.push_to_hub(self, repository, **options)
 
     @torch.no_grad()
     def finalize(self) -> nn.Module:

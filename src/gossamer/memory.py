@@ -75,14 +75,14 @@ def eager_with_memory(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    is_causal: bool | None = None,
     position_bias: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
-    """softmax(q k^T s + bias + mask) v over joined keys and values, with the weights [B, heads, N, p + N]."""
-    key, value, mask, bias, causal = _joined(module, query, key, value, attention_mask, position_bias, is_causal)
-    if mask is None and causal and query.shape[2] > 1:
-        mask = causal_mask(query.shape[2], 0, query.device)
+    """softmax(q k^T s + bias + mask) v over joined keys and values, with the weights [B, heads, N, p + N].
+
+    As in transformers' eager attentions, causality is in the mask and nowhere else.
+    """
+    key, value, mask, bias, _ = _joined(module, query, key, value, attention_mask, position_bias, False)
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)

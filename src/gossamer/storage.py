@@ -138,8 +138,8 @@ def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -
             problems.append(f"{name!r} is {have.dtype}, expected {want.dtype}")
     if problems:
         raise AdapterError(
-            f"the adapter's {len(found)} tensors are not the {len(expected)} that its configuration and this backbone "
-            f"call for: {_listed(problems)}; load it over the backbone it was trained on"
+            f"the adapter's tensors ({len(found)}) are not those that its configuration and this backbone call for "
+            f"({len(expected)}): {_listed(problems)}; load it over the backbone it was trained on"
         )
 
 
@@ -373,7 +373,9 @@ def _check_own_fields(config: dict[str, Any], path: Path) -> dict[str, Any]:
     version = config.get("gossamer_version")
     if not isinstance(version, str) or "format" not in config:
         hint = "; it looks like one of peft: load it with peft" if "peft_type" in config else ""
-        raise AdapterError(f"{path} is not the configuration of a Gossamer adapter: no 'format' and version{hint}")
+        raise AdapterError(
+            f"{path} is not the configuration of a Gossamer adapter: no 'format' and 'gossamer_version'{hint}"
+        )
     if type(config["format"]) is not int or config["format"] != FORMAT:
         raise AdapterError(
             f"{path} has format {config['format']!r:.80}, written by Gossamer {version!r:.40}; this is {__version__}, "

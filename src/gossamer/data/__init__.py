@@ -7,9 +7,9 @@ DataLoader(train, collate_fn=data.Collate(data.Preprocessing(size=224)))
 """
 
 from gossamer.data.images import ImageDataset, open_image, to_rgb
-from gossamer.data.load import load, offline_names, splits
 from gossamer.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Collate, Preprocessing
-from gossamer.data.splits import split, stratified
+from gossamer.data.sets import load, offline_names, splits
+from gossamer.data.stratify import split, stratified
 
 __all__ = [
     "IMAGENET_MEAN",

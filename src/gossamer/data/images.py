@@ -148,7 +148,7 @@ class ImageDataset(Dataset):
 
 
 def open_image(path: str | Path) -> Image:
-    """The image of a file in RGB; FileNotFoundError where there is no file, ValueError naming one that cannot be read."""
+    """The image of a file in RGB; FileNotFoundError without a file, ValueError for one that cannot be read."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no such image file: {path}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gossamer import carriers
 from gossamer.data.images import ImageArray, ImageDataset, ImageFiles
-from gossamer.data.splits import stratified
+from gossamer.data.stratify import stratified
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +28,9 @@ FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
 FASHION_PLACES = ("fashion-mnist", "FashionMNIST/raw", "")
-"""Where the idx files may lie in $GOSSAMER_DATA; /usr/share/datasets/fashion-mnist (Debian) is looked at as well."""
+"""Where the idx files may lie in $GOSSAMER_DATA, which is looked at before `FASHION_SYSTEM`."""
+FASHION_SYSTEM = Path("/usr/share/datasets/fashion-mnist")
+"""Where Debian's package dataset-fashion-mnist puts them."""
 
 
 def elpv(split: str = "train", task: str = "defect") -> ImageDataset:
@@ -116,7 +118,7 @@ def fashion_mnist(split: str = "train") -> ImageDataset:
 def _fashion_file(name: str) -> Path:
     own = os.environ.get("GOSSAMER_DATA")
     places = [Path(own).expanduser() / place for place in FASHION_PLACES] if own else []
-    places.append(Path("/usr/share/datasets/fashion-mnist"))
+    places.append(FASHION_SYSTEM)
     for place in places:
         for path in (place / name, place / f"{name}.gz"):
             if path.is_file():

@@ -5,6 +5,7 @@ The same record prepares images for training, evaluation and prediction.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+MAX_SIZE = 8192  # settings come with adapters of others: no tensor beyond a GiB an image
 RESIZES = ("shorter-side", "direct")
 INTERPOLATIONS = ("bicubic", "bilinear")
 
@@ -36,8 +38,8 @@ class Preprocessing:
     interpolation: str = "bicubic"
 
     def __post_init__(self):
-        if not isinstance(self.size, int) or isinstance(self.size, bool) or self.size < 1:
-            raise ValueError(f"Preprocessing.size must be a whole number of pixels, 1 or more, got {self.size!r}")
+        if not isinstance(self.size, int) or isinstance(self.size, bool) or not 1 <= self.size <= MAX_SIZE:
+            raise ValueError(f"Preprocessing.size must be a whole number of pixels, 1 to {MAX_SIZE}, got {self.size!r}")
         for name in ("mean", "std"):
             object.__setattr__(self, name, _three(name, getattr(self, name)))
         if min(self.std) <= 0:
@@ -149,7 +151,7 @@ class Collate:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _three(name: str, values: object) -> tuple[float, ...]:

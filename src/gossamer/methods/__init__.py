@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import types
+import typing
 from typing import Any
 
 from gossamer.methods import peft
@@ -57,10 +59,25 @@ def from_dict(values: dict[str, Any]) -> Method:
     for field in values:
         if field not in known:
             raise ValueError(f"{name} has no setting {field!r}; it has {', '.join(known) or 'none'}{_suggest(field, known)}")
-    try:
-        return METHODS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-    except TypeError as error:
-        raise ValueError(f"settings {values} do not fit {name}: {error}") from error
+    hints = typing.get_type_hints(METHODS[name])
+    for field, value in values.items():
+        if not _fits(value, hints[field]):
+            raise ValueError(f"{name}.{field} must be {known[field].type}, got {value!r:.60}")
+    return METHODS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a JSON value is of a field's type: plain types, Literal, tuple[int, ...] (a list in JSON) and unions of these."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, h) for h in arguments)
+    if origin is typing.Literal:
+        return value in arguments
+    if origin is tuple:
+        return isinstance(value, list | tuple) and all(_fits(v, arguments[0]) for v in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
 
 
 def _suggest(name: Any, known: Any) -> str:

@@ -4,8 +4,8 @@ model = zoo.load("dinov2-small", task="image-classification", num_labels=2)
 prepare = zoo.preprocessing("dinov2-small", size=224)
 """
 
-from gossamer.zoo.load import TASKS, load, preprocessing, tokenizer
-from gossamer.zoo.resolve import available_offline, names, offline_reason, resolve
+from gossamer.zoo.models import TASKS, load, preprocessing, tokenizer
+from gossamer.zoo.sources import available_offline, names, offline_reason, resolve
 
 __all__ = [
     "TASKS",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gossamer.zoo.quiet import quiet
-from gossamer.zoo.resolve import resolve
+from gossamer.zoo.sources import resolve
 
 if TYPE_CHECKING:
     from torch import nn
@@ -121,6 +121,12 @@ def _load_transformers(
         )
     if task is not None:
         kind = getattr(transformers, TASKS[task])
+        with quiet():
+            family = type(transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False))
+        if family not in kind._model_mapping:
+            raise ValueError(
+                f"transformers has no model of the family {config.get('model_type')} for {task}; load it without a task"
+            )
     else:
         published = (config.get("architectures") or [""])[0]
         kind = getattr(transformers, published, transformers.AutoModel)
@@ -152,7 +158,7 @@ def _check_report(model: PreTrainedModel, report: dict[str, Any], *, new_head: b
         return not key.startswith("classifier.") if base is model else key.startswith(prefix)
 
     def of_a_part(key: str) -> bool:
-        return hasattr(base, key.removeprefix(prefix).split(".")[0])
+        return getattr(base, key.removeprefix(prefix).split(".")[0], None) is not None
 
     mismatched = [entry if isinstance(entry, str) else entry[0] for entry in report["mismatched_keys"]]
     faults = {

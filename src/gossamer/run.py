@@ -1,0 +1,243 @@
+"""The run file: every choice of one training run, as dataclasses that YAML, the command line and help are made from."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+RUN_FILE = "run.yaml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The pre-trained backbone.
+
+    Args:
+        name: a model of the zoo such as dinov2-small, a local folder, or a model of the Hugging Face hub.
+        revision: branch, tag or commit of the hub. None: the newest.
+        head: what the classifier reads. published: what the model's own classification class reads (DINOv2: the class token
+            and the mean of the patches); plain: what its family reads out, for a ViT the class token.
+    """
+
+    name: str
+    revision: str | None = None
+    head: Literal["published", "plain"] = "published"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """How images are prepared.
+
+    Args:
+        size: width and height in pixels. None: as the model was published.
+        resize: shorter-side keeps the proportions and cuts out the centre; direct stretches the whole image to the square. None: as
+            published.
+        mean: of red, green and blue, subtracted. None: as published.
+        std: of red, green and blue, divided by. None: as published.
+    """
+
+    size: int | None = None
+    resize: Literal["shorter-side", "direct"] | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Labelled images.
+
+    Args:
+        name: an offline set such as elpv or digits, a folder of images (class/image.jpg, or train/class/image.jpg), a parquet or arrow file
+            or folder, or a data set of the hub.
+        image: the column of images, for parquet, arrow and hub. None: found by its type.
+        label: the column of labels, likewise.
+        subset: the configuration of a data set of the hub.
+        validation: part of the training images held out for validation where the set has no validation split. 0: none.
+        limit: train on this many images only, drawn so that every class keeps its share. None: all.
+    """
+
+    name: str
+    image: str | None = None
+    label: str | None = None
+    subset: str | None = None
+    validation: float = 0.2
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.validation < 1, f"data.validation must be in [0, 1), got {self.validation}")
+        _require(self.limit is None or self.limit > 0, f"data.limit must be 1 or more, got {self.limit}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How the methods and the head are trained: AdamW, no weight decay on biases and norms.
+
+    Args:
+        epochs: passes over the training images. 0: the head is solved (see warm_start) and nothing is tuned.
+        batch: images in one step, on each device.
+        lr: largest learning rate of the methods. None: 1e-2 for vpt, 1e-4 for full, 1e-3 for the others.
+        head_lr: largest learning rate of the head.
+        weight_decay: AdamW's, on matrices.
+        schedule: of the learning rates. one-cycle rises for the first 30 % of the steps and falls to nearly 0 (a cosine each); cosine and
+            linear rise for the first 10 % and fall to 0.
+        clip: largest norm of the gradients of a step; larger ones are scaled down. 0: never.
+        warm_start: start the head from the linear probe, solved exactly on features that are computed once (Kumar et al., arXiv
+            2202.10054). linear_probe alone is then finished: nothing is left to tune.
+        keep: what is saved at the end, the last epoch or the one with the best validation accuracy.
+        bf16: compute in bfloat16 where torch's autocast deems it safe.
+        gradient_checkpointing: compute activations again in the backward pass: less memory, about a third more time.
+        workers: processes that read images, for sets too large to be kept in memory.
+        report_to: trackers of the Hugging Face Trainer, such as tensorboard or wandb.
+    """
+
+    epochs: int = 10
+    batch: int = 32
+    lr: float | None = None
+    head_lr: float = 1e-3
+    weight_decay: float = 0.01
+    schedule: Literal["one-cycle", "cosine", "linear", "constant"] = "one-cycle"
+    clip: float = 1.0
+    warm_start: bool = True
+    keep: Literal["last", "best"] = "last"
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+    workers: int = 0
+    report_to: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        _require(self.batch > 0, f"training.batch must be 1 or more, got {self.batch}")
+        for name in ("epochs", "head_lr", "weight_decay", "clip", "workers"):
+            _require(getattr(self, name) >= 0, f"training.{name} must not be negative, got {getattr(self, name)}")
+        _require(self.lr is None or self.lr >= 0, f"training.lr must not be negative, got {self.lr}")
+        if self.epochs == 0 and not self.warm_start:
+            raise ValueError("training.epochs=0 with training.warm_start=false trains nothing; change one of them")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training run: `gossamer train run.yaml`, or all of it as options.
+
+    Args:
+        model: the pre-trained backbone.
+        data: labelled images.
+        methods: what is trained besides the head, as a list such as [{method: vpt, prompts: 10}]; peft's too: {method: peft, peft_type:
+            LORA, r: 8}.
+        output: folder of this run: its settings, adapter, metrics, pictures and log.
+        images: how images are prepared.
+        training: optimisation.
+        seed: of prompts, held-out images, order of the images and dropout.
+    """
+
+    model: Model
+    data: Data
+    methods: list[dict[str, Any]]
+    output: str
+    images: Images = field(default_factory=Images)
+    training: Training = field(default_factory=Training)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(len(self.methods) > 0, "methods is empty; [{method: linear_probe}] trains the head alone")
+
+
+def parse(arguments: Sequence[str]) -> tuple[Run, dict[str, bool]]:
+    """The run that command-line arguments describe, and the switches "resume" and "overwrite".
+
+    Arguments: a run file (YAML), options `--training.epochs 3`, and the same as `training.epochs=3`; later ones win.
+
+    Raises:
+        ValueError: unknown name (the known ones are listed), missing or unfit value.
+    """
+    from jsonargparse import ArgumentError
+
+    parser = _parser()
+    try:
+        parsed = parser.parse_args(_rewritten(arguments))
+        values = parser.instantiate(parsed)
+    except ArgumentError as error:
+        raise ValueError(_explained(str(error), parser)) from error
+    switches = {name: getattr(values, name) for name in ("resume", "overwrite")}
+    return Run(**{f.name: getattr(values, f.name) for f in dataclasses.fields(Run)}), switches
+
+
+def read(folder: str | Path) -> Run:
+    """The run whose folder this is.
+
+    Raises:
+        FileNotFoundError: there is no run.yaml in it.
+    """
+    path = Path(folder) / RUN_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is no folder of a run: it has no {RUN_FILE}")
+    return parse([str(path)])[0]
+
+
+def to_yaml(run: Run) -> str:
+    """The run file with every setting."""
+    import yaml
+
+    command = f"# gossamer train {RUN_FILE} output=...\n"
+    return command + yaml.safe_dump(_plain(dataclasses.asdict(run)), sort_keys=False, allow_unicode=True)
+
+
+def _parser() -> ArgumentParser:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(
+        prog="gossamer train",
+        usage="gossamer train [RUN.yaml] [--OPTION VALUE | OPTION=VALUE] ...",
+        description="Adapt a model to labelled images. Every option can stand in the run file.",
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="config", help="the run file; RUN.yaml alone means the same")
+    parser.add_class_arguments(Run, as_group=False)
+    parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
+    parser.add_argument("--overwrite", action="store_true", help="remove an earlier run in the output folder")
+    return parser
+
+
+def _rewritten(arguments: Sequence[str]) -> list[str]:
+    """KEY=VALUE becomes --KEY=VALUE, and a YAML file --config FILE."""
+    rewritten = []
+    for place, token in enumerate(arguments):
+        is_value = place > 0 and arguments[place - 1].startswith("--") and "=" not in arguments[place - 1]
+        is_value = is_value and arguments[place - 1] not in ("--resume", "--overwrite")
+        if token.startswith("-") or is_value:
+            rewritten.append(token)
+        elif "=" in token and not Path(token).is_file():
+            rewritten.append(f"--{token}")
+        else:
+            if not Path(token).is_file():
+                raise FileNotFoundError(f"no such run file: {token}")
+            rewritten += ["--config", token]
+    return rewritten
+
+
+def _explained(message: str, parser: ArgumentParser) -> str:
+    """jsonargparse's message on one line; for an unknown name with the nearest and all known names."""
+    known = [name for name in parser.get_defaults(skip_validation=True).keys() if name != "config"]
+    line = " ".join(message.split())
+    if "not accept" not in line and "unrecognized" not in line:
+        return line
+    asked = line.replace("'", " ").split()[-1].lstrip("-").partition("=")[0]
+    close = difflib.get_close_matches(asked, [*known, *(name.rpartition(".")[2] for name in known)], n=1)
+    return f"{line}{f' (did you mean {close[0]!r}?)' if close else ''}; known: {', '.join(known)}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

@@ -1,0 +1,249 @@
+"""Adapters as folders: what `save_pretrained` writes and `load` checks, field by field (see docs/saving.md)."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from gossamer import methods, storage
+from gossamer.adapted import OCCUPANT, Adapted, adapt
+from gossamer.storage import AdapterError
+
+if TYPE_CHECKING:
+    from gossamer.anatomy import Anatomy
+
+FIELDS = ("methods", "stacks", "backbone", "head", "metadata", "cost", "versions")
+BACKBONE_FIELDS = ("library", "class", "name", "revision", "fingerprint", "dtype", "options")
+HEAD_FIELDS = ("outputs", "built", "trained")
+PACKAGES = ("torch", "transformers", "peft", "timm")
+TASKS = {  # ending of a transformers class -> task of the zoo that makes one
+    "ForImageClassification": "image-classification",
+    "ForSequenceClassification": "text-classification",
+    "ForQuestionAnswering": "visual-question-answering",
+    "ForCausalLM": "text-generation",
+}
+
+
+def save(adapted: Adapted, folder: str | Path) -> None:
+    """Writes adapter_config.json, adapter_model.safetensors and README.md; the old folder or the new one survives any kill.
+
+    Raises:
+        AdapterError: the adapter is detached, or a tensor is not finite.
+    """
+    if not adapted.attached:
+        raise AdapterError("this adapter is detached from its backbone, so it cannot be saved: call attach() first")
+    config = describe(adapted)
+    storage.write(folder, config, adapted.state_dict(), card(config))
+
+
+def describe(adapted: Adapted) -> dict[str, Any]:
+    """Everything about an adapter but its tensors, as JSON."""
+    backbone = adapted.backbone
+    first = next(backbone.parameters())
+    return {
+        "methods": [methods.to_dict(m) for m in adapted.applied],
+        "stacks": _stacks(adapted.anatomy),
+        "backbone": {
+            "library": type(backbone).__module__.partition(".")[0],
+            "class": type(backbone).__name__,
+            "name": _name(backbone),
+            "revision": getattr(getattr(backbone, "config", None), "_commit_hash", None),
+            "fingerprint": adapted.fingerprint,
+            "dtype": str(first.dtype).removeprefix("torch."),
+            "options": _options(backbone),
+        },
+        "head": {
+            "outputs": adapted.num_labels,
+            "built": adapted.head_built is not None,
+            "trained": adapted.train_head,
+        },
+        "metadata": dict(adapted.metadata),
+        "cost": adapted.cost(**_image_size(adapted)).to_dict(),
+        "versions": {p: _version(p) for p in PACKAGES},
+    }
+
+
+def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
+    """The adapter that `save_pretrained` wrote, on its backbone, in evaluation mode.
+
+    Args:
+        folder: a local folder, or a repository of the Hugging Face hub ("user/name").
+        backbone: the pre-trained model to put it on. None: the one named in the folder is loaded. Another adapter that sits on
+            it steps aside and comes back with its `attach()`.
+
+    Raises:
+        AdapterError: anything is not as it was saved: unknown or missing fields, tensors missing, left over, of another shape or
+            not finite, another backbone, deeper or shallower. The message says what was asked, what was found, what to do.
+    """
+    config, tensors = storage.read(_local(folder))
+    storage.check_fields(config, FIELDS, "adapter_config.json")
+    storage.check_fields(config["backbone"], BACKBONE_FIELDS, "adapter_config.json, backbone")
+    storage.check_fields(config["head"], HEAD_FIELDS, "adapter_config.json, head")
+    applied = _methods(config["methods"])
+    if isinstance(backbone, Adapted):
+        backbone = backbone.backbone
+    if backbone is None:
+        backbone = _backbone(config)
+    _check_backbone(backbone, config)
+    occupant = backbone.__dict__.get(OCCUPANT)
+    if occupant is not None:
+        occupant.detach()
+    try:
+        outputs, trained = config["head"]["outputs"], config["head"]["trained"]
+        adapted = adapt(backbone, applied, num_labels=outputs, train_head=trained)
+    except (TypeError, ValueError, KeyError) as error:
+        raise AdapterError(f"{folder}: its methods do not fit {type(backbone).__name__}: {error}") from error
+    problem = None
+    if config["backbone"]["fingerprint"] not in (None, adapted.fingerprint):
+        problem = (
+            f"{folder} was trained on other weights than those of this {type(backbone).__name__} (fingerprint "
+            f"{config['backbone']['fingerprint'][:12]}, found {str(adapted.fingerprint)[:12]}); load "
+            f"{config['backbone']['name'] or 'the backbone it was trained on'} in {config['backbone']['dtype']}"
+        )
+    try:
+        if problem:
+            raise AdapterError(problem)
+        adapted.load_state_dict(tensors)
+    except AdapterError:
+        adapted.detach()
+        raise
+    adapted.metadata = config["metadata"]
+    return adapted.eval()
+
+
+def push_to_hub(adapted: Adapted, repository: str, **options: Any) -> str:
+    """Saves an adapter and uploads its folder to `repository` ("user/name") of the Hugging Face hub; returns the address.
+
+    `options` go to `huggingface_hub.HfApi.create_repo` (private, token, ...).
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=options.pop("token", None))
+    with tempfile.TemporaryDirectory() as folder:
+        save(adapted, Path(folder) / "adapter")
+        api.create_repo(repository, exist_ok=True, **options)
+        return str(api.upload_folder(repo_id=repository, folder_path=Path(folder) / "adapter"))
+
+
+def card(config: dict[str, Any]) -> str:
+    """The model card: what was adapted, how, at what cost, with what result."""
+    metadata, backbone = config["metadata"], config["backbone"]
+    names = ", ".join(m["method"] for m in config["methods"])
+    base = backbone["name"] or backbone["class"]
+    lines = ["---", "library_name: gossamer", "tags: [gossamer, parameter-efficient]"]
+    lines += [f"base_model: {base}"] if backbone["name"] else []
+    lines += ["---", "", f"# {base}, adapted by {names}", ""]
+    lines += [f"Task: {metadata['task']}.", ""] if "task" in metadata else []
+    labels = [str(label) for label in metadata.get("labels", [])]
+    shown = ", ".join(labels[:20]) + (f", ... ({len(labels)} in all)" if len(labels) > 20 else "")
+    lines += [f"Labels: {shown}.", ""] if labels else []
+    lines += ["```python", "import gossamer as gm", "", 'adapted = gm.load("this folder")', "```", "", "## Cost", ""]
+    lines += [f"- {name.replace('_', ' ')}: {value}" for name, value in config["cost"].items() if not isinstance(value, dict)]
+    if metadata.get("results"):
+        lines += ["", "## Results", ""]
+        lines += [f"- {name}: {value}" for name, value in metadata["results"].items() if not isinstance(value, dict | list)]
+    settings = [f"- {k}: {v}" for m in config["methods"] for k, v in m.items() if k != "method" and v is not None]
+    return "\n".join([*lines, "", "## Settings", "", *settings, ""])
+
+
+def _methods(section: Any) -> list[methods.Method]:
+    if not isinstance(section, list) or not section or not all(isinstance(m, dict) for m in section):
+        raise AdapterError(f"adapter_config.json, methods: expected a list of methods with their settings, found {section!r:.80}")
+    applied = []
+    for i, values in enumerate(section):
+        try:
+            applied.append(methods.from_dict(values))
+        except (ValueError, TypeError, KeyError) as error:
+            raise AdapterError(f"adapter_config.json, methods[{i}]: {error}") from error
+        if applied[-1].name != "peft":
+            storage.check_fields(values, methods.to_dict(applied[-1]), f"adapter_config.json, methods[{i}]")
+    return applied
+
+
+def _check_backbone(backbone: nn.Module, config: dict[str, Any]) -> None:
+    """The same class, with as many blocks of the same width: cheap, and said before anything is placed."""
+    from gossamer import anatomy
+
+    if type(backbone).__name__ != config["backbone"]["class"]:
+        raise AdapterError(
+            f"this adapter is for a {config['backbone']['class']} and the given backbone is a {type(backbone).__name__}; "
+            f"give it {config['backbone']['name'] or 'the model it was trained on'}"
+        )
+    occupant = backbone.__dict__.get(OCCUPANT)
+    found = _stacks(anatomy.read(backbone) if occupant is None else occupant.anatomy)
+    if found != config["stacks"]:
+        raise AdapterError(
+            f"this adapter is for a {config['backbone']['class']} with {_sizes(config['stacks'])}; the given one has {_sizes(found)}"
+        )
+
+
+def _stacks(anatomy: Anatomy) -> dict[str, Any]:
+    return {n: {"blocks": len(b), "width": b[0].sizes.width} for n, b in anatomy.stacks.items()}
+
+
+def _sizes(stacks: Any) -> str:
+    if not isinstance(stacks, dict):
+        return repr(stacks)[:80]
+    return ", ".join(f"{s.get('blocks')} {n} blocks of width {s.get('width')}" for n, s in stacks.items() if isinstance(s, dict))
+
+
+def _backbone(config: dict[str, Any]) -> nn.Module:
+    from gossamer import zoo
+
+    section = config["backbone"]
+    if not section["name"]:
+        raise AdapterError(
+            f"the folder does not say where its {section['class']} came from (it was not loaded by name); give backbone=..."
+        )
+    task = next((t for ending, t in TASKS.items() if section["class"].endswith(ending)), None)
+    labels = config["head"]["outputs"] if task not in (None, "text-generation") and not config["head"]["built"] else None
+    options = dict(section["options"])
+    if section["dtype"] != "float32":
+        options["dtype"] = section["dtype"]
+    return zoo.load(section["name"], task=task, num_labels=labels, revision=section["revision"], **options)
+
+
+def _name(backbone: nn.Module) -> str | None:
+    name = getattr(backbone, "name_or_path", None)
+    if name:
+        return str(name)
+    hub = getattr(backbone, "pretrained_cfg", None) or {}
+    return hub.get("hf_hub_id")
+
+
+def _options(backbone: nn.Module) -> dict[str, Any]:
+    """What timm needs to build the same model again; transformers keeps it in the model's own configuration."""
+    if hasattr(backbone, "config") or not hasattr(backbone, "patch_embed"):
+        return {}
+    size = backbone.patch_embed.img_size
+    return {} if size is None else {"img_size": list(size)}
+
+
+def _image_size(adapted: Adapted) -> dict[str, Any]:
+    size = adapted.metadata.get("preprocessing", {}).get("size")
+    return {} if size is None else {"image_size": size}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _local(folder: str | Path) -> Path:
+    path = Path(folder)
+    if path.exists() or isinstance(folder, Path) or str(folder).count("/") != 1 or str(folder).startswith(("/", ".")):
+        return path
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    files = [storage.CONFIG, storage.TENSORS, storage.CARD]
+    try:
+        return Path(snapshot_download(str(folder), allow_patterns=files))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise AdapterError(f"there is no folder {folder}, and the hub did not give a repository of that name: {error}") from error

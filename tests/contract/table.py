@@ -1,0 +1,205 @@
+"""The rows of the contract: backbones and methods. A new family or method adds a row here, and every promise is tested on it.
+
+Tiny random models with odd, unequal sizes: 3 samples, 2 or 3 blocks, 7 tokens, so that a swapped axis cannot pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+import transformers as tf
+from peft import IA3Config, LoraConfig, OFTConfig
+from torch import Tensor, nn
+
+import gossamer as gm
+
+VISION = {
+    "hidden_size": 12, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 20, "image_size": 16,
+    "patch_size": 4,
+}  # fmt: skip
+DINO = {"hidden_size": 12, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 16, "patch_size": 4, "layerscale_value": 0.3}
+TEXT = {"hidden_size": 12, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 20, "vocab_size": 50}
+LABELS = 3
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A row: how the model is built and what it reads."""
+
+    build: Callable[..., nn.Module]
+    reads: str = "image"  # "image", "text", "both", "seq2seq"
+    num_labels: int | None = None  # for models without a head of their own
+    eager: bool = True  # whether attn_implementation can be chosen
+    generates: bool = False
+    biases: bool = True
+    headless: bool = False  # a language model: nothing but a method can be trained
+
+    def model(self, attention: str = "sdpa") -> nn.Module:
+        torch.manual_seed(1)
+        model = self.build(**({"attn_implementation": attention} if self.eager else {}))
+        with torch.no_grad():
+            for parameter in model.parameters():  # zero biases and unit norms would hide mistakes
+                parameter.add_(0.05 * torch.randn(parameter.shape))
+        return model.eval()
+
+    def inputs(self, batch: int = 3) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(2)
+        pixels = torch.randn(3, 3, 16, 16, generator=generator)[:batch]
+        ids = torch.randint(4, 49, (3, 7), generator=generator)
+        ids[:, -1] = 49
+        mask = torch.ones(3, 7, dtype=torch.long)
+        ids[1, 5:], mask[1, 5:] = 1, 0
+        text = {"input_ids": ids[:batch], "attention_mask": mask[:batch]}
+        if self.reads == "image":
+            return {"pixel_values": pixels}
+        if self.reads == "seq2seq":
+            return {**text, "decoder_input_ids": torch.randint(4, 49, (3, 4), generator=generator)[:batch]}
+        return text if self.reads == "text" else {**text, "pixel_values": pixels}
+
+
+def _of(model: Any, config: Any, values: dict[str, Any], **more: Any) -> Callable[..., nn.Module]:
+    def build(**options: Any) -> nn.Module:
+        return model(config(**values, **more, **options))
+
+    return build
+
+
+def _clip_config(**options: Any) -> tf.CLIPConfig:
+    vision, text = {**VISION, "projection_dim": 8}, {**TEXT, "bos_token_id": 0, "eos_token_id": 49, "projection_dim": 8}
+    return tf.CLIPConfig(vision_config=vision, text_config=text, num_labels=LABELS, projection_dim=8, **options)
+
+
+def _mae(**options: Any) -> nn.Module:
+    return tf.ViTMAEModel(tf.ViTMAEConfig(**VISION, mask_ratio=0.0, **options))
+
+
+def _timm(**options: Any) -> Callable[..., nn.Module]:
+    def build() -> nn.Module:
+        return timm.create_model(
+            "vit_tiny_patch16_224", img_size=16, patch_size=4, embed_dim=12, depth=3, num_heads=2, mlp_ratio=2, **options
+        )
+
+    return build
+
+
+T5 = {"d_model": 12, "d_kv": 5, "d_ff": 20, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 2, "vocab_size": 50}
+T5_IDS = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
+BART = {
+    "d_model": 12, "encoder_layers": 3, "decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 3,
+    "encoder_ffn_dim": 20, "decoder_ffn_dim": 28, "vocab_size": 50, "max_position_embeddings": 40,
+}  # fmt: skip
+BART_IDS = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 2, "forced_eos_token_id": None}
+LLAMA = {**TEXT, "num_key_value_heads": 1, "pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3}
+
+BACKBONES: dict[str, Backbone] = {
+    "vit": Backbone(_of(tf.ViTForImageClassification, tf.ViTConfig, VISION, num_labels=LABELS)),
+    "vit-bare": Backbone(_of(tf.ViTModel, tf.ViTConfig, VISION), num_labels=LABELS),
+    "deit": Backbone(_of(tf.DeiTForImageClassification, tf.DeiTConfig, VISION, num_labels=LABELS)),
+    "deit-distilled": Backbone(_of(tf.DeiTForImageClassificationWithTeacher, tf.DeiTConfig, VISION, num_labels=LABELS)),
+    "dinov2": Backbone(_of(tf.Dinov2ForImageClassification, tf.Dinov2Config, DINO, mlp_ratio=2, num_labels=LABELS)),
+    "dinov2-swiglu": Backbone(_of(tf.Dinov2Model, tf.Dinov2Config, DINO, use_swiglu_ffn=True), num_labels=LABELS),
+    "dinov2-registers": Backbone(
+        _of(tf.Dinov2WithRegistersForImageClassification, tf.Dinov2WithRegistersConfig, DINO, mlp_ratio=2, num_labels=LABELS)
+    ),
+    "clip-vision": Backbone(_of(tf.CLIPForImageClassification, _clip_config, {})),
+    "clip-text": Backbone(
+        _of(tf.CLIPTextModel, tf.CLIPTextConfig, {**TEXT, "bos_token_id": 0, "eos_token_id": 49}), "text", LABELS
+    ),
+    "siglip": Backbone(_of(tf.SiglipVisionModel, tf.SiglipVisionConfig, VISION), num_labels=LABELS),
+    "vit-mae": Backbone(_mae, num_labels=LABELS),
+    "bert": Backbone(_of(tf.BertForSequenceClassification, tf.BertConfig, TEXT, num_labels=LABELS), "text"),
+    "roberta": Backbone(
+        _of(tf.RobertaForSequenceClassification, tf.RobertaConfig, TEXT, num_labels=LABELS, max_position_embeddings=40), "text"
+    ),
+    "vilt": Backbone(
+        _of(tf.ViltForQuestionAnswering, tf.ViltConfig, {**VISION, "vocab_size": 50}, num_labels=LABELS), "both", eager=False
+    ),
+    "t5": Backbone(
+        _of(tf.T5ForConditionalGeneration, tf.T5Config, T5, **T5_IDS), "seq2seq", generates=True, biases=False, headless=True
+    ),
+    "t5-gated-encoder": Backbone(
+        _of(tf.T5EncoderModel, tf.T5Config, T5, feed_forward_proj="gated-gelu", **T5_IDS), "text", LABELS, biases=False
+    ),
+    "bart": Backbone(
+        _of(tf.BartForConditionalGeneration, tf.BartConfig, BART, dropout=0.0, **BART_IDS), "seq2seq", generates=True, headless=True
+    ),
+    "llama": Backbone(_of(tf.LlamaForCausalLM, tf.LlamaConfig, LLAMA), "text", generates=True, biases=False, headless=True),
+    "llama-classifier": Backbone(
+        _of(tf.LlamaForSequenceClassification, tf.LlamaConfig, LLAMA, num_labels=LABELS), "text", biases=False
+    ),
+    "timm": Backbone(_timm(num_classes=LABELS, init_values=0.2), eager=False),
+    "timm-avg": Backbone(_timm(num_classes=LABELS, global_pool="avg", reg_tokens=2, qk_norm=True), eager=False),
+    "timm-bare": Backbone(_timm(num_classes=0), num_labels=LABELS, eager=False),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method as a row: what to pass to `adapt`, and what it promises."""
+
+    method: Any
+    identity: bool = False  # leaves the outputs unchanged at the start
+    exact: bool = True  # finalize() equals the trained model to 1e-6
+
+
+METHODS: dict[str, Row] = {
+    "vpt": Row(gm.VPT(prompts=5)),
+    "vpt-sequence": Row(gm.VPT(prompts=5, form="sequence")),
+    "vpt-shallow": Row(gm.VPT(prompts=4, deep=False)),
+    "vpt-none": Row(gm.VPT(prompts=0), identity=True),
+    "vpt-projected": Row(gm.VPT(prompts=3, project=7, blocks=(0, 2))),
+    "vpt-dropout": Row(gm.VPT(prompts=3, dropout=0.3)),
+    "linear-probe": Row(gm.LinearProbe(), identity=True),
+    "full": Row(gm.FullFineTuning(), identity=True),
+    "bitfit": Row(gm.BitFit(), identity=True),
+    "houlsby": Row(gm.Adapter(rank=5, placement="houlsby"), identity=True),
+    "pfeiffer": Row(gm.Adapter(rank=5, placement="pfeiffer", activation="gelu"), identity=True),
+    "adaptformer": Row(gm.Adapter(rank=5, placement="parallel", scale=0.1, dropout=0.1), identity=True),
+    "parallel-normed": Row(gm.Adapter(rank=5, placement="parallel-normed"), identity=True),
+    "scaled-pa": Row(gm.Adapter(rank=5, placement="parallel-attention", scale=4.0, norm=True, blocks=(1,)), identity=True),
+    "lora": Row(LoraConfig(r=2, lora_alpha=6), identity=True),
+    "lora-roles": Row(LoraConfig(r=2, target_modules=["k", "down"]), identity=True),
+    "ia3": Row(IA3Config(), identity=True),
+    "oft": Row(OFTConfig(r=0, oft_block_size=2), identity=True),
+    "vpt+lora": Row([gm.VPT(prompts=3), LoraConfig(r=2)]),
+    "vpt+adapter": Row([gm.VPT(prompts=3, deep=False), gm.VPT(prompts=2, form="sequence"), gm.Adapter(rank=3)]),
+}
+
+
+def unfit(backbone: Backbone, row: Row) -> str | None:
+    """Why a pair is not in the table; `test_contract.py` sees that such a pair is refused."""
+    if isinstance(row.method, gm.BitFit) and not backbone.biases:
+        return "no bias vectors"
+    nothing = isinstance(row.method, gm.LinearProbe) or (isinstance(row.method, gm.VPT) and row.method.prompts == 0)
+    return "nothing would be trained" if nothing and backbone.headless else None
+
+
+def adapt(backbone: Backbone, row: Row, attention: str = "sdpa") -> gm.Adapted:
+    """The pair, adapted and in evaluation mode."""
+    torch.manual_seed(3)
+    options = {} if backbone.num_labels is None else {"num_labels": backbone.num_labels}
+    return gm.adapt(backbone.model(attention), row.method, **options).eval()
+
+
+def disturb(adapted: gm.Adapted) -> gm.Adapted:
+    """As after training: everything trainable moves, so that no zero start hides a mistake."""
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for parameter in adapted.trainable().values():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
+    return adapted
+
+
+def run(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """Logits, or states where there is no head. ViLT and MAE shuffle patches: the seed makes runs comparable."""
+    torch.manual_seed(5)
+    if "timm" in type(model).__module__:
+        return model(inputs["pixel_values"])
+    output = model(**inputs)
+    if isinstance(output, Tensor):
+        return output
+    return output.logits if "logits" in output else output.last_hidden_state
