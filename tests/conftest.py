@@ -11,7 +11,9 @@ REFERENCE = Path(__file__).parent / "reference" / "data"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--reference-dir", type=Path, default=REFERENCE, help="folder of NAME.safetensors + NAME.json cases")
+    parser.addoption(
+        "--reference-dir", type=Path, default=REFERENCE, help="folder of NAME.safetensors + NAME.json cases"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -26,7 +26,21 @@ _WHERE = {
 }
 _MODULES = ("anatomy", "cost", "data", "evaluate", "methods", "storage", "train", "zoo")
 
-__all__ = ["__version__", *_WHERE]
+__all__ = [
+    "METHODS",
+    "VPT",
+    "Adapted",
+    "Adapter",
+    "AdapterError",
+    "BitFit",
+    "CostSheet",
+    "FullFineTuning",
+    "LinearProbe",
+    "__version__",
+    "adapt",
+    "load",
+    "read",
+]
 
 if TYPE_CHECKING:
     from gossamer.adapted import Adapted as Adapted

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import ImageClassifierOutput, SequenceClassifierOutput
 
 from gossamer import anatomy as anatomy_module
-from gossamer import heads, methods, storage
+from gossamer import checkpointing, heads, methods, storage
 from gossamer.anatomy import Anatomy
 from gossamer.methods.base import Method
 
@@ -35,7 +35,9 @@ class Adapted(nn.Module):
         train_head: whether the head is trained. It is saved either way.
     """
 
-    def __init__(self, backbone: nn.Module, applied: Sequence[Method], *, num_labels: int | None = None, train_head: bool = True):
+    def __init__(
+        self, backbone: nn.Module, applied: Sequence[Method], *, num_labels: int | None = None, train_head: bool = True
+    ):
         super().__init__()
         self.backbone = backbone
         self.applied = tuple(sorted(applied, key=lambda m: m.name != "peft"))
@@ -60,11 +62,12 @@ class Adapted(nn.Module):
         if other is not None:
             other.detach()
         self.anatomy = anatomy_module.read(self.backbone)
+        self.anatomy.check_whole_input()
         self.anatomy.heads = heads.find(self.backbone, self.anatomy)
         self._before = {
             "grad": {n: p.requires_grad for n, p in self.backbone.named_parameters()},
             "train": {n: m.training for n, m in self.backbone.named_modules()},
-            "labels": _labels(self.backbone),
+            "labels": heads.label_counts(self.backbone),
         }
         self.fingerprint = _fingerprint(self.anatomy)
         self._originals: dict[str, Tensor] = {}
@@ -82,7 +85,8 @@ class Adapted(nn.Module):
         return self
 
     def _place(self) -> None:
-        self._place_head()
+        if self.num_labels is not None:
+            self.head_built = heads.place(self.anatomy, self.num_labels)
         for parameter in self.backbone.parameters():
             parameter.requires_grad_(False)
         for method in self.applied:
@@ -96,49 +100,6 @@ class Adapted(nn.Module):
                 f"nothing would be trained: {', '.join(m.name for m in self.applied) or 'no method'} trains no part of "
                 f"{type(self.backbone).__name__} and there is no head; give num_labels=... for a head, or a method such as VPT()"
             )
-
-    def _place_head(self) -> None:
-        found = self.anatomy.heads
-        if self.num_labels is None:
-            return
-        if not found:
-            output = getattr(self.backbone, "get_output_embeddings", lambda: None)()
-            if output is not None:
-                raise ValueError(
-                    f"{type(self.backbone).__name__} is a language model; num_labels={self.num_labels} asks for a classifier: "
-                    "load the bare encoder, or the ...ForSequenceClassification class"
-                )
-            width = self._feature_width()
-            first = next(self.backbone.parameters())
-            self.head_built = nn.Linear(width, self.num_labels, device=first.device, dtype=first.dtype)
-            return
-        for name, head in found.items():
-            if heads.outputs(head) != self.num_labels:
-                self._resize(name, head)
-        self.anatomy.heads = {name: self.backbone.get_submodule(name) for name in found}
-        if hasattr(self.backbone, "config"):
-            self.backbone.config.num_labels = self.num_labels  # type: ignore[union-attr]
-        if hasattr(self.backbone, "num_labels"):
-            self.backbone.num_labels = self.num_labels  # type: ignore[assignment]
-        if hasattr(self.backbone, "num_classes"):
-            self.backbone.num_classes = self.num_labels  # type: ignore[assignment]
-
-    def _resize(self, name: str, head: nn.Module) -> None:
-        new = copy.deepcopy(head)
-        last = heads.last_linear(head)
-        linear = nn.Linear(last.in_features, self.num_labels or 0, bias=last.bias is not None, device=last.weight.device)
-        linear = linear.to(last.weight.dtype)
-        path = next(n for n, m in head.named_modules() if m is last)
-        if path:
-            parent, _, child = path.rpartition(".")
-            setattr(new.get_submodule(parent), child, linear)
-        self.anatomy.swap(name, new if path else linear)
-
-    def _feature_width(self) -> int:
-        block = self.anatomy.blocks()[-1]
-        owner = self.anatomy.owner()
-        projection = getattr(getattr(owner, "config", None), "hidden_size", None)
-        return int(projection or block.sizes.width)
 
     def detach(self) -> nn.Module:
         """Takes everything off the backbone and returns it, bit for bit as it was. `attach` puts it back."""
@@ -156,8 +117,7 @@ class Adapted(nn.Module):
             self.backbone.get_parameter(name).requires_grad_(flag)
         for name, mode in self._before["train"].items():
             self.backbone.get_submodule(name).training = mode
-        for name, value in self._before["labels"].items():
-            _set_label_count(self.backbone, name, value)
+        heads.restore_label_counts(self.backbone, self._before["labels"])
         self.methods, self.head_built = nn.ModuleDict(), None
         del self.backbone.__dict__[OCCUPANT]
         return self.backbone
@@ -254,20 +214,8 @@ class Adapted(nn.Module):
             for head in self.head_modules().values():
                 head.train(mode and self.train_head)
             for block in self.anatomy if mode else ():
-                self._checkpointed(block.module)
+                checkpointing.prepare(block.module)
         return self
-
-    def _checkpointed(self, block: nn.Module) -> None:
-        """transformers checkpoints a block only while the block itself (not what is inside) is in training mode."""
-        if not getattr(block, "gradient_checkpointing", False):
-            return
-        rate = getattr(block, "dropout", 0.0)
-        if isinstance(rate, float) and rate > 0:
-            raise ValueError(
-                f"{type(block).__name__} draws dropout whenever it checkpoints (rate {rate}), and a frozen backbone must not: "
-                "load the model with dropout=0.0, or train without gradient checkpointing"
-            )
-        block.training = True
 
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
@@ -275,16 +223,7 @@ class Adapted(nn.Module):
         """Trades time for memory: blocks compute their activations again in the backward pass. Never re-entrant, because
         methods reach blocks from outside their arguments. `options` are those of transformers (`every_n_layers`, `offload`).
         """
-        kwargs = dict(activation_checkpointing_kwargs or {})
-        if kwargs.setdefault("use_reentrant", False):
-            raise ValueError("use_reentrant=True would lose the gradients of what methods place in a block; use False")
-        backbone: Any = self.backbone
-        if hasattr(backbone, "set_grad_checkpointing"):  # timm
-            backbone.set_grad_checkpointing(True)
-        elif hasattr(backbone, "activation_checkpointing_enable"):
-            backbone.activation_checkpointing_enable(kwargs, **options)
-        else:  # transformers before activation_checkpointing_enable
-            backbone.gradient_checkpointing_enable(kwargs, **options)
+        checkpointing.enable(self.backbone, activation_checkpointing_kwargs, **options)
         self.checkpointing = True
         self.train(self.training)
 
@@ -296,19 +235,10 @@ class Adapted(nn.Module):
 
     def activation_checkpointing_disable(self) -> None:
         """Keeps activations again."""
-        backbone: Any = self.backbone
-        if not self.checkpointing:
-            return
-        if hasattr(backbone, "set_grad_checkpointing"):
-            backbone.set_grad_checkpointing(False)
-        elif hasattr(backbone, "activation_checkpointing_disable"):
-            backbone.activation_checkpointing_disable()
-            backbone.disable_input_require_grads()
-        else:
-            backbone.gradient_checkpointing_disable()
-            backbone.disable_input_require_grads()
-        self.checkpointing = False
-        self.train(self.training)
+        if self.checkpointing:
+            checkpointing.disable(self.backbone)
+            self.checkpointing = False
+            self.train(self.training)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -348,7 +278,9 @@ class Adapted(nn.Module):
             tensors |= {f"{name}.{k}": v for k, v in tree.state_dict(keep_vars=True).items()}
         return tensors | self._head_parameters()
 
-    def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> dict[str, Any]:
+    def state_dict(
+        self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False
+    ) -> dict[str, Any]:
         """Only what belongs to the adapter: `<method>.<stack>.blocks.<i>....` and `head....`; never the frozen backbone."""
         own = {prefix + k: v if keep_vars else v.detach() for k, v in self._own().items()}
         if destination is not None:
@@ -400,6 +332,7 @@ class Adapted(nn.Module):
         model = copy.deepcopy(self).eval()
         for tree in model.methods.values():
             tree.finalize()  # type: ignore[operator]
+        model.anatomy.fuse()
         backbone = model.backbone
         del backbone.__dict__[OCCUPANT]
         for parameter in [*model.parameters(), *backbone.parameters()]:
@@ -418,7 +351,8 @@ class Finished(nn.Module):
 
     def __init__(self, adapted: Adapted, placed: nn.ModuleDict):
         super().__init__()
-        self.backbone, self.head = adapted.backbone, adapted.head_built
+        self.backbone: Any = adapted.backbone
+        self.head = adapted.head_built
         if placed:
             self.gossamer = placed
         stack = adapted.anatomy.blocks()[0].stack
@@ -432,7 +366,9 @@ class Finished(nn.Module):
             output = self.backbone(*args, **inputs)
             features = heads.read_out(self.readout, output, inputs.get("attention_mask"), self.vision)
         else:
-            features = self.backbone.forward_head(self.backbone.forward_features(*args, *inputs.values()), pre_logits=True)
+            features = self.backbone.forward_head(
+                self.backbone.forward_features(*args, *inputs.values()), pre_logits=True
+            )
         answer = ImageClassifierOutput if self.vision else SequenceClassifierOutput
         return answer(logits=self.head(features))  # type: ignore[misc]
 
@@ -481,16 +417,3 @@ def _fingerprint(anatomy: Anatomy) -> str | None:
     if any(p.device.type == "meta" for _, p in tensors):
         return None
     return storage.fingerprint(tensors)
-
-
-def _labels(model: nn.Module) -> dict[str, Any]:
-    found = {name: getattr(model, name) for name in ("num_labels", "num_classes") if name in model.__dict__}
-    config = getattr(model, "config", None)
-    if config is not None and "id2label" in config.__dict__:
-        found["id2label"] = dict(config.id2label)
-        found["label2id"] = dict(config.label2id)
-    return found
-
-
-def _set_label_count(model: nn.Module, name: str, value: Any) -> None:
-    setattr(getattr(model, "config", model) if name.endswith(("2label", "2id")) else model, name, value)

@@ -83,6 +83,9 @@ class Stack:
     own_attention: type[nn.Module] | None = None
     relative_bias: bool = False  # the first block computes a bias that the others receive
     returns_tuple: bool = False  # a block returns (states, ...) and not the states alone
+    needs_zero: str | None = (
+        None  # an attribute of the owner; above 0 it sees only a part of its input, and cannot be adapted
+    )
 
 
 class Sizes(NamedTuple):
@@ -95,11 +98,14 @@ class Sizes(NamedTuple):
     ffn_matrices: int
     cross_inner: int = 0
 
-    def macs(self, queries: int, keys: int | None = None) -> int:
-        """Multiply-adds of the block's Linears and attention products for `queries` tokens over `keys` keys (default: equal)."""
-        keys = queries if keys is None else keys
-        linears = 2 * self.width * self.inner + 2 * self.width * self.inner_kv + self.ffn_matrices * self.width * self.ffn
-        return queries * linears + 2 * queries * keys * self.inner
+    def macs(self, tokens: int, context: int = 0) -> int:
+        """Multiply-adds of the block's Linears and attention products for `tokens` tokens of one sample.
+
+        `context` counts the encoder's states that cross-attention reads, where the block has one.
+        """
+        own = 2 * self.width * (self.inner + self.inner_kv) + self.ffn_matrices * self.width * self.ffn
+        cross = 2 * (tokens + context) * self.width * self.cross_inner + 2 * tokens * context * self.cross_inner
+        return tokens * own + 2 * tokens * tokens * self.inner + cross
 
 
 class Block:
@@ -133,7 +139,7 @@ class Block:
             raise KeyError(f"no part {role!r}: a block of the {self.stack.name} stack has {', '.join(roles)}")
         return roles[role]
 
-    def part(self, role: str) -> nn.Module:
+    def part(self, role: str) -> Any:
         """The module that plays `role` now."""
         path = self.path(role)
         if path is None:
@@ -230,6 +236,21 @@ class Anatomy:
         heads = {id(p) for head in self.heads.values() for p in head.parameters()}
         return ((name, p) for name, p in self.model.named_parameters() if id(p) not in heads)
 
+    def check_whole_input(self) -> None:
+        """Nothing, if every stack sees its whole input.
+
+        Raises:
+            ValueError: one is set up for masked pre-training.
+        """
+        for name, blocks in self.stacks.items():
+            path = blocks[0].stack.needs_zero
+            value = 0 if path is None else _attribute(self.owner(name), path)
+            if value:
+                raise ValueError(
+                    f"{type(self.owner(name)).__name__} leaves out {value:.0%} of its input at random ({path}={value}), which is for "
+                    f"pre-training: set {path} to 0, or load the weights into the plain class (ViTModel)"
+                )
+
     # ---- verbs ----
 
     def add(self, block: Block, branch: Branch, part: Part, *, normed: bool = True) -> None:
@@ -264,6 +285,12 @@ class Anatomy:
         fused = block.stack.attention.fused
         if fused is not None and not _has(block.module, block.stack.attention.q):
             self._do(seams.Swapped(self.model, f"{block.name}.{fused}", seams.SplitLinear(_get(block.module, fused))))
+
+    def fuse(self) -> None:
+        """What `split` made three of becomes one Linear again, where all three are plain Linears by now."""
+        for change in self.log:
+            if isinstance(change, seams.Swapped) and isinstance(change.new, seams.SplitLinear) and change.new.plain:
+                setattr(change.parent, change.child, change.new.fused())
 
     def middle(self, block: Block, part: Part) -> None:
         """The residual stream between attention and FFN, x, becomes x + part(x)."""
@@ -353,7 +380,9 @@ def read(model: nn.Module) -> Anatomy:
                 continue  # the same list, reached through a wrapper of the owner
             problem = _missing_part(found[0], stack)
             if problem is not None:
-                missing.append(f"{name or type(module).__name__}.{stack.blocks}.0 ({type(found[0]).__name__}) {problem}")
+                missing.append(
+                    f"{name or type(module).__name__}.{stack.blocks}.0 ({type(found[0]).__name__}) {problem}"
+                )
                 continue
             if stack.name in stacks:
                 raise TypeError(f"{type(model).__name__} has two {stack.name} stacks, {owners[stack.name]} and {name}")
@@ -405,12 +434,16 @@ def _prefix(owner: nn.Module, stack: Stack) -> int:
     if isinstance(stack.prefix, int):
         return stack.prefix
     for path in stack.prefix:
-        value: Any = owner
-        for name in path.split("."):
-            value = getattr(value, name, None)
+        value = _attribute(owner, path)
         if value is not None:
             return int(value) + stack.extra_prefix
     raise TypeError(f"{type(owner).__name__} has none of {', '.join(stack.prefix)}: cannot count its prefix tokens")
+
+
+def _attribute(owner: Any, path: str) -> Any:
+    for name in path.split("."):
+        owner = getattr(owner, name, None)
+    return owner
 
 
 def _has(module: nn.Module, path: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from gossamer.anatomy import Anatomy
 
 
-def find(model: nn.Module, anatomy: Anatomy) -> dict[str, nn.Module]:
+def find(model: Any, anatomy: Anatomy) -> dict[str, nn.Module]:
     """Task heads that a model brings, by name; none for a bare backbone or a language model.
 
     In a Hugging Face task model (`...For...`), every child with parameters that neither runs blocks nor embeds tokens. The output
@@ -27,7 +28,9 @@ def find(model: nn.Module, anatomy: Anatomy) -> dict[str, nn.Module]:
     for name, child in model.named_children():
         runs_blocks = any(owner == name or owner.startswith(f"{name}.") for owner in anatomy.owners.values())
         runs_blocks = runs_blocks or any(b.name.startswith(f"{name}.") for b in anatomy)
-        if not (runs_blocks or child is output or isinstance(child, nn.Embedding) or next(child.parameters(), None) is None):
+        if not (
+            runs_blocks or child is output or isinstance(child, nn.Embedding) or next(child.parameters(), None) is None
+        ):
             heads[name] = child
     return heads
 
@@ -50,6 +53,68 @@ def last_linear(head: nn.Module) -> nn.Linear:
     return linears[-1]
 
 
+def place(anatomy: Anatomy, num_labels: int) -> nn.Linear | None:
+    """Gives a model a head with `num_labels` outputs: one that it has is resized in place, else a new Linear is returned.
+
+    Raises:
+        ValueError: the model is a language model, whose output layer is no classifier.
+    """
+    model: Any = anatomy.model
+    if not anatomy.heads:
+        if getattr(model, "get_output_embeddings", lambda: None)() is not None:
+            raise ValueError(
+                f"{type(model).__name__} is a language model; num_labels={num_labels} asks for a classifier: "
+                "load the bare encoder, or the ...ForSequenceClassification class"
+            )
+        first = next(model.parameters())
+        width = getattr(getattr(anatomy.owner(), "config", None), "hidden_size", anatomy.blocks()[-1].sizes.width)
+        return nn.Linear(width, num_labels, device=first.device, dtype=first.dtype)
+    for name, head in anatomy.heads.items():
+        if outputs(head) != num_labels:
+            anatomy.swap(name, _resized(head, num_labels))
+    anatomy.heads = {name: model.get_submodule(name) for name in anatomy.heads}
+    for holder, attribute in (
+        (getattr(model, "config", None), "num_labels"),
+        (model, "num_labels"),
+        (model, "num_classes"),
+    ):
+        if hasattr(holder, attribute):
+            setattr(holder, attribute, num_labels)
+    return None
+
+
+def _resized(head: nn.Module, num_labels: int) -> nn.Module:
+    """A copy of a head whose last Linear is a fresh one with `num_labels` rows."""
+    last = last_linear(head)
+    options = {"bias": last.bias is not None, "device": last.weight.device, "dtype": last.weight.dtype}
+    linear = nn.Linear(last.in_features, num_labels, **options)
+    path = next(name for name, module in head.named_modules() if module is last)
+    if not path:
+        return linear
+    new = copy.deepcopy(head)
+    parent, _, child = path.rpartition(".")
+    setattr(new.get_submodule(parent), child, linear)
+    return new
+
+
+def label_counts(model: Any) -> dict[str, Any]:
+    """What a model says about its labels, for `restore_label_counts`."""
+    config = getattr(model, "config", None)
+    known = {} if config is None or "id2label" not in config.__dict__ else config.__dict__
+    return {
+        "model": {n: model.__dict__[n] for n in ("num_labels", "num_classes") if n in model.__dict__},
+        "config": {n: dict(known[n]) for n in ("id2label", "label2id") if known.get(n) is not None},
+    }
+
+
+def restore_label_counts(model: Any, counts: dict[str, Any]) -> None:
+    """Gives a model back what it said about its labels."""
+    for name, value in counts["model"].items():
+        setattr(model, name, value)
+    for name, value in counts["config"].items():
+        setattr(model.config, name, value)
+
+
 def read_out(kind: str, output: Any, mask: Tensor | None, patches: bool) -> Tensor:
     """One vector a sample [B, d] from a backbone's output, as `Stack.readout` says."""
     if kind == "pooled":
@@ -59,13 +124,15 @@ def read_out(kind: str, output: Any, mask: Tensor | None, patches: bool) -> Tens
         return pooled
     states = output if isinstance(output, Tensor) else output.last_hidden_state
     if mask is None or patches or mask.shape[1] != states.shape[1]:
-        mask = states.new_ones(states.shape[:2])
+        seen = states.new_ones(states.shape[:2])
+    else:
+        seen = mask.to(states.dtype)
     if kind == "mean":
-        weights = mask.to(states.dtype)[:, :, None]
+        weights = seen[:, :, None]
         return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
     if kind == "last":
         steps = torch.arange(states.shape[1], device=states.device)
-        return states[torch.arange(len(states), device=states.device), (steps * mask.long()).argmax(dim=1)]
+        return states[torch.arange(len(states), device=states.device), (steps * seen.long()).argmax(dim=1)]
     return states[:, 0]
 
 

@@ -28,7 +28,9 @@ def join(module: nn.Module, keys: Tensor, values: Tensor) -> tuple[Tensor, Tenso
     batch, heads, _, width = keys.shape
     joined_keys, joined_values, count = [keys], [values], 0
     for part in memories(module):
-        own_keys, own_values = (rows.to(keys.dtype).unflatten(-1, (heads, width)).transpose(1, 2) for rows in part(batch))
+        own_keys, own_values = (
+            rows.to(keys.dtype).unflatten(-1, (heads, width)).transpose(1, 2) for rows in part(batch)
+        )
         if isinstance(module, OwnAttention):
             own_keys = module.normalise_keys(own_keys)
         joined_keys.insert(0, own_keys.expand(batch, -1, -1, -1))
@@ -98,7 +100,13 @@ def eager_with_memory(
 
 
 def _joined(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, bias: Tensor | None, causal: bool | None
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    causal: bool | None,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, bool]:
     causal = bool(getattr(module, "is_causal", False)) if causal is None else bool(causal)
     length = query.shape[2]
@@ -241,11 +249,13 @@ def obstacle(block: Block) -> str | None:
     return None
 
 
-def call(block: Block, attention: nn.Module, x: Tensor) -> Tensor:
+def call(block: Block, attention: Any, x: Tensor) -> Tensor:
     """One bare call of a self-attention module: no mask, no rotation."""
     kwargs: dict[str, Any] = {}
     if "position_embeddings" in type(attention).forward.__code__.co_varnames:
-        ones = torch.ones(1, x.shape[1], block.sizes.inner // attention.config.num_attention_heads, dtype=x.dtype, device=x.device)
+        ones = torch.ones(
+            1, x.shape[1], block.sizes.inner // attention.config.num_attention_heads, dtype=x.dtype, device=x.device
+        )
         kwargs["position_embeddings"] = (ones, torch.zeros_like(ones))
     output = attention(x, **kwargs)
     return output[0] if isinstance(output, tuple) else output

@@ -142,17 +142,23 @@ def card(config: dict[str, Any]) -> str:
     shown = ", ".join(labels[:20]) + (f", ... ({len(labels)} in all)" if len(labels) > 20 else "")
     lines += [f"Labels: {shown}.", ""] if labels else []
     lines += ["```python", "import gossamer as gm", "", 'adapted = gm.load("this folder")', "```", "", "## Cost", ""]
-    lines += [f"- {name.replace('_', ' ')}: {value}" for name, value in config["cost"].items() if not isinstance(value, dict)]
+    lines += [
+        f"- {name.replace('_', ' ')}: {value}" for name, value in config["cost"].items() if not isinstance(value, dict)
+    ]
     if metadata.get("results"):
         lines += ["", "## Results", ""]
-        lines += [f"- {name}: {value}" for name, value in metadata["results"].items() if not isinstance(value, dict | list)]
+        lines += [
+            f"- {name}: {value}" for name, value in metadata["results"].items() if not isinstance(value, dict | list)
+        ]
     settings = [f"- {k}: {v}" for m in config["methods"] for k, v in m.items() if k != "method" and v is not None]
     return "\n".join([*lines, "", "## Settings", "", *settings, ""])
 
 
 def _methods(section: Any) -> list[methods.Method]:
     if not isinstance(section, list) or not section or not all(isinstance(m, dict) for m in section):
-        raise AdapterError(f"adapter_config.json, methods: expected a list of methods with their settings, found {section!r:.80}")
+        raise AdapterError(
+            f"adapter_config.json, methods: expected a list of methods with their settings, found {section!r:.80}"
+        )
     applied = []
     for i, values in enumerate(section):
         try:
@@ -188,7 +194,9 @@ def _stacks(anatomy: Anatomy) -> dict[str, Any]:
 def _sizes(stacks: Any) -> str:
     if not isinstance(stacks, dict):
         return repr(stacks)[:80]
-    return ", ".join(f"{s.get('blocks')} {n} blocks of width {s.get('width')}" for n, s in stacks.items() if isinstance(s, dict))
+    return ", ".join(
+        f"{s.get('blocks')} {n} blocks of width {s.get('width')}" for n, s in stacks.items() if isinstance(s, dict)
+    )
 
 
 def _backbone(config: dict[str, Any]) -> nn.Module:
@@ -200,7 +208,9 @@ def _backbone(config: dict[str, Any]) -> nn.Module:
             f"the folder does not say where its {section['class']} came from (it was not loaded by name); give backbone=..."
         )
     task = next((t for ending, t in TASKS.items() if section["class"].endswith(ending)), None)
-    labels = config["head"]["outputs"] if task not in (None, "text-generation") and not config["head"]["built"] else None
+    labels = (
+        config["head"]["outputs"] if task not in (None, "text-generation") and not config["head"]["built"] else None
+    )
     options = dict(section["options"])
     if section["dtype"] != "float32":
         options["dtype"] = section["dtype"]
@@ -215,7 +225,7 @@ def _name(backbone: nn.Module) -> str | None:
     return hub.get("hf_hub_id")
 
 
-def _options(backbone: nn.Module) -> dict[str, Any]:
+def _options(backbone: Any) -> dict[str, Any]:
     """What timm needs to build the same model again; transformers keeps it in the model's own configuration."""
     if hasattr(backbone, "config") or not hasattr(backbone, "patch_embed"):
         return {}
@@ -246,4 +256,6 @@ def _local(folder: str | Path) -> Path:
     try:
         return Path(snapshot_download(str(folder), allow_patterns=files))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise AdapterError(f"there is no folder {folder}, and the hub did not give a repository of that name: {error}") from error
+        raise AdapterError(
+            f"there is no folder {folder}, and the hub did not give a repository of that name: {error}"
+        ) from error

@@ -59,6 +59,7 @@ class Added(Change):
         self.x: Tensor | None = None
 
     def apply(self) -> None:
+        """Hooks in."""
         self.handles = [
             self.enter.register_forward_pre_hook(self.entered),
             self.leave.register_forward_hook(self.left),
@@ -86,6 +87,7 @@ class MiddlePreNorm(Change):
         self.addition: Tensor | None = None
 
     def apply(self) -> None:
+        """Hooks in."""
         self.handles = [
             self.norm.register_forward_pre_hook(self.before_norm),
             self.block.register_forward_hook(self.after_block),
@@ -99,6 +101,7 @@ class MiddlePreNorm(Change):
     def after_block(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """The block's last sum, which used x, gets part(x) as well."""
         addition, self.addition = self.addition, None
+        assert addition is not None, "the norm runs before the block ends"
         return with_states(output, states(output) + addition)
 
 
@@ -110,6 +113,7 @@ class MiddlePostNorm(Change):
         self.norm, self.part = norm, part
 
     def apply(self) -> None:
+        """Hooks in."""
         self.handles = [self.norm.register_forward_hook(self.after_norm)]
 
     def after_norm(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
@@ -125,6 +129,7 @@ class Observed(Change):
         self.block, self.part = block, part
 
     def apply(self) -> None:
+        """Hooks in."""
         self.handles = [self.block.register_forward_pre_hook(self.before, with_kwargs=True)]
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -142,9 +147,11 @@ class Swapped(Change):
         self.old, self.new = getattr(self.parent, self.child), module
 
     def apply(self) -> None:
+        """Puts the new module in place."""
         setattr(self.parent, self.child, self.new)
 
     def revert(self) -> None:
+        """Puts the old module back."""
         setattr(self.parent, self.child, self.old)
 
 
@@ -177,6 +184,10 @@ class Shortcut(nn.Module):
 class SplitLinear(nn.Module):
     """A fused qkv Linear as three Linears `q`, `k`, `v` over views of its weights (same storage, same values)."""
 
+    q: nn.Linear
+    k: nn.Linear
+    v: nn.Linear
+
     def __init__(self, fused: nn.Linear):
         super().__init__()
         d = fused.out_features // 3
@@ -192,6 +203,21 @@ class SplitLinear(nn.Module):
         """[B, N, d] -> [B, N, 3d], as the fused Linear."""
         return torch.cat([self.q(x), self.k(x), self.v(x)], dim=-1)
 
+    @property
+    def plain(self) -> bool:
+        """Whether no third is rewritten."""
+        return all(type(third) is nn.Linear for third in (self.q, self.k, self.v))
+
+    def fused(self) -> nn.Linear:
+        """The three as one Linear with weights of its own."""
+        thirds = [self.q, self.k, self.v]
+        rows = sum(t.out_features for t in thirds)
+        linear = nn.Linear(self.q.in_features, rows, bias=self.q.bias is not None, device="meta")
+        linear.weight = nn.Parameter(torch.cat([t.weight.data for t in thirds]), requires_grad=False)
+        if self.q.bias is not None:
+            linear.bias = nn.Parameter(torch.cat([t.bias.data for t in thirds]), requires_grad=False)
+        return linear
+
 
 class Remembered(Change):
     """Self-attention that also attends to keys and values which a part supplies (see `gossamer.memory`)."""
@@ -202,12 +228,14 @@ class Remembered(Change):
         self.undo: Any = None
 
     def apply(self) -> None:
+        """Gives the attention its memory; TypeError where a probe shows that it cannot have one."""
         reason = memory_obstacle(self.block)
         if reason is not None:
             raise TypeError(f"{self.block.name} cannot remember extra keys and values: {reason}")
         self.undo = memory.attach(self.block, self.part)
 
     def revert(self) -> None:
+        """Takes the memory away."""
         memory.detach(self.block, self.part, self.undo)
 
 
@@ -229,6 +257,7 @@ class Inserted(Change):
         self.count = 0
 
     def apply(self) -> None:
+        """Hooks into every block of the span."""
         for i, block in enumerate(self.span):
             leaves = i == len(self.span) - 1 and not self.stay
             widened = WidenedBlock(self, block, enters=i == 0, leaves=leaves)
@@ -250,7 +279,9 @@ class WidenedBlock:
         self.names = [p for p in inspect.signature(block.module.forward).parameters if p not in ("args", "kwargs")]
         self.present = True  # whether the tokens are in the sequence now; in decoding they are in the cache only
 
-    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def before(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The block's arguments with the tokens in the states and room for them everywhere else."""
         given = dict(zip(self.names, args, strict=False)) | kwargs
         x = given[self.names[0]]
@@ -404,8 +435,14 @@ def widen_mask(mask: Tensor, at: int, count: int, *, causal: bool, rows: bool) -
     if causal:
         own = mask.new_full(shape, hidden)
         own[..., :count] = torch.where(
-            torch.ones(count, count, dtype=torch.bool, device=mask.device).tril(), mask.new_tensor(visible), mask.new_tensor(hidden)
+            torch.ones(count, count, dtype=torch.bool, device=mask.device).tril(),
+            mask.new_tensor(visible),
+            mask.new_tensor(hidden),
         )
     else:
-        own = (mask.amax(dim=-2, keepdim=True) if additive else mask.any(dim=-2, keepdim=True)).to(mask.dtype).expand(shape)
+        own = (
+            (mask.amax(dim=-2, keepdim=True) if additive else mask.any(dim=-2, keepdim=True))
+            .to(mask.dtype)
+            .expand(shape)
+        )
     return torch.cat([mask[..., :at, :], own, mask[..., at:, :]], dim=-2)

@@ -21,7 +21,14 @@ VISION = {
     "hidden_size": 12, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 20, "image_size": 16,
     "patch_size": 4,
 }  # fmt: skip
-DINO = {"hidden_size": 12, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 16, "patch_size": 4, "layerscale_value": 0.3}
+DINO = {
+    "hidden_size": 12,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": 16,
+    "patch_size": 4,
+    "layerscale_value": 0.3,
+}
 TEXT = {"hidden_size": 12, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 20, "vocab_size": 50}
 LABELS = 3
 
@@ -80,7 +87,14 @@ def _mae(**options: Any) -> nn.Module:
 def _timm(**options: Any) -> Callable[..., nn.Module]:
     def build() -> nn.Module:
         return timm.create_model(
-            "vit_tiny_patch16_224", img_size=16, patch_size=4, embed_dim=12, depth=3, num_heads=2, mlp_ratio=2, **options
+            "vit_tiny_patch16_224",
+            img_size=16,
+            patch_size=4,
+            embed_dim=12,
+            depth=3,
+            num_heads=2,
+            mlp_ratio=2,
+            **options,
         )
 
     return build
@@ -92,7 +106,13 @@ BART = {
     "d_model": 12, "encoder_layers": 3, "decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 3,
     "encoder_ffn_dim": 20, "decoder_ffn_dim": 28, "vocab_size": 50, "max_position_embeddings": 40,
 }  # fmt: skip
-BART_IDS = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 2, "forced_eos_token_id": None}
+BART_IDS = {
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 2,
+    "forced_eos_token_id": None,
+}
 LLAMA = {**TEXT, "num_key_value_heads": 1, "pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3}
 
 BACKBONES: dict[str, Backbone] = {
@@ -103,7 +123,13 @@ BACKBONES: dict[str, Backbone] = {
     "dinov2": Backbone(_of(tf.Dinov2ForImageClassification, tf.Dinov2Config, DINO, mlp_ratio=2, num_labels=LABELS)),
     "dinov2-swiglu": Backbone(_of(tf.Dinov2Model, tf.Dinov2Config, DINO, use_swiglu_ffn=True), num_labels=LABELS),
     "dinov2-registers": Backbone(
-        _of(tf.Dinov2WithRegistersForImageClassification, tf.Dinov2WithRegistersConfig, DINO, mlp_ratio=2, num_labels=LABELS)
+        _of(
+            tf.Dinov2WithRegistersForImageClassification,
+            tf.Dinov2WithRegistersConfig,
+            DINO,
+            mlp_ratio=2,
+            num_labels=LABELS,
+        )
     ),
     "clip-vision": Backbone(_of(tf.CLIPForImageClassification, _clip_config, {})),
     "clip-text": Backbone(
@@ -113,21 +139,33 @@ BACKBONES: dict[str, Backbone] = {
     "vit-mae": Backbone(_mae, num_labels=LABELS),
     "bert": Backbone(_of(tf.BertForSequenceClassification, tf.BertConfig, TEXT, num_labels=LABELS), "text"),
     "roberta": Backbone(
-        _of(tf.RobertaForSequenceClassification, tf.RobertaConfig, TEXT, num_labels=LABELS, max_position_embeddings=40), "text"
+        _of(tf.RobertaForSequenceClassification, tf.RobertaConfig, TEXT, num_labels=LABELS, max_position_embeddings=40),
+        "text",
     ),
     "vilt": Backbone(
-        _of(tf.ViltForQuestionAnswering, tf.ViltConfig, {**VISION, "vocab_size": 50}, num_labels=LABELS), "both", eager=False
+        _of(tf.ViltForQuestionAnswering, tf.ViltConfig, {**VISION, "vocab_size": 50}, num_labels=LABELS),
+        "both",
+        eager=False,
     ),
     "t5": Backbone(
-        _of(tf.T5ForConditionalGeneration, tf.T5Config, T5, **T5_IDS), "seq2seq", generates=True, biases=False, headless=True
+        _of(tf.T5ForConditionalGeneration, tf.T5Config, T5, **T5_IDS),
+        "seq2seq",
+        generates=True,
+        biases=False,
+        headless=True,
     ),
     "t5-gated-encoder": Backbone(
         _of(tf.T5EncoderModel, tf.T5Config, T5, feed_forward_proj="gated-gelu", **T5_IDS), "text", LABELS, biases=False
     ),
     "bart": Backbone(
-        _of(tf.BartForConditionalGeneration, tf.BartConfig, BART, dropout=0.0, **BART_IDS), "seq2seq", generates=True, headless=True
+        _of(tf.BartForConditionalGeneration, tf.BartConfig, BART, dropout=0.0, **BART_IDS),
+        "seq2seq",
+        generates=True,
+        headless=True,
     ),
-    "llama": Backbone(_of(tf.LlamaForCausalLM, tf.LlamaConfig, LLAMA), "text", generates=True, biases=False, headless=True),
+    "llama": Backbone(
+        _of(tf.LlamaForCausalLM, tf.LlamaConfig, LLAMA), "text", generates=True, biases=False, headless=True
+    ),
     "llama-classifier": Backbone(
         _of(tf.LlamaForSequenceClassification, tf.LlamaConfig, LLAMA, num_labels=LABELS), "text", biases=False
     ),
@@ -160,7 +198,9 @@ METHODS: dict[str, Row] = {
     "pfeiffer": Row(gm.Adapter(rank=5, placement="pfeiffer", activation="gelu"), identity=True),
     "adaptformer": Row(gm.Adapter(rank=5, placement="parallel", scale=0.1, dropout=0.1), identity=True),
     "parallel-normed": Row(gm.Adapter(rank=5, placement="parallel-normed"), identity=True),
-    "scaled-pa": Row(gm.Adapter(rank=5, placement="parallel-attention", scale=4.0, norm=True, blocks=(1,)), identity=True),
+    "scaled-pa": Row(
+        gm.Adapter(rank=5, placement="parallel-attention", scale=4.0, norm=True, blocks=(1,)), identity=True
+    ),
     "lora": Row(LoraConfig(r=2, lora_alpha=6), identity=True),
     "lora-roles": Row(LoraConfig(r=2, target_modules=["k", "down"]), identity=True),
     "ia3": Row(IA3Config(), identity=True),

@@ -174,7 +174,7 @@ def test_checkpointing_changes_nothing(backbone: Backbone, row: Row) -> None:
         for module in adapted.methods.modules():  # dropout draws anew; compare the functions
             if "dropout" in module.__dict__:
                 module.dropout = 0.0
-        output = run(adapted, {k: v for k, v in backbone.inputs().items()})
+        output = run(adapted, backbone.inputs())
         output.square().sum().backward()
         results.append((output, [p.grad for p in adapted.trainable().values()]))
     close(results[1][0], results[0][0])
@@ -196,7 +196,10 @@ def test_bfloat16_backbone_runs(backbone: Backbone, row: Row) -> None:
     assert all(p.dtype == torch.float32 for n, p in adapted.trainable().items() if not n.startswith(("head", "peft")))
 
 
-@of([b for b, r in BACKBONES.items() if r.generates], ["vpt", "vpt-shallow", "vpt-sequence", "houlsby", "lora", "vpt+adapter"])
+@of(
+    [b for b, r in BACKBONES.items() if r.generates],
+    ["vpt", "vpt-shallow", "vpt-sequence", "houlsby", "lora", "vpt+adapter"],
+)
 @pytest.mark.parametrize("beams", [1, 3])
 def test_generation_with_and_without_cache(backbone: Backbone, row: Row, beams: int) -> None:
     adapted = disturb(adapt(backbone, row))

@@ -15,9 +15,7 @@ STACKS = (
             out="self_attn.o_proj",
             norm="input_layernorm",
         ),
-        ffn=(
-            FfnNames(up="mlp.up_proj", gate="mlp.gate_proj", down="mlp.down_proj", norm="post_attention_layernorm"),
-        ),
+        ffn=(FfnNames(up="mlp.up_proj", gate="mlp.gate_proj", down="mlp.down_proj", norm="post_attention_layernorm"),),
         causal=True,
         readout="last",
         modality="text",

@@ -12,6 +12,14 @@ from gossamer.memory import OwnAttention
 class TimmAttention(OwnAttention):
     """timm's Attention with a memory."""
 
+    qkv: nn.Module
+    q_norm: nn.Module
+    k_norm: nn.Module
+    attn_drop: nn.Dropout
+    norm: nn.Module
+    proj: nn.Module
+    proj_drop: nn.Module
+
     def __init__(self, original: nn.Module):
         super().__init__(original)
         self.num_heads: int = original.num_heads  # type: ignore[assignment]

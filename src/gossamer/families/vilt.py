@@ -11,11 +11,18 @@ from gossamer.memory import OwnAttention
 class ViltAttention(OwnAttention):
     """ViltSelfAttention with a memory; returns (states [B, N, d],) as the original."""
 
+    query: nn.Module
+    key: nn.Module
+    value: nn.Module
+    dropout: nn.Dropout
+
     def __init__(self, original: nn.Module):
         super().__init__(original)
         self.head_width: int = original.attention_head_size  # type: ignore[assignment]
 
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, output_attentions: bool = False) -> Any:
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor | None = None, output_attentions: bool = False
+    ) -> Any:
         """[B, N, d] and an additive mask -> ([B, N, d],)."""
         if output_attentions:
             raise ValueError("ViLT with remembered keys does not return attention weights: detach the adapter first")

@@ -1,6 +1,6 @@
 """ViT, DeiT and the ViT-MAE encoder of transformers 5: pre-norm, separate q, k, v.
 
-A ViTMAEModel shuffles and drops patches while `config.mask_ratio` is above 0; load its weights into ViTModel to classify.
+A ViTMAEModel drops patches while `config.mask_ratio` is above 0; its weights can also be loaded into ViTModel.
 """
 
 from gossamer.anatomy import AttentionNames, FfnNames, Stack
@@ -16,6 +16,15 @@ _ATTENTION = AttentionNames(
 _FFN = (FfnNames(up="mlp.fc1", down="mlp.fc2", norm="layernorm_after"),)
 
 STACKS = (
-    Stack(name="vision", owners=("vit", "vit_mae"), blocks="layers", attention=_ATTENTION, ffn=_FFN, prefix=1),
+    Stack(name="vision", owners=("vit",), blocks="layers", attention=_ATTENTION, ffn=_FFN, prefix=1),
+    Stack(
+        name="vision",
+        owners=("vit_mae",),
+        blocks="layers",
+        attention=_ATTENTION,
+        ffn=_FFN,
+        prefix=1,
+        needs_zero="config.mask_ratio",
+    ),
     Stack(name="vision", owners=("deit",), blocks="layers", attention=_ATTENTION, ffn=_FFN, prefix=2),
 )

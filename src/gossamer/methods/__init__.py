@@ -18,7 +18,18 @@ from gossamer.methods.vpt import VPT
 
 METHODS: dict[str, type[Method]] = {m.name: m for m in (VPT, LinearProbe, FullFineTuning, BitFit, Adapter)}
 
-__all__ = ["METHODS", "VPT", "Adapter", "BitFit", "FullFineTuning", "LinearProbe", "Method", "as_method", "from_dict", "to_dict"]
+__all__ = [
+    "METHODS",
+    "VPT",
+    "Adapter",
+    "BitFit",
+    "FullFineTuning",
+    "LinearProbe",
+    "Method",
+    "as_method",
+    "from_dict",
+    "to_dict",
+]
 
 
 def as_method(method: Any) -> Method:
@@ -32,7 +43,9 @@ def as_method(method: Any) -> Method:
     if type(method).__module__.partition(".")[0] == "peft" and hasattr(method, "peft_type"):
         return peft.Peft(config=method)
     known = ", ".join(m.__name__ for m in METHODS.values())
-    raise TypeError(f"{method!r} is no method: give one or a list of {known}, or a configuration of peft such as LoraConfig(...)")
+    raise TypeError(
+        f"{method!r} is no method: give one or a list of {known}, or a configuration of peft such as LoraConfig(...)"
+    )
 
 
 def to_dict(method: Method) -> dict[str, Any]:
@@ -58,7 +71,9 @@ def from_dict(values: dict[str, Any]) -> Method:
     known = {f.name: f for f in dataclasses.fields(METHODS[name])}  # type: ignore[arg-type]
     for field in values:
         if field not in known:
-            raise ValueError(f"{name} has no setting {field!r}; it has {', '.join(known) or 'none'}{_suggest(field, known)}")
+            raise ValueError(
+                f"{name} has no setting {field!r}; it has {', '.join(known) or 'none'}{_suggest(field, known)}"
+            )
     hints = typing.get_type_hints(METHODS[name])
     for field, value in values.items():
         if not _fits(value, hints[field]):

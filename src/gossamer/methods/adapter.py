@@ -29,7 +29,9 @@ PLACEMENTS: dict[str, tuple[tuple[Branch, ...], Literal["output", "input", "stre
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
 
 
-def bottleneck(x: Tensor, down: Tensor, down_bias: Tensor, up: Tensor, up_bias: Tensor, activation: str = "relu") -> Tensor:
+def bottleneck(
+    x: Tensor, down: Tensor, down_bias: Tensor, up: Tensor, up_bias: Tensor, activation: str = "relu"
+) -> Tensor:
     """A(x) = U phi(D x + b_D) + b_U for x [..., d], D [r, d], U [d, r]."""
     return F.linear(ACTIVATIONS[activation](F.linear(x, down, down_bias)), up, up_bias)
 

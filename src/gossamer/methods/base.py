@@ -29,6 +29,14 @@ class Method(ABC):
         """Multiply-adds added to one sample in the finished model, by closed formula; `tokens` counts each stack's tokens."""
         return 0
 
+    def overhead(self, anatomy: Anatomy, tokens: dict[str, int]) -> tuple[int, int]:
+        """Multiply-adds that only the model in training has, before it is finished: for each sample, and once per batch.
+
+        Raises:
+            ValueError: there is no closed formula.
+        """
+        return 0, 0
+
 
 def share(anatomy: Anatomy, parameters: dict[str, nn.Parameter]) -> Part:
     """A tree of the backbone's own parameters, made trainable, under our names for them (`vision.blocks.3.q.bias`)."""
@@ -36,7 +44,8 @@ def share(anatomy: Anatomy, parameters: dict[str, nn.Parameter]) -> Part:
     for name, parameter in parameters.items():
         module, _, leaf = name.rpartition(".")
         branch = _branch(tree, keys.get(module, module))
-        branch.register_parameter(leaf, parameter.requires_grad_(True))
+        parameter.requires_grad = True
+        branch.register_parameter(leaf, parameter)
     return tree
 
 

@@ -27,7 +27,9 @@ class BitFit(Method):
         """
         biases = _biases(anatomy)
         if not biases:
-            raise ValueError(f"{type(anatomy.model).__name__} has no bias vectors, so BitFit would train nothing but the head")
+            raise ValueError(
+                f"{type(anatomy.model).__name__} has no bias vectors, so BitFit would train nothing but the head"
+            )
         return share(anatomy, biases)
 
     def parameters(self, anatomy: Anatomy) -> int:

@@ -77,22 +77,47 @@ class Peft(Method):
 
     def parameters(self, anatomy: Anatomy) -> int:
         """r (in + out) for each matrix that LoRA rewrites; other tuners have no formula here and count their tensors."""
-        if type(self.config).__name__ != "LoraConfig":
-            raise ValueError(f"no closed formula for {type(self.config).__name__}")
-        resolved = self._resolve(anatomy)
-        shapes = [anatomy.model.get_submodule(n).weight.shape for n in resolved.target_modules]
-        return sum(self.config.r * int(a + b) for a, b in shapes)
+        return sum(self.config.r * sum(shape) for shape in self._shapes(anatomy).values())
+
+    def overhead(self, anatomy: Anatomy, tokens: dict[str, int]) -> tuple[int, int]:
+        """For each sample: r (in + out) for each token that a rewritten matrix sees; nothing once LoRA is merged."""
+        seen = {}
+        for block in anatomy:
+            for role, name in block.roles().items():
+                seen[name] = tokens["encoder" if role in ("cross.k", "cross.v") else block.stack.name]
+        shapes = self._shapes(anatomy)
+        return sum(seen.get(name, 1) * self.config.r * sum(shape) for name, shape in shapes.items()), 0
+
+    def _shapes(self, anatomy: Anatomy) -> dict[str, tuple[int, int]]:
+        """Name -> (out, in) of every Linear that plain LoRA rewrites.
+
+        Raises:
+            ValueError: another tuner, or settings of LoRA that change more than single matrices of one rank.
+        """
+        config, kind = self._resolve(anatomy), type(self.config).__name__
+        special = ("use_dora", "rank_pattern", "layers_to_transform", "exclude_modules", "modules_to_save")
+        if kind != "LoraConfig" or _biased(config) or any(getattr(config, name, None) for name in special):
+            raise ValueError(f"no closed formula for this {kind}: count its tensors")
+        targets = config.target_modules
+        if isinstance(targets, str):
+            raise ValueError(f"no closed formula for target_modules={targets!r}: count its tensors")
+        linears = {n: m.weight for n, m in anatomy.model.named_modules() if isinstance(m, nn.Linear)}
+        hit = {n: w.shape for n, w in linears.items() if any(n == t or n.endswith(f".{t}") for t in targets)}
+        return {n: (shape[0], shape[1]) for n, shape in hit.items()}
 
 
 class PeftTree(Part):
     """What peft trains. finalize merges it into the weights and gives the plain Linears back."""
 
+    model: nn.Module
+    swapped: list[str]
+
     def finalize(self) -> None:
         """Merges every tuner layer that can be merged and removes it."""
         for name in self.swapped:
             parent, _, child = name.rpartition(".")
-            layer = self.model.get_submodule(name)
-            layer.merge(safe_merge=True)
+            layer: Any = self.model.get_submodule(name)
+            layer.merge(safe_merge=not next(layer.parameters()).is_meta)  # on meta there is no value to check
             setattr(self.model.get_submodule(parent), child, layer.get_base_layer())
         for child in list(self._modules):
             del self._modules[child]
@@ -150,7 +175,9 @@ def _collect(tree: PeftTree, model: nn.Module, known: set[int], keys: dict[str, 
     """Puts every tensor that injection added, and every bias it made trainable, into the tree."""
     for name, module in model.named_modules():
         tensors = {n: t for n, t in module._parameters.items() if t is not None}
-        buffers = {n: t for n, t in module._buffers.items() if t is not None and n not in module._non_persistent_buffers_set}
+        buffers = {
+            n: t for n, t in module._buffers.items() if t is not None and n not in module._non_persistent_buffers_set
+        }
         for leaf, tensor in {**tensors, **buffers}.items():
             if id(tensor) in known and not tensor.requires_grad:
                 continue

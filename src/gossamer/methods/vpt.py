@@ -100,7 +100,9 @@ class VPT(Method):
     def _remembers(self, anatomy: Anatomy, block: Block) -> bool:
         reason = anatomy.obstacle(block, "remember")
         if reason is not None:
-            warnings.warn(f"{block.name}: prompts run as tokens here, the exact form is not possible: {reason}", stacklevel=2)
+            warnings.warn(
+                f"{block.name}: prompts run as tokens here, the exact form is not possible: {reason}", stacklevel=2
+            )
         return reason is None
 
     def _blocks(self, anatomy: Anatomy) -> list[Block]:
@@ -118,18 +120,34 @@ class VPT(Method):
         return len(blocks) * self.prompts * self.project + self.project * d + d
 
     def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
-        """Multiply-adds that prompts add to one sample, by the formulas of the paper's cost (finished model: stored K_P, V_P)."""
+        """2 n p d_h h for each block with stored K_P, V_P; where prompts run as tokens, a block of n + p less one of n."""
         blocks, p = self._blocks(anatomy), self.prompts
-        stack = self.stack or anatomy.main
-        n = tokens[stack]
-        if self.deep and self.form == "exact":
-            return sum(2 * n * p * b.sizes.inner for b in blocks)
-        span = blocks if self.deep else anatomy.blocks(self.stack)[blocks[0].index :]
-        return sum(b.sizes.macs(n + p) - b.sizes.macs(n) + 2 * p * b.sizes.width * b.sizes.cross_inner for b in span)
+        n, context = tokens[self.stack or anatomy.main], tokens.get("encoder", 0)
+
+        def longer(block: Block) -> int:
+            return block.sizes.macs(n + p, context) - block.sizes.macs(n, context)
+
+        if not self.deep:
+            return sum(longer(b) for b in anatomy.blocks(self.stack)[blocks[0].index :])
+        return sum(2 * n * p * b.sizes.inner if self._exact(anatomy, b) else longer(b) for b in blocks)
+
+    def overhead(self, anatomy: Anatomy, tokens: dict[str, int]) -> tuple[int, int]:
+        """Once per batch: 2 p d inner_kv for K_P, V_P of each block, and p d_p d where prompts are projected."""
+        blocks, d = self._blocks(anatomy), anatomy.blocks(self.stack)[0].sizes.width
+        projection = len(blocks) * self.prompts * (self.project or 0) * d
+        exact = [b for b in blocks if self.deep and self._exact(anatomy, b)]
+        return 0, projection + sum(2 * self.prompts * d * b.sizes.inner_kv for b in exact)
+
+    def _exact(self, anatomy: Anatomy, block: Block) -> bool:
+        return self.form == "exact" and anatomy.obstacle(block, "remember") is None
 
 
 class Prompts(Part):
     """The prompts of one block: owner of the weights [p, d], or [p, d_p] before the projection."""
+
+    block: Block
+    projection: nn.Linear | None
+    folded: Tensor
 
     def __init__(self, block: Block, config: VPT, bound: float, projection: nn.Linear | None):
         super().__init__()
@@ -156,6 +174,7 @@ class InsertedPrompts(Prompts):
     """Prompts that run as tokens: forward(x [B, N, d]) = [B, p, d]."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, N, d] -> [B, p, d]; of x only the batch matters."""
         return self.tokens(x.shape[0]).expand(x.shape[0], -1, -1)
 
     @torch.no_grad()
@@ -173,12 +192,16 @@ class RememberedPrompts(Prompts):
     While dropout is on they are [batch, p, inner_kv], because its masks differ by sample and the norm comes after it.
     """
 
+    keys: Tensor
+    values: Tensor
+
     def __init__(self, block: Block, config: VPT, bound: float, projection: nn.Linear | None):
         super().__init__(block, config, bound, projection)
         self.register_buffer("keys", None)
         self.register_buffer("values", None)
 
     def forward(self, batch: int) -> tuple[Tensor, Tensor]:
+        """Number of samples -> K_P, V_P."""
         if self.prompts is None:
             return self.keys, self.values
         tokens = self.tokens(batch)

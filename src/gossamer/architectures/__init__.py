@@ -1,0 +1,103 @@
+"""Published architectures by name, as shapes without weights: enough to know what they cost.
+
+One JSON file each, `NAME.json`: where it was published, the transformers class, and what its configuration says. A new file is a
+new name.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+FOLDER = Path(__file__).parent
+
+
+def names() -> tuple[str, ...]:
+    """Names that `build` knows, in alphabetical order."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.json")))
+
+
+def build(name: str, image_size: int | None = None, **overrides: Any) -> nn.Module:
+    """A model on the meta device, in evaluation mode: all shapes, no weights, no memory.
+
+    Args:
+        name: one of `names()` or the beginning of exactly one; a config.json or a folder with one (of transformers or timm);
+            a model of the zoo or of the Hugging Face hub, of which only the configuration is fetched.
+        image_size: pixels a side. Only models of timm are made for one size; others are built as published and run at any.
+        overrides: other values for fields of the configuration.
+
+    Raises:
+        ValueError: nothing has this name, the configuration is of no known library, or has no such field.
+        ConnectionError: the hub would be needed and cannot be reached.
+    """
+    found = [n for n in names() if n == name] or [n for n in names() if n.startswith(name)]
+    if len(found) == 1:
+        named = json.loads((FOLDER / f"{found[0]}.json").read_text(encoding="utf-8"))
+        return _transformers(named["class"], named["config"], named.get("arguments", {}), overrides)
+    config = json.loads(_config_file(name).read_text(encoding="utf-8"))
+    if "architecture" in config and "model_type" not in config:
+        sized = {} if image_size is None else {"img_size": image_size}
+        return _timm(config, {**config.get("model_args", {}), **sized, **overrides})
+    return _published(name, config, overrides)
+
+
+def _config_file(name: str) -> Path:
+    from gossamer import zoo
+
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir() or name in zoo.names():
+        return zoo.resolve(name) / "config.json"
+    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise ValueError(f"no architecture {name!r}: there are {', '.join(names())}, config files, folders and hub names")
+    from huggingface_hub import errors, hf_hub_download
+
+    offline = zoo.offline_reason()
+    try:
+        return Path(hf_hub_download(name, "config.json", local_files_only=offline is not None))
+    except errors.LocalEntryNotFoundError as error:
+        reason = offline or "the hub did not answer"
+        raise ConnectionError(f"the configuration of {name} is not on this machine, and {reason}") from error
+    except (errors.HfHubHTTPError, errors.HFValidationError) as error:
+        raise ValueError(f"no configuration of {name!r} on the hub, and no architecture {', '.join(names())}") from error
+
+
+def _published(name: str, config: dict[str, Any], overrides: dict[str, Any]) -> nn.Module:
+    """A configuration in the form of transformers: its first class, or the plain model of its kind."""
+    import transformers
+
+    kind = config.get("model_type")
+    if kind not in transformers.CONFIG_MAPPING:
+        raise ValueError(f"{name}: model_type is {kind!r}, which transformers {transformers.__version__} does not know")
+    published = (config.get("architectures") or [""])[0]
+    if not hasattr(transformers, published):
+        published = transformers.MODEL_MAPPING[transformers.CONFIG_MAPPING[kind]].__name__
+    return _transformers(published, config, {}, overrides)
+
+
+def _transformers(kind: str, config: dict[str, Any], arguments: dict[str, Any], overrides: dict[str, Any]) -> nn.Module:
+    import transformers
+
+    from gossamer.zoo.quiet import quiet
+
+    model_class = getattr(transformers, kind)
+    known = model_class.config_class()
+    for field in overrides:
+        if not hasattr(known, field):
+            raise ValueError(f"{type(known).__name__} has no field {field!r}")
+    with quiet(), torch.device("meta"):
+        return model_class(model_class.config_class.from_dict({**config, **overrides}), **arguments).eval()
+
+
+def _timm(config: dict[str, Any], arguments: dict[str, Any]) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError(f"{config['architecture']} is a model of timm: pip install 'gossamer[timm]'") from error
+    with torch.device("meta"):
+        return timm.create_model(config["architecture"], pretrained=False, **arguments).eval()

@@ -1,0 +1,57 @@
+"""Activation checkpointing of a frozen backbone: time for memory, the same numbers.
+
+transformers checkpoints a block only while the block is in training mode, and a frozen backbone is in evaluation mode, so that
+mode is set on the block alone and not on what is inside. Never re-entrant: methods reach blocks from outside their arguments.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+
+def enable(backbone: Any, kwargs: dict[str, Any] | None, **options: Any) -> None:
+    """Blocks compute their activations again in the backward pass.
+
+    Raises:
+        ValueError: re-entrant checkpointing was asked for.
+    """
+    kwargs = dict(kwargs or {})
+    if kwargs.setdefault("use_reentrant", False):
+        raise ValueError("use_reentrant=True would lose the gradients of what methods place in a block; use False")
+    if hasattr(backbone, "set_grad_checkpointing"):  # timm
+        backbone.set_grad_checkpointing(True)
+    elif hasattr(backbone, "activation_checkpointing_enable"):
+        backbone.activation_checkpointing_enable(kwargs, **options)
+    else:  # transformers before activation_checkpointing_enable
+        backbone.gradient_checkpointing_enable(kwargs, **options)
+
+
+def disable(backbone: Any) -> None:
+    """Blocks keep their activations."""
+    if hasattr(backbone, "set_grad_checkpointing"):
+        backbone.set_grad_checkpointing(False)
+        return
+    if hasattr(backbone, "activation_checkpointing_disable"):
+        backbone.activation_checkpointing_disable()
+    else:
+        backbone.gradient_checkpointing_disable()
+    backbone.disable_input_require_grads()
+
+
+def prepare(block: nn.Module) -> None:
+    """Puts a block that is to be checkpointed in training mode, and nothing inside it.
+
+    Raises:
+        ValueError: the block itself draws dropout in that mode (BART), which a frozen backbone must not.
+    """
+    if not getattr(block, "gradient_checkpointing", False):
+        return
+    rate = getattr(block, "dropout", 0.0)
+    if isinstance(rate, float) and rate > 0:
+        raise ValueError(
+            f"{type(block).__name__} draws dropout whenever it checkpoints (rate {rate}), and a frozen backbone must not: "
+            "load the model with dropout=0.0, or train without gradient checkpointing"
+        )
+    block.training = True

@@ -1,0 +1,348 @@
+"""What an adapted model costs: parameters, multiply-adds of the forward pass, FLOPs of a training step, against the bare backbone.
+
+Works on models with weights and on the meta device alike; see docs/cost.md for what is counted.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+from torch import nn
+
+from gossamer import heads, methods, seams
+from gossamer.anatomy import Anatomy, read
+from gossamer.counting import Sample, closed_macs, forward_macs, on_meta, step_flops
+from gossamer.methods.base import Method
+
+if TYPE_CHECKING:
+    from gossamer.adapted import Adapted
+
+UNITS = "1 MAC = 1 multiplication + 1 addition = 2 FLOPs; MACs and FLOPs are those of one sample"
+SETTINGS = ("image_size", "tokens", "batch", "num_labels")  # what `command` takes besides the settings of methods
+
+
+@dataclass(frozen=True, kw_only=True)
+class Macs:
+    """Multiply-adds, counted by torch and by closed form (None where there is no formula)."""
+
+    counted: int
+    closed: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostSheet:
+    """Cost of a model. Parameters are numbers, MACs and FLOPs those of one sample; 1 MAC = 2 FLOPs.
+
+    Attributes:
+        model: class of the backbone.
+        methods: what it is adapted by, as JSON; empty for a bare backbone.
+        image: height and width in pixels, None for models without images.
+        tokens: of the text, the encoder and the decoder, where the model has them.
+        batch: samples that share what is computed once per batch.
+        backbone_parameters, method_parameters, head_parameters: pre-trained ones without task heads; those that the methods train
+            (new or, for BitFit and full fine-tuning, the backbone's own); those of the task heads.
+        trained_parameters, all_parameters: what is trained, and everything there is, each tensor once.
+        bare: forward pass of the backbone with its head, without methods.
+        adapted: forward pass of the model in training, without what it computes once per batch (`per_batch`).
+        finished: forward pass after `finalize()`.
+        training_flops: forward and backward pass of one training step, the share of `per_batch` included.
+        full_training_flops: the same for full fine-tuning of the same backbone and head.
+    """
+
+    model: str
+    methods: tuple[dict[str, Any], ...]
+    image: tuple[int, int] | None
+    tokens: dict[str, int]
+    batch: int
+    backbone_parameters: int
+    method_parameters: int
+    head_parameters: int
+    trained_parameters: int
+    all_parameters: int
+    bare: Macs
+    adapted: Macs
+    per_batch: Macs
+    finished: Macs
+    training_flops: int
+    full_training_flops: int
+
+    @property
+    def trained_percent(self) -> float:
+        """100 trained / all parameters."""
+        return 100 * self.trained_parameters / self.all_parameters
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """Forward passes against the bare backbone's, a training step against full fine-tuning's."""
+        return {
+            "adapted": (self.adapted.counted + self.per_batch.counted / self.batch) / self.bare.counted,
+            "finished": self.finished.counted / self.bare.counted,
+            "training": self.training_flops / self.full_training_flops,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The sheet as JSON, with percentage, ratios and units."""
+        values = dataclasses.asdict(self)
+        values["image"] = None if self.image is None else list(self.image)
+        values["methods"] = list(self.methods)
+        return {**values, "trained_percent": self.trained_percent, "ratios": self.ratios, "units": UNITS}
+
+    def __str__(self) -> str:
+        head = "  ".join(filter(None, [self.model, " + ".join(_brief(m) for m in self.methods), self._sample()]))
+        rows = [("parameters", "", "")]
+        rows += [
+            ("  backbone", f"{self.backbone_parameters:,}", ""),
+            ("  methods", f"{self.method_parameters:,}", ""),
+            ("  head", f"{self.head_parameters:,}", ""),
+            ("  trained", f"{self.trained_parameters:,}", f"{self.trained_percent:.3g} % of all"),
+            ("forward pass, GMACs per sample", "", ""),
+            ("  bare backbone", _giga(self.bare.counted), "x 1.000"),
+            ("  adapted, in training", _giga(self.adapted.counted), f"x {self.ratios['adapted']:.3f}"),
+            ("  adapted, once per batch", _giga(self.per_batch.counted), f"batch {self.batch}"),
+            ("  finished", _giga(self.finished.counted), f"x {self.ratios['finished']:.3f}"),
+            ("training step, GFLOPs per sample", "", ""),
+            ("  this", _giga(self.training_flops), f"x {self.ratios['training']:.3f}"),
+            ("  full fine-tuning", _giga(self.full_training_flops), "x 1.000"),
+        ]
+        if not self.methods:
+            rows = [r for r in rows if r[0].strip() not in ("methods", "finished", "this") and "adapted" not in r[0]]
+        lines = [f"{name:<34}{value:>16}  {remark}".rstrip() for name, value, remark in rows]
+        return "\n".join([head, *lines, self._agreement(), UNITS])
+
+    def _sample(self) -> str:
+        parts = [] if self.image is None else [f"{self.image[0]} x {self.image[1]} pixels"]
+        parts += [f"{count} {'' if side == 'text' else side + ' '}tokens" for side, count in self.tokens.items()]
+        return ", ".join(parts)
+
+    def _agreement(self) -> str:
+        pairs = {n: getattr(self, n) for n in ("bare", "adapted", "per_batch", "finished")}
+        unknown = [n.replace("_", " ") for n, m in pairs.items() if m.closed is None]
+        apart = [n.replace("_", " ") for n, m in pairs.items() if m.closed not in (None, m.counted)]
+        if apart:
+            closed = ", ".join(f"{n} {_giga(pairs[n.replace(' ', '_')].closed)}" for n in apart)
+            return f"counted by torch; the closed form does not know every part of this model ({closed})"
+        return "counted by torch" + (f"; no closed form: {', '.join(unknown)}" if unknown else " = closed form")
+
+
+def _giga(count: int) -> str:
+    return f"{count / 1e9:,.3f}"
+
+
+def _brief(method: dict[str, Any]) -> str:
+    shown = ("prompts", "deep", "project", "form", "rank", "placement", "peft_type", "r")
+    return method["method"] + "(" + ", ".join(f"{k}={method[k]}" for k in shown if method.get(k) is not None) + ")"
+
+
+def cost(
+    model: Adapted | nn.Module,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    tokens: int | dict[str, int] | None = None,
+    batch: int = 1,
+) -> CostSheet:
+    """The cost sheet of an adapted model, or of a bare backbone.
+
+    Everything is counted on a copy on the meta device, in seconds and without memory for weights. A model that looks at values
+    while it runs (some classifiers look for the last token) is counted on a real copy, which needs its memory once more.
+
+    Args:
+        model: adapted, or any model of transformers or timm.
+        image_size: pixels a side, or (height, width). None: what the model was made for.
+        tokens: length of the text; {"encoder": n, "decoder": m} for two. None: 32.
+        batch: samples that share what is computed once per batch (keys and values of exact prompts).
+
+    Raises:
+        ValueError: sizes that the model cannot read, or a model that needs values and has none.
+    """
+    from gossamer.adapted import Adapted
+
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, got {batch}")
+    backbone = model.backbone if isinstance(model, Adapted) else model
+    sample = Sample.of(backbone, image_size, tokens)  # type: ignore[arg-type]
+    try:
+        return _sheet(on_meta(model), sample, batch)
+    except (RuntimeError, NotImplementedError) as error:
+        if "meta" not in str(error):
+            raise
+        if any(p.is_meta for p in model.parameters()):
+            raise ValueError(
+                f"{type(backbone).__name__} looks at values while it runs, so it cannot be counted without weights: "
+                f"load them, or count the encoder without its head ({error})"
+            ) from error
+        with torch.random.fork_rng():
+            return _sheet(copy.deepcopy(model), sample, batch)
+
+
+def _sheet(model: Any, sample: Sample, batch: int) -> CostSheet:
+    """The sheet of a model that is taken apart on the way."""
+    from gossamer.adapted import Adapted
+
+    config = getattr(model, "config", None)
+    if config is not None and getattr(config, "pad_token_id", 0) is None:
+        config.pad_token_id = 0  # some classifiers refuse batches without one
+    if not isinstance(model, Adapted):
+        return _bare_sheet(model, sample, batch)
+    trained = list(model.trainable().values())
+    forward = _shares(lambda n: forward_macs(model.eval(), model.backbone, sample, n))
+    step = _shares(lambda n: step_flops(model.train(), model.backbone, sample, trained, n))
+    finished = _macs(model.eval().finalize(), sample)
+    parameters = {
+        "method_parameters": _size(p for p in model.methods.parameters() if p.requires_grad),
+        "trained_parameters": _size(trained),
+        "all_parameters": _size([*model.parameters(), *model.methods.parameters()]),
+    }
+    applied, labels, headed = model.applied, model.num_labels, bool(model.head_modules())
+    moved = any(isinstance(change, seams.Inserted | seams.Remembered) for change in model.anatomy.log)
+    bare: Any = model.detach()
+    if headed:
+        bare = Adapted(bare, [methods.LinearProbe()], num_labels=labels)
+    sheet = _bare_sheet(bare, sample, batch)
+    added, overhead, once = _formulas(applied, _parts(bare)[2], sample, mixed=moved and len(applied) > 1)
+    return dataclasses.replace(
+        sheet,
+        **parameters,
+        methods=tuple(methods.to_dict(m) for m in applied),
+        adapted=Macs(counted=forward[0], closed=_sum(sheet.bare.closed, added, overhead)),
+        per_batch=Macs(counted=forward[1], closed=once),
+        finished=Macs(counted=finished.counted, closed=_sum(finished.closed, added)),
+        training_flops=round(step[0] + step[1] / batch),
+    )
+
+
+def _bare_sheet(model: Any, sample: Sample, batch: int) -> CostSheet:
+    """The sheet of a backbone, with its head if it has one; full fine-tuning is the only training it knows."""
+    backbone, head, anatomy = _parts(model)
+    macs = _macs(model, sample)
+    task_heads = [head] if head is not None else list(anatomy.heads.values()) if anatomy is not None else []
+    head_parameters = {id(p) for h in task_heads for p in h.parameters()}
+    everything = [p for p in model.parameters()]
+    for parameter in everything:
+        parameter.requires_grad_(parameter.is_floating_point())
+    step = step_flops(model.train(), backbone, sample, [p for p in everything if p.requires_grad])
+    return CostSheet(
+        model=type(backbone).__name__,
+        methods=(),
+        image=sample.image,
+        tokens=sample.texts(),
+        batch=batch,
+        backbone_parameters=_size(p for p in everything if id(p) not in head_parameters),
+        method_parameters=0,
+        head_parameters=_size(p for p in everything if id(p) in head_parameters),
+        trained_parameters=0,
+        all_parameters=_size(everything),
+        bare=macs,
+        adapted=macs,
+        per_batch=Macs(counted=0, closed=0),
+        finished=macs,
+        training_flops=step,
+        full_training_flops=step,
+    )
+
+
+def _parts(model: Any) -> tuple[nn.Module, nn.Module | None, Anatomy | None]:
+    """Backbone, head that was built beside it, and anatomy (None where no family knows the backbone)."""
+    from gossamer.adapted import Adapted, Finished
+
+    if isinstance(model, Adapted):
+        return model.backbone, model.head_built, model.anatomy
+    backbone, head = (model.backbone, model.head) if isinstance(model, Finished) else (model, None)
+    try:
+        anatomy = read(backbone)
+    except TypeError:
+        return backbone, head, None
+    anatomy.heads = heads.find(backbone, anatomy)
+    return backbone, head, anatomy
+
+
+def _macs(model: Any, sample: Sample) -> Macs:
+    backbone, head, anatomy = _parts(model)
+    closed = None if anatomy is None else closed_macs(backbone, head, anatomy, sample)
+    return Macs(counted=forward_macs(model, backbone, sample), closed=closed)
+
+
+def _formulas(
+    applied: tuple[Method, ...], anatomy: Anatomy | None, sample: Sample, *, mixed: bool
+) -> tuple[int | None, int | None, int | None]:
+    """What methods add by closed form: to the finished model, to it in training, once per batch; None where unknown.
+
+    Formulas of several methods do not add up where one changes the tokens that another works on (`mixed`).
+    """
+    if anatomy is None or mixed:
+        return None, None, None
+    tokens = sample.tokens(anatomy)
+    added = sum(m.macs(anatomy, tokens) for m in applied)
+    try:
+        overheads = [m.overhead(anatomy, tokens) for m in applied]
+    except ValueError:
+        return added, None, None
+    return added, sum(o[0] for o in overheads), sum(o[1] for o in overheads)
+
+
+def _sum(*terms: int | None) -> int | None:
+    return None if None in terms else sum(t for t in terms if t is not None)
+
+
+def _shares(count: Callable[[int], int]) -> tuple[int, int]:
+    """What a sample adds, and what is there once per batch, from the counts of batches of one and two."""
+    one, two = count(1), count(2)
+    return two - one, 2 * one - two
+
+
+def _size(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(p.numel() for p in {id(p): p for p in parameters}.values())
+
+
+def command(model: str, method: list[str], settings: dict[str, Any], as_json: bool) -> str:
+    """The answer of `gossamer cost`: a table, or JSON.
+
+    Args:
+        model: an architecture of `gossamer.architectures`, a config.json, a folder, or a model of the hub; no weights are read.
+        method: names of methods ("vpt", "adapter", ..., "peft"); none for the bare backbone.
+        settings: image_size, tokens, batch and num_labels, and any field of these methods; strings are read as YAML.
+        as_json: the sheet as JSON.
+
+    Raises:
+        ValueError: a name or a setting that is not known; the message lists what is.
+    """
+    from gossamer import architectures
+    from gossamer.adapted import adapt
+
+    settings = {k: yaml.safe_load(v) if isinstance(v, str) else v for k, v in settings.items()}
+    applied = _chosen(method, settings)
+    backbone = architectures.build(model, image_size=settings.get("image_size"))
+    labels = settings.get("num_labels")
+    if labels is not None and not applied:
+        raise ValueError(f"num_labels={labels} asks for a head, which comes with a method: add --method linear_probe")
+    adapted = adapt(backbone, applied, num_labels=labels) if applied else backbone
+    sizes = {k: settings[k] for k in ("image_size", "tokens", "batch") if k in settings}
+    sheet = dataclasses.replace(cost(adapted, **sizes), model=model)
+    return json.dumps(sheet.to_dict(), indent=2) if as_json else str(sheet)
+
+
+def _chosen(names: list[str], settings: dict[str, Any]) -> list[Method]:
+    fields = {name: _fields(name, settings.get("peft_type")) for name in names}
+    known = {*SETTINGS, *(f for found in fields.values() for f in found)}
+    for key in settings:
+        if key not in known:
+            of_methods = "; ".join(f"{name}: {', '.join(found) or 'none'}" for name, found in fields.items())
+            raise ValueError(f"no setting {key!r}; cost has {', '.join(SETTINGS)}; {of_methods or 'no method was named'}")
+    values = [{"method": n, **{k: v for k, v in settings.items() if k in found}} for n, found in fields.items()]
+    return [methods.from_dict(v) for v in values]
+
+
+def _fields(name: str, peft_type: str | None) -> list[str]:
+    if name == "peft":
+        from peft import PEFT_TYPE_TO_CONFIG_MAPPING
+
+        config = PEFT_TYPE_TO_CONFIG_MAPPING.get(peft_type)  # type: ignore[arg-type]  # its keys are strings as well
+        return ["peft_type", *(f.name for f in dataclasses.fields(config) if f.name != "peft_type")] if config else ["peft_type"]
+    found = methods.METHODS.get(name)
+    return [f.name for f in dataclasses.fields(found)] if found else []  # type: ignore[arg-type]

@@ -1,0 +1,251 @@
+"""Multiply-adds of a model: counted by torch on the meta device, where nothing is computed, and by closed form.
+
+Both count what torch's FlopCounterMode counts: Linears, convolutions and the two products of attention. Norms, biases, softmax,
+activations and losses are left out; causal attention is counted in full. 1 MAC (a multiplication and an addition) = 2 FLOPs.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from gossamer.anatomy import Anatomy
+
+TEXT_TOKENS = 32  # tokens of a text where none are asked for
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The size of one sample: pixels (height, width) of its image, and tokens of its text and of what the decoder reads."""
+
+    image: tuple[int, int] | None
+    text: int | None
+    decoder: int | None
+
+    @classmethod
+    def of(
+        cls,
+        backbone: nn.Module,
+        image_size: int | tuple[int, int] | None = None,
+        tokens: int | dict[str, int] | None = None,
+    ) -> Sample:
+        """A sample that the model can read; what is not given has the size the model was made for, texts 32 tokens.
+
+        Raises:
+            ValueError: a size for something that the model does not read, or longer than it can read.
+        """
+        name, config = type(backbone).__name__, getattr(backbone, "config", None)
+        names = inspect.signature(backbone.forward).parameters
+        reads_images = "pixel_values" in names or config is None
+        sides = ("encoder", "decoder") if getattr(config, "is_encoder_decoder", False) else ("text",)
+        sides = sides if "input_ids" in names else ()
+        if image_size is not None and not reads_images:
+            raise ValueError(f"{name} reads no images, so image_size={image_size} means nothing to it")
+        if tokens is not None and not sides:
+            raise ValueError(f"{name} reads no text, so tokens={tokens} means nothing to it")
+        limit = setting(config, "max_position_embeddings")
+        given = tokens if isinstance(tokens, dict) else dict.fromkeys(sides, tokens or min(TEXT_TOKENS, limit or TEXT_TOKENS))
+        if set(given) != set(sides):
+            raise ValueError(f"tokens={given} names {', '.join(given)}; {name} reads {', '.join(sides)}")
+        for side, count in given.items():
+            if count < 1 or (limit is not None and count > limit):
+                raise ValueError(f"tokens={count} of {side}: {name} reads 1 to {limit or 'any number'} tokens")
+        image = None
+        if reads_images:
+            own = setting(config, "image_size") if config is not None else backbone.patch_embed.img_size  # type: ignore
+            image = _pair(image_size or own)
+            if config is None and image != _pair(own) and not getattr(backbone, "dynamic_img_size", False):
+                raise ValueError(
+                    f"this timm {name} is made for images of {_pair(own)} pixels, not {image}: "
+                    f"create it with img_size={image[0]}"
+                )
+        return cls(image, given.get("text", given.get("encoder")), given.get("decoder"))
+
+    def inputs(self, backbone: nn.Module, batch: int) -> dict[str, Any]:
+        """What the model is called with, on its device, in a batch."""
+        device, config = next(backbone.parameters()).device, getattr(backbone, "config", None)
+        given: dict[str, Any] = {}
+        if self.text is not None:
+            given["input_ids"] = _ids(config, batch, self.text, device)
+        if self.decoder is not None:
+            given["decoder_input_ids"] = _ids(config, batch, self.decoder, device)
+            full = torch.ones(batch, 1, self.decoder, self.decoder, dtype=torch.bool, device=device)
+            given["decoder_attention_mask"] = full.tril()  # a smaller mask is built by looking at values
+        if self.image is None:
+            return given
+        dtype = next(p for p in backbone.parameters() if p.is_floating_point()).dtype
+        skipped = self.skipped(backbone)
+        if skipped is not None:
+            patches = 1 + patch_count(skipped, self.image)
+            embeds = torch.zeros(batch, patches, skipped.out_channels, device=device, dtype=dtype)
+            return given | {"image_embeds": embeds, "pixel_mask": torch.ones(batch, patches, dtype=torch.long, device=device)}
+        channels = setting(config, "num_channels") or getattr(backbone, "in_chans", 3)
+        given["pixel_values"] = torch.zeros(batch, channels, *self.image, device=device, dtype=dtype)
+        if config is not None and self.image != _pair(setting(config, "image_size")) and _interpolates(backbone):
+            given["interpolate_pos_encoding"] = True
+        return given
+
+    def skipped(self, backbone: nn.Module) -> nn.Conv2d | None:
+        """The patch convolution that `inputs` goes round: ViLT chooses patches by value, so it gets embedded ones."""
+        vilt = getattr(getattr(backbone, "config", None), "model_type", None) == "vilt"
+        return _patch_convolution(backbone) if vilt else None
+
+    def texts(self) -> dict[str, int]:
+        """Tokens by what reads them: {"text": n}, or {"encoder": n, "decoder": m}; empty for models without text."""
+        if self.decoder is not None:
+            return {"encoder": self.text or 0, "decoder": self.decoder}
+        return {} if self.text is None else {"text": self.text}
+
+    def tokens(self, anatomy: Anatomy) -> dict[str, int]:
+        """Stack -> tokens that its blocks see of one sample, the model's own prefix tokens included."""
+        counts = {}
+        for name, blocks in anatomy.stacks.items():
+            stack, patches = blocks[0].stack, 0
+            if stack.modality != "text" and self.image is not None:
+                patches = patch_count(_patch_convolution(anatomy.owner(name)), self.image)
+                patches = int(patches * (1 - (setting(getattr(anatomy.model, "config", None), "mask_ratio") or 0)))
+            text = self.decoder if name == "decoder" and self.decoder is not None else self.text
+            both = (text or 0) + 1 + patches
+            counts[name] = {"vision": patches + blocks[0].prefix, "text": text or 0, "both": both}[stack.modality]
+        return counts
+
+
+def setting(config: Any, name: str) -> Any:
+    """A value of a Hugging Face configuration, or of the vision or text part of a composed one; None where there is none."""
+    for part in (config, getattr(config, "vision_config", None), getattr(config, "text_config", None)):
+        if getattr(part, name, None) is not None:
+            return getattr(part, name)
+    return None
+
+
+def patch_count(conv: nn.Conv2d, image: tuple[int, int]) -> int:
+    """Patches that a patch convolution makes of an image of (height, width) pixels."""
+    return (image[0] // conv.stride[0]) * (image[1] // conv.stride[1])
+
+
+def _patch_convolution(owner: nn.Module) -> nn.Conv2d:
+    return next(m for m in owner.modules() if isinstance(m, nn.Conv2d))
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def _ids(config: Any, batch: int, length: int, device: torch.device) -> Tensor:
+    end = setting(config, "eos_token_id")
+    ids = torch.zeros(batch, length, dtype=torch.long, device=device)
+    if isinstance(end, int):
+        ids[:, -1] = end  # some classifiers look for it
+    return ids
+
+
+def _interpolates(backbone: nn.Module) -> bool:
+    return any("interpolate_pos_encoding" in inspect.signature(m.forward).parameters for m in backbone.modules())
+
+
+# ---- counted ----
+
+
+def on_meta(module: nn.Module) -> Any:
+    """A copy of a module on the meta device: all shapes, no values. Nothing of the original's storage is copied."""
+    memo: dict[int, Any] = {}
+    for part in module.modules():
+        held = [*part._parameters.values(), *part._buffers.values(), *part.__dict__.values()]
+        held += [v for h in part.__dict__.values() if isinstance(h, dict) for v in h.values()]
+        for tensor in held:
+            if isinstance(tensor, Tensor):
+                twin = torch.empty_like(tensor, device="meta")
+                if isinstance(tensor, nn.Parameter):
+                    twin = nn.Parameter(twin, requires_grad=tensor.requires_grad)
+                memo[id(tensor)] = twin
+    return copy.deepcopy(module, memo)
+
+
+def forward_macs(model: nn.Module, backbone: nn.Module, sample: Sample, batch: int = 1) -> int:
+    """Multiply-adds of one forward pass of a batch, counted by torch; `backbone` is the part of `model` that reads the inputs."""
+    return _flops(model, sample.inputs(backbone, batch), None) // 2 + batch * _skipped_macs(backbone, sample)
+
+
+def step_flops(
+    model: nn.Module, backbone: nn.Module, sample: Sample, trained: Iterable[nn.Parameter], batch: int = 1
+) -> int:
+    """FLOPs of the forward and backward pass of a batch, counted by torch, with gradients of exactly the trained parameters.
+
+    Frozen Linears pass gradients on to their inputs where something trained lies before them; their weights get none.
+    """
+    trained = list(trained)
+    skipped = sample.skipped(backbone)
+    with_gradient = skipped is not None and any(p is skipped.weight for p in trained)
+    counted = _flops(model, sample.inputs(backbone, batch), trained)
+    return counted + batch * _skipped_macs(backbone, sample) * (4 if with_gradient else 2)
+
+
+def _skipped_macs(backbone: nn.Module, sample: Sample) -> int:
+    skipped = sample.skipped(backbone)
+    return 0 if skipped is None or sample.image is None else _convolution_macs(skipped, sample.image)
+
+
+def _flops(model: nn.Module, inputs: dict[str, Any], trained: list[nn.Parameter] | None) -> int:
+    # The counter does not know the fused kernel of the CPU, and without gradients it stumbles over views of trained parameters.
+    with sdpa_kernel(SDPBackend.MATH), torch.enable_grad(), FlopCounterMode(display=False) as counter:
+        output = model(*inputs.values()) if _is_timm(model) else model(**inputs)
+        if trained is not None:
+            torch.autograd.grad(_first(output).sum(), trained, allow_unused=True)
+    return counter.get_total_flops()
+
+
+def _is_timm(model: nn.Module) -> bool:
+    return type(model).__module__.partition(".")[0] == "timm"  # its models name their one input differently
+
+
+def _first(output: Any) -> Tensor:
+    if isinstance(output, Tensor):
+        return output
+    named = [output.get(name) for name in ("logits", "last_hidden_state")]
+    return next(t for t in [*named, *output.to_tuple()] if isinstance(t, Tensor))
+
+
+# ---- closed form ----
+
+
+def closed_macs(model: nn.Module, head: nn.Module | None, anatomy: Anatomy, sample: Sample) -> int:
+    """Multiply-adds of one sample in a model without methods: patch embedding, blocks, poolers, projections and heads.
+
+    What stands outside the blocks is taken to run once a sample, except the patch convolution (once a patch), output embeddings
+    and the heads of decoder-only models (once a token), and attention pooling (keys and values once a patch).
+
+    Args:
+        model: the backbone; the parts of methods that a finished model carries are left out.
+        head: one that was built beside the model.
+        anatomy: of this model.
+        sample: sizes.
+    """
+    tokens = sample.tokens(anatomy)
+    total = sum(block.sizes.macs(tokens[block.stack.name], tokens.get("encoder", 0)) for block in anatomy)
+    known = {id(m) for block in anatomy for m in block.module.modules()}
+    known |= {id(m) for m in getattr(model, "gossamer", nn.Module()).modules()}
+    last = tokens[list(anatomy.stacks)[-1]]
+    each_token = {id(getattr(model, "get_output_embeddings", lambda: None)())}
+    if anatomy.blocks()[0].stack.causal:
+        each_token |= {id(m) for m in anatomy.heads.values()}
+    for module in [m for root in (model, head) if root is not None for m in root.modules() if id(m) not in known]:
+        if isinstance(module, nn.Conv2d) and sample.image is not None:
+            total += _convolution_macs(module, sample.image)
+        elif isinstance(module, nn.Linear):
+            total += module.weight.numel() * (last if id(module) in each_token else 1)
+        elif isinstance(module, nn.MultiheadAttention):
+            d = module.embed_dim
+            total += d * d + 2 * last * d * d + 2 * last * d  # its output projection is a Linear
+    return total
+
+
+def _convolution_macs(conv: nn.Conv2d, image: tuple[int, int]) -> int:
+    return conv.weight.numel() * patch_count(conv, image)

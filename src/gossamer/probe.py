@@ -1,0 +1,133 @@
+"""The linear probe, solved exactly: multinomial logistic regression on fixed features.
+
+On features standardised to mean 0 and variance 1, minimise  mean cross-entropy + l2 / 2 |W|^2  over W [C, d] and b [C] (b free). The
+problem is convex, so the solution depends on nothing but the features and l2; l2 is chosen on held-out parts of the same features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+STRENGTHS = tuple(10 ** (exponent / 2) for exponent in range(2, -9, -1))  # of l2, strongest first: 10 to 1e-4
+FOLDS = 5
+LARGE = 20_000  # from this many samples on, one fold is held out instead of each in turn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """A solved linear probe, for features as they are: logits = features weight^T + bias.
+
+    `weight` [C, d] and `bias` [C] are float32; `l2` is the strength that was used, and `held_out_accuracy` its accuracy on
+    features that were held out while l2 was chosen (None where it was given).
+    """
+
+    weight: Tensor
+    bias: Tensor
+    l2: float
+    held_out_accuracy: float | None = None
+
+    def put_into(self, linear: nn.Linear) -> None:
+        """Copies weight and bias into a Linear.
+
+        Raises:
+            ValueError: the Linear has another shape or no bias.
+        """
+        if linear.bias is None or linear.weight.shape != self.weight.shape:
+            found = f"{tuple(linear.weight.shape)}{'' if linear.bias is not None else ' without bias'}"
+            raise ValueError(f"the probe is a Linear of {tuple(self.weight.shape)} with bias; the head's last one is {found}")
+        with torch.no_grad():
+            linear.weight.copy_(self.weight)
+            linear.bias.copy_(self.bias)
+
+
+def fit(features: Tensor, labels: Tensor, classes: int, *, l2: float | None = None, seed: int = 0) -> Probe:
+    """The linear probe of features [n, d] and labels [n].
+
+    Args:
+        features: what the head would read.
+        labels: class of each sample, 0 to classes - 1.
+        classes: C.
+        l2: strength of the penalty. None: the one of `STRENGTHS` with the best accuracy on held-out fifths of the samples (ties
+            go to the stronger), then solved again on all of them.
+        seed: of the fifths.
+
+    Raises:
+        ValueError: a feature is not finite, or a label is outside the classes.
+    """
+    if not torch.isfinite(features).all():
+        raise ValueError(f"{int((~torch.isfinite(features)).any(1).sum())} of {len(features)} feature vectors are not finite")
+    if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise ValueError(f"labels reach from {int(labels.min())} to {int(labels.max())}; there are {classes} classes")
+    features = features.detach().double()
+    accuracy = None
+    if l2 is None:
+        l2, accuracy = _choose(features, labels, classes, seed)
+    weight, bias = _solve(features, labels, [l2], classes)[0]
+    return Probe(weight=weight.float(), bias=bias.float(), l2=l2, held_out_accuracy=accuracy)
+
+
+def folds(labels: Tensor, seed: int) -> list[Tensor]:
+    """Five disjoint sets of places; every class is dealt out evenly. A class with a single sample is never held out."""
+    generator = torch.Generator().manual_seed(seed)
+    dealt: list[list[Tensor]] = [[] for _ in range(FOLDS)]
+    start = 0
+    for label in labels.unique():
+        places = (labels == label).nonzero().flatten()
+        if len(places) < 2:
+            continue
+        places = places[torch.randperm(len(places), generator=generator)]
+        for i in range(FOLDS):
+            dealt[(start + i) % FOLDS].append(places[i::FOLDS])
+        start += len(places)
+    return [torch.cat(parts) for parts in dealt if sum(map(len, parts))]
+
+
+def _choose(features: Tensor, labels: Tensor, classes: int, seed: int) -> tuple[float, float]:
+    """The strength with the best held-out accuracy, and that accuracy; the middle one where nothing can be held out."""
+    held_out = folds(labels, seed)[: 1 if len(labels) >= LARGE else FOLDS]
+    if not held_out:
+        return STRENGTHS[len(STRENGTHS) // 2], float("nan")
+    right = torch.zeros(len(STRENGTHS))
+    for held in held_out:
+        kept = torch.ones(len(labels), dtype=torch.bool)
+        kept[held] = False
+        for i, (weight, bias) in enumerate(_solve(features[kept], labels[kept], STRENGTHS, classes)):
+            right[i] += ((features[held] @ weight.T + bias).argmax(1) == labels[held]).sum()
+    best = int(right.argmax())
+    return STRENGTHS[best], float(right[best]) / sum(map(len, held_out))
+
+
+def _solve(
+    features: Tensor, labels: Tensor, strengths: tuple[float, ...] | list[float], classes: int
+) -> list[tuple[Tensor, Tensor]]:
+    """Weight [C, d] and bias [C] for every strength, in float64, each started from the one before."""
+    mean, std = features.mean(0), features.std(0, correction=0)
+    std = torch.where(std > 1e-9 * (1 + mean.abs()), std, torch.ones_like(std))  # a constant feature says nothing
+    x = (features - mean) / std
+    weight = torch.zeros(classes, x.shape[1], dtype=x.dtype, device=x.device, requires_grad=True)
+    bias = torch.zeros(classes, dtype=x.dtype, device=x.device, requires_grad=True)
+    labels = labels.to(x.device)
+    solved = []
+    for l2 in strengths:
+        _minimise(weight, bias, x, labels, l2)
+        w = weight.detach() / std
+        solved.append((w, bias.detach() - w @ mean))
+    return solved
+
+
+def _minimise(weight: Tensor, bias: Tensor, x: Tensor, labels: Tensor, l2: float) -> None:
+    optimizer = torch.optim.LBFGS(
+        [weight, bias], max_iter=1000, history_size=20, tolerance_grad=1e-8, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+    )
+
+    def objective() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(x @ weight.T + bias, labels) + l2 / 2 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(objective)  # type: ignore[arg-type]

@@ -1,0 +1,269 @@
+"""Transformer blocks computed by hand from their weights, as the definition that the verbs are held against.
+
+Written from the papers' formulas. Names of modules stand here a second time, on purpose: nothing is shared with
+`gossamer.families`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .contract.table import BACKBONES, run
+
+Function = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Names:
+    """One kind of block: its modules, and the few facts in which kinds differ."""
+
+    attention: tuple[str, str, str, str]  # q, k, v, out; timm: the fused projection three times, out
+    ffn: tuple[str, ...]  # up, down, or gate, up, down
+    norms: tuple[str, ...]  # around attention, around cross-attention where there is one, around the FFN
+    act: Function = F.gelu
+    cross: tuple[str, str, str, str] | None = None
+    post: bool = False  # norms stand behind the sums
+    layer_scale: tuple[str, str] | None = None
+    heads: int = 2
+    unscaled: bool = False
+    norm_qk: tuple[str, str] | None = None
+
+
+def _under(path: str, *names: str) -> Any:
+    return tuple(f"{path}.{name}" for name in names)
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.702 * x)
+
+
+gelu_tanh = partial(F.gelu, approximate="tanh")
+PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+VIT = Names(
+    _under("attention", *PROJECTIONS, "o_proj"), _under("mlp", "fc1", "fc2"), ("layernorm_before", "layernorm_after")
+)
+DINO = Names(
+    VIT.attention, VIT.ffn, ("norm1", "norm2"), layer_scale=("layer_scale1.lambda1", "layer_scale2.lambda1")
+)
+SWIGLU = Names(
+    VIT.attention, _under("mlp", "gate_proj", "up_proj", "down_proj"), DINO.norms, F.silu, layer_scale=DINO.layer_scale
+)
+CLIP = Names(
+    _under("self_attn", *PROJECTIONS, "out_proj"), VIT.ffn, ("layer_norm1", "layer_norm2"), quick_gelu
+)
+SIGLIP = Names(CLIP.attention, CLIP.ffn, CLIP.norms, gelu_tanh)
+BERT = Names(
+    (*_under("attention.self", "query", "key", "value"), "attention.output.dense"),
+    ("intermediate.dense", "output.dense"),
+    ("attention.output.LayerNorm", "output.LayerNorm"),
+    post=True,
+)
+VILT = Names(
+    (*_under("attention.attention", "query", "key", "value"), "attention.output.dense"), BERT.ffn, VIT.norms
+)
+T5 = Names(
+    _under("layer.0.SelfAttention", "q", "k", "v", "o"),
+    _under("layer.1.DenseReluDense", "wi", "wo"),
+    ("layer.0.layer_norm", "layer.1.layer_norm"),
+    F.relu,
+    unscaled=True,
+)
+T5_GATED = Names(T5.attention, _under("layer.1.DenseReluDense", "wi_0", "wi_1", "wo"), T5.norms, gelu_tanh, unscaled=True)
+T5_DECODER = Names(
+    T5.attention,
+    _under("layer.2.DenseReluDense", "wi", "wo"),
+    (*T5.norms[:1], "layer.1.layer_norm", "layer.2.layer_norm"),
+    F.relu,
+    cross=_under("layer.1.EncDecAttention", "q", "k", "v", "o"),
+    unscaled=True,
+)
+BART = Names(CLIP.attention, ("fc1", "fc2"), ("self_attn_layer_norm", "final_layer_norm"), post=True)
+BART_DECODER = Names(
+    CLIP.attention,
+    BART.ffn,
+    ("self_attn_layer_norm", "encoder_attn_layer_norm", "final_layer_norm"),
+    cross=_under("encoder_attn", *PROJECTIONS, "out_proj"),
+    post=True,
+    heads=3,
+)
+LLAMA = Names(
+    _under("self_attn", *PROJECTIONS, "o_proj"),
+    SWIGLU.ffn,
+    ("input_layernorm", "post_attention_layernorm"),
+    F.silu,
+)
+_TIMM = (("attn.qkv", "attn.qkv", "attn.qkv", "attn.proj"), VIT.ffn, ("norm1", "norm2"))
+TIMM = Names(*_TIMM, layer_scale=("ls1.gamma", "ls2.gamma"))
+TIMM_NORMED = Names(*_TIMM, norm_qk=("attn.q_norm", "attn.k_norm"))
+
+KINDS: dict[tuple[str, str], Names] = {
+    **{(row, "vision"): VIT for row in ("vit", "vit-bare", "vit-mae", "deit", "deit-distilled")},
+    **{(row, "vision"): DINO for row in ("dinov2", "dinov2-registers")},
+    ("dinov2-swiglu", "vision"): SWIGLU,
+    ("clip-vision", "vision"): CLIP,
+    ("clip-text", "text"): CLIP,
+    ("siglip", "vision"): SIGLIP,
+    ("bert", "text"): BERT,
+    ("roberta", "text"): BERT,
+    ("vilt", "fusion"): VILT,
+    ("t5", "encoder"): T5,
+    ("t5", "decoder"): T5_DECODER,
+    ("t5-gated-encoder", "encoder"): T5_GATED,
+    ("bart", "encoder"): BART,
+    ("bart", "decoder"): BART_DECODER,
+    ("llama", "decoder"): LLAMA,
+    ("llama-classifier", "decoder"): LLAMA,
+    ("timm", "vision"): TIMM,
+    ("timm-avg", "vision"): TIMM_NORMED,
+    ("timm-bare", "vision"): Names(*_TIMM),
+}
+
+
+@dataclass
+class Changes:
+    """What verbs did to a block: functions of (x, branch(x)) by branch, and so on."""
+
+    add: dict[str, Function] = field(default_factory=dict)
+    normed: bool = True
+    middle: Function | None = None
+    memory: tuple[Tensor, Tensor] | None = None  # keys, values [1 or B, p, inner_kv]
+
+
+@dataclass
+class Call:
+    """The arguments of one block in one forward pass, by what they mean."""
+
+    x: Tensor
+    mask: Tensor | None = None  # [B or 1, 1, N, M]: boolean (True: visible) or additive
+    bias: Tensor | None = None
+    rotary: tuple[Tensor, Tensor] | None = None
+    side: Tensor | None = None
+    side_mask: Tensor | None = None
+    given: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+    output: Any = None
+
+    @property
+    def states(self) -> Tensor:
+        return self.output[0] if isinstance(self.output, tuple) else self.output
+
+
+def block(names: Names, module: nn.Module, call: Call, changes: Changes | None = None) -> Tensor:
+    """The block's states [B, N, d], from the weights alone."""
+    changes = changes or Changes()
+    get = module.get_submodule
+    scales = [module.get_parameter(n) for n in names.layer_scale] if names.layer_scale else [1.0, 1.0]
+
+    def branch(name: str, norm: nn.Module, compute: Function, x: Tensor, scale: Any) -> Tensor:
+        entering = x if names.post else norm(x)
+        y = compute(entering)
+        if name in changes.add:
+            y = y + changes.add[name](entering if changes.normed else x, y)
+        return norm(x + y) if names.post else x + scale * y
+
+    norms = [get(n) for n in names.norms]
+    attention = partial(_attention, names, module, call, changes)
+    x = branch("attention", norms[0], attention, call.x, scales[0])
+    if names.cross is not None:
+        x = branch("cross", norms[1], partial(_cross, names, module, call), x, 1.0)
+    if changes.middle is not None:
+        x = x + changes.middle(x)
+    return branch("ffn", norms[-1], partial(_ffn, names, module), x, scales[1])
+
+
+def _ffn(names: Names, module: nn.Module, x: Tensor) -> Tensor:
+    *gate, up, down = (module.get_submodule(n) for n in names.ffn)
+    return down(names.act(gate[0](x)) * up(x) if gate else names.act(up(x)))
+
+
+def _cross(names: Names, module: nn.Module, call: Call, x: Tensor) -> Tensor:
+    assert names.cross is not None
+    assert call.side is not None
+    q, k, v, out = (module.get_submodule(n) for n in names.cross)
+    heads = [_split(t, names.heads) for t in (q(x), k(call.side), v(call.side))]
+    return out(_softmax(names, *heads, call.side_mask, None))
+
+
+def _attention(names: Names, module: nn.Module, call: Call, changes: Changes, x: Tensor) -> Tensor:
+    get, d = module.get_submodule, x.shape[-1]
+    q, k, v, out = (get(n) for n in names.attention)
+    if q is k:
+        queries, keys, values = q(x)[..., :d], q(x)[..., d : 2 * d], q(x)[..., 2 * d :]
+    else:
+        queries, keys, values = q(x), k(x), v(x)
+    width = queries.shape[-1] // names.heads
+    queries, keys, values = (_split(t, t.shape[-1] // width) for t in (queries, keys, values))
+    if call.rotary is not None:
+        queries, keys = _rotate(queries, *call.rotary), _rotate(keys, *call.rotary)
+    mask, bias = call.mask, call.bias
+    if changes.memory is not None:
+        own_keys, own_values = (_split(t.expand(len(x), -1, -1), t.shape[-1] // width) for t in changes.memory)
+        keys, values = torch.cat([own_keys, keys], 2), torch.cat([own_values, values], 2)
+        p = own_keys.shape[2]
+        mask = None if mask is None else F.pad(mask, (p, 0), value=True if mask.dtype == torch.bool else 0.0)
+        bias = None if bias is None else F.pad(bias, (p, 0))
+    if names.norm_qk:
+        queries, keys = (get(n)(t) for n, t in zip(names.norm_qk, (queries, keys), strict=True))
+    return out(_softmax(names, queries, keys, values, mask, bias))
+
+
+def _split(x: Tensor, heads: int) -> Tensor:
+    return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
+
+
+def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    half = x.shape[-1] // 2
+    return x * cosine[:, None] + torch.cat([-x[..., half:], x[..., :half]], -1) * sine[:, None]
+
+
+def _softmax(names: Names, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None) -> Tensor:
+    k, v = (t.repeat_interleave(names.heads // t.shape[1], 1) for t in (k, v))
+    scores = q @ k.transpose(2, 3) * (1.0 if names.unscaled else q.shape[-1] ** -0.5)
+    scores = scores if bias is None else scores + bias
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -1e30) if mask.dtype == torch.bool else scores + mask
+    return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+def record(row: str, stack: str, model: nn.Module, blocks: list[nn.Module]) -> list[Call]:
+    """What every block of a stack was given, and answered, in one forward pass of the model."""
+    calls: list[Call] = []
+
+    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        calls.append(understood(row, stack, args, kwargs, output))
+
+    handles = [b.register_forward_hook(keep, with_kwargs=True) for b in blocks]
+    run(model, {**BACKBONES[row].inputs()})
+    for handle in handles:
+        handle.remove()
+    return calls
+
+
+def understood(row: str, stack: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Call:
+    """A block's arguments by meaning. A mask left out in a causal stack means: every token sees those up to itself."""
+    names = KINDS[row, stack]
+    order = ["x", "mask"]
+    if row.startswith("t5"):
+        order = ["x", "mask", "bias", "side", "side_mask"]
+    elif names.cross is not None:
+        order = ["x", "mask", "side", "side_mask"]
+    found = dict(zip(order, args, strict=False))
+    other = {
+        "hidden_states": "x", "attention_mask": "mask", "attn_mask": "mask", "position_bias": "bias", "position_embeddings": "rotary",
+        "encoder_hidden_states": "side", "encoder_attention_mask": "side_mask",
+    }  # fmt: skip
+    found |= {other[k]: v for k, v in kwargs.items() if k in other}
+    if row.startswith("t5"):
+        found["bias"] = output[1]
+    length = found["x"].shape[1]
+    if found.get("mask") is None and stack == "decoder":
+        found["mask"] = torch.ones(1, 1, length, length, dtype=torch.bool).tril()
+    # A cache would be filled a second time when the block is called again.
+    kwargs = {k: v for k, v in kwargs.items() if k not in ("past_key_values", "use_cache")}
+    return Call(**found, given=(args, kwargs), output=output)
