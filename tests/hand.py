@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import gossamer as gm
+
 from .contract.table import BACKBONES, run
 
 Function = Callable[..., Tensor]
@@ -138,8 +140,10 @@ class Changes:
 
 @dataclass
 class Call:
-    """The arguments of one block in one forward pass, by what they mean."""
+    """One block of an untouched model in one forward pass: its weights, and its arguments by what they mean."""
 
+    names: Names
+    module: nn.Module
     x: Tensor
     mask: Tensor | None = None  # [B or 1, 1, N, M]: boolean (True: visible) or additive
     bias: Tensor | None = None
@@ -154,9 +158,9 @@ class Call:
         return self.output[0] if isinstance(self.output, tuple) else self.output
 
 
-def block(names: Names, module: nn.Module, call: Call, changes: Changes | None = None) -> Tensor:
+def block(call: Call, changes: Changes | None = None) -> Tensor:
     """The block's states [B, N, d], from the weights alone."""
-    changes = changes or Changes()
+    names, module, changes = call.names, call.module, changes or Changes()
     get = module.get_submodule
     scales = [module.get_parameter(n) for n in names.layer_scale] if names.layer_scale else [1.0, 1.0]
 
@@ -168,10 +172,10 @@ def block(names: Names, module: nn.Module, call: Call, changes: Changes | None =
         return norm(x + y) if names.post else x + scale * y
 
     norms = [get(n) for n in names.norms]
-    attention = partial(_attention, names, module, call, changes)
+    attention = partial(_attention, call, changes)
     x = branch("attention", norms[0], attention, call.x, scales[0])
     if names.cross is not None:
-        x = branch("cross", norms[1], partial(_cross, names, module, call), x, 1.0)
+        x = branch("cross", norms[1], partial(_cross, call), x, 1.0)
     if changes.middle is not None:
         x = x + changes.middle(x)
     return branch("ffn", norms[-1], partial(_ffn, names, module), x, scales[1])
@@ -182,16 +186,17 @@ def _ffn(names: Names, module: nn.Module, x: Tensor) -> Tensor:
     return down(names.act(gate[0](x)) * up(x) if gate else names.act(up(x)))
 
 
-def _cross(names: Names, module: nn.Module, call: Call, x: Tensor) -> Tensor:
+def _cross(call: Call, x: Tensor) -> Tensor:
+    names = call.names
     assert names.cross is not None
     assert call.side is not None
-    q, k, v, out = (module.get_submodule(n) for n in names.cross)
+    q, k, v, out = (call.module.get_submodule(n) for n in names.cross)
     heads = [_split(t, names.heads) for t in (q(x), k(call.side), v(call.side))]
     return out(_softmax(names, *heads, call.side_mask, None))
 
 
-def _attention(names: Names, module: nn.Module, call: Call, changes: Changes, x: Tensor) -> Tensor:
-    get, d = module.get_submodule, x.shape[-1]
+def _attention(call: Call, changes: Changes, x: Tensor) -> Tensor:
+    names, get, d = call.names, call.module.get_submodule, x.shape[-1]
     q, k, v, out = (get(n) for n in names.attention)
     if q is k:
         queries, keys, values = q(x)[..., :d], q(x)[..., d : 2 * d], q(x)[..., 2 * d :]
@@ -231,39 +236,40 @@ def _softmax(names: Names, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None,
     return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
 
 
-def record(row: str, stack: str, model: nn.Module, blocks: list[nn.Module]) -> list[Call]:
-    """What every block of a stack was given, and answered, in one forward pass of the model."""
+def record(row: str, stack: str, attention: str = "sdpa") -> list[Call]:
+    """What every block of a stack is given, and answers, in one forward pass of the row's model."""
     calls: list[Call] = []
 
     def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        calls.append(understood(row, stack, args, kwargs, output))
+        calls.append(_understood(row, stack, module, args, kwargs, output))
 
-    handles = [b.register_forward_hook(keep, with_kwargs=True) for b in blocks]
-    run(model, {**BACKBONES[row].inputs()})
+    model = BACKBONES[row].model(attention)
+    model.requires_grad_(False)
+    handles = [b.module.register_forward_hook(keep, with_kwargs=True) for b in gm.read(model).blocks(stack)]
+    run(model, BACKBONES[row].inputs())
     for handle in handles:
         handle.remove()
     return calls
 
 
-def understood(row: str, stack: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Call:
-    """A block's arguments by meaning. A mask left out in a causal stack means: every token sees those up to itself."""
+def _understood(row: str, stack: str, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Call:
     names = KINDS[row, stack]
     order = ["x", "mask"]
     if row.startswith("t5"):
-        order = ["x", "mask", "bias", "side", "side_mask"]
+        order += ["bias", "side", "side_mask"]
     elif names.cross is not None:
-        order = ["x", "mask", "side", "side_mask"]
+        order += ["side", "side_mask"]
     found = dict(zip(order, args, strict=False))
-    other = {
-        "hidden_states": "x", "attention_mask": "mask", "attn_mask": "mask", "position_bias": "bias", "position_embeddings": "rotary",
-        "encoder_hidden_states": "side", "encoder_attention_mask": "side_mask",
+    meanings = {
+        "hidden_states": "x", "attention_mask": "mask", "attn_mask": "mask", "position_bias": "bias",
+        "position_embeddings": "rotary", "encoder_hidden_states": "side", "encoder_attention_mask": "side_mask",
     }  # fmt: skip
-    found |= {other[k]: v for k, v in kwargs.items() if k in other}
+    found |= {meanings[k]: v for k, v in kwargs.items() if k in meanings}
     if row.startswith("t5"):
         found["bias"] = output[1]
-    length = found["x"].shape[1]
-    if found.get("mask") is None and stack == "decoder":
+    if found.get("mask") is None and stack == "decoder":  # left out: every token sees those up to itself
+        length = found["x"].shape[1]
         found["mask"] = torch.ones(1, 1, length, length, dtype=torch.bool).tril()
     # A cache would be filled a second time when the block is called again.
     kwargs = {k: v for k, v in kwargs.items() if k not in ("past_key_values", "use_cache")}
-    return Call(**found, given=(args, kwargs), output=output)
+    return Call(names, module, **found, given=(args, kwargs), output=output)

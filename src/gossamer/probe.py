@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 STRENGTHS = tuple(10 ** (exponent / 2) for exponent in range(2, -9, -1))  # of l2, strongest first: 10 to 1e-4
+CHOOSING, SOLVING = 1e-5, 1e-7  # largest gradient left; the objective is of the order of 1
 FOLDS = 5
 LARGE = 20_000  # from this many samples on, one fold is held out instead of each in turn
 
@@ -66,7 +67,7 @@ def fit(features: Tensor, labels: Tensor, classes: int, *, l2: float | None = No
     accuracy = None
     if l2 is None:
         l2, accuracy = _choose(features, labels, classes, seed)
-    weight, bias = _solve(features, labels, [l2], classes)[0]
+    weight, bias = _solve(features, labels, (l2,), classes, SOLVING)[0]
     return Probe(weight=weight.float(), bias=bias.float(), l2=l2, held_out_accuracy=accuracy)
 
 
@@ -95,14 +96,14 @@ def _choose(features: Tensor, labels: Tensor, classes: int, seed: int) -> tuple[
     for held in held_out:
         kept = torch.ones(len(labels), dtype=torch.bool)
         kept[held] = False
-        for i, (weight, bias) in enumerate(_solve(features[kept], labels[kept], STRENGTHS, classes)):
+        for i, (weight, bias) in enumerate(_solve(features[kept], labels[kept], STRENGTHS, classes, CHOOSING)):
             right[i] += ((features[held] @ weight.T + bias).argmax(1) == labels[held]).sum()
     best = int(right.argmax())
     return STRENGTHS[best], float(right[best]) / sum(map(len, held_out))
 
 
 def _solve(
-    features: Tensor, labels: Tensor, strengths: tuple[float, ...] | list[float], classes: int
+    features: Tensor, labels: Tensor, strengths: tuple[float, ...], classes: int, tolerance: float
 ) -> list[tuple[Tensor, Tensor]]:
     """Weight [C, d] and bias [C] for every strength, in float64, each started from the one before."""
     mean, std = features.mean(0), features.std(0, correction=0)
@@ -113,15 +114,21 @@ def _solve(
     labels = labels.to(x.device)
     solved = []
     for l2 in strengths:
-        _minimise(weight, bias, x, labels, l2)
+        _minimise(weight, bias, x, labels, l2, tolerance)
         w = weight.detach() / std
         solved.append((w, bias.detach() - w @ mean))
     return solved
 
 
-def _minimise(weight: Tensor, bias: Tensor, x: Tensor, labels: Tensor, l2: float) -> None:
+def _minimise(weight: Tensor, bias: Tensor, x: Tensor, labels: Tensor, l2: float, tolerance: float) -> None:
+    """Moves weight and bias to the minimum of the objective."""
     optimizer = torch.optim.LBFGS(
-        [weight, bias], max_iter=1000, history_size=20, tolerance_grad=1e-8, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+        [weight, bias],
+        max_iter=1000,
+        history_size=100,
+        tolerance_grad=tolerance,
+        tolerance_change=0,
+        line_search_fn="strong_wolfe",
     )
 
     def objective() -> Tensor:

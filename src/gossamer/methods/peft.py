@@ -39,22 +39,20 @@ class Peft(Method):
 
     def attach(self, anatomy: Anatomy) -> Part:
         """Injects the tuner; its tree holds peft's parameters under our names (`vision.blocks.3.q.lora_A.weight`)."""
-        from peft import inject_adapter_in_model
+        from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
-        model, keys = anatomy.model, anatomy.keys()
+        model = anatomy.model
         config = self._resolve(anatomy)
-        if not keys.keys() & dict(model.named_modules()).keys():
-            raise ValueError("nothing to inject into")
         before = dict(model.named_modules())
         known = {id(t) for t in model.state_dict(keep_vars=True).values()}
         flags = {p: p.requires_grad for p in model.parameters()}
-        inject_adapter_in_model(config, model, adapter_name=ADAPTER)
+        tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, config, adapter_name=ADAPTER)
         model.__dict__.pop("peft_config", None)
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag or (parameter.requires_grad and _biased(config)))
         swapped = _outermost({n: m for n, m in model.named_modules() if n in before and before[n] is not m})
         tree = PeftTree()
-        _collect(tree, model, known, anatomy.keys())
+        _collect(tree, tuner, known, anatomy.keys())
         for name, module in swapped.items():  # handed to the verb, so that detaching knows the way back
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, before[name])
@@ -66,12 +64,12 @@ class Peft(Method):
         """The configuration with roles turned into this model's module names."""
         config = copy.deepcopy(self.config)
         targets = config.target_modules
-        if targets is None:
+        if targets is None and not hasattr(config, "token_indices"):
             feedforward = hasattr(config, "feedforward_modules")
             config.target_modules = _names(anatomy, ("k", "v", "down") if feedforward else ("q", "v"))
             if feedforward and config.feedforward_modules is None:
                 config.feedforward_modules = _names(anatomy, ("down",))
-        elif not isinstance(targets, str) and set(targets) <= set(ROLES) and not _literal(anatomy, targets):
+        elif targets is not None and not isinstance(targets, str) and set(targets) <= set(ROLES) and not _literal(anatomy, targets):
             config.target_modules = _names(anatomy, tuple(targets))
         return config
 
@@ -81,11 +79,10 @@ class Peft(Method):
 
     def overhead(self, anatomy: Anatomy, tokens: dict[str, int]) -> tuple[int, int]:
         """For each sample: r (in + out) for each token that a rewritten matrix sees; nothing once LoRA is merged."""
-        seen = {}
+        shapes, seen = self._shapes(anatomy), {}
         for block in anatomy:
             for role, name in block.roles().items():
                 seen[name] = tokens["encoder" if role in ("cross.k", "cross.v") else block.stack.name]
-        shapes = self._shapes(anatomy)
         return sum(seen.get(name, 1) * self.config.r * sum(shape) for name, shape in shapes.items()), 0
 
     def _shapes(self, anatomy: Anatomy) -> dict[str, tuple[int, int]]:
@@ -114,14 +111,19 @@ class PeftTree(Part):
 
     def finalize(self) -> None:
         """Merges every tuner layer that can be merged and removes it."""
+        kept = []
         for name in self.swapped:
             parent, _, child = name.rpartition(".")
             layer: Any = self.model.get_submodule(name)
-            layer.merge(safe_merge=not next(layer.parameters()).is_meta)  # on meta there is no value to check
+            try:
+                layer.merge(safe_merge=not next(layer.parameters()).is_meta)  # on meta there is no value to check
+            except NotImplementedError:  # what this tuner adds is no matrix (LILY): it goes on running
+                kept.append(name)
+                continue
             setattr(self.model.get_submodule(parent), child, layer.get_base_layer())
-        for child in list(self._modules):
+        for child in list(self._modules) if not kept else ():
             del self._modules[child]
-        self.__dict__.update(model=None, swapped=[])
+        self.__dict__.update(model=None, swapped=kept)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -171,9 +173,10 @@ def _outermost(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
     return {n: m for n, m in modules.items() if not any(n.startswith(f"{other}.") for other in modules)}
 
 
-def _collect(tree: PeftTree, model: nn.Module, known: set[int], keys: dict[str, str]) -> None:
-    """Puts every tensor that injection added, and every bias it made trainable, into the tree."""
-    for name, module in model.named_modules():
+def _collect(tree: PeftTree, tuner: nn.Module, known: set[int], keys: dict[str, str]) -> None:
+    """Puts every tensor that the tuner added (to the model, or shared by its layers) or made trainable into the tree."""
+    for path, module in tuner.named_modules():
+        name = path.removeprefix("model.")
         tensors = {n: t for n, t in module._parameters.items() if t is not None}
         buffers = {
             n: t for n, t in module._buffers.items() if t is not None and n not in module._non_persistent_buffers_set
