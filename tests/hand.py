@@ -134,7 +134,9 @@ class Changes:
 
     add: dict[str, Function] = field(default_factory=dict)
     normed: bool = True
+    damped: bool = True
     middle: Function | None = None
+    ffn_reads: Function | None = None
     memory: tuple[Tensor, Tensor] | None = None  # keys, values [1 or B, p, inner_kv]
 
 
@@ -166,10 +168,13 @@ def block(call: Call, changes: Changes | None = None) -> Tensor:
 
     def branch(name: str, norm: nn.Module, compute: Function, x: Tensor, scale: Any) -> Tensor:
         entering = x if names.post else norm(x)
-        y = compute(entering)
+        if name == "ffn" and changes.ffn_reads is not None:
+            entering = entering + changes.ffn_reads(x)
+        y = compute(entering) if changes.damped else scale * compute(entering)
         if name in changes.add:
             y = y + changes.add[name](entering if changes.normed else x, y)
-        return norm(x + y) if names.post else x + scale * y
+        y = scale * y if changes.damped else y
+        return norm(x + y) if names.post else x + y
 
     norms = [get(n) for n in names.norms]
     attention = partial(_attention, call, changes)

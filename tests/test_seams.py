@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -74,6 +75,21 @@ class Rows(nn.Module):
         return self.rows[: x.shape[0]].expand(x.shape[0], -1, -1)
 
 
+class Seen(nn.Module):
+    """Keeps what it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.states: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.states.append(x)
+        return 1000 * x
+
+    def output(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.states.append(output[0] if isinstance(output, tuple) else output)
+
+
 class Memory(nn.Module):
     def __init__(self, *shape: int):
         super().__init__()
@@ -92,19 +108,19 @@ def test_the_hand_computes_what_the_model_computes(row: str, stack: str, attenti
 
 
 @EVERY
-@pytest.mark.parametrize("normed", [True, False])
-def test_add(row: str, stack: str, normed: bool) -> None:
+def test_add(row: str, stack: str) -> None:
+    anatomy, blocks, calls = opened(row, stack)
     branches = ["attention", "ffn"] + ["cross"] * (KINDS[row, stack].cross is not None)
-    for chosen in ([b] for b in branches), [branches]:
-        for branch in chosen:
-            anatomy, blocks, calls = opened(row, stack)
-            parts = {b: Mix(12, 12) for b in branch}
+    for chosen in [*([b] for b in branches), branches]:
+        for normed, damped in ((True, True), (False, True), (True, False)):
+            parts = {branch: Mix(12, 12) for branch in chosen}
             for name, part in parts.items():
-                anatomy.add(blocks[1], name, part, normed=normed)  # type: ignore[arg-type]
-            expected = hand.block(calls[1], Changes(add=dict(parts), normed=normed))
+                anatomy.add(blocks[1], name, part, normed=normed, damped=damped)  # type: ignore[arg-type]
+            expected = hand.block(calls[1], Changes(add=dict(parts), normed=normed, damped=damped))
             assert not torch.equal(expected, calls[1].states)
             close(again(blocks[1], calls[1]), expected)
             close(again(blocks[0], calls[0]), calls[0].states)
+            anatomy.undo()
 
 
 @EVERY
@@ -123,11 +139,33 @@ def test_several_additions_to_one_branch_read_the_sum_so_far(row: str, stack: st
 @EVERY
 def test_middle(row: str, stack: str) -> None:
     anatomy, blocks, calls = opened(row, stack)
-    part = Mix(12)
-    anatomy.middle(blocks[1], part)
-    expected = hand.block(calls[1], Changes(middle=part))
-    assert not torch.equal(expected, calls[1].states)
-    close(again(blocks[1], calls[1]), expected)
+    part, call = Mix(12), calls[1]
+    end = hand.block(call)
+    expected = {
+        "start": hand.block(replace(call, x=call.x + part(call.x))),
+        "middle": hand.block(call, Changes(middle=part)),
+        "ffn": hand.block(call, Changes(ffn_reads=part)),
+        "end": end + part(end),
+    }
+    for place, states in expected.items():
+        anatomy.middle(blocks[1], part, at=place)  # type: ignore[arg-type]
+        assert not torch.equal(states, call.states)
+        close(again(blocks[1], call), states)
+        anatomy.undo()
+
+
+@EVERY
+def test_the_middle_of_a_block_that_tokens_enter(row: str, stack: str) -> None:
+    """The addition reaches the inserted tokens too, whatever the order of the two verbs."""
+    for order in ((0, 1), (1, 0)):
+        anatomy, blocks, calls = opened(row, stack)
+        part, tokens = Mix(12), Rows(3, 2, 12)
+        verbs = [partial(anatomy.middle, blocks[1], part), partial(anatomy.insert, blocks[1], tokens)]
+        for i in order:
+            verbs[i]()
+        at, causal = blocks[1].prefix, blocks[1].stack.causal
+        wide = hand.block(widened(calls[1], tokens.rows, at, causal), Changes(middle=part))
+        close(again(blocks[1], calls[1]), without(wide, at, 2))
 
 
 MASKS = {
@@ -137,36 +175,40 @@ MASKS = {
 }
 
 
-def masked(row: str, stack: str, attention: str, kind: str, block: Block, call: Call) -> Call:
-    """The call with a mask of another kind: every token sees itself and some others, the samples not the same ones."""
-    if kind == "boolean" and (attention == "eager" or row == "vilt"):
-        pytest.skip("these attentions add their mask")
-    if kind == "none" and block.stack.causal and (attention == "eager" or row == "clip-text"):
-        pytest.skip("these attentions need a mask to be causal")
+def masks(row: str, attention: str, block: Block) -> list[str]:
+    """The kinds of mask that an attention takes: eager ones and ViLT's add theirs, some need one to be causal."""
+    kinds = ["additive"]
+    if attention == "sdpa" and row != "vilt":
+        kinds.append("boolean")
+    if not block.stack.causal or (attention == "sdpa" and row != "clip-text"):
+        kinds.append("none")
+    return kinds
+
+
+def masked(kind: str, block: Block, call: Call) -> tuple[Call, Tensor | None]:
+    """The call under a mask, and the mask: every token sees itself and some others, the samples not the same ones."""
     batch, length = call.x.shape[:2]
     visible = (torch.rand(batch, 1, length, length) > 0.4) | torch.eye(length, dtype=torch.bool)
-    if block.stack.causal:
-        visible = visible.tril()
-    mask = MASKS[kind](visible)
-    causal = torch.ones(1, 1, length, length, dtype=torch.bool).tril() if block.stack.causal else None
-    return replace(call, mask=causal if mask is None else mask)
+    upto = torch.ones(1, 1, length, length, dtype=torch.bool).tril()
+    mask = MASKS[kind](visible & upto if block.stack.causal else visible)
+    return replace(call, mask=upto if mask is None and block.stack.causal else mask), mask
 
 
 @BOTH
-@pytest.mark.parametrize("kind", list(MASKS))
-@pytest.mark.parametrize("batch", [1, 3])
-def test_remember(row: str, stack: str, attention: str, kind: str, batch: int) -> None:
+def test_remember(row: str, stack: str, attention: str) -> None:
     anatomy, blocks, calls = opened(row, stack, attention)
     block = blocks[1]
-    call = masked(row, stack, attention, kind, block, calls[1])
-    passed = {"mask": None if kind == "none" else call.mask}
-    close(again(block, call, **passed), hand.block(call))
-    first, second = Memory(batch, 5, block.sizes.inner_kv), Memory(1, 2, block.sizes.inner_kv)
-    anatomy.remember(block, first)
-    close(again(block, call, **passed), hand.block(call, Changes(memory=first(3))))
-    anatomy.remember(block, second)
-    memory = [torch.cat([a.expand(3, -1, -1), b.expand(3, -1, -1)], 1) for a, b in zip(first(3), second(3), strict=True)]
-    close(again(block, call, **passed), hand.block(call, Changes(memory=tuple(memory))))  # type: ignore[arg-type]
+    for kind in masks(row, attention, block):
+        call, mask = masked(kind, block, calls[1])
+        close(again(block, call, mask=mask), hand.block(call))
+        for batch in (1, 3):
+            first, second = Memory(batch, 5, block.sizes.inner_kv), Memory(1, 2, block.sizes.inner_kv)
+            anatomy.remember(block, first)
+            close(again(block, call, mask=mask), hand.block(call, Changes(memory=first(3))))
+            anatomy.remember(block, second)
+            both = [torch.cat([a.expand(3, -1, -1), b.expand(3, -1, -1)], 1) for a, b in zip(first(3), second(3), strict=True)]
+            close(again(block, call, mask=mask), hand.block(call, Changes(memory=(both[0], both[1]))))
+            anatomy.undo()
 
 
 @EVERY
@@ -217,20 +259,18 @@ def without(x: Tensor, at: int, count: int) -> Tensor:
     return torch.cat([x[:, :at], x[:, at + count :]], 1)
 
 
-class Kept:
-    """The states that leave a block, as the model sees them."""
-
-    def __init__(self, block: Block):
-        self.handle = block.module.register_forward_hook(self)
-
-    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
-        self.states = output[0] if isinstance(output, tuple) else output
+def leaving(blocks: list[Block]) -> list[Seen]:
+    """What leaves each block from now on, as the model sees it."""
+    parts = [Seen() for _ in blocks]
+    for block, part in zip(blocks, parts, strict=True):
+        block.module.register_forward_hook(part.output)
+    return parts
 
 
 def insert_by_hand(blocks: list[Block], calls: list[Call], spans: list[tuple[int, int, Tensor]]) -> list[Tensor]:
     """What leaves each block while tokens run through spans (first, last, tokens), the longest given first."""
     at, causal = blocks[0].prefix, blocks[0].stack.causal
-    x, running, leaving = calls[0].x, [], []  # running: spans now in the sequence, the last to enter in front
+    x, running, left = calls[0].x, [], []  # running: spans now in the sequence, the last to enter in front
     for i in range(len(blocks)):
         running = [s for s in spans if s[0] == i][::-1] + running
         entering = [s[2] for s in spans if s[0] == i][::-1]
@@ -241,8 +281,8 @@ def insert_by_hand(blocks: list[Block], calls: list[Call], spans: list[tuple[int
         for span in [s for s in running if s[1] == i]:
             x = without(x, at, span[2].shape[1])
             running.remove(span)
-        leaving.append(x)
-    return leaving
+        left.append(x)
+    return left
 
 
 SPANS = {
@@ -257,51 +297,46 @@ SPANS = {
 
 
 @BOTH
-@pytest.mark.parametrize("case", list(SPANS))
-def test_insert(row: str, stack: str, attention: str, case: str) -> None:
+def test_insert(row: str, stack: str, attention: str) -> None:
     anatomy, blocks, calls = opened(row, stack, attention)
     final = len(blocks) - 1
-    spans = [(a, final if b is None else b, torch.randn(3, p, 12)) for a, b, p in SPANS[case]]
-    expected = insert_by_hand(blocks, calls, spans)
-    for first, last, tokens in spans:
-        part = Rows(0)
-        part.rows.data = tokens
-        anatomy.insert(blocks[first], part, last=blocks[last])
-    kept = [Kept(b) for b in blocks]
-    run(anatomy.model, BACKBONES[row].inputs())
-    assert not torch.equal(expected[-1], calls[-1].states)
-    for found, states in zip(kept, expected, strict=True):
-        close(found.states, states)
+    for case in SPANS.values():
+        spans = [(a, final if b is None else b, Rows(3, p, 12)) for a, b, p in case]
+        expected = insert_by_hand(blocks, calls, [(a, b, part.rows) for a, b, part in spans])
+        for first, last, part in spans:
+            anatomy.insert(blocks[first], part, last=blocks[last])
+        kept = leaving(blocks)
+        run(anatomy.model, BACKBONES[row].inputs())
+        assert not torch.equal(expected[-1], calls[-1].states)
+        for found, states in zip(kept, expected, strict=True):
+            close(found.states.pop(), states)
+        anatomy.undo()
 
 
-@EVERY
+STAYING = [s for s in STACKS if s not in (("t5", "encoder"), ("bart", "encoder"))]  # their readers bring masks of their own
+
+
+@pytest.mark.parametrize(("row", "stack"), STAYING, ids=["-".join(s) for s in STAYING])
 def test_inserted_tokens_that_stay(row: str, stack: str) -> None:
     anatomy, blocks, calls = opened(row, stack)
-    tokens, final = torch.randn(3, 2, 12), len(blocks) - 1
     part = Rows(3, 2, 12)
-    part.rows.data = tokens
     anatomy.insert(blocks[1], part, stay=True)
-    expected = insert_by_hand(blocks, calls, [(1, final + 1, tokens)])
-    kept = [Kept(b) for b in blocks]
-    if stack == "encoder" and "decoder" in anatomy.stacks:
-        pytest.skip("what reads this encoder has its own mask for it")
-    run(anatomy.owner(stack), BACKBONES[row].inputs()) if row == "vilt" else run(anatomy.model, BACKBONES[row].inputs())
-    assert kept[-1].states.shape[1] == calls[-1].x.shape[1] + 2
+    expected = insert_by_hand(blocks, calls, [(1, len(blocks), part.rows)])
+    kept = leaving(blocks)
+    run(anatomy.model, BACKBONES[row].inputs())
+    assert kept[-1].states[0].shape[1] == calls[-1].x.shape[1] + 2
     for found, states in zip(kept, expected, strict=True):
-        close(found.states, states)
+        close(found.states.pop(), states)
 
 
 @BOTH
-@pytest.mark.parametrize("kind", list(MASKS))
-def test_insert_with_masks_of_every_kind(row: str, stack: str, attention: str, kind: str) -> None:
+def test_insert_with_masks_of_every_kind(row: str, stack: str, attention: str) -> None:
     anatomy, blocks, calls = opened(row, stack, attention)
-    call = masked(row, stack, attention, kind, blocks[1], calls[1])
-    part = Rows(3, 4, 12)
+    part, at, causal = Rows(3, 4, 12), blocks[1].prefix, blocks[1].stack.causal
     anatomy.insert(blocks[1], part)
-    at, causal = blocks[1].prefix, blocks[1].stack.causal
-    wide = widened(call, part.rows, at, causal)
-    expected = without(hand.block(wide), at, 4)
-    close(again(blocks[1], call, mask=None if kind == "none" else call.mask), expected)
+    for kind in masks(row, attention, blocks[1]):
+        call, mask = masked(kind, blocks[1], calls[1])
+        close(again(blocks[1], call, mask=mask), without(hand.block(widened(call, part.rows, at, causal)), at, 4))
 
 
 @pytest.mark.parametrize("kind", ["boolean", "additive"])
@@ -348,21 +383,20 @@ def test_spans_that_interleave_or_run_backwards_are_refused() -> None:
 
 @EVERY
 def test_rewrite(row: str, stack: str) -> None:
-    """Each Linear in turn gives its place to another; the hand reads the block with the weights changed."""
-    roles = ["q", "k", "v", "out", "up", "down"]
-    for role in roles:
-        anatomy, blocks, calls = opened(row, stack)
+    """Each Linear in turn gives its place to another; the hand reads a block with those weights."""
+    anatomy, blocks, calls = opened(row, stack)
+    for role in ("q", "k", "v", "out", "up", "down"):
         anatomy.split(blocks[1])
         old = blocks[1].part(role)
-        new = nn.Linear(old.in_features, old.out_features, bias=old.bias is not None)
-        changed = copy.deepcopy(BACKBONES[row].model())
-        block = gm.read(changed).blocks(stack)[1]
-        _set_weights(block, role, new)
+        new = nn.Linear(old.in_features, old.out_features, bias=old.bias is not None).requires_grad_(False)
+        twin = gm.read(BACKBONES[row].model().requires_grad_(False)).blocks(stack)[1]
+        _set_weights(twin, role, new)
         anatomy.rewrite(blocks[1], role, new)
-        expected = hand.block(replace(calls[1], module=block.module))
+        expected = hand.block(replace(calls[1], module=twin.module))
         assert not torch.equal(expected, calls[1].states)
         close(again(blocks[1], calls[1]), expected)
         assert blocks[1].part(role) is new
+        anatomy.undo()
 
 
 @torch.no_grad()
@@ -405,36 +439,32 @@ def test_split_does_nothing_where_nothing_is_fused() -> None:
 
 @EVERY
 def test_observe_sees_what_enters_the_block(row: str, stack: str) -> None:
-    seen: list[Tensor] = []
-
-    class Look(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            seen.append(x)
-            return 1000 * x
-
     anatomy, blocks, calls = opened(row, stack)
     bare = run(anatomy.model, BACKBONES[row].inputs())
-    for block in blocks:
-        anatomy.observe(block, Look())
+    parts = [Seen() for _ in blocks]
+    for block, part in zip(blocks, parts, strict=True):
+        anatomy.observe(block, part)
     assert torch.equal(run(anatomy.model, BACKBONES[row].inputs()), bare)
-    assert all(torch.equal(x, call.x) for x, call in zip(seen, calls, strict=True))
+    for part, call in zip(parts, calls, strict=True):
+        assert len(part.states) == 1
+        assert torch.equal(part.states[0], call.x)
 
 
 @EVERY
 @pytest.mark.parametrize("index", [0, 1])
 def test_replace_by_nothing_skips_the_block(row: str, stack: str, index: int) -> None:
     anatomy, blocks, calls = opened(row, stack)
-    kept = [Kept(b) for b in blocks]
+    kept = leaving(blocks)
     skipped, model = blocks[index].module, anatomy.model
     anatomy.replace(blocks[index], nn.Identity())
     assert skipped not in list(model.modules())
     run(model, BACKBONES[row].inputs())
-    assert not hasattr(kept[index], "states")
+    assert not kept[index].states
     x = calls[0].x
     for i, call in enumerate(calls):
         if i != index:
             x = hand.block(replace(call, x=x))
-            close(kept[i].states, x)
+            close(kept[i].states.pop(), x)
 
 
 @EVERY
@@ -442,9 +472,35 @@ def test_replace_by_a_module(row: str, stack: str) -> None:
     anatomy, blocks, calls = opened(row, stack)
     part, after = Mix(12), blocks[1]
     anatomy.replace(blocks[0], part)
-    kept = Kept(after)
+    kept = leaving([after])[0]
     run(anatomy.model, BACKBONES[row].inputs())
-    close(kept.states, hand.block(replace(calls[1], x=part(calls[0].x))))
+    close(kept.states.pop(), hand.block(replace(calls[1], x=part(calls[0].x))))
+
+
+@EVERY
+@pytest.mark.parametrize("index", [0, 1])
+def test_tokens_pass_through_a_replaced_block(row: str, stack: str, index: int) -> None:
+    """They enter and leave even where the block itself is gone, whatever the order of the two verbs."""
+    anatomy, blocks, calls = opened(row, stack)
+    inputs, bare = BACKBONES[row].inputs(), run(anatomy.model, BACKBONES[row].inputs())
+    at, causal, tokens = blocks[0].prefix, blocks[0].stack.causal, Rows(3, 2, 12)
+    wide = hand.block(widened(replace(calls[1 - index], x=calls[0].x), tokens.rows, at, causal))
+    verbs = [
+        partial(anatomy.insert, blocks[0], tokens, last=blocks[1]),
+        partial(anatomy.replace, blocks[index], nn.Identity()),
+    ]
+    for order in ((0, 1), (1, 0)):
+        before, after = Seen(), Seen()
+        anatomy.observe(blocks[index], before)
+        for i in order:
+            verbs[i]()
+        handle = anatomy.model.get_submodule(blocks[1].name).register_forward_hook(after.output)
+        run(anatomy.model, inputs)
+        close(after.states[0], without(wide, at, 2))
+        assert len(before.states) == 1
+        handle.remove()
+        anatomy.undo()
+        assert torch.equal(run(anatomy.model, inputs), bare)
 
 
 @pytest.mark.parametrize("row", [r for r, b in BACKBONES.items() if b.generates])
@@ -555,8 +611,6 @@ def test_attention_that_ignores_memories_is_found_out() -> None:
 
 def test_own_attention_that_differs_is_found_out() -> None:
     anatomy, blocks, _ = opened("timm", "vision")
-    blocks[0].part("attention").scale *= 2
-    anatomy.remember(blocks[0], Memory(1, 2, 12))  # the scale is read from the module
     changed = blocks[1].part("attention")
     changed.proj.register_forward_hook(lambda module, args, output: output + 1)
     anatomy.remember(blocks[1], Memory(1, 2, 12))  # hooks on a Linear are part of it

@@ -17,6 +17,8 @@ _WHERE = {
     "AdapterError": "gossamer.storage",
     "read": "gossamer.anatomy",
     "VPT": "gossamer.methods.vpt",
+    "SPT": "gossamer.methods.spt",
+    "CVPT": "gossamer.methods.cvpt",
     "LinearProbe": "gossamer.methods.linear_probe",
     "FullFineTuning": "gossamer.methods.full",
     "BitFit": "gossamer.methods.bitfit",
@@ -27,7 +29,9 @@ _WHERE = {
 _MODULES = ("anatomy", "cost", "data", "evaluate", "methods", "storage", "train", "zoo")
 
 __all__ = [
+    "CVPT",
     "METHODS",
+    "SPT",
     "VPT",
     "Adapted",
     "Adapter",
@@ -47,7 +51,9 @@ if TYPE_CHECKING:
     from gossamer.adapted import adapt as adapt
     from gossamer.anatomy import read as read
     from gossamer.cost import CostSheet as CostSheet
+    from gossamer.methods import CVPT as CVPT
     from gossamer.methods import METHODS as METHODS
+    from gossamer.methods import SPT as SPT
     from gossamer.methods import VPT as VPT
     from gossamer.methods import Adapter as Adapter
     from gossamer.methods import BitFit as BitFit

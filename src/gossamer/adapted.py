@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,15 @@ class Adapted(nn.Module):
             return self
         if other is not None:
             other.detach()
+        try:
+            self._attach()
+        except BaseException:
+            if other is not None:
+                other.attach()
+            raise
+        return self
+
+    def _attach(self) -> None:
         self.anatomy = anatomy_module.read(self.backbone)
         self.anatomy.check_whole_input()
         self.anatomy.heads = heads.find(self.backbone, self.anatomy)
@@ -71,18 +81,18 @@ class Adapted(nn.Module):
         }
         self.fingerprint = _fingerprint(self.anatomy)
         self._originals: dict[str, Tensor] = {}
+        kept = self.kept
+        self.backbone.__dict__[OCCUPANT] = self
         try:
             self._place()
+            if kept is not None:
+                self.load_state_dict(kept)
         except BaseException:
-            self.backbone.__dict__[OCCUPANT] = self
             self.detach()
+            self.kept = kept
             raise
-        self.backbone.__dict__[OCCUPANT] = self
-        if self.kept is not None:
-            self.load_state_dict(self.kept)
-            self.kept = None
+        self.kept = None
         self.train(self.training)
-        return self
 
     def _place(self) -> None:
         if self.num_labels is not None:
@@ -93,6 +103,7 @@ class Adapted(nn.Module):
             self.methods[_unique(method.name, self.methods)] = method.attach(self.anatomy)
         for head in self.head_modules().values():
             head.requires_grad_(self.train_head)
+        self._check_owners()
         shared = {id(p) for p in [*self.methods.parameters(), *self._head_parameters().values()]}
         self._originals = {n: p.detach().clone() for n, p in self.backbone.named_parameters() if id(p) in shared}
         if not self.trainable():
@@ -101,13 +112,20 @@ class Adapted(nn.Module):
                 f"{type(self.backbone).__name__} and there is no head; give num_labels=... for a head, or a method such as VPT()"
             )
 
+    def _check_owners(self) -> None:
+        owners: dict[int, str] = {}
+        for name, tree in [*self.methods.items(), *(("the head", head) for head in self.head_modules().values())]:
+            for parameter in tree.parameters():
+                other = owners.setdefault(id(parameter), name)
+                if other != name:
+                    raise ValueError(f"{other} and {name} would both train the same parameters: leave one of them out")
+
     def detach(self) -> nn.Module:
         """Takes everything off the backbone and returns it, bit for bit as it was. `attach` puts it back."""
         if self.backbone.__dict__.get(OCCUPANT) is not self:
             return self.backbone
         self.activation_checkpointing_disable()
-        if len(self.methods) or self.head_modules():
-            self.kept = {k: v.detach().clone() for k, v in self.state_dict().items()} if not self._failed() else None
+        self.kept = {k: v.detach().clone() for k, v in self.state_dict().items()}
         named = dict(self.backbone.named_parameters())
         with torch.no_grad():
             for name, value in self._originals.items():
@@ -121,9 +139,6 @@ class Adapted(nn.Module):
         self.methods, self.head_built = nn.ModuleDict(), None
         del self.backbone.__dict__[OCCUPANT]
         return self.backbone
-
-    def _failed(self) -> bool:
-        return len(self.methods) < len(self.applied)
 
     @property
     def attached(self) -> bool:
@@ -149,8 +164,8 @@ class Adapted(nn.Module):
     ) -> Any:
         """What the backbone returns for these inputs, with `loss` where labels are given and `logits` where there is a head.
 
-        The named inputs are those of the models in use; others pass through. A timm model answers `pixel_values=` with an
-        ImageClassifierOutput and a positional image tensor with its own logits.
+        The named inputs are those of the models in use; others pass through. A timm model answers `pixel_values=` or labels with
+        an ImageClassifierOutput, and a positional image tensor alone with its own logits.
         """
         self._must_be_attached()
         named = {
@@ -165,9 +180,8 @@ class Adapted(nn.Module):
             return self._answer(logits, labels)
         if hasattr(self.backbone, "config"):
             return self.backbone(*args, **inputs, **({} if labels is None else {"labels": labels}))
-        if args:
-            return self.backbone(*args)
-        return self._answer(self.backbone(inputs["pixel_values"]), labels)
+        logits = self.backbone(*args, **timm_inputs(inputs))
+        return logits if args and labels is None else self._answer(logits, labels)
 
     def _answer(self, logits: Tensor, labels: Tensor | None) -> Any:
         vision = self.anatomy.blocks()[0].stack.modality == "vision"
@@ -177,12 +191,20 @@ class Adapted(nn.Module):
     def _read_out(self, *args: Any, **inputs: Any) -> Tensor:
         stack = self.anatomy.blocks()[0].stack
         if not hasattr(self.backbone, "config"):
-            states = self.backbone.forward_features(*args, *inputs.values())  # type: ignore[operator]
+            states = self.backbone.forward_features(*args, **timm_inputs(inputs))  # type: ignore[operator]
             return self.backbone.forward_head(states, pre_logits=True)  # type: ignore[operator]
         if "input_ids" not in inputs and not args and stack.modality == "text" and "inputs_embeds" not in inputs:
             raise ValueError("a text model needs input_ids")
         output = self.backbone(*args, **inputs)
         return heads.read_out(stack.readout, output, inputs.get("attention_mask"), stack.modality == "vision")
+
+    @property
+    def accepts_loss_kwargs(self) -> bool:
+        """Whether Trainer may leave the average over accumulated batches to the loss: never where the loss is ours."""
+        if self.head_built is not None or not hasattr(self.backbone, "config"):
+            return False
+        parameters = inspect.signature(self.backbone.forward).parameters.values()
+        return getattr(self.backbone, "accepts_loss_kwargs", any(p.kind is p.VAR_KEYWORD for p in parameters))
 
     def features(self, *args: Any, **inputs: Any) -> Tensor:
         """What the head's last Linear reads for these inputs, [B, width]."""
@@ -330,7 +352,7 @@ class Adapted(nn.Module):
         """
         self._must_be_attached()
         model = copy.deepcopy(self).eval()
-        for tree in model.methods.values():
+        for tree in reversed(model.methods.values()):  # the last placed first, while what it was placed on is as it was
             tree.finalize()  # type: ignore[operator]
         model.anatomy.fuse()
         backbone = model.backbone
@@ -367,10 +389,15 @@ class Finished(nn.Module):
             features = heads.read_out(self.readout, output, inputs.get("attention_mask"), self.vision)
         else:
             features = self.backbone.forward_head(
-                self.backbone.forward_features(*args, *inputs.values()), pre_logits=True
+                self.backbone.forward_features(*args, **timm_inputs(inputs)), pre_logits=True
             )
         answer = ImageClassifierOutput if self.vision else SequenceClassifierOutput
         return answer(logits=self.head(features))  # type: ignore[misc]
+
+
+def timm_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Inputs under the names that timm's models use."""
+    return {"x" if name == "pixel_values" else name: value for name, value in inputs.items()}
 
 
 class _Input:

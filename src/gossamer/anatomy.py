@@ -7,7 +7,7 @@ model. A *method* (`gossamer.methods`) then speaks only of blocks and verbs, so 
 |------------|-----------------------------------------------------------------------------------|
 | `add`      | branch(x) + part(x, branch(x)) at an attention, cross-attention or FFN branch       |
 | `rewrite`  | one projection is replaced by a module; also one third of a fused qkv               |
-| `middle`   | x + part(x) on the residual stream between attention and FFN                        |
+| `middle`   | x + part(x) on the residual stream: between attention and FFN, or at a block's ends |
 | `remember` | extra keys and values inside a block's self-attention, in one joint softmax         |
 | `insert`   | tokens that enter before a block and leave after the same or a later one, or stay   |
 | `replace`  | a whole block by a small module                                                     |
@@ -18,7 +18,9 @@ Every change is kept in a log and taken back, last first, by `Anatomy.undo`.
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -26,17 +28,18 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gossamer import seams
+from gossamer import seams, stream
 from gossamer.seams import Part
 
 Branch = Literal["attention", "cross", "ffn"]
+Place = Literal["start", "middle", "end", "ffn"]
 STACK_ORDER = ("fusion", "vision", "encoder", "text", "decoder")  # the first that a model has is its main stack
 VERBS = ("add", "rewrite", "middle", "remember", "insert", "replace", "observe")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionNames:
-    """Names of the parts of one attention, relative to its block."""
+    """Names of the parts of one attention, relative to its block; `head_width` and `scaling` are attributes of `module`."""
 
     module: str  # the module that turns states into attended states
     q: str
@@ -46,6 +49,11 @@ class AttentionNames:
     norm: str | None  # normalisation before the branch; None in post-norm blocks
     fused: str | None = None  # one Linear for q, k and v in this order; q, k, v then name the thirds
     after: str | None = None  # post-norm blocks: the normalisation after the residual sum
+    head_width: str = "head_dim"
+    scaling: str | None = "scaling"  # factor of q k^T; None: head_width ** -0.5
+    q_norm: str | None = None  # normalisation of each head's queries and keys
+    k_norm: str | None = None
+    layer_scale: str | None = None  # the module that damps the branch before the residual sum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +65,7 @@ class FfnNames:
     norm: str | None
     gate: str | None = None
     after: str | None = None
+    layer_scale: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +88,10 @@ class Stack:
     extra_prefix: int = 0
     causal: bool = False
     readout: Literal["first", "last", "mean", "pooled"] = "first"
-    modality: Literal["vision", "text", "both"] = "vision"
+    modality: Literal["vision", "text", "both"] = "vision"  # both: the text stands in front
+    visual_prefix: int = 0  # of both: class-like tokens between text and patches
+    patches: str | None = None  # in the owner, the module whose output [B, n, d] is the patch tokens before positions are added
+    patches_norm: str | None = None  # in the owner, a norm behind the positions; where it acts, `patches` are on another scale
     own_attention: type[nn.Module] | None = None
     relative_bias: bool = False  # the first block computes a bias that the others receive
     returns_tuple: bool = False  # a block returns (states, ...) and not the states alone
@@ -108,6 +120,34 @@ class Sizes(NamedTuple):
         return tokens * own + 2 * tokens * tokens * self.inner + cross
 
 
+class Projection(NamedTuple):
+    """One projection of a block as a function of states [..., d], or some rows of a fused one; always the current weights.
+
+    What methods hooked onto the module does not act: its weights are used, wrapped or quantised as they may be.
+    """
+
+    linear: nn.Module
+    rows: slice | None = None
+
+    def __call__(self, states: Tensor) -> Tensor:
+        if self.rows is None:
+            return self.linear.forward(states)
+        if self.plain:
+            return nn.functional.linear(states, *self.weights())
+        return self.linear.forward(states)[..., self.rows]
+
+    @property
+    def plain(self) -> bool:
+        """Whether there is a matrix to read: neither wrapped nor quantised."""
+        return type(self.linear) is nn.Linear
+
+    def weights(self) -> tuple[Tensor, Tensor | None]:
+        """Matrix [out, in] and bias of a plain projection."""
+        rows = self.rows or slice(None)
+        weight, bias = self.linear.weight, self.linear.bias
+        return weight[rows], None if bias is None else bias[rows]
+
+
 class Block:
     """One block of a model: its module, and its parts by role ("q", "k", "v", "out", "up", "gate", "down", "norm1", "norm2").
 
@@ -130,7 +170,8 @@ class Block:
         roles = {
             "attention": attention.module, "q": attention.q, "k": attention.k, "v": attention.v, "out": attention.out,
             "qkv": attention.fused, "norm1": attention.norm or attention.after, "norm2": ffn.norm or ffn.after,
-            "up": ffn.up, "gate": ffn.gate, "down": ffn.down,
+            "up": ffn.up, "gate": ffn.gate, "down": ffn.down, "q_norm": attention.q_norm, "k_norm": attention.k_norm,
+            "layer_scale1": attention.layer_scale, "layer_scale2": ffn.layer_scale,
         }  # fmt: skip
         if cross is not None:
             roles |= {"cross.q": cross.q, "cross.k": cross.k, "cross.v": cross.v, "cross.out": cross.out}
@@ -165,22 +206,45 @@ class Block:
         cross = self.part("cross.out").weight.shape[1] if self.stack.cross else 0
         return Sizes(width, inner, inner_kv, weights["down"].shape[1], 2 + (self.ffn.gate is not None), cross)
 
+    @property
+    def head_width(self) -> int:
+        """Width of one attention head."""
+        return int(getattr(self.part("attention"), self.stack.attention.head_width))
+
+    @property
+    def scaling(self) -> float:
+        """The factor of q k^T in attention."""
+        name = self.stack.attention.scaling
+        return self.head_width**-0.5 if name is None else float(getattr(self.part("attention"), name))
+
+    def active(self, role: str) -> nn.Module | None:
+        """The module that plays an optional role ("layer_scale1", "q_norm", ...), or None where nothing does, or nothing is done."""
+        path = self.path(role)
+        module = _get(self.module, path) if path and _has(self.module, path) else None
+        return None if isinstance(module, nn.Identity) else module
+
+    def projection(self, role: str, *, bare: bool = False) -> Projection:
+        """The projection "q", "k", "v" or "out" of the block's self-attention as a function.
+
+        With `bare` it is the pre-trained one inside what peft wrapped around it.
+        """
+        path, rows = self.path(role), None
+        if not _has(self.module, path or "") and role in ("q", "k", "v"):
+            path, third = self.stack.attention.fused, self.sizes.inner
+            rows = slice("qkv".index(role) * third, ("qkv".index(role) + 1) * third)
+        linear: Any = _get(self.module, path or "")
+        while bare and hasattr(linear, "base_layer"):
+            linear = linear.base_layer
+        return Projection(linear, rows)
+
     def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [..., p, inner_kv] of tokens [..., p, d] as this block's self-attention would compute them.
 
         Pre-norm blocks normalise first: W_k LN(P) + b_k, W_v LN(P) + b_v. Nothing is computed for queries.
         """
         norm = self.stack.attention.norm
-        states = _get(self.module, norm)(tokens) if norm else tokens
-        fused = self.stack.attention.fused
-        if fused is None or _has(self.module, self.stack.attention.k):
-            return self.part("k")(states), self.part("v")(states)
-        linear = _get(self.module, fused)
-        if type(linear) is not nn.Linear:  # wrapped by a method: ask the wrapper for all three
-            return linear(states).chunk(3, dim=-1)[1:]
-        d = linear.out_features // 3
-        bias = None if linear.bias is None else linear.bias[d:]
-        return nn.functional.linear(states, linear.weight[d:], bias).chunk(2, dim=-1)  # type: ignore[return-value]
+        states = _get(self.module, norm).forward(tokens) if norm else tokens
+        return self.projection("k")(states), self.projection("v")(states)
 
 
 class Anatomy:
@@ -201,6 +265,7 @@ class Anatomy:
 
         Raises:
             KeyError: no such stack, or an index that the stack does not have.
+            ValueError: no index at all, or one of them twice.
         """
         stack = stack or self.main
         if stack not in self.stacks:
@@ -209,6 +274,8 @@ class Anatomy:
         blocks = self.stacks[stack]
         if indices is None:
             return list(blocks)
+        if not indices:
+            raise ValueError(f"blocks={tuple(indices)} names no block: the {stack} stack has {len(blocks)}; None means all")
         if len(set(indices)) != len(indices):
             raise ValueError(f"blocks={tuple(indices)} names a block twice")
         for i in indices:
@@ -226,6 +293,14 @@ class Anatomy:
     def owner(self, stack: str | None = None) -> nn.Module:
         """The module that embeds the inputs of a stack and runs it."""
         return self.model.get_submodule(self.owners[stack or self.main])
+
+    def patches(self, stack: str | None = None) -> nn.Module | None:
+        """The module whose output is the patch tokens [B, n, d] of a stack before positions, or None where there is none."""
+        names, owner = self.blocks(stack)[0].stack, self.owner(stack)
+        norm = names.patches_norm
+        if names.patches is None or (norm and _has(owner, norm) and not isinstance(_get(owner, norm), nn.Identity)):
+            return None
+        return _get(owner, names.patches)
 
     def keys(self) -> dict[str, str]:
         """module name -> our name for it, `vision.blocks.3.q`, for every part that has a role."""
@@ -253,11 +328,12 @@ class Anatomy:
 
     # ---- verbs ----
 
-    def add(self, block: Block, branch: Branch, part: Part, *, normed: bool = True) -> None:
+    def add(self, block: Block, branch: Branch, part: Part, *, normed: bool = True, damped: bool = True) -> None:
         """branch(x) becomes branch(x) + part(x, branch(x)).
 
         x [B, N, d] is what enters the branch (after the norm in pre-norm blocks, before it with normed=False) and branch(x)
-        [B, N, d] the output of its last Linear, before dropout, LayerScale and residual. Cross-attention: x is the querying side.
+        [B, N, d] the output of its last Linear, before dropout, LayerScale and residual (with damped=False behind LayerScale, where
+        the block has one). Cross-attention: x is the querying side.
         """
         names: dict[str, Any] = {"attention": block.stack.attention, "cross": block.stack.cross, "ffn": block.ffn}
         if branch not in names:
@@ -271,6 +347,8 @@ class Anatomy:
             first, last = (place.module if place.fused else place.q), place.out
         if not normed and place.norm is not None:
             first = place.norm
+        if not damped and place.layer_scale is not None:
+            last = place.layer_scale
         self._do(seams.Added(_get(block.module, first), _get(block.module, last), part))
 
     def rewrite(self, block: Block, role: str, module: nn.Module) -> None:
@@ -292,14 +370,25 @@ class Anatomy:
             if isinstance(change, seams.Swapped) and isinstance(change.new, seams.SplitLinear) and change.new.plain:
                 setattr(change.parent, change.child, change.new.fused())
 
-    def middle(self, block: Block, part: Part) -> None:
-        """The residual stream between attention and FFN, x, becomes x + part(x)."""
-        if block.ffn.norm is not None:
-            self._do(seams.MiddlePreNorm(block.module, _get(block.module, block.ffn.norm), part))
+    def middle(self, block: Block, part: Part, *, at: Place = "middle") -> None:
+        """The residual stream x [B, N, d] becomes x + part(x): between attention and FFN, or at the block's "start" or "end".
+
+        at="ffn": x stays as it is, but what the FFN reads, norm(x) (post-norm: x), gets part(x).
+        """
+        if at not in typing.get_args(Place):
+            raise KeyError(f"no place {at!r}: there are {', '.join(typing.get_args(Place))}")
+        norm = None if block.ffn.norm is None else _get(block.module, block.ffn.norm)
+        if at in ("start", "end"):
+            self._do((stream.Start if at == "start" else stream.End)(block.module, part))
+        elif at == "ffn":
+            readers = [norm] if norm else [_get(block.module, n) for n in (block.ffn.gate, block.ffn.up) if n]
+            self._do(stream.FfnReads(readers, part, behind=norm is not None))
+        elif norm is not None:
+            self._do(stream.MiddlePreNorm(block.module, norm, part))
         else:
             last = block.stack.cross or block.stack.attention
             assert last.after is not None, "a post-norm block names the normalisation after its attention"
-            self._do(seams.MiddlePostNorm(_get(block.module, last.after), part))
+            self._do(stream.MiddlePostNorm(_get(block.module, last.after), part))
 
     def remember(self, block: Block, part: Part) -> None:
         """Self-attention of the block also attends to part(batch) = keys, values, each [1 or B, p, inner_kv], for every query.
@@ -312,26 +401,34 @@ class Anatomy:
         """part(x) [B, p, d] enters behind the prefix tokens of x [B, N, d] before block `first`.
 
         The new rows leave after block `last` (default: `first`), or stay in the model's output (`stay`).
+
+        Raises:
+            ValueError: the span runs backwards, or shares blocks with an earlier one without lying inside it.
         """
-        last = last or first
+        blocks = self.stacks[first.stack.name]
+        last = last or (blocks[-1] if stay else first)
         if last.stack is not first.stack or last.index < first.index:
             raise ValueError(f"tokens cannot enter at {first.name} and leave at {last.name}")
-        span = self.stacks[first.stack.name][first.index : last.index + 1]
-        for other in self.log:
-            if isinstance(other, seams.Inserted) and seams.overlap(other.span, span):
+        if stay and last is not blocks[-1]:
+            raise ValueError(f"tokens that stay run to the last block, {blocks[-1].name}; asked to leave at {last.name}")
+        span = blocks[first.index : last.index + 1]
+        for other in [c for c in self.log if isinstance(c, seams.Inserted) and seams.overlap(c.span, span)]:
+            if not seams.contains(other.span, span):
+                longer = seams.contains(span, other.span)
                 raise ValueError(
-                    f"tokens inserted from {first.name} to {last.name} would interleave with those from "
-                    f"{other.span[0].name} to {other.span[-1].name}: let one span contain the other"
+                    f"tokens inserted from {first.name} to {last.name} would interleave with those from {other.span[0].name} "
+                    f"to {other.span[-1].name}: {'insert the longer span first' if longer else 'let one span contain the other'}"
                 )
-        self._do(seams.Inserted(span, part, stay))
+        self._do(seams.Inserted(self.model, span, part, stay))
 
     def replace(self, block: Block, module: nn.Module) -> None:
         """The whole block becomes x -> module(x), x [B, N, d]; what else the block returned is kept in shape."""
         self._do(seams.Replaced(self.model, block, module))
+        self._rehook()
 
     def observe(self, block: Block, part: nn.Module) -> None:
         """part(x) is called with the states x [B, N, d] that enter the block; its result is ignored."""
-        self._do(seams.Observed(block.module, part))
+        self._do(seams.Observed(self.model, block, part))
 
     def swap(self, name: str, module: nn.Module) -> None:
         """The module called `name` is replaced: used for heads, which are not part of any block."""
@@ -341,10 +438,29 @@ class Anatomy:
         change.apply()
         self.log.append(change)
 
+    def _rehook(self) -> None:
+        """Tokens go on entering and leaving, and states being seen, where a block was that is replaced by now."""
+        for change in self.log:
+            if isinstance(change, seams.Inserted | seams.Observed):
+                change.revert()
+                change.apply()
+
     def undo(self) -> None:
         """Takes back every change, last first."""
         while self.log:
             self.log.pop().revert()
+
+    @contextmanager
+    def bare(self) -> Iterator[None]:
+        """The model without any change for as long as the context lasts; the parts, and what they learnt, stay."""
+        for change in reversed(self.log):
+            change.revert()
+        try:
+            yield
+        finally:
+            for change in self.log:
+                change.apply()
+            self._rehook()
 
     def obstacle(self, block: Block, verb: str) -> str | None:
         """Why a verb does not work on a block, or None where it does."""
@@ -378,11 +494,9 @@ def read(model: nn.Module) -> Anatomy:
                 continue
             if any(blocks[0].module is found[0] for blocks in stacks.values()):
                 continue  # the same list, reached through a wrapper of the owner
-            problem = _missing_part(found[0], stack)
-            if problem is not None:
-                missing.append(
-                    f"{name or type(module).__name__}.{stack.blocks}.0 ({type(found[0]).__name__}) {problem}"
-                )
+            problems = [f".{i} ({type(b).__name__}) {why}" for i, b in enumerate(found) if (why := _missing_part(b, stack))]
+            if problems:
+                missing.append(f"{name or type(module).__name__}.{stack.blocks}{problems[0]}")
                 continue
             if stack.name in stacks:
                 raise TypeError(f"{type(model).__name__} has two {stack.name} stacks, {owners[stack.name]} and {name}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from torch import nn
 
 from gossamer import heads, methods, seams
 from gossamer.anatomy import Anatomy, read
-from gossamer.counting import Sample, closed_macs, forward_macs, on_meta, step_flops
+from gossamer.counting import Sample, closed_macs, count, on_meta
 from gossamer.methods.base import Method
 
 if TYPE_CHECKING:
@@ -96,24 +96,26 @@ class CostSheet:
 
     def __str__(self) -> str:
         head = "  ".join(filter(None, [self.model, " + ".join(_brief(m) for m in self.methods), self._sample()]))
-        rows = [("parameters", "", "")]
-        rows += [
+        once = f" + {_giga(self.per_batch.counted)} per batch of {self.batch}" if self.per_batch.counted else ""
+        rows = [
+            ("parameters", "", ""),
             ("  backbone", f"{self.backbone_parameters:,}", ""),
             ("  methods", f"{self.method_parameters:,}", ""),
             ("  head", f"{self.head_parameters:,}", ""),
             ("  trained", f"{self.trained_parameters:,}", f"{self.trained_percent:.3g} % of all"),
             ("forward pass, GMACs per sample", "", ""),
             ("  bare backbone", _giga(self.bare.counted), "x 1.000"),
-            ("  adapted, in training", _giga(self.adapted.counted), f"x {self.ratios['adapted']:.3f}"),
-            ("  adapted, once per batch", _giga(self.per_batch.counted), f"batch {self.batch}"),
+            ("  adapted, in training", _giga(self.adapted.counted), f"x {self.ratios['adapted']:.3f}{once}"),
             ("  finished", _giga(self.finished.counted), f"x {self.ratios['finished']:.3f}"),
             ("training step, GFLOPs per sample", "", ""),
-            ("  this", _giga(self.training_flops), f"x {self.ratios['training']:.3f}"),
+            ("  adapted", _giga(self.training_flops), f"x {self.ratios['training']:.3f}"),
             ("  full fine-tuning", _giga(self.full_training_flops), "x 1.000"),
         ]
         if not self.methods:
-            rows = [r for r in rows if r[0].strip() not in ("methods", "finished", "this") and "adapted" not in r[0]]
-        lines = [f"{name:<34}{value:>16}  {remark}".rstrip() for name, value, remark in rows]
+            rows = [
+                row for row in rows if row[0].split(",")[0] not in ("  methods", "  trained", "  adapted", "  finished")
+            ]
+        lines = [f"{name:<34}{value:>15}  {remark}".rstrip() for name, value, remark in rows]
         return "\n".join([head, *lines, self._agreement(), UNITS])
 
     def _sample(self) -> str:
@@ -190,13 +192,13 @@ def _sheet(model: Any, sample: Sample, batch: int) -> CostSheet:
         config.pad_token_id = 0  # some classifiers refuse batches without one
     if not isinstance(model, Adapted):
         return _bare_sheet(model, sample, batch)
-    trained = list(model.trainable().values())
-    forward = _shares(lambda n: forward_macs(model.eval(), model.backbone, sample, n))
-    step = _shares(lambda n: step_flops(model.train(), model.backbone, sample, trained, n))
-    finished = _macs(model.eval().finalize(), sample)
+    once, forward, step = _training(model.train(), sample, batch)
+    finished: Any = model.finalize()
+    parts = _parts(finished)
+    finished_macs = Macs(counted=count(finished, parts[0], sample)[0], closed=_closed(*parts, sample))
     parameters = {
         "method_parameters": _size(p for p in model.methods.parameters() if p.requires_grad),
-        "trained_parameters": _size(trained),
+        "trained_parameters": _size(model.trainable().values()),
         "all_parameters": _size([*model.parameters(), *model.methods.parameters()]),
     }
     applied, labels, headed = model.applied, model.num_labels, bool(model.head_modules())
@@ -205,39 +207,47 @@ def _sheet(model: Any, sample: Sample, batch: int) -> CostSheet:
     if headed:
         bare = Adapted(bare, [methods.LinearProbe()], num_labels=labels)
     sheet = _bare_sheet(bare, sample, batch)
-    added, overhead, once = _formulas(applied, _parts(bare)[2], sample, mixed=moved and len(applied) > 1)
+    added, overhead, closed_once = _formulas(applied, _parts(bare)[2], sample, mixed=moved and len(applied) > 1)
     return dataclasses.replace(
         sheet,
         **parameters,
         methods=tuple(methods.to_dict(m) for m in applied),
-        adapted=Macs(counted=forward[0], closed=_sum(sheet.bare.closed, added, overhead)),
-        per_batch=Macs(counted=forward[1], closed=once),
-        finished=Macs(counted=finished.counted, closed=_sum(finished.closed, added)),
-        training_flops=round(step[0] + step[1] / batch),
+        adapted=Macs(counted=forward, closed=_sum(sheet.bare.closed, added, overhead)),
+        per_batch=Macs(counted=once, closed=closed_once),
+        finished=Macs(counted=finished_macs.counted, closed=_sum(finished_macs.closed, added)),
+        training_flops=round(step / batch),
     )
+
+
+def _training(model: Adapted, sample: Sample, batch: int) -> tuple[int, int, int]:
+    """MACs that a batch costs once, MACs that each sample costs, and FLOPs of a training step of the batch."""
+    forward, step = count(model, model.backbone, sample, batch, backward=True)
+    other = 2 if batch == 1 else 1
+    each = (forward - count(model, model.backbone, sample, other)[0]) // (batch - other)
+    return forward - batch * each, each, step
 
 
 def _bare_sheet(model: Any, sample: Sample, batch: int) -> CostSheet:
     """The sheet of a backbone, with its head if it has one; full fine-tuning is the only training it knows."""
     backbone, head, anatomy = _parts(model)
-    macs = _macs(model, sample)
+    parameters = list(model.parameters())
     task_heads = [head] if head is not None else list(anatomy.heads.values()) if anatomy is not None else []
-    head_parameters = {id(p) for h in task_heads for p in h.parameters()}
-    everything = [p for p in model.parameters()]
-    for parameter in everything:
+    in_heads = {id(p) for h in task_heads for p in h.parameters()}
+    for parameter in parameters:
         parameter.requires_grad_(parameter.is_floating_point())
-    step = step_flops(model.train(), backbone, sample, [p for p in everything if p.requires_grad])
+    forward, step = count(model.train(), backbone, sample, backward=True)
+    macs = Macs(counted=forward, closed=_closed(backbone, head, anatomy, sample))
     return CostSheet(
         model=type(backbone).__name__,
         methods=(),
         image=sample.image,
         tokens=sample.texts(),
         batch=batch,
-        backbone_parameters=_size(p for p in everything if id(p) not in head_parameters),
+        backbone_parameters=_size(p for p in parameters if id(p) not in in_heads),
         method_parameters=0,
-        head_parameters=_size(p for p in everything if id(p) in head_parameters),
+        head_parameters=_size(p for p in parameters if id(p) in in_heads),
         trained_parameters=0,
-        all_parameters=_size(everything),
+        all_parameters=_size(parameters),
         bare=macs,
         adapted=macs,
         per_batch=Macs(counted=0, closed=0),
@@ -262,10 +272,8 @@ def _parts(model: Any) -> tuple[nn.Module, nn.Module | None, Anatomy | None]:
     return backbone, head, anatomy
 
 
-def _macs(model: Any, sample: Sample) -> Macs:
-    backbone, head, anatomy = _parts(model)
-    closed = None if anatomy is None else closed_macs(backbone, head, anatomy, sample)
-    return Macs(counted=forward_macs(model, backbone, sample), closed=closed)
+def _closed(backbone: nn.Module, head: nn.Module | None, anatomy: Anatomy | None, sample: Sample) -> int | None:
+    return None if anatomy is None else closed_macs(backbone, head, anatomy, sample)
 
 
 def _formulas(
@@ -288,12 +296,6 @@ def _formulas(
 
 def _sum(*terms: int | None) -> int | None:
     return None if None in terms else sum(t for t in terms if t is not None)
-
-
-def _shares(count: Callable[[int], int]) -> tuple[int, int]:
-    """What a sample adds, and what is there once per batch, from the counts of batches of one and two."""
-    one, two = count(1), count(2)
-    return two - one, 2 * one - two
 
 
 def _size(parameters: Iterable[nn.Parameter]) -> int:
@@ -333,7 +335,9 @@ def _chosen(names: list[str], settings: dict[str, Any]) -> list[Method]:
     for key in settings:
         if key not in known:
             of_methods = "; ".join(f"{name}: {', '.join(found) or 'none'}" for name, found in fields.items())
-            raise ValueError(f"no setting {key!r}; cost has {', '.join(SETTINGS)}; {of_methods or 'no method was named'}")
+            raise ValueError(
+                f"no setting {key!r}; cost has {', '.join(SETTINGS)}; {of_methods or 'no method was named'}"
+            )
     values = [{"method": n, **{k: v for k, v in settings.items() if k in found}} for n, found in fields.items()]
     return [methods.from_dict(v) for v in values]
 
@@ -343,6 +347,10 @@ def _fields(name: str, peft_type: str | None) -> list[str]:
         from peft import PEFT_TYPE_TO_CONFIG_MAPPING
 
         config = PEFT_TYPE_TO_CONFIG_MAPPING.get(peft_type)  # type: ignore[arg-type]  # its keys are strings as well
-        return ["peft_type", *(f.name for f in dataclasses.fields(config) if f.name != "peft_type")] if config else ["peft_type"]
+        return (
+            ["peft_type", *(f.name for f in dataclasses.fields(config) if f.name != "peft_type")]
+            if config
+            else ["peft_type"]
+        )
     found = methods.METHODS.get(name)
     return [f.name for f in dataclasses.fields(found)] if found else []  # type: ignore[arg-type]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,32 +41,8 @@ class Sample:
         Raises:
             ValueError: a size for something that the model does not read, or longer than it can read.
         """
-        name, config = type(backbone).__name__, getattr(backbone, "config", None)
-        names = inspect.signature(backbone.forward).parameters
-        reads_images = "pixel_values" in names or config is None
-        sides = ("encoder", "decoder") if getattr(config, "is_encoder_decoder", False) else ("text",)
-        sides = sides if "input_ids" in names else ()
-        if image_size is not None and not reads_images:
-            raise ValueError(f"{name} reads no images, so image_size={image_size} means nothing to it")
-        if tokens is not None and not sides:
-            raise ValueError(f"{name} reads no text, so tokens={tokens} means nothing to it")
-        limit = setting(config, "max_position_embeddings")
-        given = tokens if isinstance(tokens, dict) else dict.fromkeys(sides, tokens or min(TEXT_TOKENS, limit or TEXT_TOKENS))
-        if set(given) != set(sides):
-            raise ValueError(f"tokens={given} names {', '.join(given)}; {name} reads {', '.join(sides)}")
-        for side, count in given.items():
-            if count < 1 or (limit is not None and count > limit):
-                raise ValueError(f"tokens={count} of {side}: {name} reads 1 to {limit or 'any number'} tokens")
-        image = None
-        if reads_images:
-            own = setting(config, "image_size") if config is not None else backbone.patch_embed.img_size  # type: ignore
-            image = _pair(image_size or own)
-            if config is None and image != _pair(own) and not getattr(backbone, "dynamic_img_size", False):
-                raise ValueError(
-                    f"this timm {name} is made for images of {_pair(own)} pixels, not {image}: "
-                    f"create it with img_size={image[0]}"
-                )
-        return cls(image, given.get("text", given.get("encoder")), given.get("decoder"))
+        texts = _texts(backbone, tokens)
+        return cls(_image(backbone, image_size), texts.get("text", texts.get("encoder")), texts.get("decoder"))
 
     def inputs(self, backbone: nn.Module, batch: int) -> dict[str, Any]:
         """What the model is called with, on its device, in a batch."""
@@ -85,8 +60,10 @@ class Sample:
         skipped = self.skipped(backbone)
         if skipped is not None:
             patches = 1 + patch_count(skipped, self.image)
-            embeds = torch.zeros(batch, patches, skipped.out_channels, device=device, dtype=dtype)
-            return given | {"image_embeds": embeds, "pixel_mask": torch.ones(batch, patches, dtype=torch.long, device=device)}
+            given["image_embeds"] = torch.zeros(batch, patches, skipped.out_channels, device=device, dtype=dtype)
+            given["pixel_mask"] = torch.ones(batch, patches, dtype=torch.long, device=device)
+            given["attention_mask"] = torch.ones(batch, self.text or 0, dtype=torch.long, device=device)
+            return given
         channels = setting(config, "num_channels") or getattr(backbone, "in_chans", 3)
         given["pixel_values"] = torch.zeros(batch, channels, *self.image, device=device, dtype=dtype)
         if config is not None and self.image != _pair(setting(config, "image_size")) and _interpolates(backbone):
@@ -116,6 +93,39 @@ class Sample:
             both = (text or 0) + 1 + patches
             counts[name] = {"vision": patches + blocks[0].prefix, "text": text or 0, "both": both}[stack.modality]
         return counts
+
+
+def _image(backbone: nn.Module, asked: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    name, config = type(backbone).__name__, getattr(backbone, "config", None)
+    if config is not None and "pixel_values" not in inspect.signature(backbone.forward).parameters:
+        if asked is not None:
+            raise ValueError(f"{name} reads no images, so image_size={asked} means nothing to it")
+        return None
+    own = setting(config, "image_size") if config is not None else getattr(backbone.patch_embed, "img_size", None)
+    if asked is None and own is None:
+        raise ValueError(f"{name} does not say what images it was made for: give image_size=...")
+    image = _pair(asked or own)
+    if config is None and image != _pair(own) and not getattr(backbone, "dynamic_img_size", False):
+        raise ValueError(f"this timm {name} reads {_pair(own)} pixels, not {image}: create it with img_size={image[0]}")
+    return image
+
+
+def _texts(backbone: nn.Module, asked: int | dict[str, int] | None) -> dict[str, int]:
+    """Side ("text", or "encoder" and "decoder") -> tokens."""
+    name, config = type(backbone).__name__, getattr(backbone, "config", None)
+    names = inspect.signature(backbone.forward).parameters
+    sides = ("encoder", "decoder") if "decoder_input_ids" in names else ("text",) if "input_ids" in names else ()
+    if asked is not None and not sides:
+        raise ValueError(f"{name} reads no text, so tokens={asked} means nothing to it")
+    limit = setting(config, "max_position_embeddings")
+    usual = TEXT_TOKENS if limit is None else min(TEXT_TOKENS, limit)
+    texts = asked if isinstance(asked, dict) else dict.fromkeys(sides, usual if asked is None else asked)
+    if set(texts) != set(sides):
+        raise ValueError(f"tokens={asked} is for {', '.join(texts) or 'nothing'}; {name} reads {', '.join(sides)}")
+    for side, count in texts.items():
+        if count < 1 or (limit is not None and count > limit):
+            raise ValueError(f"{count} tokens of {side}: {name} reads 1 to {'any number' if limit is None else limit}")
+    return texts
 
 
 def setting(config: Any, name: str) -> Any:
@@ -169,37 +179,35 @@ def on_meta(module: nn.Module) -> Any:
     return copy.deepcopy(module, memo)
 
 
-def forward_macs(model: nn.Module, backbone: nn.Module, sample: Sample, batch: int = 1) -> int:
-    """Multiply-adds of one forward pass of a batch, counted by torch; `backbone` is the part of `model` that reads the inputs."""
-    return _flops(model, sample.inputs(backbone, batch), None) // 2 + batch * _skipped_macs(backbone, sample)
+def count(
+    model: nn.Module, backbone: nn.Module, sample: Sample, batch: int = 1, *, backward: bool = False
+) -> tuple[int, int]:
+    """Multiply-adds of the forward pass of a batch, and FLOPs of forward and (`backward`) backward pass, counted by torch.
 
+    The model runs as it is, in training or evaluation mode. The backward pass computes what requires_grad asks for: frozen Linears
+    pass gradients on to their inputs where something trained lies before them; their weights get none.
 
-def step_flops(
-    model: nn.Module, backbone: nn.Module, sample: Sample, trained: Iterable[nn.Parameter], batch: int = 1
-) -> int:
-    """FLOPs of the forward and backward pass of a batch, counted by torch, with gradients of exactly the trained parameters.
-
-    Frozen Linears pass gradients on to their inputs where something trained lies before them; their weights get none.
+    Args:
+        model: may be changed (its gradients are).
+        backbone: the part of it that reads the inputs.
+        sample: sizes.
+        batch: samples.
+        backward: whether to count the backward pass as well.
     """
-    trained = list(trained)
-    skipped = sample.skipped(backbone)
-    with_gradient = skipped is not None and any(p is skipped.weight for p in trained)
-    counted = _flops(model, sample.inputs(backbone, batch), trained)
-    return counted + batch * _skipped_macs(backbone, sample) * (4 if with_gradient else 2)
-
-
-def _skipped_macs(backbone: nn.Module, sample: Sample) -> int:
-    skipped = sample.skipped(backbone)
-    return 0 if skipped is None or sample.image is None else _convolution_macs(skipped, sample.image)
-
-
-def _flops(model: nn.Module, inputs: dict[str, Any], trained: list[nn.Parameter] | None) -> int:
+    inputs = sample.inputs(backbone, batch)
     # The counter does not know the fused kernel of the CPU, and without gradients it stumbles over views of trained parameters.
     with sdpa_kernel(SDPBackend.MATH), torch.enable_grad(), FlopCounterMode(display=False) as counter:
-        output = model(*inputs.values()) if _is_timm(model) else model(**inputs)
-        if trained is not None:
-            torch.autograd.grad(_first(output).sum(), trained, allow_unused=True)
-    return counter.get_total_flops()
+        output = _first(model(*inputs.values()) if _is_timm(model) else model(**inputs))
+        forward = counter.get_total_flops()
+        if backward:
+            output.sum().backward()
+    step = counter.get_total_flops()
+    skipped = sample.skipped(backbone)
+    if skipped is not None and sample.image is not None:
+        macs = batch * _convolution_macs(skipped, sample.image)
+        forward += 2 * macs
+        step += 2 * macs * (2 if backward and skipped.weight.requires_grad else 1)
+    return forward // 2, step
 
 
 def _is_timm(model: nn.Module) -> bool:

@@ -57,9 +57,11 @@ def place(anatomy: Anatomy, num_labels: int) -> nn.Linear | None:
     """Gives a model a head with `num_labels` outputs: one that it has is resized in place, else a new Linear is returned.
 
     Raises:
-        ValueError: the model is a language model, whose output layer is no classifier.
+        ValueError: the model is a language model, whose output layer is no classifier, or there would be no outputs.
     """
     model: Any = anatomy.model
+    if num_labels < 1:
+        raise ValueError(f"num_labels must be at least 1, got {num_labels}")
     if not anatomy.heads:
         if getattr(model, "get_output_embeddings", lambda: None)() is not None:
             raise ValueError(

@@ -23,7 +23,7 @@ class Probe:
     """A solved linear probe, for features as they are: logits = features weight^T + bias.
 
     `weight` [C, d] and `bias` [C] are float32; `l2` is the strength that was used, and `held_out_accuracy` its accuracy on
-    features that were held out while l2 was chosen (None where it was given).
+    features that were held out while l2 was chosen (None where it was given, or every class has one sample).
     """
 
     weight: Tensor
@@ -39,7 +39,9 @@ class Probe:
         """
         if linear.bias is None or linear.weight.shape != self.weight.shape:
             found = f"{tuple(linear.weight.shape)}{'' if linear.bias is not None else ' without bias'}"
-            raise ValueError(f"the probe is a Linear of {tuple(self.weight.shape)} with bias; the head's last one is {found}")
+            raise ValueError(
+                f"the probe is a Linear of {tuple(self.weight.shape)} with bias; the head's last one is {found}"
+            )
         with torch.no_grad():
             linear.weight.copy_(self.weight)
             linear.bias.copy_(self.bias)
@@ -60,7 +62,9 @@ def fit(features: Tensor, labels: Tensor, classes: int, *, l2: float | None = No
         ValueError: a feature is not finite, or a label is outside the classes.
     """
     if not torch.isfinite(features).all():
-        raise ValueError(f"{int((~torch.isfinite(features)).any(1).sum())} of {len(features)} feature vectors are not finite")
+        raise ValueError(
+            f"{int((~torch.isfinite(features)).any(1).sum())} of {len(features)} feature vectors are not finite"
+        )
     if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise ValueError(f"labels reach from {int(labels.min())} to {int(labels.max())}; there are {classes} classes")
     features = features.detach().double()
@@ -87,11 +91,11 @@ def folds(labels: Tensor, seed: int) -> list[Tensor]:
     return [torch.cat(parts) for parts in dealt if sum(map(len, parts))]
 
 
-def _choose(features: Tensor, labels: Tensor, classes: int, seed: int) -> tuple[float, float]:
+def _choose(features: Tensor, labels: Tensor, classes: int, seed: int) -> tuple[float, float | None]:
     """The strength with the best held-out accuracy, and that accuracy; the middle one where nothing can be held out."""
     held_out = folds(labels, seed)[: 1 if len(labels) >= LARGE else FOLDS]
     if not held_out:
-        return STRENGTHS[len(STRENGTHS) // 2], float("nan")
+        return STRENGTHS[len(STRENGTHS) // 2], None
     right = torch.zeros(len(STRENGTHS))
     for held in held_out:
         kept = torch.ones(len(labels), dtype=torch.bool)

@@ -7,18 +7,23 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from gossamer import methods, storage
-from gossamer.adapted import OCCUPANT, Adapted, adapt
+from gossamer import heads, methods, storage
+from gossamer.adapted import OCCUPANT, Adapted
 from gossamer.storage import AdapterError
 
 if TYPE_CHECKING:
     from gossamer.anatomy import Anatomy
 
-FIELDS = ("methods", "stacks", "backbone", "head", "metadata", "cost", "versions")
-BACKBONE_FIELDS = ("library", "class", "name", "revision", "fingerprint", "dtype", "options")
-HEAD_FIELDS = ("outputs", "built", "trained")
+FIELDS = {
+    "methods": list, "stacks": dict, "backbone": dict, "head": dict, "metadata": dict, "cost": dict, "versions": dict,
+}  # fmt: skip
+BACKBONE_FIELDS = {
+    "library": str, "class": str, "name": str | None, "revision": str | None, "fingerprint": str | None, "dtype": str,
+    "options": dict,
+}  # fmt: skip
+HEAD_FIELDS = {"outputs": int | None, "built": bool, "trained": bool}
 PACKAGES = ("torch", "transformers", "peft", "timm")
 TASKS = {  # ending of a transformers class -> task of the zoo that makes one
     "ForImageClassification": "image-classification",
@@ -57,7 +62,7 @@ def describe(adapted: Adapted) -> dict[str, Any]:
             "options": _options(backbone),
         },
         "head": {
-            "outputs": adapted.num_labels,
+            "outputs": _outputs(adapted),
             "built": adapted.head_built is not None,
             "trained": adapted.train_head,
         },
@@ -73,16 +78,16 @@ def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
     Args:
         folder: a local folder, or a repository of the Hugging Face hub ("user/name").
         backbone: the pre-trained model to put it on. None: the one named in the folder is loaded. Another adapter that sits on
-            it steps aside and comes back with its `attach()`.
+            it steps aside and comes back with its `attach()`, or at once where this fails.
 
     Raises:
         AdapterError: anything is not as it was saved: unknown or missing fields, tensors missing, left over, of another shape or
             not finite, another backbone, deeper or shallower. The message says what was asked, what was found, what to do.
     """
     config, tensors = storage.read(_local(folder))
-    storage.check_fields(config, FIELDS, "adapter_config.json")
-    storage.check_fields(config["backbone"], BACKBONE_FIELDS, "adapter_config.json, backbone")
-    storage.check_fields(config["head"], HEAD_FIELDS, "adapter_config.json, head")
+    _check(config, FIELDS, "adapter_config.json")
+    _check(config["backbone"], BACKBONE_FIELDS, "adapter_config.json, backbone")
+    _check(config["head"], HEAD_FIELDS, "adapter_config.json, head")
     applied = _methods(config["methods"])
     if isinstance(backbone, Adapted):
         backbone = backbone.backbone
@@ -90,27 +95,20 @@ def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
         backbone = _backbone(config)
     _check_backbone(backbone, config)
     occupant = backbone.__dict__.get(OCCUPANT)
-    if occupant is not None:
-        occupant.detach()
+    _check_size(backbone if occupant is None else occupant.anatomy, applied, config, tensors)
     try:
         outputs, trained = config["head"]["outputs"], config["head"]["trained"]
-        adapted = adapt(backbone, applied, num_labels=outputs, train_head=trained)
-    except (TypeError, ValueError, KeyError) as error:
+        adapted = Adapted(backbone, applied, num_labels=outputs, train_head=trained)
+    except Exception as error:  # whatever a method says about settings that came from a file
         raise AdapterError(f"{folder}: its methods do not fit {type(backbone).__name__}: {error}") from error
-    problem = None
-    if config["backbone"]["fingerprint"] not in (None, adapted.fingerprint):
-        problem = (
-            f"{folder} was trained on other weights than those of this {type(backbone).__name__} (fingerprint "
-            f"{config['backbone']['fingerprint'][:12]}, found {str(adapted.fingerprint)[:12]}); load "
-            f"{config['backbone']['name'] or 'the backbone it was trained on'} in {config['backbone']['dtype']}"
-        )
     try:
-        if problem:
-            raise AdapterError(problem)
+        _check_fingerprint(adapted, config)
         adapted.load_state_dict(tensors)
-    except AdapterError:
+    except AdapterError as error:
         adapted.detach()
-        raise
+        if occupant is not None:
+            occupant.attach()
+        raise AdapterError(f"{folder}: {error}") from None
     adapted.metadata = config["metadata"]
     return adapted.eval()
 
@@ -187,6 +185,51 @@ def _check_backbone(backbone: nn.Module, config: dict[str, Any]) -> None:
         )
 
 
+def _check(section: Any, fields: dict[str, Any], where: str) -> None:
+    """Exactly these fields, each of its type."""
+    storage.check_fields(section, fields, where)
+    for name, kind in fields.items():
+        value = section[name]
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            found = getattr(kind, "__name__", str(kind))
+            raise AdapterError(f"{where}: {name} must be {found}, found {value!r:.60}; correct the file")
+
+
+def _check_size(model: Any, applied: list[methods.Method], config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """No more numbers asked for than the file holds, said before memory is taken for them."""
+    from gossamer import anatomy
+
+    if isinstance(model, nn.Module):
+        model = anatomy.read(model)
+        model.heads = heads.find(model.model, model)
+    try:
+        asked = sum(m.parameters(model) for m in applied if m.name != "peft") + (config["head"]["outputs"] or 0)
+    except (KeyError, ValueError) as error:
+        raise AdapterError(f"its methods do not fit {type(model.model).__name__}: {error}") from error
+    held = sum(t.numel() for t in tensors.values())
+    if asked > held:
+        raise AdapterError(
+            f"adapter_config.json calls for at least {asked:,} trained numbers and the adapter's tensors hold {held:,}; "
+            "the two files do not belong together: save again"
+        )
+
+
+def _check_fingerprint(adapted: Adapted, config: dict[str, Any]) -> None:
+    section, found = config["backbone"], adapted.fingerprint
+    if section["fingerprint"] not in (None, found):
+        raise AdapterError(
+            f"it was trained on other weights than those of this {type(adapted.backbone).__name__} (fingerprint "
+            f"{section['fingerprint'][:12]}, found {str(found)[:12]}); load "
+            f"{section['name'] or 'the backbone it was trained on'} in {section['dtype']}"
+        )
+
+
+def _outputs(adapted: Adapted) -> int | None:
+    """Number of outputs of the head, so that loading can build it; None where there is none, or several that differ."""
+    found = {heads.outputs(head) for head in adapted.head_modules().values()}
+    return found.pop() if len(found) == 1 else adapted.num_labels
+
+
 def _stacks(anatomy: Anatomy) -> dict[str, Any]:
     return {n: {"blocks": len(b), "width": b[0].sizes.width} for n, b in anatomy.stacks.items()}
 
@@ -250,12 +293,12 @@ def _local(folder: str | Path) -> Path:
     if path.exists() or isinstance(folder, Path) or str(folder).count("/") != 1 or str(folder).startswith(("/", ".")):
         return path
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     files = [storage.CONFIG, storage.TENSORS, storage.CARD]
     try:
         return Path(snapshot_download(str(folder), allow_patterns=files))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise AdapterError(
             f"there is no folder {folder}, and the hub did not give a repository of that name: {error}"
         ) from error

@@ -72,65 +72,22 @@ class Added(Change):
     def left(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Adds the part's answer to the branch's output."""
         x, self.x = self.x, None
+        if x is None:
+            return output  # a probe called the attention on its own; the branch was not entered
         return output + self.part(x, output)
-
-
-class MiddlePreNorm(Change):
-    """x + part(x) between attention and FFN of a pre-norm block.
-
-    The block reads that stream twice: through its second norm, and in its last sum. Both get the addition.
-    """
-
-    def __init__(self, block: nn.Module, norm: nn.Module, part: nn.Module):
-        super().__init__()
-        self.block, self.norm, self.part = block, norm, part
-        self.addition: Tensor | None = None
-
-    def apply(self) -> None:
-        """Hooks in."""
-        self.handles = [
-            self.norm.register_forward_pre_hook(self.before_norm),
-            self.block.register_forward_hook(self.after_block),
-        ]
-
-    def before_norm(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The norm reads x + part(x)."""
-        self.addition = self.part(args[0])
-        return (args[0] + self.addition, *args[1:])
-
-    def after_block(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        """The block's last sum, which used x, gets part(x) as well."""
-        addition, self.addition = self.addition, None
-        assert addition is not None, "the norm runs before the block ends"
-        return with_states(output, states(output) + addition)
-
-
-class MiddlePostNorm(Change):
-    """x + part(x) behind the normalisation that ends the attention of a post-norm block."""
-
-    def __init__(self, norm: nn.Module, part: nn.Module):
-        super().__init__()
-        self.norm, self.part = norm, part
-
-    def apply(self) -> None:
-        """Hooks in."""
-        self.handles = [self.norm.register_forward_hook(self.after_norm)]
-
-    def after_norm(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        """Adds the part's answer to the normalised states."""
-        return output + self.part(output)
 
 
 class Observed(Change):
     """part(x) is shown the states that enter a block."""
 
-    def __init__(self, block: nn.Module, part: nn.Module):
+    def __init__(self, model: nn.Module, block: Block, part: nn.Module):
         super().__init__()
-        self.block, self.part = block, part
+        self.model, self.block, self.part = model, block, part
 
     def apply(self) -> None:
-        """Hooks in."""
-        self.handles = [self.block.register_forward_pre_hook(self.before, with_kwargs=True)]
+        """Hooks in, where the block stands or what replaced it."""
+        occupant = self.model.get_submodule(self.block.name)
+        self.handles = [occupant.register_forward_pre_hook(self.before, with_kwargs=True)]
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Shows the states, changes nothing."""
@@ -168,16 +125,23 @@ class Shortcut(nn.Module):
     def __init__(self, block: Block, module: nn.Module):
         super().__init__()
         self.module = module
-        self.returns_tuple = block.stack.returns_tuple
-        self.bias = block.part("attention") if block.stack.relative_bias else None
+        self.returns_tuple, self.relative_bias = block.stack.returns_tuple, block.stack.relative_bias
+        self.names = argument_names(block.module)
+        # Not a child: its weights are not used, but it knows its layer's number and, in the first block, the relative bias.
+        self.__dict__["attention"] = block.part("attention")
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The module's answer, in the shape in which the block returned its own."""
+        given = dict(zip(self.names[1:], args, strict=False)) | kwargs
         output = self.module(hidden_states)
-        if self.bias is not None:
-            past = past_length(kwargs.get("past_key_values"), self.bias)
-            bias = first_bias(self.bias, kwargs.get("position_bias"), output.shape[1], past)
-            return output, bias, kwargs.get("encoder_decoder_position_bias")
+        bias, cache = given.get("position_bias"), given.get("past_key_values")
+        if self.relative_bias:
+            bias = first_bias(self.attention, bias, output.shape[1], past_length(cache, self.attention))
+        if cache is not None:  # models count their tokens in the cache: rows of one number stand for them
+            rows = output.new_zeros(output.shape[0], 1, output.shape[1], 1)
+            getattr(cache, "self_attention_cache", cache).update(rows, rows, self.attention.layer_idx)
+        if self.relative_bias:
+            return output, bias, given.get("encoder_decoder_position_bias")
         return (output,) if self.returns_tuple else output
 
 
@@ -251,20 +215,20 @@ class Inserted(Change):
     before every block of the span and narrowed after it.
     """
 
-    def __init__(self, span: list[Block], part: nn.Module, stay: bool):
+    def __init__(self, model: nn.Module, span: list[Block], part: nn.Module, stay: bool):
         super().__init__()
-        self.span, self.part, self.stay = span, part, stay
+        self.model, self.span, self.part, self.stay = model, span, part, stay
         self.count = 0
 
     def apply(self) -> None:
-        """Hooks into every block of the span."""
+        """Hooks into every block of the span, or what replaced it."""
         for i, block in enumerate(self.span):
             leaves = i == len(self.span) - 1 and not self.stay
             widened = WidenedBlock(self, block, enters=i == 0, leaves=leaves)
+            occupant = self.model.get_submodule(block.name)
             self.handles += [
-                block.module.register_forward_pre_hook(widened.before, with_kwargs=True),
-                # Last in, first out: where several spans end together, the tokens that entered last stand in front.
-                block.module.register_forward_hook(widened.after, prepend=True),
+                occupant.register_forward_pre_hook(widened.before, with_kwargs=True),
+                occupant.register_forward_hook(widened.after),
             ]
 
 
@@ -276,7 +240,7 @@ class WidenedBlock:
         self.at, self.causal = block.prefix, block.stack.causal
         self.attention = block.part("attention")
         self.relative_bias = block.stack.relative_bias
-        self.names = [p for p in inspect.signature(block.module.forward).parameters if p not in ("args", "kwargs")]
+        self.names = argument_names(block.module)
         self.present = True  # whether the tokens are in the sequence now; in decoding they are in the cache only
 
     def before(
@@ -296,6 +260,8 @@ class WidenedBlock:
         elif self.present:
             length -= self.inserted.count
         p = self.inserted.count
+        if given.get("attn_mask") is not None and given["attn_mask"].dim() == 2:
+            given["attn_mask"] = given["attn_mask"][None, None]  # timm's: [N, N], for all samples
         for name in ("attention_mask", "attn_mask", "mask"):
             if given.get(name) is not None:
                 given[name] = widen_mask(given[name], self.at, p, causal=self.causal, rows=self.present)
@@ -373,6 +339,11 @@ def cached_prompts(cache: Any, inserted: Inserted) -> dict[int, tuple[Tensor, Te
     return cache.__dict__.setdefault("inserted_tokens", {}).setdefault(id(inserted), {})
 
 
+def argument_names(block: nn.Module) -> list[str]:
+    """Names of what a block takes, in order."""
+    return [p for p in inspect.signature(block.forward).parameters if p not in ("args", "kwargs")]
+
+
 def past_length(cache: Any, attention: Any) -> int:
     """Number of real tokens that a cache already holds for this attention layer."""
     return 0 if cache is None else int(cache.get_seq_length(attention.layer_idx))
@@ -385,12 +356,14 @@ def first_bias(attention: Any, bias: Tensor | None, length: int, past: int) -> T
     return attention.compute_bias(length, past + length, device=attention.q.weight.device, past_seen_tokens=past)
 
 
+def contains(outer: list[Block], inner: list[Block]) -> bool:
+    """Whether one span of blocks lies within another."""
+    return outer[0].stack is inner[0].stack and outer[0].index <= inner[0].index and inner[-1].index <= outer[-1].index
+
+
 def overlap(one: list[Block], two: list[Block]) -> bool:
-    """Whether two spans of one stack share blocks and the later one is not inside the earlier."""
-    if one[0].stack is not two[0].stack:
-        return False
-    a, b = (one[0].index, one[-1].index), (two[0].index, two[-1].index)
-    return a[0] <= b[1] and b[0] <= a[1] and not (a[0] <= b[0] and b[1] <= a[1])
+    """Whether two spans share blocks."""
+    return one[0].stack is two[0].stack and one[0].index <= two[-1].index and two[0].index <= one[-1].index
 
 
 def states(output: Any) -> Tensor:

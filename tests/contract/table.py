@@ -16,6 +16,7 @@ from peft import IA3Config, LoraConfig, OFTConfig
 from torch import Tensor, nn
 
 import gossamer as gm
+from gossamer.methods import spt
 
 VISION = {
     "hidden_size": 12, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 20, "image_size": 16,
@@ -205,7 +206,14 @@ METHODS: dict[str, Row] = {
     "lora-roles": Row(LoraConfig(r=2, target_modules=["k", "down"]), identity=True),
     "ia3": Row(IA3Config(), identity=True),
     "oft": Row(OFTConfig(r=0, oft_block_size=2), identity=True),
+    "cvpt": Row(gm.CVPT(prompts=3)),
+    "cvpt-projected": Row(gm.CVPT(prompts=4, placement=2, form="projected", dropout=0.2)),
+    "cvpt-learnt": Row(gm.CVPT(prompts=2, placement=4, learnable=True, start="identity"), identity=True),
+    "cvpt-one": Row(gm.CVPT(prompts=1, placement=5, layer_scale=False, start="published")),
+    "spt": Row(gm.SPT(prompts=5)),
+    "spt-shallow": Row(gm.SPT(prompts=3, deep=False, strategy="mean_pooling", images=2)),
     "vpt+lora": Row([gm.VPT(prompts=3), LoraConfig(r=2)]),
+    "cvpt+spt+lora": Row([gm.CVPT(prompts=3, placement=1), gm.SPT(prompts=2, strategy="kmeans"), LoraConfig(r=2)]),
     "vpt+adapter": Row([gm.VPT(prompts=3, deep=False), gm.VPT(prompts=2, form="sequence"), gm.Adapter(rank=3)]),
 }
 
@@ -222,7 +230,15 @@ def adapt(backbone: Backbone, row: Row, attention: str = "sdpa") -> gm.Adapted:
     """The pair, adapted and in evaluation mode."""
     torch.manual_seed(3)
     options = {} if backbone.num_labels is None else {"num_labels": backbone.num_labels}
-    return gm.adapt(backbone.model(attention), row.method, **options).eval()
+    return prepared(gm.adapt(backbone.model(attention), row.method, **options).eval(), backbone)
+
+
+def prepared(adapted: gm.Adapted, backbone: Backbone) -> gm.Adapted:
+    """The adapter with what it needs to see of the training data."""
+    if spt.unharvested(adapted):
+        inputs = backbone.inputs()
+        spt.harvest(adapted, [{k: v[i] for k, v in inputs.items()} for i in range(3)], batch_size=2)
+    return adapted
 
 
 def disturb(adapted: gm.Adapted) -> gm.Adapted:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import gossamer as gm
 
-from .table import BACKBONES, METHODS, Backbone, Row, adapt, disturb, run, unfit
+from .table import BACKBONES, METHODS, Backbone, Row, adapt, disturb, prepared, run, unfit
 
 PAIRS = [(b, m) for b in BACKBONES for m in METHODS]
 FIT = [(b, m) for b, m in PAIRS if unfit(BACKBONES[b], METHODS[m]) is None]
@@ -54,7 +54,7 @@ def test_life(backbone: Backbone, row: Row, tmp_path: Path) -> None:
     model = backbone.model()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     structure = repr(model)
-    adapted = gm.adapt(model, row.method, **options).eval()
+    adapted = prepared(gm.adapt(model, row.method, **options).eval(), backbone)
 
     start = run(adapted, inputs)
     if row.identity and backbone.num_labels is None:
@@ -127,7 +127,7 @@ def test_sdpa_is_eager(backbone: Backbone, row: Row) -> None:
     close(run(sdpa, backbone.inputs()), run(eager, backbone.inputs()))
 
 
-@of(list(BACKBONES), ["vpt", "vpt-shallow", "vpt-sequence", "vpt-dropout", "adaptformer", "lora"])
+@of(list(BACKBONES), ["vpt", "vpt-shallow", "vpt-sequence", "vpt-dropout", "adaptformer", "lora", "cvpt", "cvpt-projected"])
 def test_a_sample_does_not_depend_on_its_batch(backbone: Backbone, row: Row) -> None:
     adapted = disturb(adapt(backbone, row))
     close(run(adapted, backbone.inputs(1)), run(adapted, backbone.inputs())[:1])
@@ -153,7 +153,7 @@ def test_exact_is_sequence(backbone: Backbone, row: Row) -> None:
 TEXTS = [b for b, r in BACKBONES.items() if r.reads != "image"]
 
 
-@of(TEXTS, ["vpt", "vpt-shallow", "vpt-sequence", "houlsby"])
+@of(TEXTS, ["vpt", "vpt-shallow", "vpt-sequence", "houlsby", "cvpt", "cvpt-projected"])
 def test_padding_changes_nothing(backbone: Backbone, row: Row) -> None:
     adapted = disturb(adapt(backbone, row))
     inputs = backbone.inputs()
@@ -164,7 +164,7 @@ def test_padding_changes_nothing(backbone: Backbone, row: Row) -> None:
     close(alone, together)
 
 
-@of(list(BACKBONES), ["vpt", "vpt-shallow", "vpt-sequence", "houlsby", "adaptformer", "lora"])
+@of(list(BACKBONES), ["vpt", "vpt-shallow", "vpt-sequence", "houlsby", "adaptformer", "lora", "cvpt", "cvpt-projected", "cvpt-learnt"])
 def test_checkpointing_changes_nothing(backbone: Backbone, row: Row) -> None:
     plain, saving = (disturb(adapt(backbone, row)) for _ in range(2))
     saving.gradient_checkpointing_enable()
@@ -184,7 +184,7 @@ def test_checkpointing_changes_nothing(backbone: Backbone, row: Row) -> None:
             close(found, expected)
 
 
-@of(list(BACKBONES), ["vpt", "vpt-shallow", "vpt-projected", "houlsby", "lora"])
+@of(list(BACKBONES), ["vpt", "vpt-shallow", "vpt-projected", "houlsby", "lora", "cvpt", "cvpt-projected", "cvpt-learnt"])
 def test_bfloat16_backbone_runs(backbone: Backbone, row: Row) -> None:
     torch.manual_seed(3)
     options = {} if backbone.num_labels is None else {"num_labels": backbone.num_labels}
@@ -198,7 +198,7 @@ def test_bfloat16_backbone_runs(backbone: Backbone, row: Row) -> None:
 
 @of(
     [b for b, r in BACKBONES.items() if r.generates],
-    ["vpt", "vpt-shallow", "vpt-sequence", "houlsby", "lora", "vpt+adapter"],
+    ["vpt", "vpt-shallow", "vpt-sequence", "houlsby", "lora", "vpt+adapter", "cvpt", "cvpt-projected"],
 )
 @pytest.mark.parametrize("beams", [1, 3])
 def test_generation_with_and_without_cache(backbone: Backbone, row: Row, beams: int) -> None:

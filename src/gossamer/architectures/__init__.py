@@ -54,7 +54,9 @@ def _config_file(name: str) -> Path:
     if path.is_dir() or name in zoo.names():
         return zoo.resolve(name) / "config.json"
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise ValueError(f"no architecture {name!r}: there are {', '.join(names())}, config files, folders and hub names")
+        raise ValueError(
+            f"no architecture {name!r}: there are {', '.join(names())}, config files, folders and hub names"
+        )
     from huggingface_hub import errors, hf_hub_download
 
     offline = zoo.offline_reason()
@@ -64,7 +66,9 @@ def _config_file(name: str) -> Path:
         reason = offline or "the hub did not answer"
         raise ConnectionError(f"the configuration of {name} is not on this machine, and {reason}") from error
     except (errors.HfHubHTTPError, errors.HFValidationError) as error:
-        raise ValueError(f"no configuration of {name!r} on the hub, and no architecture {', '.join(names())}") from error
+        raise ValueError(
+            f"no configuration of {name!r} on the hub, and no architecture {', '.join(names())}"
+        ) from error
 
 
 def _published(name: str, config: dict[str, Any], overrides: dict[str, Any]) -> nn.Module:

@@ -15,6 +15,7 @@ STACKS = (
             out="attention.output.dense",
             norm=None,
             after="attention.output.LayerNorm",
+            head_width="attention_head_size",
         ),
         ffn=(FfnNames(up="intermediate.dense", down="output.dense", norm=None, after="output.LayerNorm"),),
         prefix=1,

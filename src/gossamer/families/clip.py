@@ -9,6 +9,7 @@ _ATTENTION = AttentionNames(
     v="self_attn.v_proj",
     out="self_attn.out_proj",
     norm="layer_norm1",
+    scaling="scale",
 )
 _FFN = (FfnNames(up="mlp.fc1", down="mlp.fc2", norm="layer_norm2"),)
 

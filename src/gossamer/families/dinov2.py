@@ -9,14 +9,25 @@ _ATTENTION = AttentionNames(
     v="attention.v_proj",
     out="attention.o_proj",
     norm="norm1",
+    layer_scale="layer_scale1",
 )
 _FFN = (
-    FfnNames(up="mlp.fc1", down="mlp.fc2", norm="norm2"),
-    FfnNames(up="mlp.up_proj", gate="mlp.gate_proj", down="mlp.down_proj", norm="norm2"),
+    FfnNames(up="mlp.fc1", down="mlp.fc2", norm="norm2", layer_scale="layer_scale2"),
+    FfnNames(
+        up="mlp.up_proj", gate="mlp.gate_proj", down="mlp.down_proj", norm="norm2", layer_scale="layer_scale2"
+    ),
 )
 
 STACKS = (
-    Stack(name="vision", owners=("dinov2",), blocks="encoder.layer", attention=_ATTENTION, ffn=_FFN, prefix=1),
+    Stack(
+        name="vision",
+        owners=("dinov2",),
+        blocks="encoder.layer",
+        attention=_ATTENTION,
+        ffn=_FFN,
+        prefix=1,
+        patches="embeddings.patch_embeddings",
+    ),
     Stack(
         name="vision",
         owners=("dinov2_with_registers",),
@@ -25,5 +36,6 @@ STACKS = (
         ffn=_FFN,
         prefix=("config.num_register_tokens",),
         extra_prefix=1,
+        patches="embeddings.patch_embeddings",
     ),
 )

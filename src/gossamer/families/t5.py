@@ -6,7 +6,13 @@ from gossamer.anatomy import AttentionNames, FfnNames, Stack
 def _attention(place: int, name: str) -> AttentionNames:
     path = f"layer.{place}.{name}"
     return AttentionNames(
-        module=path, q=f"{path}.q", k=f"{path}.k", v=f"{path}.v", out=f"{path}.o", norm=f"layer.{place}.layer_norm"
+        module=path,
+        q=f"{path}.q",
+        k=f"{path}.k",
+        v=f"{path}.v",
+        out=f"{path}.o",
+        norm=f"layer.{place}.layer_norm",
+        head_width="key_value_proj_dim",
     )
 
 

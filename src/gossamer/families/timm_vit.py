@@ -23,6 +23,7 @@ class TimmAttention(OwnAttention):
     def __init__(self, original: nn.Module):
         super().__init__(original)
         self.num_heads: int = original.num_heads  # type: ignore[assignment]
+        self.head_dim: int = original.head_dim  # type: ignore[assignment]
         self.scale: float = original.scale  # type: ignore[assignment]
         self.gate: nn.Module | None = getattr(original, "gate", None)  # newer timm only
 
@@ -56,9 +57,15 @@ STACKS = (
             fused="attn.qkv",
             out="attn.proj",
             norm="norm1",
+            scaling="scale",
+            q_norm="attn.q_norm",
+            k_norm="attn.k_norm",
+            layer_scale="ls1",
         ),
-        ffn=(FfnNames(up="mlp.fc1", down="mlp.fc2", norm="norm2"),),
+        ffn=(FfnNames(up="mlp.fc1", down="mlp.fc2", norm="norm2", layer_scale="ls2"),),
         prefix=("num_prefix_tokens",),
+        patches="patch_embed",
+        patches_norm="norm_pre",
         own_attention=TimmAttention,
     ),
 )

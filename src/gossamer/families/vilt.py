@@ -18,7 +18,7 @@ class ViltAttention(OwnAttention):
 
     def __init__(self, original: nn.Module):
         super().__init__(original)
-        self.head_width: int = original.attention_head_size  # type: ignore[assignment]
+        self.attention_head_size: int = original.attention_head_size  # type: ignore[assignment]
 
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, output_attentions: bool = False
@@ -26,9 +26,10 @@ class ViltAttention(OwnAttention):
         """[B, N, d] and an additive mask -> ([B, N, d],)."""
         if output_attentions:
             raise ValueError("ViLT with remembered keys does not return attention weights: detach the adapter first")
-        split = (*hidden_states.shape[:-1], -1, self.head_width)
+        split = (*hidden_states.shape[:-1], -1, self.attention_head_size)
         q, k, v = (f(hidden_states).view(split).transpose(1, 2) for f in (self.query, self.key, self.value))
-        attended = self.attend(q, k, v, mask=attention_mask, scale=self.head_width**-0.5, dropout=self.dropout.p)
+        scale = self.attention_head_size**-0.5
+        attended = self.attend(q, k, v, mask=attention_mask, scale=scale, dropout=self.dropout.p)
         return (attended.transpose(1, 2).flatten(2),)
 
 
@@ -44,9 +45,12 @@ STACKS = (
             v="attention.attention.value",
             out="attention.output.dense",
             norm="layernorm_before",
+            head_width="attention_head_size",
+            scaling=None,
         ),
         ffn=(FfnNames(up="intermediate.dense", down="output.dense", norm="layernorm_after"),),
         prefix=1,
+        visual_prefix=1,
         readout="pooled",
         modality="both",
         own_attention=ViltAttention,

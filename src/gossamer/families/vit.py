@@ -14,9 +14,10 @@ _ATTENTION = AttentionNames(
     norm="layernorm_before",
 )
 _FFN = (FfnNames(up="mlp.fc1", down="mlp.fc2", norm="layernorm_after"),)
+_PATCHES = "embeddings.patch_embeddings"
 
 STACKS = (
-    Stack(name="vision", owners=("vit",), blocks="layers", attention=_ATTENTION, ffn=_FFN, prefix=1),
+    Stack(name="vision", owners=("vit",), blocks="layers", attention=_ATTENTION, ffn=_FFN, prefix=1, patches=_PATCHES),
     Stack(
         name="vision",
         owners=("vit_mae",),
@@ -24,7 +25,8 @@ STACKS = (
         attention=_ATTENTION,
         ffn=_FFN,
         prefix=1,
+        patches=_PATCHES,
         needs_zero="config.mask_ratio",
     ),
-    Stack(name="vision", owners=("deit",), blocks="layers", attention=_ATTENTION, ffn=_FFN, prefix=2),
+    Stack(name="vision", owners=("deit",), blocks="layers", attention=_ATTENTION, ffn=_FFN, prefix=2, patches=_PATCHES),
 )

@@ -18,6 +18,7 @@ from gossamer.seams import Part
 
 ADAPTER = "default"
 ROLES = ("q", "k", "v", "out", "up", "gate", "down")
+CHANGING_STARTS = ("pissa", "olora", "corda", "loftq", "lora_ga")  # values of init_lora_weights, or their beginnings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,14 @@ class Peft(Method):
                 f"use gossamer's VPT(deep=False, prompts={self.config.num_virtual_tokens}) for soft prompts on any family, "
                 "VPT(deep=True) for prompts in every layer"
             )
+        if getattr(self.config, "layer_replication", None):
+            raise ValueError("layer_replication adds layers to the backbone, which stays as it is here")
+        start = getattr(self.config, "init_lora_weights", True)
+        if isinstance(start, str) and start.lower().startswith(CHANGING_STARTS):
+            raise ValueError(
+                f"init_lora_weights={start!r} subtracts LoRA's start from the backbone's own weights, which stay as they are here, "
+                "so that adapters can share a backbone; use True, 'gaussian' or 'orthogonal'"
+            )
 
     def attach(self, anatomy: Anatomy) -> Part:
         """Injects the tuner; its tree holds peft's parameters under our names (`vision.blocks.3.q.lora_A.weight`)."""
@@ -44,25 +53,42 @@ class Peft(Method):
         model = anatomy.model
         config = self._resolve(anatomy)
         before = dict(model.named_modules())
-        known = {id(t) for t in model.state_dict(keep_vars=True).values()}
+        known = {id(t): name for name, t in model.state_dict(keep_vars=True).items()}
         flags = {p: p.requires_grad for p in model.parameters()}
-        tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, config, adapter_name=ADAPTER)
-        model.__dict__.pop("peft_config", None)
+        swapped: dict[str, nn.Module] = {}
+        try:
+            tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, config, adapter_name=ADAPTER)
+        finally:
+            model.__dict__.pop("peft_config", None)
+            changed = {n: m for n, m in model.named_modules() if n in before and before[n] is not m}
+            swapped |= _outermost(changed)
+            for name in swapped:  # put back, and handed to the verb, so that detaching knows the way back
+                parent, _, child = name.rpartition(".")
+                setattr(model.get_submodule(parent), child, before[name])
+        for name, module in swapped.items():
+            anatomy.swap(name, module)
+        lost = known.keys() - {id(t) for t in model.state_dict(keep_vars=True).values()}
+        if lost:
+            raise ValueError(
+                f"this {type(self.config).__name__} and another configuration of peft both target "
+                f"{min(known[i] for i in lost).partition('.lora_')[0]}; give each its own target_modules"
+            )
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag or (parameter.requires_grad and _biased(config)))
-        swapped = _outermost({n: m for n, m in model.named_modules() if n in before and before[n] is not m})
+        heads = {id(p) for head in anatomy.heads.values() for p in head.parameters()}  # trained anyway
+        trained = {id(p) for p, flag in flags.items() if p.requires_grad and not flag} - heads
         tree = PeftTree()
-        _collect(tree, tuner, known, anatomy.keys())
-        for name, module in swapped.items():  # handed to the verb, so that detaching knows the way back
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, before[name])
-            anatomy.swap(name, module)
+        _collect(tree, tuner, known.keys() - trained, anatomy.keys())
         tree.__dict__.update(model=model, swapped=list(swapped))
         return tree
 
     def _resolve(self, anatomy: Anatomy) -> Any:
         """The configuration with roles turned into this model's module names."""
         config = copy.deepcopy(self.config)
+        config.inference_mode = False  # as peft saves configurations
+        if getattr(config, "modules_to_save", None):  # heads are trained and saved anyway
+            heads = [n.rpartition(".")[2] for n in anatomy.heads]
+            config.modules_to_save = [m for m in config.modules_to_save if m.rpartition(".")[2] not in heads] or None
         targets = config.target_modules
         if targets is None and not hasattr(config, "token_indices"):
             feedforward = hasattr(config, "feedforward_modules")
@@ -109,21 +135,43 @@ class PeftTree(Part):
     model: nn.Module
     swapped: list[str]
 
+    def train(self, mode: bool = True) -> PeftTree:
+        """Training mode for what peft added, its dropout included, wherever it sits in the frozen backbone."""
+        super().train(mode)
+        for name in self.swapped:
+            for path, module in self.model.get_submodule(name).named_modules():
+                if not {"base_layer", "original_module"} & set(path.split(".")):
+                    module.training = mode
+        return self
+
     def finalize(self) -> None:
         """Merges every tuner layer that can be merged and removes it."""
-        kept = []
+        kept = False
         for name in self.swapped:
             parent, _, child = name.rpartition(".")
-            layer: Any = self.model.get_submodule(name)
-            try:
-                layer.merge(safe_merge=not next(layer.parameters()).is_meta)  # on meta there is no value to check
-            except NotImplementedError:  # what this tuner adds is no matrix (LILY): it goes on running
-                kept.append(name)
-                continue
-            setattr(self.model.get_submodule(parent), child, layer.get_base_layer())
+            plain = _merged(self.model.get_submodule(name))
+            if plain is None:
+                kept = True
+            else:
+                setattr(self.model.get_submodule(parent), child, plain)
         for child in list(self._modules) if not kept else ():
             del self._modules[child]
-        self.__dict__.update(model=None, swapped=kept)
+        self.__dict__.update(model=None, swapped=[])
+
+
+def _merged(layer: Any) -> nn.Module | None:
+    """The plain module that a layer of peft amounts to; None where what a tuner adds is no matrix (LILY) and has to go on running."""
+    from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
+
+    if isinstance(layer, ModulesToSaveWrapper):
+        return layer.modules_to_save[ADAPTER]
+    if isinstance(layer, TrainableTokensWrapper):
+        layer = layer.token_adapter
+    try:
+        layer.merge(safe_merge=not next(layer.parameters()).is_meta)  # on meta there is no value to check
+    except NotImplementedError:
+        return None
+    return layer.get_base_layer()
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -162,11 +210,20 @@ def _literal(anatomy: Anatomy, targets: Any) -> bool:
 
 
 def _names(anatomy: Anatomy, roles: tuple[str, ...]) -> list[str]:
+    """Names of the modules that play any of the roles.
+
+    Raises:
+        ValueError: none does (LLaMA has a "gate", ViT has none).
+    """
     for block in anatomy:
         if set(roles) & {"q", "k", "v"}:
             anatomy.split(block)
     wanted = {*roles, *(f"cross.{role}" for role in roles)}
-    return [name for block in anatomy for role, name in block.roles().items() if role in wanted]
+    names = [name for block in anatomy for role, name in block.roles().items() if role in wanted]
+    if not names:
+        found = sorted({role for block in anatomy for role in block.roles()})
+        raise ValueError(f"{type(anatomy.model).__name__} has no {' or '.join(roles)}; its blocks have {', '.join(found)}")
+    return names
 
 
 def _outermost(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
@@ -174,7 +231,7 @@ def _outermost(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
 
 
 def _collect(tree: PeftTree, tuner: nn.Module, known: set[int], keys: dict[str, str]) -> None:
-    """Puts every tensor that the tuner added (to the model, or shared by its layers) or made trainable into the tree."""
+    """Puts every tensor of the tuner (in the model, or shared by its layers) that is not `known` into the tree."""
     for path, module in tuner.named_modules():
         name = path.removeprefix("model.")
         tensors = {n: t for n, t in module._parameters.items() if t is not None}
@@ -182,7 +239,7 @@ def _collect(tree: PeftTree, tuner: nn.Module, known: set[int], keys: dict[str, 
             n: t for n, t in module._buffers.items() if t is not None and n not in module._non_persistent_buffers_set
         }
         for leaf, tensor in {**tensors, **buffers}.items():
-            if id(tensor) in known and not tensor.requires_grad:
+            if id(tensor) in known:
                 continue
             place = _own_name(name, keys)
             holder = dict(tree.named_modules()).get(place)

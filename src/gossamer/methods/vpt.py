@@ -48,6 +48,8 @@ class VPT(Method):
             The default is 0, because with dropout keys and values of prompts must be computed per sample.
         form: "exact" computes prompts as keys and values only (deep; the same function); "sequence" lets them run as tokens.
             Shallow prompts are always tokens.
+        stay: the last block's prompts stay in the model's output, so that a read-out that averages tokens (MAE's) averages over
+            them too, as the paper's code does. They then run as tokens there.
         blocks: indices of the prompted blocks, 0 first. None: all. Shallow: the one block before which prompts enter (None: 0).
         stack: "vision", "text", "encoder", "decoder", "fusion"; None: the model's main stack.
     """
@@ -57,6 +59,7 @@ class VPT(Method):
     project: int | None = None
     dropout: float = 0.0
     form: Literal["exact", "sequence"] = "exact"
+    stay: bool = False
     blocks: tuple[int, ...] | None = None
     stack: str | None = None
 
@@ -77,42 +80,40 @@ class VPT(Method):
     def attach(self, anatomy: Anatomy) -> Part:
         """Places prompts in the model; their tree is `<stack>.blocks.<i>.prompts` [p, d or d_p] and `projection`."""
         tree = Part()
-        blocks = self._blocks(anatomy)
+        blocks = self.prompted(anatomy)
         if self.prompts == 0:
             return tree
-        width = blocks[0].sizes.width
-        bound = prompt_range(_patch_area(anatomy, blocks[0]), self.project or width)
+        width, final = blocks[0].sizes.width, anatomy.blocks(self.stack)[-1]
+        if self.stay and self.deep and blocks[-1].index != final.index:
+            raise ValueError(
+                f"stay=True keeps the prompts of the last block, {final.index}, which blocks={self.blocks} leaves out"
+            )
+        bound = prompt_range(patch_area(anatomy, blocks[0]), self.project or width)
         projection = None
         if self.project is not None:
             projection = nn.Linear(self.project, width, device=blocks[0].device)
             nn.init.kaiming_normal_(projection.weight, mode="fan_out")
             tree.add_module("projection", projection)
         for block in blocks:
-            remembers = self.deep and self.form == "exact" and self._remembers(anatomy, block)
+            remembers = self._exact(anatomy, block, warn=True)
             prompts = (RememberedPrompts if remembers else InsertedPrompts)(block, self, bound, projection)
             grow(tree, block.key, prompts)
             if remembers:
                 anatomy.remember(block, prompts)
             else:
-                anatomy.insert(block, prompts, last=None if self.deep else anatomy.blocks(self.stack)[-1])
+                last = block if self.deep else final
+                anatomy.insert(block, prompts, last=last, stay=self.stay and last.index == final.index)
         return tree
 
-    def _remembers(self, anatomy: Anatomy, block: Block) -> bool:
-        reason = anatomy.obstacle(block, "remember")
-        if reason is not None:
-            warnings.warn(
-                f"{block.name}: prompts run as tokens here, the exact form is not possible: {reason}", stacklevel=2
-            )
-        return reason is None
-
-    def _blocks(self, anatomy: Anatomy) -> list[Block]:
+    def prompted(self, anatomy: Anatomy) -> list[Block]:
+        """The blocks that get prompts of their own; of shallow prompts the one before which they enter."""
         if not self.deep:
             return anatomy.blocks(self.stack, self.blocks or (0,))
         return anatomy.blocks(self.stack, self.blocks)
 
     def parameters(self, anatomy: Anatomy) -> int:
         """N p d for deep prompts, p d for shallow ones; with projection N p d_p + d_p d + d."""
-        blocks, d = self._blocks(anatomy), anatomy.blocks(self.stack)[0].sizes.width
+        blocks, d = self.prompted(anatomy), anatomy.blocks(self.stack)[0].sizes.width
         if self.prompts == 0:
             return 0
         if self.project is None:
@@ -121,7 +122,7 @@ class VPT(Method):
 
     def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
         """2 n p d_h h for each block with stored K_P, V_P; where prompts run as tokens, a block of n + p less one of n."""
-        blocks, p = self._blocks(anatomy), self.prompts
+        blocks, p = self.prompted(anatomy), self.prompts
         n, context = tokens[self.stack or anatomy.main], tokens.get("encoder", 0)
 
         def longer(block: Block) -> int:
@@ -132,14 +133,22 @@ class VPT(Method):
         return sum(2 * n * p * b.sizes.inner if self._exact(anatomy, b) else longer(b) for b in blocks)
 
     def overhead(self, anatomy: Anatomy, tokens: dict[str, int]) -> tuple[int, int]:
-        """Once per batch: 2 p d inner_kv for K_P, V_P of each block, and p d_p d where prompts are projected."""
-        blocks, d = self._blocks(anatomy), anatomy.blocks(self.stack)[0].sizes.width
+        """Once per batch: 2 p d inner_kv for K_P, V_P of each block (with dropout for each sample), p d_p d where projected."""
+        blocks, d = self.prompted(anatomy), anatomy.blocks(self.stack)[0].sizes.width
         projection = len(blocks) * self.prompts * (self.project or 0) * d
-        exact = [b for b in blocks if self.deep and self._exact(anatomy, b)]
-        return 0, projection + sum(2 * self.prompts * d * b.sizes.inner_kv for b in exact)
+        exact = [b for b in blocks if self._exact(anatomy, b)]
+        keys_values = sum(2 * self.prompts * d * b.sizes.inner_kv for b in exact)
+        return (keys_values, projection) if self.dropout else (0, projection + keys_values)
 
-    def _exact(self, anatomy: Anatomy, block: Block) -> bool:
-        return self.form == "exact" and anatomy.obstacle(block, "remember") is None
+    def _exact(self, anatomy: Anatomy, block: Block, warn: bool = False) -> bool:
+        """Whether the prompts of a block are keys and values only."""
+        if not self.deep or self.form != "exact" or (self.stay and block.index == len(anatomy.blocks(self.stack)) - 1):
+            return False
+        reason = anatomy.obstacle(block, "remember")
+        if reason is not None and warn:
+            message = f"{block.name}: prompts run as tokens here, the exact form is not possible: {reason}"
+            warnings.warn(message, stacklevel=3)
+        return reason is None
 
 
 class Prompts(Part):
@@ -216,7 +225,7 @@ class RememberedPrompts(Prompts):
         self.__dict__.update(block=None, projection=None)
 
 
-def _patch_area(anatomy: Anatomy, block: Block) -> int:
+def patch_area(anatomy: Anatomy, block: Block) -> int:
     """ph pw of the model's patches; 16 x 16, the paper's, for models without patches."""
     for module in anatomy.owner(block.stack.name).modules():
         if isinstance(module, nn.Conv2d):

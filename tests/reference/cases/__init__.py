@@ -27,9 +27,9 @@ class Case:
 
     @classmethod
     def read(cls, legend: Path) -> Case:
-        """The case whose legend is NAME.json, with NAME.safetensors beside it."""
+        """The case whose legend is NAME.json, with NAME.safetensors beside it; some legends repeat the name, some have a title."""
         described = json.loads(legend.read_text())
-        name = described.get("case", legend.stem)
+        name = next((n for n in (legend.stem, described.get("case")) if n and runner(n)), legend.stem)
         return cls(name, described.get("config", {}), safetensors.torch.load_file(legend.with_suffix(".safetensors")))
 
 

@@ -84,7 +84,8 @@ def hugging_face(case: Case) -> nn.Module:
     c, t = case.config, case.tensors
     config = ViTConfig(
         hidden_size=c["d"], num_attention_heads=c["heads"], num_hidden_layers=c["N"], intermediate_size=c["mlp"],
-        patch_size=c["patch"], image_size=c["img"], layer_norm_eps=1e-6, hidden_act="gelu", num_labels=c["K"],
+        patch_size=c["patch"], image_size=c["img"], layer_norm_eps=c.get("ln_eps", 1e-6), hidden_act="gelu",
+        num_labels=c["K"],
     )  # fmt: skip
     model = ViTForImageClassification(config)
     state = {
@@ -97,41 +98,66 @@ def hugging_face(case: Case) -> nn.Module:
         "classifier.weight": t["W_h"],
         "classifier.bias": t["b_h"],
     }
+    for i in range(c["N"]):
+        state |= {f"vit.layers.{i}.{name}": tensor for name, tensor in hugging_face_block(t, f".{i + 1}").items()}
+    model.load_state_dict(state)
+    return model
+
+
+def hugging_face_block(t: dict[str, Tensor], suffix: str) -> dict[str, Tensor]:
+    """The state of a ViTLayer from the spec's letters."""
     names = {
         "layernorm_before": ("gamma_1", "beta_1"), "layernorm_after": ("gamma_2", "beta_2"),
         "attention.q_proj": ("W_q", "b_q"), "attention.k_proj": ("W_k", "b_k"), "attention.v_proj": ("W_v", "b_v"),
         "attention.o_proj": ("W_o", "b_o"), "mlp.fc1": ("W_1", "b_1"), "mlp.fc2": ("W_2", "b_2"),
     }  # fmt: skip
-    for i in range(c["N"]):
-        for name, (weight, bias) in names.items():
-            state[f"vit.layers.{i}.{name}.weight"] = t[f"{weight}.{i + 1}"]
-            state[f"vit.layers.{i}.{name}.bias"] = t[f"{bias}.{i + 1}"]
-    model.load_state_dict(state)
-    return model
+    leaves = ("weight", "bias")
+    return {f"{n}.{leaf}": t[f"{x}{suffix}"] for n, pair in names.items() for leaf, x in zip(leaves, pair, strict=True)}
 
 
-def timm_vit(case: Case) -> nn.Module:
-    """The case's ViT as timm builds it, with one fused qkv."""
+def timm_vit(case: Case, **options: Any) -> nn.Module:
+    """The case's ViT as timm builds it, with one fused qkv; averaging models have their last norm behind the average."""
     c, t = case.config, case.tensors
     model = timm.create_model(
         "vit_tiny_patch16_224", img_size=c["img"], patch_size=c["patch"], embed_dim=c["d"], depth=c["N"],
-        num_heads=c["heads"], mlp_ratio=c["mlp"] / c["d"], num_classes=c["K"],
+        num_heads=c["heads"], mlp_ratio=c["mlp"] / c["d"], num_classes=c["K"], **options,
     )  # fmt: skip
+    norm = "fc_norm" if options.get("global_pool") == "avg" else "norm"
     state = {
         "cls_token": t["x_cls"].view(1, 1, -1), "pos_embed": t["e_pos"][None], "patch_embed.proj.weight": t["W_emb"],
-        "patch_embed.proj.bias": t["b_emb"], "norm.weight": t["gamma_f"], "norm.bias": t["beta_f"],
+        "patch_embed.proj.bias": t["b_emb"], f"{norm}.weight": t["gamma_f"], f"{norm}.bias": t["beta_f"],
         "head.weight": t["W_h"], "head.bias": t["b_h"],
     }  # fmt: skip
     for i in range(c["N"]):
-        j = i + 1
-        state |= {
-            f"blocks.{i}.norm1.weight": t[f"gamma_1.{j}"], f"blocks.{i}.norm1.bias": t[f"beta_1.{j}"],
-            f"blocks.{i}.norm2.weight": t[f"gamma_2.{j}"], f"blocks.{i}.norm2.bias": t[f"beta_2.{j}"],
-            f"blocks.{i}.attn.qkv.weight": torch.cat([t[f"W_{x}.{j}"] for x in "qkv"]),
-            f"blocks.{i}.attn.qkv.bias": torch.cat([t[f"b_{x}.{j}"] for x in "qkv"]),
-            f"blocks.{i}.attn.proj.weight": t[f"W_o.{j}"], f"blocks.{i}.attn.proj.bias": t[f"b_o.{j}"],
-            f"blocks.{i}.mlp.fc1.weight": t[f"W_1.{j}"], f"blocks.{i}.mlp.fc1.bias": t[f"b_1.{j}"],
-            f"blocks.{i}.mlp.fc2.weight": t[f"W_2.{j}"], f"blocks.{i}.mlp.fc2.bias": t[f"b_2.{j}"],
-        }  # fmt: skip
+        state |= {f"blocks.{i}.{name}": tensor for name, tensor in timm_block(t, f".{i + 1}").items()}
     model.load_state_dict(state)
     return model
+
+
+def timm_block(t: dict[str, Tensor], suffix: str) -> dict[str, Tensor]:
+    """The state of a timm Block from the spec's letters."""
+    state = {
+        "attn.qkv.weight": torch.cat([t[f"W_{x}{suffix}"] for x in "qkv"]),
+        "attn.qkv.bias": torch.cat([t[f"b_{x}{suffix}"] for x in "qkv"]),
+        "attn.proj.weight": t[f"W_o{suffix}"], "attn.proj.bias": t[f"b_o{suffix}"],
+    }  # fmt: skip
+    for i in (1, 2):
+        state |= {f"norm{i}.weight": t[f"gamma_{i}{suffix}"], f"norm{i}.bias": t[f"beta_{i}{suffix}"]}
+        state |= {f"mlp.fc{i}.weight": t[f"W_{i}{suffix}"], f"mlp.fc{i}.bias": t[f"b_{i}{suffix}"]}
+    return state
+
+
+def in_these_letters(case: Case) -> Case:
+    """A case of SPT or CVPT, whose legends name the same ViT's parts otherwise and count blocks from 0."""
+    c, t = case.config, case.tensors
+    config = {
+        "d": c["d"], "heads": c["heads"], "N": c["layers"], "mlp": c["ffn"], "patch": c["patch"], "img": c["image"],
+        "K": c["classes"], "ln_eps": c["ln_eps"],
+    }  # fmt: skip
+    new = {"W_patch": "W_emb", "b_patch": "b_emb", "W_head": "W_h", "b_head": "b_h"}
+    tensors = {"e_pos": t["E_pos"][0], "x_cls": t["x_cls"], "gamma_f": t["gamma_f"], "beta_f": t["beta_f"]}
+    tensors |= {new[name]: t[name] for name in new}
+    for i in range(c["layers"]):
+        parts = [name for name in t if name.endswith(f".{i}") and name.count(".") == 1]
+        tensors |= {f"{name.removesuffix(f'.{i}')}.{i + 1}": t[name] for name in parts}
+    return Case(case.name, config, tensors)

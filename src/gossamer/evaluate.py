@@ -1,0 +1,174 @@
+"""How good an adapted classifier is on labelled images: accuracy, balanced accuracy, recall of every class, confusion."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from gossamer.data import ImageDataset, Preprocessing
+from gossamer.prepared import Prepared
+
+if TYPE_CHECKING:
+    from gossamer.adapted import Adapted
+
+BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What a classifier gets right on n images.
+
+    `accuracy` is the share of all images, `recall` that of each class (None for a class without images), `balanced_accuracy` the
+    mean of the recalls, `loss` the mean cross-entropy, `confusion` [true][predicted] the number of images.
+    """
+
+    n: int
+    accuracy: float
+    balanced_accuracy: float
+    loss: float
+    recall: dict[str, float | None]
+    confusion: list[list[int]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The scores as JSON."""
+        return dataclasses.asdict(self)
+
+
+def score(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> Scores:
+    """The scores of logits [n, C] for true labels [n]; C names in `classes`."""
+    count = len(classes)
+    confusion = torch.bincount(labels * count + logits.argmax(1), minlength=count * count).view(count, count)
+    of_class, right = confusion.sum(1), confusion.diagonal()
+    recalls = [r / n if n else None for r, n in zip(right.tolist(), of_class.tolist(), strict=True)]
+    present = [r for r in recalls if r is not None]
+    return Scores(
+        n=len(labels),
+        accuracy=int(right.sum()) / len(labels),
+        balanced_accuracy=sum(present) / len(present),
+        loss=float(F.cross_entropy(logits.double(), labels)),
+        recall=dict(zip(classes, recalls, strict=True)),
+        confusion=confusion.tolist(),
+    )
+
+
+@torch.no_grad()
+def outputs(
+    of: Callable[..., Tensor], images: Prepared, *, device: torch.device, batch: int = BATCH, workers: int = 0
+) -> Tensor:
+    """What `of(pixel_values=...)` gives for every image, [n, ...] on the CPU in float32."""
+    loader = DataLoader(images, batch_size=batch, num_workers=workers)
+    return torch.cat([of(pixel_values=b["pixel_values"].to(device)).float().cpu() for b in loader])
+
+
+def classify(adapted: Adapted, images: Prepared, *, batch: int = BATCH, workers: int = 0) -> Tensor:
+    """Logits [n, C] of every image, in evaluation mode."""
+    adapted.eval()
+    device = next(adapted.parameters()).device
+    return outputs(lambda **x: adapted(**x).logits, images, device=device, batch=batch, workers=workers)
+
+
+def evaluate(adapted: Adapted, images: ImageDataset, *, batch: int = BATCH) -> Scores:
+    """The scores of an adapter on labelled images, which are prepared as in its training.
+
+    Classes are matched by name: those of the images must be among the adapter's.
+
+    Raises:
+        ValueError: the adapter does not record labels and preprocessing, an image is of a class it does not know, or
+            cannot be read.
+    """
+    classes = labels_of(adapted)
+    prepared = Prepared(images.with_classes(classes), preprocessing_of(adapted))
+    return score(classify(adapted, prepared, batch=batch), prepared.labels, classes)
+
+
+def labels_of(adapted: Adapted) -> list[str]:
+    """Names of the classes that an adapter was trained on."""
+    return _recorded(adapted, "labels")
+
+
+def preprocessing_of(adapted: Adapted) -> Preprocessing:
+    """How images were prepared when an adapter was trained."""
+    return Preprocessing.from_dict(_recorded(adapted, "preprocessing"))
+
+
+def load_adapter(folder: str | Path) -> Adapted:
+    """The adapter of a run's folder, or of a folder that `save_pretrained` wrote, on the GPU if there is one."""
+    from accelerate import PartialState
+
+    from gossamer import saving
+
+    inner = Path(folder) / "adapter"
+    if (Path(folder) / "run.yaml").is_file() and not inner.is_dir():
+        raise FileNotFoundError(f"the run in {folder} has not finished: continue it with gossamer train ... --resume")
+    return saving.load(inner if inner.is_dir() else folder).to(PartialState().device)
+
+
+def table(scores: Scores) -> str:
+    """Scores as lines for people."""
+    lines = [f"{'images':<20}{scores.n:>9,}"]
+    lines += [f"{name:<20}{value:>9.2%}" for name, value in _shares(scores)]
+    lines += [f"{'loss':<20}{scores.loss:>9.4f}", "recall"]
+    lines += [f"  {name:<18}{'-' if r is None else f'{r:.2%}':>9}" for name, r in scores.recall.items()]
+    return "\n".join(lines)
+
+
+def command(arguments: Sequence[str]) -> None:
+    """`gossamer evaluate`: prints the scores of a run on one split."""
+    parser = argparse.ArgumentParser(
+        prog="gossamer evaluate", description="Score a trained adapter on labelled images."
+    )
+    parser.add_argument("run", help="folder of a run, or of an adapter (then with --data)")
+    parser.add_argument("--data", help="other images than those of the run: an offline set, folder, file or hub name")
+    parser.add_argument("--split", help="train, val or test (default: test if there is one, else val)")
+    parser.add_argument("--batch", type=int, default=BATCH, help="images at a time (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    asked = parser.parse_args(arguments)
+    split, images = _images(asked.run, asked.data, asked.split)
+    scores = evaluate(load_adapter(asked.run), images, batch=asked.batch)
+    if asked.json:
+        print(json.dumps({"run": asked.run, "data": images.name, "split": split, **scores.to_dict()}, indent=2))
+    else:
+        print(f"{images.name}\n{table(scores)}")
+
+
+def _images(run: str, data: str | None, split: str | None) -> tuple[str, ImageDataset]:
+    from gossamer import data as sources
+    from gossamer import run as runs
+    from gossamer.sets import load_sets
+
+    if data is not None:
+        split = split or ("test" if "test" in sources.splits(data) else "train")
+        return split, sources.load(data, split)
+    if not (Path(run) / runs.RUN_FILE).is_file():
+        raise ValueError(
+            f"{run} is no folder of a run ({runs.RUN_FILE}), so say on which images: --data SET --split test"
+        )
+    sets = load_sets(runs.read(run))
+    split = split or ("test" if "test" in sets else "val" if "val" in sets else "train")
+    if split not in sets:
+        raise ValueError(f"the run in {run} has no split {split!r}; it has: {', '.join(sets)}")
+    return split, sets[split]
+
+
+def _shares(scores: Scores) -> Iterator[tuple[str, float]]:
+    yield "accuracy", scores.accuracy
+    yield "balanced accuracy", scores.balanced_accuracy
+
+
+def _recorded(adapted: Adapted, section: str) -> Any:
+    if section not in adapted.metadata:
+        raise ValueError(
+            f"this adapter does not record its {section}; adapters made by gossamer train do, others can set "
+            f"adapted.metadata[{section!r}] before saving"
+        )
+    return adapted.metadata[section]

@@ -1,0 +1,446 @@
+"""SPT: Self-Prompt Tuning. VPT whose prompts start as tokens that the frozen backbone itself makes of training images.
+
+Y. Wang, L. Cheng, C. Fang, D. Zhang, M. Duan, M. Wang: Revisiting the Power of Prompt for Visual Tuning, arXiv 2402.02382.
+
+The prompts that enter a block start as rows of a bank: the patch tokens that enter this block, of some training images, as they are
+(random), averaged over windows of the image (mean_pooling, max_pooling), or clustered (kmeans). `harvest` builds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, default_collate
+
+from gossamer import anatomy as anatomy_module
+from gossamer.anatomy import Anatomy
+from gossamer.methods.base import Method
+from gossamer.methods.vpt import VPT, Prompts
+from gossamer.seams import Part
+
+STRATEGIES = ("random", "mean_pooling", "max_pooling", "kmeans")
+IMAGES = 1024  # harvested where no number is given; the authors take the whole training set
+ROWS = 4096  # of a bank that k-means compares with the centres at once
+
+
+def smallest(noise: Tensor, count: int) -> Tensor:
+    """Places of the `count` smallest entries of noise [rows], in increasing order: a sample without replacement."""
+    return noise.argsort(stable=True)[:count]
+
+
+def windows(tokens: int, count: int, *, compat: bool = False) -> list[slice]:
+    """`count` windows over a sequence of n tokens: even ones, [floor(i n / m), ceil((i + 1) n / m)).
+
+    compat: the authors' m - 1 windows of w = floor(n / (m - 1)) tokens, and a last one of the final n mod w; where that is 0 it is
+    the whole sequence, because their slice from -0 is.
+
+    Raises:
+        ValueError: compat with m - 1 > n, for which the authors' windows are empty.
+    """
+    if not compat:
+        return [slice(i * tokens // count, -(-(i + 1) * tokens // count)) for i in range(count)]
+    if count == 1:
+        return [slice(0, tokens)]
+    width = tokens // (count - 1)
+    if width == 0:
+        raise ValueError(f"compat=True cuts {tokens} tokens into {count - 1} windows, which would be empty: use compat=False")
+    rest = tokens % width
+    regular = [slice(i * width, (i + 1) * width) for i in range(count - 1)]
+    return [*regular, slice(tokens - rest if rest else 0, tokens)]
+
+
+def pool(tokens: Tensor, window: slice, strategy: str) -> Tensor:
+    """Mean or maximum of a window of an image's tokens [n, d] -> [d]."""
+    inside = tokens[window]
+    return inside.mean(dim=0) if strategy == "mean_pooling" else inside.amax(dim=0)
+
+
+def kmeans_start(bank: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Rows of a bank [rows, d] where k-means starts, by k-means++: each drawn in proportion to the squared distance to those before."""
+    chosen = [int(torch.randint(len(bank), (1,), generator=generator))]
+    distance = torch.full((len(bank),), torch.inf, dtype=torch.float64)
+    while len(chosen) < count:
+        distance = torch.minimum(distance, _squared(bank, bank[chosen[-1:]]).squeeze(1))
+        total = distance.cumsum(dim=0)
+        drawn = torch.rand(1, generator=generator, dtype=torch.float64)
+        place = torch.searchsorted(total, drawn * total[-1], right=True) if total[-1] > 0 else drawn * len(bank)
+        chosen.append(min(int(place), len(bank) - 1))
+    return torch.tensor(chosen)
+
+
+def kmeans(bank: Tensor, centres: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Lloyd's iterations over a bank [rows, d] from centres [m, d] until no row changes its centre; an empty cluster keeps its centre.
+
+    Returns centres [m, d], assignment [rows] and inertia, the sum of squared distances to the own centre.
+    """
+    centres, previous = centres.double(), torch.inf
+    assignment = _squared(bank, centres).argmin(dim=1)
+    while True:
+        members = torch.bincount(assignment, minlength=len(centres))
+        sums = torch.zeros_like(centres)
+        for rows, own in zip(bank.split(ROWS), assignment.split(ROWS), strict=True):
+            sums.index_add_(0, own, rows.double())
+        centres = torch.where(members[:, None] > 0, sums / members.clamp(min=1)[:, None], centres)
+        pairs = zip(bank.split(ROWS), assignment.split(ROWS), strict=True)
+        inertia = torch.stack([(rows.double() - centres[own]).square().sum() for rows, own in pairs]).sum()
+        nearest = _squared(bank, centres).argmin(dim=1)
+        if torch.equal(nearest, assignment) or inertia >= previous:  # in exact arithmetic only the first ends it
+            return centres.to(bank.dtype), assignment, inertia.to(bank.dtype)
+        assignment, previous = nearest, inertia
+
+
+def _squared(bank: Tensor, centres: Tensor) -> Tensor:
+    """Squared distances [rows, m] in float64, a piece of the bank at a time."""
+    return torch.cat([torch.cdist(piece.double(), centres.double()).square() for piece in bank.split(ROWS)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SPT(Method):
+    """VPT with prompts that start as tokens of training images (Wang et al., arXiv 2402.02382).
+
+    `adapt` has no data, so the prompts are set afterwards, by `harvest(adapted, data)`; until then the model refuses to run. A
+    saved adapter holds them, and loads without data.
+
+    Args:
+        prompts: m. The paper: 20 deep, 100 shallow.
+        deep: as in VPT.
+        strategy: how prompts are made of the bank; see the module.
+        images: B_h, drawn from the training set. None: all, but at most 1024; the authors take as many as there are.
+        with_pos: layer 0 takes its tokens with their position embedding; the authors take them before it is added.
+        compat: the authors' windows, and their drawing of images with replacement.
+        seed: of the images, rows and k-means starts that are drawn.
+        form: as in VPT.
+        stay: as in VPT.
+        blocks: as in VPT.
+        stack: None: the model's main stack. In stacks of text, tokens are words; of text and image, patches.
+    """
+
+    prompts: int = 20
+    deep: bool = True
+    strategy: Literal["random", "mean_pooling", "max_pooling", "kmeans"] = "random"
+    images: int | None = None
+    with_pos: bool = False
+    compat: bool = False
+    seed: int = 0
+    form: Literal["exact", "sequence"] = "exact"
+    stay: bool = False
+    blocks: tuple[int, ...] | None = None
+    stack: str | None = None
+
+    name = "spt"
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, got {self.strategy!r}")
+        if self.images is not None and self.images < 1:
+            raise ValueError(f"images must be at least 1 (or None for at most {IMAGES}), got {self.images}")
+        _ = self.vpt  # its own checks
+
+    @property
+    def vpt(self) -> VPT:
+        """The same method without the start."""
+        same = ("prompts", "deep", "form", "stay", "blocks", "stack")
+        return VPT(**{name: getattr(self, name) for name in same})
+
+    def attach(self, anatomy: Anatomy) -> Part:
+        """Places VPT's prompts; their tree is VPT's, and `harvested`."""
+        return SelfPrompts(self, self.vpt.attach(anatomy))
+
+    def parameters(self, anatomy: Anatomy) -> int:
+        """N p d for deep prompts, p d for shallow ones."""
+        return self.vpt.parameters(anatomy)
+
+    def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
+        """VPT's."""
+        return self.vpt.macs(anatomy, tokens)
+
+    def overhead(self, anatomy: Anatomy, tokens: dict[str, int]) -> tuple[int, int]:
+        """VPT's; the harvest happens once, before training, and is not in it."""
+        return self.vpt.overhead(anatomy, tokens)
+
+
+class SelfPrompts(Part):
+    """VPT's tree, with prompts that refuse to be used before they were harvested."""
+
+    harvested: Tensor | None
+
+    def __init__(self, config: SPT, tree: Part):
+        super().__init__()
+        for name, child in tree.named_children():
+            self.add_module(name, child)
+        self.config = config
+        own = self.prompts()
+        device = next(self.parameters()).device if own else None
+        self.register_buffer("harvested", torch.tensor(not own, device=device))
+        self.ready = not own
+        self.__dict__["handles"] = [p.register_forward_pre_hook(self.check) for p in own]
+
+    def prompts(self) -> list[Prompts]:
+        """The prompted blocks' prompts, in order."""
+        return [m for m in self.modules() if isinstance(m, Prompts)]
+
+    def check(self, *_: Any) -> None:
+        """Nothing, where the prompts are set.
+
+        Raises:
+            RuntimeError: they are not.
+        """
+        if self.ready:
+            return
+        if self.harvested is not None and not self.harvested.is_meta and not bool(self.harvested):
+            raise RuntimeError(
+                "the prompts of SPT are not set yet: call gossamer.methods.spt.harvest(adapted, training_data) once before "
+                "training (a saved adapter has them)"
+            )
+        self.ready = True
+
+    @torch.no_grad()
+    def set(self, values: Tensor) -> None:
+        """The prompts [layers, m, d] become these values."""
+        for prompts, value in zip(self.prompts(), values, strict=True):
+            assert prompts.prompts is not None
+            prompts.prompts.copy_(value)
+        assert self.harvested is not None
+        self.harvested.fill_(True)
+
+    def finalize(self) -> None:
+        """As VPT's prompts; nothing is left to check."""
+        self.check()
+        super().finalize()
+        for handle in self.handles:
+            handle.remove()
+        self.harvested = None
+
+
+def unharvested(adapted: Any) -> list[SelfPrompts]:
+    """The SPT prompts of an adapted model that no harvest has set yet; empty where there is nothing to do."""
+    trees = [tree for tree in adapted.methods.values() if isinstance(tree, SelfPrompts)]
+    return [tree for tree in trees if tree.harvested is not None and not bool(tree.harvested)]
+
+
+def harvest(
+    adapted: Any,
+    data: Any,
+    *,
+    batch_size: int = 32,
+    collate: Callable[[list[Any]], Any] | None = None,
+    memory: int = 2**30,
+) -> None:
+    """Sets the prompts of SPT in an adapted model from training data, with the backbone as it was before anything was placed in it.
+
+    Args:
+        adapted: from `gm.adapt(model, gm.SPT(...))`, also among other methods; its prompts are overwritten.
+        data: training set (items by index, and a length), or a DataLoader, of which data set, collation and batch size are used.
+            Items are what the model is called with: dictionaries with pixel_values and the like, images [c, h, w], or pairs whose
+            first is one. Images need one size.
+        batch_size: images in one forward pass; the prompts do not depend on it.
+        collate: makes a batch of a list of items. None: the DataLoader's, or torch's.
+        memory: bytes for the banks that k-means keeps; layers that do not fit wait for another pass. The other strategies draw rows
+            first and forward only the images that were hit, so they keep nothing but one batch and the prompts.
+
+    Raises:
+        ValueError: no SPT in the model, fewer tokens than prompts, images of several sizes, or a bank over `memory`.
+        TypeError: data without a length or without items by index.
+    """
+    trees = [tree for tree in adapted.methods.values() if isinstance(tree, SelfPrompts)]
+    if not trees:
+        raise ValueError("there is no SPT in this model: gm.adapt(model, gm.SPT(...)) places one")
+    if isinstance(data, DataLoader):
+        collate, batch_size, data = collate or data.collate_fn, data.batch_size or batch_size, data.dataset
+    if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
+        raise TypeError(f"SPT draws training images by index, and a {type(data).__name__} has no items by index or no length")
+    with _bare(adapted) as anatomy:
+        for tree in trees:
+            if tree.prompts():
+                tree.set(prompts_from(Bank(adapted, anatomy, tree.config, data, collate, batch_size), tree.config, memory))
+
+
+def prompts_from(bank: Bank, config: SPT, memory: int = 2**30) -> Tensor:
+    """Prompts [layers, m, d] of a bank, by the configuration's strategy and seed; `memory` as in `harvest`."""
+    generator = torch.Generator().manual_seed(config.seed)
+    size = len(bank.data)
+    count = config.images or min(size, IMAGES)
+    if count > size and not config.compat:
+        raise ValueError(f"images={count}, but there are {size} and none is taken twice (with compat=True they may be)")
+    bank.draw(torch.randint(size, (count,), generator=generator) if config.compat else torch.randperm(size, generator=generator)[:count])
+    rows = config.prompts * count if config.strategy.endswith("pooling") else sum(bank.lengths)
+    if config.prompts > rows:
+        raise ValueError(f"prompts={config.prompts}, but {count} images give only {rows} rows to choose from: harvest more images")
+    if config.strategy == "kmeans":
+        return _clustered(bank, config, generator, memory)
+    return _sampled(bank, config, [smallest(torch.rand(rows, generator=generator), config.prompts) for _ in bank.layers])
+
+
+def _sampled(bank: Bank, config: SPT, chosen: Sequence[Tensor]) -> Tensor:
+    """The chosen rows of every layer: tokens image by image, or windows, each over all images."""
+    wanted: dict[int, list[tuple[int, int, slice]]] = {}  # image -> (layer, place among the prompts, tokens)
+    starts = torch.tensor([0, *bank.lengths]).cumsum(dim=0)
+    for layer, rows in enumerate(chosen):
+        for place, row in enumerate(rows.tolist()):
+            if config.strategy == "random":
+                image = int(torch.searchsorted(starts, row, right=True)) - 1
+                tokens = slice(row - int(starts[image]), row - int(starts[image]) + 1)
+            else:
+                window, image = divmod(row, len(bank.lengths))
+                tokens = windows(bank.lengths[image], config.prompts, compat=config.compat)[window]
+            wanted.setdefault(image, []).append((layer, place, tokens))
+    prompts = torch.empty(len(bank.layers), config.prompts, bank.width)
+    for image, layers in bank.tokens(sorted(wanted), bank.layers):
+        for layer, place, tokens in wanted[image]:
+            source = layers[layer]
+            prompts[layer, place] = source[tokens][0] if config.strategy == "random" else pool(source, tokens, config.strategy)
+    return prompts
+
+
+def _clustered(bank: Bank, config: SPT, generator: torch.Generator, memory: int) -> Tensor:
+    """k-means centres of every layer, as many layers at a time as fit into memory."""
+    total = sum(bank.lengths)
+    needed = total * bank.width * 4
+    if needed > memory:
+        raise ValueError(
+            f"k-means needs {needed / 2**20:,.0f} MiB for the {total:,} tokens of one layer, more than memory={memory / 2**20:,.0f} MiB: "
+            f"harvest fewer images (images={max(1, len(bank.lengths) * memory // needed)}) or give more memory"
+        )
+    centres, at_once = [], memory // needed
+    ends = torch.tensor(bank.lengths).cumsum(dim=0).tolist()
+    for first in range(0, len(bank.layers), at_once):
+        layers = bank.layers[first : first + at_once]
+        rows = torch.empty(len(layers), total, bank.width)
+        for image, found in bank.tokens(range(len(bank.lengths)), layers):
+            for place, tokens in enumerate(found):
+                rows[place, ends[image] - len(tokens) : ends[image]] = tokens
+        centres += [kmeans(r, r[kmeans_start(r, config.prompts, generator)])[0] for r in rows]
+    return torch.stack(centres)
+
+
+class Bank:
+    """The tokens that enter the prompted blocks of a bare model, for images drawn from a training set."""
+
+    def __init__(
+        self,
+        adapted: Any,
+        anatomy: Anatomy,
+        config: SPT,
+        data: Any,
+        collate: Callable[[list[Any]], Any] | None = None,
+        batch_size: int = 32,
+    ):
+        self.adapted, self.anatomy, self.data = adapted, anatomy, data
+        self.collate, self.batch_size = collate or default_collate, batch_size
+        self.layers = config.vpt.prompted(anatomy)
+        self.width = self.layers[0].sizes.width
+        self.patches = None if config.with_pos or self.layers[0].index > 0 else anatomy.patches(config.stack)
+        self.images: list[int] = []
+        self.lengths: list[int] = []
+
+    def draw(self, images: Tensor) -> None:
+        """From now on the bank is that of these items of the data; `lengths` has the number of tokens of each."""
+        self.images = images.tolist()
+        if self.layers[0].stack.modality == "text":
+            batches = (self.batch(places) for places in self._batches(range(len(self.images))))
+            self.lengths = [n for inputs in batches for n in self._valid(inputs).sum(dim=1).tolist()]
+        else:
+            self.lengths = []
+            _, tokens = next(self.tokens([0], self.layers[:1]))
+            self.lengths = [len(tokens[0])] * len(self.images)
+
+    def tokens(self, places: Sequence[int], layers: Sequence[anatomy_module.Block]) -> Iterator[tuple[int, list[Tensor]]]:
+        """For the drawn images at these places: the place and, for each of the layers, its tokens [n, d] in float32.
+
+        Raises:
+            ValueError: an image with another number of tokens than the first.
+        """
+        for some in self._batches(places):
+            inputs = self.batch(some)
+            states = self._states(inputs, layers)
+            for i, place in enumerate(some):
+                found = [s[i].float().cpu() for s in states]
+                if self.lengths and len(found[0]) != self.lengths[place]:
+                    raise ValueError(
+                        f"item {self.images[place]} has {len(found[0])} tokens and the first had {self.lengths[place]}: "
+                        "harvest images of one size, the size of training"
+                    )
+                yield place, found
+
+    def _batches(self, places: Sequence[int]) -> Iterator[Sequence[int]]:
+        return (places[i : i + self.batch_size] for i in range(0, len(places), self.batch_size))
+
+    def batch(self, places: Sequence[int]) -> dict[str, Any]:
+        """The model's inputs for drawn images, on its device; an image tensor alone is `pixel_values`."""
+        batch = self.collate([self.data[self.images[place]] for place in places])
+        inputs = batch if hasattr(batch, "keys") else {"pixel_values": batch[0] if isinstance(batch, list | tuple) else batch}
+        device = self.layers[0].device
+        return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items() if k not in ("label", "labels")}
+
+    def _states(self, inputs: dict[str, Any], layers: Sequence[anatomy_module.Block]) -> list[list[Tensor]]:
+        """Of each layer and sample the tokens that enter; the model runs no further than the last of the layers."""
+        patches = self.patches if layers[0].index == 0 else None
+        blocks, seen = layers[patches is not None :], Seen(len(layers))
+        handle = None if patches is None else patches.register_forward_hook(seen.after)
+        for block in blocks:
+            self.anatomy.observe(block, seen)
+        try:
+            self.adapted(**inputs)
+        except Enough:
+            pass
+        finally:
+            self.anatomy.undo()
+            if handle is not None:
+                handle.remove()
+        embedded = [list(states) for states in seen.states[: patches is not None]]
+        return embedded + [self._content(states, inputs) for states in seen.states[patches is not None :]]
+
+    def _content(self, states: Tensor, inputs: dict[str, Any]) -> list[Tensor]:
+        """Of each sample, the tokens that are neither prefix nor padding."""
+        stack = self.layers[0].stack
+        if stack.modality == "both":
+            return list(states[:, inputs["input_ids"].shape[1] + stack.visual_prefix :])
+        if stack.modality == "vision":
+            return list(states[:, self.layers[0].prefix :])
+        return [x[keep] for x, keep in zip(states, self._valid(inputs), strict=True)]
+
+    def _valid(self, inputs: dict[str, Any]) -> Tensor:
+        """[B, N] of a text's tokens: True for those that are neither prefix nor padding."""
+        side = "decoder_" if "decoder_input_ids" in inputs and self.layers[0].stack.name == "decoder" else ""
+        valid = inputs.get(f"{side}attention_mask", torch.ones_like(inputs[f"{side}input_ids"])).bool().clone()
+        valid[:, : self.layers[0].prefix] = False
+        return valid
+
+
+class Enough(Exception):
+    """Ends a forward pass once everything that was asked for has been seen."""
+
+
+class Seen(nn.Module):
+    """Keeps the states that it is shown, up to a number."""
+
+    def __init__(self, count: int):
+        super().__init__()
+        self.count, self.states = count, []
+
+    def forward(self, states: Tensor) -> None:
+        """Keeps the states."""
+        self.states.append(states)
+        if len(self.states) == self.count:
+            raise Enough
+
+    def after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        """The same, as a hook behind a patch embedding [B, n, d] or [B, h, w, d]."""
+        self(output.flatten(1, -2))
+
+
+@contextmanager
+def _bare(adapted: Any) -> Iterator[Anatomy]:
+    """The adapted model without its methods, in evaluation mode and full precision; gives a fresh anatomy of it."""
+    mode, device = adapted.training, next(adapted.backbone.parameters()).device.type
+    adapted.eval()
+    try:
+        with torch.no_grad(), torch.autocast(device, enabled=False), adapted.anatomy.bare():
+            yield anatomy_module.read(adapted.backbone)
+    finally:
+        adapted.train(mode)

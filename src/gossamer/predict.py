@@ -1,0 +1,86 @@
+"""Labels and probabilities for images."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from gossamer.data import open_image
+from gossamer.evaluate import BATCH, labels_of, load_adapter, preprocessing_of
+
+if TYPE_CHECKING:
+    from gossamer.adapted import Adapted
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+
+
+@torch.no_grad()
+def probabilities(adapted: Adapted, pixels: Tensor) -> list[dict[str, float]]:
+    """For each prepared image of pixels [B, 3, S, S] the probability of every label, likeliest first."""
+    labels = labels_of(adapted)
+    device = next(adapted.parameters()).device
+    rows = adapted.eval()(pixel_values=pixels.to(device)).logits.double().softmax(1).tolist()
+    return [dict(sorted(zip(labels, row, strict=True), key=lambda pair: -pair[1])) for row in rows]
+
+
+def predict(adapted: Adapted, files: Sequence[str | Path], *, batch: int = BATCH) -> Iterator[dict[str, Any]]:
+    """For every image file {"file", "label", "probability", "probabilities": {label: p}}, likeliest first.
+
+    Images are prepared as in the adapter's training.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a file cannot be read as an image, or the adapter does not record labels and preprocessing.
+    """
+    prepare = preprocessing_of(adapted)
+    for start in range(0, len(files), batch):
+        some = files[start : start + batch]
+        pixels = torch.stack([prepare(open_image(file)) for file in some])
+        for file, found in zip(some, probabilities(adapted, pixels), strict=True):
+            label, share = next(iter(found.items()))
+            yield {"file": str(file), "label": label, "probability": share, "probabilities": found}
+
+
+def image_files(paths: Sequence[str | Path]) -> list[Path]:
+    """The files that `paths` name: files as they are, and the images of folders and of the folders in them, sorted.
+
+    Raises:
+        FileNotFoundError: a path does not exist, or a folder holds no image.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            if not path.is_file():
+                raise FileNotFoundError(f"no such image file or folder: {path}")
+            found.append(path)
+            continue
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        if not inside:
+            raise FileNotFoundError(f"{path} holds no image ({', '.join(SUFFIXES)})")
+        found += inside
+    return found
+
+
+def command(arguments: Sequence[str]) -> None:
+    """`gossamer predict`: prints labels and probabilities of image files."""
+    parser = argparse.ArgumentParser(prog="gossamer predict", description="Classify images with a trained adapter.")
+    parser.add_argument("run", help="folder of a run, or of an adapter")
+    parser.add_argument("images", nargs="+", help="image files, and folders of images")
+    parser.add_argument("--top", type=int, default=3, help="labels shown for each image (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON, with every label")
+    asked = parser.parse_args(arguments)
+    files = image_files(asked.images)
+    found = predict(load_adapter(asked.run), files)
+    if asked.json:
+        print(json.dumps(list(found), indent=2))
+        return
+    width = max(len(str(file)) for file in files)
+    for record in found:
+        top = list(record["probabilities"].items())[: asked.top]
+        print(f"{record['file']:<{width}}  " + "  ".join(f"{label} {p:.1%}" for label, p in top))

@@ -1,0 +1,77 @@
+"""What a run tells while it works: lines in its log and on the terminal, and a bar that moves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import TrainerCallback
+
+
+class Journal:
+    """Lines for people, on the terminal (stderr) and with the time in a file."""
+
+    def __init__(self, path: Path):
+        self.path, self.console = path, Console(stderr=True, highlight=False)
+
+    def say(self, text: str) -> None:
+        """Writes one line to both."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        self.console.print(text, markup=False, soft_wrap=True)
+
+
+class Bar(TrainerCallback):
+    """A bar over the steps of training, and after each epoch one line and `after_epoch(log_history)`."""
+
+    def __init__(self, journal: Journal, after_epoch: Callable[[list[dict[str, Any]]], None]):
+        self.journal, self.after_epoch = journal, after_epoch
+        columns = (
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("steps"),
+            TimeRemainingColumn(),
+        )
+        self.progress = Progress(*columns, console=journal.console, transient=True)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Starts the bar where training starts."""
+        self.task = self.progress.add_task("training", total=state.max_steps, completed=state.global_step)
+        self.progress.start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Moves the bar."""
+        self.progress.update(self.task, completed=state.global_step)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Tells of the epoch, which ends with its checkpoint."""
+        self.after_epoch(state.log_history)
+        self.journal.say(_line(epochs(state.log_history)[-1], args.num_train_epochs))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Removes the bar."""
+        self.progress.stop()
+
+
+def epochs(log_history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One record an epoch from the Trainer's log: step, epoch, loss, learning_rate, grad_norm, seconds, val_loss, val_accuracy, ..."""
+    merged: dict[int, dict[str, Any]] = {}
+    for entry in log_history:
+        if "loss" not in entry and "eval_loss" not in entry:
+            continue
+        record = merged.setdefault(entry["step"], {"step": entry["step"], "epoch": round(entry["epoch"], 3)})
+        for name, value in entry.items():
+            if name not in record and not name.endswith(("_runtime", "_per_second")):
+                record[name.replace("eval_", "val_")] = value
+    return [merged[step] for step in sorted(merged)]
+
+
+def _line(record: dict[str, Any], total: float) -> str:
+    shown = {"loss": "loss {:.4f}", "val_loss": "validation loss {:.4f}", "val_accuracy": "accuracy {:.2%}"}
+    parts = [text.format(record[name]) for name, text in shown.items() if name in record]
+    return f"epoch {record['epoch']:g}/{total:g}: {', '.join(parts)} ({record.get('seconds', 0):.0f} s)"

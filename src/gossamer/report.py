@@ -1,0 +1,85 @@
+"""Pictures: learning curves, confusion, accuracy against compute. matplotlib is imported when one is drawn."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gossamer.evaluate import Scores
+
+MANY = 20  # classes from which on a confusion matrix has no numbers and no names
+
+
+def available() -> bool:
+    """Whether pictures can be drawn."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def curves(history: Sequence[Mapping[str, float]], path: str | Path) -> None:
+    """Loss and accuracy over the epochs, as a PNG at `path`.
+
+    `history` has one record an epoch: epoch, loss and, where there was validation, val_loss and val_accuracy.
+    """
+    figure, (left, right) = _figure(9, 3.4, columns=2)
+    epochs = [record["epoch"] for record in history]
+    left.plot(epochs, [record["loss"] for record in history], marker="o", label="training")
+    if "val_loss" in history[0]:
+        left.plot(epochs, [record["val_loss"] for record in history], marker="o", label="validation")
+        right.plot(epochs, [100 * record["val_accuracy"] for record in history], marker="o", color="C1")
+    else:
+        right.text(0.5, 0.5, "no validation images", ha="center", va="center", transform=right.transAxes)
+    left.set(xlabel="epoch", ylabel="loss")
+    left.legend()
+    right.set(xlabel="epoch", ylabel="validation accuracy, %")
+    _save(figure, path)
+
+
+def confusion(scores: Scores, path: str | Path, *, title: str) -> None:
+    """The confusion matrix, each row as shares of its true class, as a PNG at `path`."""
+    names, counts = list(scores.recall), scores.confusion
+    shares = [[n / max(1, sum(row)) for n in row] for row in counts]
+    side = min(12.0, 2.5 + 0.6 * len(names)) if len(names) <= MANY else 8.0
+    figure, (axes,) = _figure(side + 1, side)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if len(names) <= MANY:
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+        axes.set_yticks(range(len(names)), names)
+        for i, row in enumerate(counts):
+            for j, count in enumerate(row):
+                axes.text(j, i, count, ha="center", va="center", color="white" if shares[i][j] > 0.5 else "black")
+    axes.set(xlabel="predicted", ylabel="true", title=title)
+    figure.colorbar(image, label="share of the true class")
+    _save(figure, path)
+
+
+def accuracy_against_compute(methods: Mapping[str, Mapping[str, Any]], path: str | Path, *, title: str) -> None:
+    """Accuracy over GMACs, one point a method with its trained parameters, as a PNG at `path`.
+
+    `methods` maps a name to a record with accuracy (0 to 1), gmacs and trainable_parameters.
+    """
+    figure, (axes,) = _figure(6, 4)
+    for name, record in methods.items():
+        axes.scatter(record["gmacs"], 100 * record["accuracy"], s=80)
+        text = f"{name}\n{record['trainable_parameters']:,} trained"
+        axes.annotate(
+            text, (record["gmacs"], 100 * record["accuracy"]), xytext=(8, 0), textcoords="offset points", va="center"
+        )
+    axes.margins(0.35)
+    axes.set(xlabel="GMACs per image, finished model", ylabel="accuracy, %", title=title)
+    _save(figure, path)
+
+
+def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[Any]]:
+    """A figure without a window, and its axes; drawn without pyplot, which would keep every figure."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+
+
+def _save(figure: Any, path: str | Path) -> None:
+    figure.savefig(path, dpi=120, metadata={"Software": None})  # no version in the file: equal runs give equal pictures

@@ -1,0 +1,55 @@
+"""The images of a run: which are for training, which for choosing, which for the final score."""
+
+from __future__ import annotations
+
+from gossamer import data, zoo
+from gossamer.data import ImageDataset, Preprocessing
+from gossamer.run import Run
+
+
+def load_sets(run: Run) -> dict[str, ImageDataset]:
+    """The splits of a run by name: "train"; "val" unless there is none and none is to be held out; "test" if the set has one.
+
+    Depends on nothing but the run, so that a later evaluation finds the same images. All have the classes of the training images.
+    """
+    chosen = run.data
+    columns = {"image": chosen.image, "label": chosen.label, "subset": chosen.subset}
+    sets = {"train": _limited(data.load(chosen.name, "train", **columns), run)}
+    classes = sets["train"].classes
+    present = data.splits(chosen.name, chosen.subset)
+    for split in ("val", "test"):
+        if split in present:
+            sets[split] = _limited(data.load(chosen.name, split, **columns).with_classes(classes), run)
+    if "val" not in sets and chosen.validation > 0:
+        train, held = data.split(sets["train"], chosen.validation, run.seed)
+        sets = {"train": train, "val": held, **{k: v for k, v in sets.items() if k == "test"}}
+    sets["train"].require_every_class()
+    return sets
+
+
+def preprocessing(run: Run) -> Preprocessing:
+    """How the run prepares images: what it says itself, else what the model was published with.
+
+    Raises:
+        ValueError: the model does not say how, and the run not enough.
+    """
+    images = run.images
+    said = {"resize": images.resize, "mean": images.mean, "std": images.std}
+    said = {name: value for name, value in said.items() if value is not None}
+    zoo.resolve(run.model.name, run.model.revision)  # an unknown model is another mistake than a silent one
+    try:
+        published = zoo.preprocessing(run.model.name, size=images.size, revision=run.model.revision).to_dict()
+    except ValueError as error:
+        if images.size is None or images.mean is None or images.std is None:
+            raise ValueError(f"{error}; give images.size, images.mean and images.std") from error
+        published = {"size": images.size}
+    if said.get("resize") == "direct":
+        published["crop"] = 1.0
+    return Preprocessing.from_dict({**published, **said})
+
+
+def _limited(images: ImageDataset, run: Run) -> ImageDataset:
+    limit = run.data.limit
+    if limit is None or limit >= len(images):
+        return images
+    return images.subset(data.stratified(images.labels, limit, run.seed))
