@@ -60,7 +60,7 @@ def test_an_adapter_without_records_is_refused(tmp_path: Path) -> None:
 
 def test_an_unfinished_run_has_no_adapter(tmp_path: Path) -> None:
     shutil.copy(squares.trained() / "run.yaml", tmp_path)
-    with pytest.raises(FileNotFoundError, match="has not finished: continue it with gossamer train ... --resume"):
+    with pytest.raises(FileNotFoundError, match=r"has not finished: continue it with gossamer train ... --resume"):
         load_adapter(tmp_path)
 
 

@@ -101,7 +101,7 @@ def test_unfit_files_are_refused(tmp_path: Path, text: str, message: str) -> Non
 
 
 def test_nothing_to_train_is_refused() -> None:
-    with pytest.raises(ValueError, match="epochs=0 with training.warm_start=false trains nothing"):
+    with pytest.raises(ValueError, match=r"epochs=0 with training.warm_start=false trains nothing"):
         Training(epochs=0, warm_start=False)
 
 

@@ -16,7 +16,8 @@ import torch
 import gossamer as gm
 from gossamer import zoo
 from gossamer.run import Training, read
-from gossamer.train import groups, schedule, train
+from gossamer.train import train
+from gossamer.trainer import groups, schedule
 
 from . import squares
 
@@ -207,6 +208,9 @@ def test_a_run_is_not_resumed_with_other_settings(uninterrupted: Path) -> None:
 def test_overwriting_removes_what_a_run_left_and_nothing_else(tmp_path: Path) -> None:
     shutil.copytree(squares.trained(), tmp_path, dirs_exist_ok=True)
     (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(KeyError, match="no block 9"):
+        train(squares.run(tmp_path, {"method": "vpt", "blocks": [9]}), overwrite=True)
+    assert (tmp_path / "metrics.json").is_file(), "a run that cannot begin removes nothing"
     train(squares.run(tmp_path, {"method": "linear_probe"}, limit=40), overwrite=True)
     assert not (tmp_path / "history.jsonl").exists()
     assert (tmp_path / "notes.txt").read_text() == "mine"
@@ -230,7 +234,7 @@ def test_a_head_that_would_not_be_trained_is_an_error(tmp_path: Path, monkeypatc
 
     plain = module.adapt
     monkeypatch.setattr(module, "adapt", lambda *args, **kwargs: plain(*args, **kwargs, train_head=False))
-    with pytest.raises(ValueError, match="the head of .* would not be trained, so it could not learn the 2 classes"):
+    with pytest.raises(ValueError, match=r"the head of .* would not be trained, so it could not learn the 2 classes"):
         train(squares.run(tmp_path))
 
 
@@ -257,11 +261,17 @@ def test_an_image_that_cannot_be_read_is_named_before_training(tmp_path: Path) -
         train(squares.run(tmp_path / "run", data=tmp_path / "images", validation=0.0))
 
 
+def test_a_run_that_could_not_begin_does_not_block_its_folder(tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match=r"no block 9: the vision stack .* has 3"):
+        train(squares.run(tmp_path, {"method": "vpt", "blocks": [9]}, limit=40))
+    train(squares.run(tmp_path, {"method": "linear_probe"}, limit=40))
+
+
 def test_a_class_without_training_images_is_named(tmp_path: Path) -> None:
     folder = squares.save_images(tmp_path / "images", train=3, test=2)
     for path in (folder / "train" / "same").iterdir():
         path.unlink()
-    with pytest.raises(ValueError, match="class folder .*same is empty"):
+    with pytest.raises(ValueError, match=r"class folder .*same is empty"):
         train(squares.run(tmp_path / "run", data=folder))
 
 

@@ -73,9 +73,9 @@ class Stack:
     """One column of equal blocks: where it sits and the facts in which families differ.
 
     `prefix` counts the class-like tokens in front of the sequence (an attribute path on the owner, or a number);
-    inserted tokens go behind them. `readout` says how one vector a sample is read from the owner's output: "first" token, "last" token
-    that is no padding, "mean" over tokens that are none, or the owner's "pooled" output. `own_attention` names the class that computes attention from the
-    block's Linears, for families that offer no public seam inside theirs.
+    inserted tokens go behind them. `readout` says how one vector a sample is read from the owner's output: "first" token,
+    "last" token that is no padding, "mean" over tokens that are none, or the owner's "pooled" output. `own_attention` names
+    the class that computes attention from the block's Linears, for families that offer no public seam inside theirs.
     """
 
     name: Literal["vision", "text", "encoder", "decoder", "fusion"]
@@ -90,8 +90,8 @@ class Stack:
     readout: Literal["first", "last", "mean", "pooled"] = "first"
     modality: Literal["vision", "text", "both"] = "vision"  # both: the text stands in front
     visual_prefix: int = 0  # of both: class-like tokens between text and patches
-    patches: str | None = None  # in the owner, the module whose output [B, n, d] is the patch tokens before positions are added
-    patches_norm: str | None = None  # in the owner, a norm behind the positions; where it acts, `patches` are on another scale
+    patches: str | None = None  # in the owner: gives the patch tokens [B, n, d] before positions are added
+    patches_norm: str | None = None  # in the owner: a norm behind the positions puts tokens on another scale
     own_attention: type[nn.Module] | None = None
     relative_bias: bool = False  # the first block computes a bias that the others receive
     returns_tuple: bool = False  # a block returns (states, ...) and not the states alone
@@ -126,10 +126,11 @@ class Projection(NamedTuple):
     What methods hooked onto the module does not act: its weights are used, wrapped or quantised as they may be.
     """
 
-    linear: nn.Module
+    linear: Any
     rows: slice | None = None
 
     def __call__(self, states: Tensor) -> Tensor:
+        """States [..., d] -> [..., out]."""
         if self.rows is None:
             return self.linear.forward(states)
         if self.plain:
@@ -183,8 +184,10 @@ class Block:
     def part(self, role: str) -> Any:
         """The module that plays `role` now."""
         path = self.path(role)
-        if path is None:
-            raise KeyError(f"{self.name} ({type(self.module).__name__}) has no part {role!r}")
+        if path is None or not _has(self.module, path):
+            fused = role in ("q", "k", "v") and self.stack.attention.fused
+            advice = f"; it is a third of {fused}: call split() first" if fused else ""
+            raise KeyError(f"{self.name} ({type(self.module).__name__}) has no part {role!r}{advice}")
         return _get(self.module, path)
 
     def roles(self) -> dict[str, str]:
@@ -218,7 +221,7 @@ class Block:
         return self.head_width**-0.5 if name is None else float(getattr(self.part("attention"), name))
 
     def active(self, role: str) -> nn.Module | None:
-        """The module that plays an optional role ("layer_scale1", "q_norm", ...), or None where nothing does, or nothing is done."""
+        """The module that plays an optional role ("layer_scale1", "q_norm", ...), or None where none does or it does nothing."""
         path = self.path(role)
         module = _get(self.module, path) if path and _has(self.module, path) else None
         return None if isinstance(module, nn.Identity) else module
@@ -275,7 +278,9 @@ class Anatomy:
         if indices is None:
             return list(blocks)
         if not indices:
-            raise ValueError(f"blocks={tuple(indices)} names no block: the {stack} stack has {len(blocks)}; None means all")
+            raise ValueError(
+                f"blocks={tuple(indices)} names no block: the {stack} stack has {len(blocks)}; None means all"
+            )
         if len(set(indices)) != len(indices):
             raise ValueError(f"blocks={tuple(indices)} names a block twice")
         for i in indices:
@@ -355,7 +360,11 @@ class Anatomy:
         """The Linear that plays `role` is replaced by `module` (which may hold and call the old one).
 
         For "q", "k" or "v" of a fused projection call `split` first.
+
+        Raises:
+            KeyError: the block has no such part.
         """
+        block.part(role)
         self._do(seams.Swapped(self.model, f"{block.name}.{block.path(role)}", module))
 
     def split(self, block: Block) -> None:
@@ -410,7 +419,9 @@ class Anatomy:
         if last.stack is not first.stack or last.index < first.index:
             raise ValueError(f"tokens cannot enter at {first.name} and leave at {last.name}")
         if stay and last is not blocks[-1]:
-            raise ValueError(f"tokens that stay run to the last block, {blocks[-1].name}; asked to leave at {last.name}")
+            raise ValueError(
+                f"tokens that stay run to the last block, {blocks[-1].name}; asked to leave at {last.name}"
+            )
         span = blocks[first.index : last.index + 1]
         for other in [c for c in self.log if isinstance(c, seams.Inserted) and seams.overlap(c.span, span)]:
             if not seams.contains(other.span, span):
@@ -494,7 +505,9 @@ def read(model: nn.Module) -> Anatomy:
                 continue
             if any(blocks[0].module is found[0] for blocks in stacks.values()):
                 continue  # the same list, reached through a wrapper of the owner
-            problems = [f".{i} ({type(b).__name__}) {why}" for i, b in enumerate(found) if (why := _missing_part(b, stack))]
+            problems = [
+                f".{i} ({type(b).__name__}) {why}" for i, b in enumerate(found) if (why := _missing_part(b, stack))
+            ]
             if problems:
                 missing.append(f"{name or type(module).__name__}.{stack.blocks}{problems[0]}")
                 continue

@@ -96,7 +96,7 @@ class CostSheet:
 
     def __str__(self) -> str:
         head = "  ".join(filter(None, [self.model, " + ".join(_brief(m) for m in self.methods), self._sample()]))
-        once = f" + {_giga(self.per_batch.counted)} per batch of {self.batch}" if self.per_batch.counted else ""
+        once = f" with {_giga(self.per_batch.counted)} once per batch of {self.batch}" if self.per_batch.counted else ""
         rows = [
             ("parameters", "", ""),
             ("  backbone", f"{self.backbone_parameters:,}", ""),
@@ -138,8 +138,13 @@ def _giga(count: int) -> str:
 
 
 def _brief(method: dict[str, Any]) -> str:
-    shown = ("prompts", "deep", "project", "form", "rank", "placement", "peft_type", "r")
-    return method["method"] + "(" + ", ".join(f"{k}={method[k]}" for k in shown if method.get(k) is not None) + ")"
+    """A method with its first setting and those that differ from their defaults: `vpt(prompts=100, form=sequence)`."""
+    if method["method"] == "peft":
+        shown = {k: method[k] for k in ("peft_type", "r", "target_modules") if method.get(k) is not None}
+    else:
+        fields = dataclasses.fields(methods.METHODS[method["method"]])  # type: ignore[arg-type]
+        shown = {f.name: method[f.name] for i, f in enumerate(fields) if i == 0 or method[f.name] != f.default}
+    return method["method"] + "(" + ", ".join(f"{k}={v}" for k, v in shown.items()) + ")"
 
 
 def cost(
@@ -169,18 +174,18 @@ def cost(
         raise ValueError(f"batch must be at least 1, got {batch}")
     backbone = model.backbone if isinstance(model, Adapted) else model
     sample = Sample.of(backbone, image_size, tokens)  # type: ignore[arg-type]
-    try:
-        return _sheet(on_meta(model), sample, batch)
-    except (RuntimeError, NotImplementedError) as error:
-        if "meta" not in str(error):
-            raise
-        if any(p.is_meta for p in model.parameters()):
-            raise ValueError(
-                f"{type(backbone).__name__} looks at values while it runs, so it cannot be counted without weights: "
-                f"load them, or count the encoder without its head ({error})"
-            ) from error
-        with torch.random.fork_rng():
-            return _sheet(copy.deepcopy(model), sample, batch)
+    with torch.random.fork_rng(devices=[]):
+        try:
+            return _sheet(on_meta(model), sample, batch)
+        except (RuntimeError, NotImplementedError) as error:
+            if "meta" not in str(error).lower():
+                raise
+            if any(p.is_meta for p in model.parameters()):
+                raise ValueError(
+                    f"{type(backbone).__name__} looks at values while it runs, so it cannot be counted without weights: "
+                    f"load them, or count the encoder without its head ({error})"
+                ) from error
+        return _sheet(copy.deepcopy(model), sample, batch)
 
 
 def _sheet(model: Any, sample: Sample, batch: int) -> CostSheet:

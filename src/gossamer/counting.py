@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import torch
@@ -57,23 +58,15 @@ class Sample:
         if self.image is None:
             return given
         dtype = next(p for p in backbone.parameters() if p.is_floating_point()).dtype
-        skipped = self.skipped(backbone)
-        if skipped is not None:
-            patches = 1 + patch_count(skipped, self.image)
-            given["image_embeds"] = torch.zeros(batch, patches, skipped.out_channels, device=device, dtype=dtype)
-            given["pixel_mask"] = torch.ones(batch, patches, dtype=torch.long, device=device)
+        if (
+            getattr(config, "model_type", None) == "vilt"
+        ):  # without a mask it asks its configuration for what it has not
             given["attention_mask"] = torch.ones(batch, self.text or 0, dtype=torch.long, device=device)
-            return given
         channels = setting(config, "num_channels") or getattr(backbone, "in_chans", 3)
         given["pixel_values"] = torch.zeros(batch, channels, *self.image, device=device, dtype=dtype)
         if config is not None and self.image != _pair(setting(config, "image_size")) and _interpolates(backbone):
             given["interpolate_pos_encoding"] = True
         return given
-
-    def skipped(self, backbone: nn.Module) -> nn.Conv2d | None:
-        """The patch convolution that `inputs` goes round: ViLT chooses patches by value, so it gets embedded ones."""
-        vilt = getattr(getattr(backbone, "config", None), "model_type", None) == "vilt"
-        return _patch_convolution(backbone) if vilt else None
 
     def texts(self) -> dict[str, int]:
         """Tokens by what reads them: {"text": n}, or {"encoder": n, "decoder": m}; empty for models without text."""
@@ -88,7 +81,8 @@ class Sample:
             stack, patches = blocks[0].stack, 0
             if stack.modality != "text" and self.image is not None:
                 patches = patch_count(_patch_convolution(anatomy.owner(name)), self.image)
-                patches = int(patches * (1 - (setting(getattr(anatomy.model, "config", None), "mask_ratio") or 0)))
+                dropped = setting(getattr(anatomy.model, "config", None), "mask_ratio") or 0  # masked autoencoders
+                patches = int(patches * (1 - dropped))
             text = self.decoder if name == "decoder" and self.decoder is not None else self.text
             both = (text or 0) + 1 + patches
             counts[name] = {"vision": patches + blocks[0].prefix, "text": text or 0, "both": both}[stack.modality]
@@ -114,17 +108,22 @@ def _texts(backbone: nn.Module, asked: int | dict[str, int] | None) -> dict[str,
     """Side ("text", or "encoder" and "decoder") -> tokens."""
     name, config = type(backbone).__name__, getattr(backbone, "config", None)
     names = inspect.signature(backbone.forward).parameters
-    sides = ("encoder", "decoder") if "decoder_input_ids" in names else ("text",) if "input_ids" in names else ()
+    sides: tuple[str, ...] = (
+        ("encoder", "decoder") if "decoder_input_ids" in names else ("text",) if "input_ids" in names else ()
+    )
     if asked is not None and not sides:
         raise ValueError(f"{name} reads no text, so tokens={asked} means nothing to it")
     limit = setting(config, "max_position_embeddings")
     usual = TEXT_TOKENS if limit is None else min(TEXT_TOKENS, limit)
-    texts = asked if isinstance(asked, dict) else dict.fromkeys(sides, usual if asked is None else asked)
+    each = usual if asked is None else asked
+    texts: dict[str, int] = each if isinstance(each, dict) else dict.fromkeys(sides, each)
     if set(texts) != set(sides):
         raise ValueError(f"tokens={asked} is for {', '.join(texts) or 'nothing'}; {name} reads {', '.join(sides)}")
     for side, count in texts.items():
-        if count < 1 or (limit is not None and count > limit):
-            raise ValueError(f"{count} tokens of {side}: {name} reads 1 to {'any number' if limit is None else limit}")
+        if not isinstance(count, int) or count < 1 or (limit is not None and count > limit):
+            raise ValueError(
+                f"{count} tokens of {side}: {name} reads a whole number from 1{'' if limit is None else f' to {limit}'}"
+            )
     return texts
 
 
@@ -146,7 +145,10 @@ def _patch_convolution(owner: nn.Module) -> nn.Conv2d:
 
 
 def _pair(size: Any) -> tuple[int, int]:
-    return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    sides = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, tuple | list) else ()
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise ValueError(f"image_size={size!r} is neither pixels a side nor (height, width)")
+    return sides[0], sides[1]
 
 
 def _ids(config: Any, batch: int, length: int, device: torch.device) -> Tensor:
@@ -165,7 +167,10 @@ def _interpolates(backbone: nn.Module) -> bool:
 
 
 def on_meta(module: nn.Module) -> Any:
-    """A copy of a module on the meta device: all shapes, no values. Nothing of the original's storage is copied."""
+    """A copy of a module on the meta device: all shapes, no values. Nothing of the original's storage is copied.
+
+    ViLT samples its patches by looking at values; the copy takes them all, as ViLT does for one image of its own size.
+    """
     memo: dict[int, Any] = {}
     for part in module.modules():
         held = [*part._parameters.values(), *part._buffers.values(), *part.__dict__.values()]
@@ -176,7 +181,25 @@ def on_meta(module: nn.Module) -> Any:
                 if isinstance(tensor, nn.Parameter):
                     twin = nn.Parameter(twin, requires_grad=tensor.requires_grad)
                 memo[id(tensor)] = twin
-    return copy.deepcopy(module, memo)
+    twin = copy.deepcopy(module, memo)
+    for part in twin.modules():
+        if type(part).__name__ == "ViltEmbeddings":
+            part.forward = MethodType(_embed_every_patch, part)  # type: ignore[assignment]
+    return twin
+
+
+def _embed_every_patch(
+    self: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    token_type_ids: Any,
+    pixel_values: Tensor,
+    *args: Any,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """States [B, text + 1 + patches, d] of the right shape, and no mask: there is no padding."""
+    patches = self.patch_embeddings(pixel_values).flatten(2).transpose(1, 2)
+    return nn.functional.pad(patches, (0, 0, input_ids.shape[1] + 1, 0)), None
 
 
 def count(
@@ -201,13 +224,7 @@ def count(
         forward = counter.get_total_flops()
         if backward:
             output.sum().backward()
-    step = counter.get_total_flops()
-    skipped = sample.skipped(backbone)
-    if skipped is not None and sample.image is not None:
-        macs = batch * _convolution_macs(skipped, sample.image)
-        forward += 2 * macs
-        step += 2 * macs * (2 if backward and skipped.weight.requires_grad else 1)
-    return forward // 2, step
+    return forward // 2, counter.get_total_flops()
 
 
 def _is_timm(model: nn.Module) -> bool:

@@ -66,13 +66,13 @@ def demo(
 
 
 def _protocol(run: Run, images: dict[str, int]) -> str:
-    chosen = run.training
+    chosen, size = run.training, run.images.size
     return (
-        f"{images['train']:,} training and {images['test']:,} test images of {run.images.size} x {run.images.size} pixels, fixed split; "
-        f"linear: logistic regression on the class token, strength chosen on held-out training images; "
-        f"vpt: {run.methods[0]['prompts']} deep prompts, head started from such a probe, {chosen.epochs} epochs, batch {chosen.batch}, AdamW, "
-        f"one-cycle, largest rate {chosen.lr:g} on prompts and {chosen.head_lr:g} on the head, gradients clipped at {chosen.clip:g}; "
-        f"seed {run.seed}"
+        f"fixed split of {images['train']:,} training and {images['test']:,} test images, {size} x {size} pixels. "
+        "linear: logistic regression on the class token, its strength chosen on held-out training images. "
+        f"vpt: {run.methods[0]['prompts']} prompts in every block, head started from such a probe, epochs {chosen.epochs}, "
+        f"batch {chosen.batch}, AdamW, one-cycle to {chosen.lr:g} on prompts and {chosen.head_lr:g} on the head, "
+        f"gradients clipped at {chosen.clip:g}. seed {run.seed}"
     )
 
 

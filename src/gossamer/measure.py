@@ -103,7 +103,8 @@ class _Alive(TorchDispatchMode):
             storage = tensor.untyped_storage()
             if storage._cdata in self.known:
                 continue
-            size = storage.nbytes() if new else 0  # what an operation reads and did not come from here was there before
+            # What an operation reads and did not come from here was there before; meta tensors hold nothing.
+            size = storage.nbytes() if new and not tensor.is_meta else 0
             self.known.add(storage._cdata)
             self.now += size
             self.peak = max(self.peak, self.now)

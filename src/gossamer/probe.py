@@ -1,7 +1,7 @@
 """The linear probe, solved exactly: multinomial logistic regression on fixed features.
 
-On features standardised to mean 0 and variance 1, minimise  mean cross-entropy + l2 / 2 |W|^2  over W [C, d] and b [C] (b free). The
-problem is convex, so the solution depends on nothing but the features and l2; l2 is chosen on held-out parts of the same features.
+On features standardised to mean 0 and variance 1, minimise  mean cross-entropy + l2 / 2 |W|^2  over W [C, d] and b [C] (b free).
+The problem is convex, so the solution depends on nothing but features and l2; l2 is chosen on held-out parts of the same features.
 """
 
 from __future__ import annotations

@@ -59,7 +59,10 @@ class Bar(TrainerCallback):
 
 
 def epochs(log_history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One record an epoch from the Trainer's log: step, epoch, loss, learning_rate, grad_norm, seconds, val_loss, val_accuracy, ..."""
+    """One record an epoch from the Trainer's log: step, epoch, loss, learning_rate, grad_norm, seconds, val_loss, val_accuracy, ...
+
+    seconds are those of training alone; what the clock says of validation is left out.
+    """
     merged: dict[int, dict[str, Any]] = {}
     for entry in log_history:
         if "loss" not in entry and "eval_loss" not in entry:

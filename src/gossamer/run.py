@@ -54,8 +54,8 @@ class Data:
     """Labelled images.
 
     Args:
-        name: an offline set such as elpv or digits, a folder of images (class/image.jpg, or train/class/image.jpg), a parquet or arrow file
-            or folder, or a data set of the hub.
+        name: an offline set such as elpv or digits, a folder of images (class/image.jpg, or train/class/image.jpg), a parquet or
+            arrow file or folder, or a data set of the hub.
         image: the column of images, for parquet, arrow and hub. None: found by its type.
         label: the column of labels, likewise.
         subset: the configuration of a data set of the hub.
@@ -85,8 +85,8 @@ class Training:
         lr: largest learning rate of the methods. None: 1e-2 for vpt, 1e-4 for full, 1e-3 for the others.
         head_lr: largest learning rate of the head.
         weight_decay: AdamW's, on matrices.
-        schedule: of the learning rates. one-cycle rises for the first 30 % of the steps and falls to nearly 0 (a cosine each); cosine and
-            linear rise for the first 10 % and fall to 0.
+        schedule: of the learning rates. one-cycle rises for the first 30 % of the steps and falls to nearly 0 (a cosine each);
+            cosine and linear rise for the first 10 % and fall to 0.
         clip: largest norm of the gradients of a step; larger ones are scaled down. 0: never.
         warm_start: start the head from the linear probe, solved exactly on features that are computed once (Kumar et al., arXiv
             2202.10054). linear_probe alone is then finished: nothing is left to tune.
@@ -127,8 +127,8 @@ class Run:
     Args:
         model: the pre-trained backbone.
         data: labelled images.
-        methods: what is trained besides the head, as a list such as [{method: vpt, prompts: 10}]; peft's too: {method: peft, peft_type:
-            LORA, r: 8}.
+        methods: what is trained besides the head, as a list such as [{method: vpt, prompts: 10}]; peft's too: {method: peft,
+            peft_type: LORA, r: 8}.
         output: folder of this run: its settings, adapter, metrics, pictures and log.
         images: how images are prepared.
         training: optimisation.
@@ -223,7 +223,7 @@ def _rewritten(arguments: Sequence[str]) -> list[str]:
 
 def _explained(message: str, parser: ArgumentParser) -> str:
     """jsonargparse's message on one line; for an unknown name with the nearest and all known names."""
-    known = [name for name in parser.get_defaults(skip_validation=True).keys() if name != "config"]
+    known = [name for name, _ in parser.get_defaults(skip_validation=True).items() if name != "config"]
     line = " ".join(message.split())
     if "not accept" not in line and "unrecognized" not in line:
         return line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -14,18 +15,25 @@ from gossamer.run import Run
 
 METRICS = "metrics.json"  # written last: its presence says that the run has finished
 CHECKPOINTS = "checkpoints"
-OWN = (
-    runs.RUN_FILE, "warm_start.json", "history.jsonl", "train.log", "curves.png", "confusion.png", "adapter", CHECKPOINTS, METRICS,
-)  # fmt: skip
+MADE = (
+    runs.RUN_FILE,
+    "warm_start.json",
+    "history.jsonl",
+    "curves.png",
+    "confusion.png",
+    "adapter",
+    CHECKPOINTS,
+    METRICS,
+)
 
 
 class RunFolder:
-    """The folder of one run, made or taken up again.
+    """The folder of one run, made or taken up again; it holds a run from `begin` on.
 
     Args:
         run: its settings; `run.output` is the folder.
         resume: continue what an earlier process began there with the same settings; begin where there is nothing.
-        overwrite: remove what an earlier run left there.
+        overwrite: remove what an earlier run left there, once the new one begins; its log is continued.
 
     Raises:
         FileExistsError: a run is there and neither was asked for.
@@ -33,14 +41,12 @@ class RunFolder:
     """
 
     def __init__(self, run: Run, *, resume: bool = False, overwrite: bool = False):
-        self.path = Path(run.output)
+        self.path, self.overwrite = Path(run.output), overwrite
         if resume and overwrite:
             raise ValueError("--resume continues a run and --overwrite removes it: give one of them")
         if self.path.exists() and not self.path.is_dir():
             raise FileExistsError(f"output {self.path} is a file; give the name of a folder")
-        if overwrite:
-            self._clear()
-        if (self.path / runs.RUN_FILE).is_file():
+        if (self.path / runs.RUN_FILE).is_file() and not overwrite:
             if not resume:
                 state = "finished" if self.finished() else "unfinished"
                 raise FileExistsError(
@@ -49,6 +55,11 @@ class RunFolder:
                 )
             self._require_same(run)
         self.path.mkdir(parents=True, exist_ok=True)
+
+    def begin(self, run: Run) -> None:
+        """Writes the settings: from now on the folder holds a run. Called when data and model have been found fit."""
+        if self.overwrite:
+            self._clear()
         self.write(runs.RUN_FILE, runs.to_yaml(run))
 
     def __truediv__(self, name: str) -> Path:
@@ -67,7 +78,7 @@ class RunFolder:
 
     def finished(self) -> bool:
         """Whether the run has come to its end."""
-        return (self.path / METRICS).is_file()
+        return (self.path / METRICS).is_file() and not self.overwrite
 
     def checkpoint(self) -> str | None:
         """The newest checkpoint that was written to its end; older and torn ones stay untouched until the run has finished."""
@@ -81,12 +92,15 @@ class RunFolder:
         return max(found)[1] if found else None
 
     def finish(self, metrics: dict[str, Any]) -> None:
-        """Writes the metrics and removes the checkpoints."""
+        """Writes the metrics and removes the checkpoints; what trackers wrote beside them stays."""
         self.write(METRICS, json.dumps(metrics, indent=2) + "\n")
-        shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
+        for path in (self.path / CHECKPOINTS).glob("checkpoint-*"):
+            shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            (self.path / CHECKPOINTS).rmdir()
 
     def _clear(self) -> None:
-        for name in OWN:
+        for name in MADE:
             path = self.path / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 

@@ -93,22 +93,35 @@ def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
         backbone = backbone.backbone
     if backbone is None:
         backbone = _backbone(config)
-    _check_backbone(backbone, config)
+    _check_class(backbone, config)
     occupant = backbone.__dict__.get(OCCUPANT)
-    _check_size(backbone if occupant is None else occupant.anatomy, applied, config, tensors)
+    if occupant is not None:
+        occupant.detach()
     try:
+        return _place(backbone, applied, config, tensors)
+    except AdapterError as error:
+        if occupant is not None:
+            occupant.attach()
+        raise AdapterError(f"{folder}: {error}") from error.__cause__
+
+
+def _place(backbone: nn.Module, applied: list[methods.Method], config: dict[str, Any], tensors: dict[str, Tensor]) -> Adapted:
+    """The adapter on a bare backbone, which stays as it is where anything does not fit."""
+    anatomy = _read(backbone, config)
+    try:
+        _check_size(anatomy, applied, config, tensors)
         outputs, trained = config["head"]["outputs"], config["head"]["trained"]
         adapted = Adapted(backbone, applied, num_labels=outputs, train_head=trained)
+    except AdapterError:
+        raise
     except Exception as error:  # whatever a method says about settings that came from a file
-        raise AdapterError(f"{folder}: its methods do not fit {type(backbone).__name__}: {error}") from error
+        raise AdapterError(f"its methods do not fit {type(backbone).__name__}: {error}") from error
     try:
         _check_fingerprint(adapted, config)
         adapted.load_state_dict(tensors)
-    except AdapterError as error:
+    except AdapterError:
         adapted.detach()
-        if occupant is not None:
-            occupant.attach()
-        raise AdapterError(f"{folder}: {error}") from None
+        raise
     adapted.metadata = config["metadata"]
     return adapted.eval()
 
@@ -168,21 +181,26 @@ def _methods(section: Any) -> list[methods.Method]:
     return applied
 
 
-def _check_backbone(backbone: nn.Module, config: dict[str, Any]) -> None:
-    """The same class, with as many blocks of the same width: cheap, and said before anything is placed."""
-    from gossamer import anatomy
-
+def _check_class(backbone: nn.Module, config: dict[str, Any]) -> None:
     if type(backbone).__name__ != config["backbone"]["class"]:
         raise AdapterError(
             f"this adapter is for a {config['backbone']['class']} and the given backbone is a {type(backbone).__name__}; "
             f"give it {config['backbone']['name'] or 'the model it was trained on'}"
         )
-    occupant = backbone.__dict__.get(OCCUPANT)
-    found = _stacks(anatomy.read(backbone) if occupant is None else occupant.anatomy)
-    if found != config["stacks"]:
+
+
+def _read(backbone: nn.Module, config: dict[str, Any]) -> Anatomy:
+    """The anatomy of a backbone that has as many blocks of the same width: cheap, and said before anything is placed."""
+    from gossamer import anatomy
+
+    found = anatomy.read(backbone)
+    found.heads = heads.find(backbone, found)
+    if _stacks(found) != config["stacks"]:
         raise AdapterError(
-            f"this adapter is for a {config['backbone']['class']} with {_sizes(config['stacks'])}; the given one has {_sizes(found)}"
+            f"this adapter is for a {config['backbone']['class']} with {_sizes(config['stacks'])}; the given one has "
+            f"{_sizes(_stacks(found))}"
         )
+    return found
 
 
 def _check(section: Any, fields: dict[str, Any], where: str) -> None:
@@ -195,17 +213,9 @@ def _check(section: Any, fields: dict[str, Any], where: str) -> None:
             raise AdapterError(f"{where}: {name} must be {found}, found {value!r:.60}; correct the file")
 
 
-def _check_size(model: Any, applied: list[methods.Method], config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+def _check_size(anatomy: Anatomy, applied: list[methods.Method], config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """No more numbers asked for than the file holds, said before memory is taken for them."""
-    from gossamer import anatomy
-
-    if isinstance(model, nn.Module):
-        model = anatomy.read(model)
-        model.heads = heads.find(model.model, model)
-    try:
-        asked = sum(m.parameters(model) for m in applied if m.name != "peft") + (config["head"]["outputs"] or 0)
-    except (KeyError, ValueError) as error:
-        raise AdapterError(f"its methods do not fit {type(model.model).__name__}: {error}") from error
+    asked = sum(m.parameters(anatomy) for m in applied if m.name != "peft") + (config["head"]["outputs"] or 0)
     held = sum(t.numel() for t in tensors.values())
     if asked > held:
         raise AdapterError(

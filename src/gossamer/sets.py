@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from gossamer import data, zoo
 from gossamer.data import ImageDataset, Preprocessing
 from gossamer.run import Run
@@ -34,7 +36,7 @@ def preprocessing(run: Run) -> Preprocessing:
         ValueError: the model does not say how, and the run not enough.
     """
     images = run.images
-    said = {"resize": images.resize, "mean": images.mean, "std": images.std}
+    said: dict[str, Any] = {"resize": images.resize, "mean": images.mean, "std": images.std}
     said = {name: value for name, value in said.items() if value is not None}
     zoo.resolve(run.model.name, run.model.revision)  # an unknown model is another mistake than a silent one
     try:
@@ -44,7 +46,7 @@ def preprocessing(run: Run) -> Preprocessing:
             raise ValueError(f"{error}; give images.size, images.mean and images.std") from error
         published = {"size": images.size}
     if said.get("resize") == "direct":
-        published["crop"] = 1.0
+        said["crop"] = 1.0
     return Preprocessing.from_dict({**published, **said})
 
 

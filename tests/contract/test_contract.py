@@ -127,7 +127,10 @@ def test_sdpa_is_eager(backbone: Backbone, row: Row) -> None:
     close(run(sdpa, backbone.inputs()), run(eager, backbone.inputs()))
 
 
-@of(list(BACKBONES), ["vpt", "vpt-shallow", "vpt-sequence", "vpt-dropout", "adaptformer", "lora", "cvpt", "cvpt-projected"])
+@of(
+    list(BACKBONES),
+    ["vpt", "vpt-shallow", "vpt-sequence", "vpt-dropout", "adaptformer", "lora", "cvpt", "cvpt-projected"],
+)
 def test_a_sample_does_not_depend_on_its_batch(backbone: Backbone, row: Row) -> None:
     adapted = disturb(adapt(backbone, row))
     close(run(adapted, backbone.inputs(1)), run(adapted, backbone.inputs())[:1])
@@ -164,7 +167,10 @@ def test_padding_changes_nothing(backbone: Backbone, row: Row) -> None:
     close(alone, together)
 
 
-@of(list(BACKBONES), ["vpt", "vpt-shallow", "vpt-sequence", "houlsby", "adaptformer", "lora", "cvpt", "cvpt-projected", "cvpt-learnt"])
+@of(
+    list(BACKBONES),
+    ["vpt", "vpt-shallow", "vpt-sequence", "houlsby", "adaptformer", "lora", "cvpt", "cvpt-projected", "cvpt-learnt"],
+)
 def test_checkpointing_changes_nothing(backbone: Backbone, row: Row) -> None:
     plain, saving = (disturb(adapt(backbone, row)) for _ in range(2))
     saving.gradient_checkpointing_enable()
@@ -184,7 +190,9 @@ def test_checkpointing_changes_nothing(backbone: Backbone, row: Row) -> None:
             close(found, expected)
 
 
-@of(list(BACKBONES), ["vpt", "vpt-shallow", "vpt-projected", "houlsby", "lora", "cvpt", "cvpt-projected", "cvpt-learnt"])
+@of(
+    list(BACKBONES), ["vpt", "vpt-shallow", "vpt-projected", "houlsby", "lora", "cvpt", "cvpt-projected", "cvpt-learnt"]
+)
 def test_bfloat16_backbone_runs(backbone: Backbone, row: Row) -> None:
     torch.manual_seed(3)
     options = {} if backbone.num_labels is None else {"num_labels": backbone.num_labels}

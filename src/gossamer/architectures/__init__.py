@@ -40,8 +40,9 @@ def build(name: str, image_size: int | None = None, **overrides: Any) -> nn.Modu
         return _transformers(named["class"], named["config"], named.get("arguments", {}), overrides)
     config = json.loads(_config_file(name).read_text(encoding="utf-8"))
     if "architecture" in config and "model_type" not in config:
+        published = {k: config[k] for k in ("num_classes", "global_pool") if k in config}
         sized = {} if image_size is None else {"img_size": image_size}
-        return _timm(config, {**config.get("model_args", {}), **sized, **overrides})
+        return _timm(config["architecture"], {**published, **config.get("model_args", {}), **sized, **overrides})
     return _published(name, config, overrides)
 
 
@@ -79,9 +80,7 @@ def _published(name: str, config: dict[str, Any], overrides: dict[str, Any]) -> 
     if kind not in transformers.CONFIG_MAPPING:
         raise ValueError(f"{name}: model_type is {kind!r}, which transformers {transformers.__version__} does not know")
     published = (config.get("architectures") or [""])[0]
-    if not hasattr(transformers, published):
-        published = transformers.MODEL_MAPPING[transformers.CONFIG_MAPPING[kind]].__name__
-    return _transformers(published, config, {}, overrides)
+    return _transformers(published if hasattr(transformers, published) else "AutoModel", config, {}, overrides)
 
 
 def _transformers(kind: str, config: dict[str, Any], arguments: dict[str, Any], overrides: dict[str, Any]) -> nn.Module:
@@ -89,19 +88,23 @@ def _transformers(kind: str, config: dict[str, Any], arguments: dict[str, Any], 
 
     from gossamer.zoo.quiet import quiet
 
-    model_class = getattr(transformers, kind)
-    known = model_class.config_class()
+    model_class: Any = getattr(transformers, kind)
+    config_class = transformers.CONFIG_MAPPING[config["model_type"]]
     for field in overrides:
-        if not hasattr(known, field):
-            raise ValueError(f"{type(known).__name__} has no field {field!r}")
+        if not hasattr(config_class(), field):
+            raise ValueError(f"{config_class.__name__} has no field {field!r}")
+    values = config_class.from_dict({**config, **overrides})
     with quiet(), torch.device("meta"):
-        return model_class(model_class.config_class.from_dict({**config, **overrides}), **arguments).eval()
+        make = model_class.from_config if kind == "AutoModel" else model_class
+        return make(values, **arguments).eval()
 
 
-def _timm(config: dict[str, Any], arguments: dict[str, Any]) -> nn.Module:
+def _timm(architecture: str, arguments: dict[str, Any]) -> nn.Module:
     try:
         import timm
     except ImportError as error:
-        raise ImportError(f"{config['architecture']} is a model of timm: pip install 'gossamer[timm]'") from error
+        raise ImportError(f"{architecture} is a model of timm: pip install 'gossamer[timm]'") from error
+    if not timm.is_model(architecture):
+        raise ValueError(f"timm {timm.__version__} has no architecture {architecture!r}")
     with torch.device("meta"):
-        return timm.create_model(config["architecture"], pretrained=False, **arguments).eval()
+        return timm.create_model(architecture, pretrained=False, **arguments).eval()

@@ -13,9 +13,7 @@ _ATTENTION = AttentionNames(
 )
 _FFN = (
     FfnNames(up="mlp.fc1", down="mlp.fc2", norm="norm2", layer_scale="layer_scale2"),
-    FfnNames(
-        up="mlp.up_proj", gate="mlp.gate_proj", down="mlp.down_proj", norm="norm2", layer_scale="layer_scale2"
-    ),
+    FfnNames(up="mlp.up_proj", gate="mlp.gate_proj", down="mlp.down_proj", norm="norm2", layer_scale="layer_scale2"),
 )
 
 STACKS = (

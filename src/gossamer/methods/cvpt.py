@@ -37,7 +37,10 @@ def cross_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 def fold(
     k: Tensor, v: Tensor, w_q: Tensor, b_q: Tensor | None, w_o: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Per head j: G_j = s K_j W_q^j, g_j = s K_j b_q^j, U_j = V_j W_o^j^T; k, v [..., H, m, h] -> [..., H, m, d], [..., H, m], the first."""
+    """Per head j G_j = s K_j W_q^j, g_j = s K_j b_q^j, U_j = V_j W_o^j^T.
+
+    k, v [..., H, m, h], w_q [H h, d], w_o [d, H h] -> G [..., H, m, d], g [..., H, m], U [..., H, m, d].
+    """
     heads = (k.shape[-3], k.shape[-1])
     g = k.new_zeros(k.shape[:-1]) if b_q is None else scale * (k * b_q.unflatten(0, heads)[:, None]).sum(dim=-1)
     return scale * (k @ w_q.unflatten(0, heads)), g, v @ w_o.T.unflatten(0, heads)
@@ -58,13 +61,14 @@ class CVPT(Method):
         prompts: m, in each block. The paper chooses among 1, 5, 10, 20, 50, 100 and 200 by task.
         placement: where CA is added. 1: before self-attention; 2: beside it; 3: between attention and FFN, the paper's; 4: to what
             the FFN reads, as the authors' code has it; 5: behind the FFN; "parallel_ffn": beside the FFN.
-        start: "published": the first step sees CA of small random prompts, which is not 0; "identity" (ours): a gate of one scalar a
-            block, 0 at first, so that training starts at the backbone's function. None: "identity" on LayerScale, else "published".
+        start: "published": training starts with CA of small random prompts P0, which is not 0; "identity" (ours): with the
+            backbone's function, because values count from their start, W_v (P - P0), and b_o is left out. None: "identity" on
+            blocks with LayerScale, where the published start wrecks the features, "published" elsewhere.
         prompt_start: "xavier": uniform in +-sqrt(6 / ((L + m) d)) over the L prompted blocks, the authors'; "vpt": VPT's; "zero":
             also in the authors' code; without dropout the prompts of a block then stay equal to each other.
         projections: "shared" with the block's self-attention, or "random", as torch starts Linears (the paper's ablation).
         learnable: the projections are copies of their own and are trained.
-        layer_scale: CA goes through the host's LayerScale of the attention branch, where it has one. Without it CA floods the stream.
+        layer_scale: CA goes through the host's LayerScale of the attention branch, where it has one, or floods the stream.
         query_norm: what CA reads: "none", the residual stream, or "host_norm1", the stream after the block's first norm.
         prompt_norm: the same for the prompts.
         dropout: rate on prompt coordinates in training. The paper: 0.1; the default is 0, as in VPT.
@@ -107,7 +111,7 @@ class CVPT(Method):
                 raise ValueError(f"{field} must be one of {known}, got {getattr(self, field)!r}")
 
     def attach(self, anatomy: Anatomy) -> Part:
-        """Places the branches; their tree is `<stack>.blocks.<i>.{prompts, gate, own}`.
+        """Places the branches; their tree is `<stack>.blocks.<i>.{prompts, origin, own}`.
 
         Raises:
             ValueError: a block that cannot be folded, copied or normalised as asked.
@@ -132,8 +136,8 @@ class CVPT(Method):
         else:
             anatomy.middle(block, part, at={1: "start", 3: "middle", 4: "ffn", 5: "end"}[self.placement])  # type: ignore
 
-    def gated(self, block: Block) -> bool:
-        """Whether a gate makes the start of training the backbone's function."""
+    def from_identity(self, block: Block) -> bool:
+        """Whether training starts with the backbone's function."""
         return self.start == "identity" or (self.start is None and block.active("layer_scale1") is not None)
 
     def form_on(self, block: Block) -> Form:
@@ -159,13 +163,13 @@ class CVPT(Method):
         return "folded" if cheaper and obstacle is None else "projected"
 
     def parameters(self, anatomy: Anatomy) -> int:
-        """m d for each block, + 1 with a gate, + the projections' weights and biases where they are learnt."""
+        """m d for each block, + the projections' weights and biases where they are learnt."""
         return sum(self._per_block(b) for b in anatomy.blocks(self.stack, self.blocks)) if self.prompts else 0
 
     def _per_block(self, block: Block) -> int:
         tensors = [t for role in ROLES for t in block.projection(role, bare=True).weights()] if self.learnable else []
         own = sum(t.numel() for t in tensors if t is not None)
-        return self.prompts * block.sizes.width + int(self.gated(block)) + own
+        return self.prompts * block.sizes.width + own
 
     def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
         """For each block: folded 2 n d H m; projected 2 n h H (d + m); one prompt is a constant and costs nothing."""
@@ -182,19 +186,24 @@ class CVPT(Method):
         return total
 
     def overhead(self, anatomy: Anatomy, tokens: dict[str, int]) -> tuple[int, int]:
-        """Once per batch (with dropout masks by sample for each sample): K, V of each block, and with them G, U where folded."""
-        total = 0
-        for block in anatomy.blocks(self.stack, self.blocks):
+        """Once per batch: K, V of each block, with them G, U where folded, and V of P0 where training starts from the identity.
+
+        With dropout masks by sample all but the last are for each sample.
+        """
+        total, origins = 0, 0
+        for block in anatomy.blocks(self.stack, self.blocks) if self.prompts else ():
             sizes = block.sizes
             used = {"constant": sizes.inner, "folded": 2 * sizes.inner, "projected": 0}[self.form_on(block)]
             total += self.prompts * sizes.width * (2 * sizes.inner_kv + used)
-        return (total, 0) if self.dropout and self.dropout_mask == "sample" else (0, total)
+            origins += self.prompts * sizes.width * sizes.inner_kv * self.from_identity(block)
+        return (total, origins) if self.dropout and self.dropout_mask == "sample" else (0, total + origins)
 
 
 class CrossPrompts(Part):
-    """CA of one block: owner of its prompts [m, d], of the gate, and of projections that are not shared."""
+    """CA of one block: owner of its prompts [m, d], of their start, and of projections that are not shared."""
 
     block: Block
+    origin: Tensor | None  # P0 [m, d], where values count from their start
     bias: Tensor  # what is added to every token: damp(b_o), or all of CA where there is one prompt
     keys: Tensor
     values: Tensor
@@ -208,10 +217,10 @@ class CrossPrompts(Part):
         if norms and block.stack.attention.norm is None:
             raise ValueError(f"{block.name} has no norm before its attention, so there is no 'host_norm1' to use")
         width, device = block.sizes.width, block.device
-        self.prompts: nn.Parameter | None = nn.Parameter(
-            torch.empty(config.prompts, width, device=device).uniform_(-bound, bound)
-        )
-        self.gate = nn.Parameter(torch.zeros((), device=device)) if config.gated(block) else None
+        start = torch.empty(config.prompts, width, device=device).uniform_(-bound, bound)
+        self.prompts: nn.Parameter | None = nn.Parameter(start)
+        self.from_identity = config.from_identity(block)
+        self.register_buffer("origin", start.clone() if self.from_identity else None)
         self.own: OwnProjections | None = None
         if config.learnable or config.projections == "random":
             self.own = OwnProjections(block, config)
@@ -221,7 +230,7 @@ class CrossPrompts(Part):
             self.register_buffer(name, None)
 
     def forward(self, x: Tensor, output: Tensor | None = None) -> Tensor:
-        """What is added to the residual stream x [B, N, d], or beside a branch that reads it: CA(x, P), damped and gated."""
+        """What is added to the residual stream x [B, N, d], or beside a branch that reads it: CA(x, P), damped."""
         queries = self._normed(x, self.config.query_norm)
         if self.prompts is None:
             return self._finished(queries).to(x.dtype)
@@ -229,9 +238,7 @@ class CrossPrompts(Part):
         if self.form == "constant":
             y = self._out(v).expand_as(x)
         elif self.form == "folded":
-            b_o = self._projection("out").weights()[1]
-            y = folded_attention(queries.to(k.dtype), *self._fold(k, v))
-            y = y if b_o is None else y + b_o
+            y = folded_attention(queries.to(k.dtype), *self._fold(k, v)) + self._bias()
         else:
             y = self._projected(queries, k, v)
         return self._damped(y).to(x.dtype)
@@ -263,8 +270,10 @@ class CrossPrompts(Part):
         return projected.unflatten(-1, (-1, self.block.head_width)).transpose(-3, -2)
 
     def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """K, V [..., H, m, h] of prompts [..., m, d]; keys that several heads share are repeated."""
+        """K, V [..., H, m, h] of prompts [..., m, d], V from its start; what several heads share is repeated."""
         k, v = self._through("k_norm", self._heads("k", tokens)), self._heads("v", tokens)
+        if self.origin is not None:
+            v = v - self._heads("v", self._normed(self.origin.to(tokens.dtype), self.config.prompt_norm))
         repeats = self.block.sizes.inner // self.block.head_width // k.shape[-3]
         return k.repeat_interleave(repeats, dim=-3), v.repeat_interleave(repeats, dim=-3)
 
@@ -277,11 +286,16 @@ class CrossPrompts(Part):
         return self._out(cross_attention(q, k, v, self.block.scaling))
 
     def _out(self, heads: Tensor) -> Tensor:
-        return self._projection("out")(heads.transpose(-3, -2).flatten(-2))
+        out = self._projection("out")
+        y, b_o = out(heads.transpose(-3, -2).flatten(-2)), out.linear.bias
+        return y - b_o if self.from_identity and b_o is not None else y
+
+    def _bias(self) -> Tensor | float:
+        b_o = self._projection("out").linear.bias
+        return 0.0 if self.from_identity or b_o is None else b_o
 
     def _damped(self, y: Tensor) -> Tensor:
-        y = self._through("layer_scale1", y) if self.config.layer_scale else y
-        return y if self.gate is None else self.gate.to(y.dtype) * y
+        return self._through("layer_scale1", y) if self.config.layer_scale else y
 
     def _finished(self, x: Tensor) -> Tensor:
         if self.form == "constant":
@@ -292,27 +306,26 @@ class CrossPrompts(Part):
 
     @torch.no_grad()
     def finalize(self) -> None:
-        """Stores, in place of the prompts, K and V, or G, g and U with LayerScale and gate in them, or one vector for one prompt."""
+        """Stores, in place of the prompts, K and V, or G, g and U with LayerScale in them, or one vector for one prompt."""
         self.eval()
         k, v = self.keys_values(self._tokens(1, self.block.part("norm2").weight.dtype))
         if self.form == "constant":
             self.bias = self._damped(self._out(v)).clone()
         elif self.form == "folded":
-            b_o = self._projection("out").weights()[1]
             self.G, self.g, U = self._fold(k, v)
-            self.U = self._damped(U)
-            self.bias = self._damped(U.new_zeros(U.shape[-1]) if b_o is None else b_o).clone()
+            self.U, self.bias = self._damped(U), self._damped(U.new_zeros(U.shape[-1]) + self._bias())
         else:
             self._keep_projections()
             self.keys, self.values = (t.clone() if self.own is None else t.float().clone() for t in (k, v))
-        self.prompts = None
+        self.prompts = self.origin = None
         if self.form != "projected":
-            self.own = self.gate = None
+            self.own = None
 
     def _keep_projections(self) -> None:
         """Where peft has wrapped a projection and will merge into it, the pre-trained one is copied."""
         wrapped = any(
-            self.block.projection(role).linear is not self.block.projection(role, bare=True).linear for role in ("q", "out")
+            self.block.projection(role).linear is not self.block.projection(role, bare=True).linear
+            for role in ("q", "out")
         )
         if self.own is None and wrapped:
             self.own = OwnProjections(self.block, None)
@@ -328,7 +341,9 @@ class OwnProjections(Part):
             if not source.plain:
                 if config:
                     kind = type(source.linear).__name__
-                    raise ValueError(f"{block.name}: the projection {role!r} is a {kind}, of which no trainable copy can be made")
+                    raise ValueError(
+                        f"{block.name}: the projection {role!r} is a {kind}, of which no trainable copy can be made"
+                    )
                 self.add_module(role, copy.deepcopy(source.linear))
                 continue
             weight, bias = source.weights()

@@ -95,7 +95,12 @@ class Peft(Method):
             config.target_modules = _names(anatomy, ("k", "v", "down") if feedforward else ("q", "v"))
             if feedforward and config.feedforward_modules is None:
                 config.feedforward_modules = _names(anatomy, ("down",))
-        elif targets is not None and not isinstance(targets, str) and set(targets) <= set(ROLES) and not _literal(anatomy, targets):
+        elif (
+            targets is not None
+            and not isinstance(targets, str)
+            and set(targets) <= set(ROLES)
+            and not _literal(anatomy, targets)
+        ):
             config.target_modules = _names(anatomy, tuple(targets))
         return config
 
@@ -222,7 +227,9 @@ def _names(anatomy: Anatomy, roles: tuple[str, ...]) -> list[str]:
     names = [name for block in anatomy for role, name in block.roles().items() if role in wanted]
     if not names:
         found = sorted({role for block in anatomy for role in block.roles()})
-        raise ValueError(f"{type(anatomy.model).__name__} has no {' or '.join(roles)}; its blocks have {', '.join(found)}")
+        raise ValueError(
+            f"{type(anatomy.model).__name__} has no {' or '.join(roles)}; its blocks have {', '.join(found)}"
+        )
     return names
 
 

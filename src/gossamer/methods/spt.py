@@ -8,17 +8,16 @@ The prompts that enter a block start as rows of a bank: the patch tokens that en
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, default_collate
+from torch import Tensor
+from torch.utils.data import DataLoader
 
-from gossamer import anatomy as anatomy_module
 from gossamer.anatomy import Anatomy
+from gossamer.bank import Bank, bare
 from gossamer.methods.base import Method
 from gossamer.methods.vpt import VPT, Prompts
 from gossamer.seams import Part
@@ -48,7 +47,9 @@ def windows(tokens: int, count: int, *, compat: bool = False) -> list[slice]:
         return [slice(0, tokens)]
     width = tokens // (count - 1)
     if width == 0:
-        raise ValueError(f"compat=True cuts {tokens} tokens into {count - 1} windows, which would be empty: use compat=False")
+        raise ValueError(
+            f"compat=True cuts {tokens} tokens into {count - 1} windows, which would be empty: use compat=False"
+        )
     rest = tokens % width
     regular = [slice(i * width, (i + 1) * width) for i in range(count - 1)]
     return [*regular, slice(tokens - rest if rest else 0, tokens)]
@@ -61,7 +62,7 @@ def pool(tokens: Tensor, window: slice, strategy: str) -> Tensor:
 
 
 def kmeans_start(bank: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Rows of a bank [rows, d] where k-means starts, by k-means++: each drawn in proportion to the squared distance to those before."""
+    """Rows of a bank [rows, d] where k-means starts (k-means++): drawn in proportion to the squared distance to those before."""
     chosen = [int(torch.randint(len(bank), (1,), generator=generator))]
     distance = torch.full((len(bank),), torch.inf, dtype=torch.float64)
     while len(chosen) < count:
@@ -74,9 +75,10 @@ def kmeans_start(bank: Tensor, count: int, generator: torch.Generator) -> Tensor
 
 
 def kmeans(bank: Tensor, centres: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Lloyd's iterations over a bank [rows, d] from centres [m, d] until no row changes its centre; an empty cluster keeps its centre.
+    """Lloyd's iterations over a bank [rows, d] from centres [m, d] until no row changes its centre.
 
-    Returns centres [m, d], assignment [rows] and inertia, the sum of squared distances to the own centre.
+    Returns centres [m, d], assignment [rows] and inertia, the sum of squared distances to the own centre. A centre that no row is
+    near to stays where it is.
     """
     centres, previous = centres.double(), torch.inf
     assignment = _squared(bank, centres).argmin(dim=1)
@@ -168,6 +170,7 @@ class SelfPrompts(Part):
     """VPT's tree, with prompts that refuse to be used before they were harvested."""
 
     harvested: Tensor | None
+    handles: list[Any]
 
     def __init__(self, config: SPT, tree: Part):
         super().__init__()
@@ -253,11 +256,14 @@ def harvest(
     if isinstance(data, DataLoader):
         collate, batch_size, data = collate or data.collate_fn, data.batch_size or batch_size, data.dataset
     if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
-        raise TypeError(f"SPT draws training images by index, and a {type(data).__name__} has no items by index or no length")
-    with _bare(adapted) as anatomy:
-        for tree in trees:
-            if tree.prompts():
-                tree.set(prompts_from(Bank(adapted, anatomy, tree.config, data, collate, batch_size), tree.config, memory))
+        raise TypeError(
+            f"SPT draws training images by index, and a {type(data).__name__} has no items by index or no length"
+        )
+    with bare(adapted) as anatomy:
+        for tree in [t for t in trees if t.prompts()]:
+            layers = tree.config.vpt.prompted(anatomy)
+            bank = Bank(adapted, anatomy, layers, data, collate, batch_size, with_pos=tree.config.with_pos)
+            tree.set(prompts_from(bank, tree.config, memory))
 
 
 def prompts_from(bank: Bank, config: SPT, memory: int = 2**30) -> Tensor:
@@ -267,13 +273,20 @@ def prompts_from(bank: Bank, config: SPT, memory: int = 2**30) -> Tensor:
     count = config.images or min(size, IMAGES)
     if count > size and not config.compat:
         raise ValueError(f"images={count}, but there are {size} and none is taken twice (with compat=True they may be)")
-    bank.draw(torch.randint(size, (count,), generator=generator) if config.compat else torch.randperm(size, generator=generator)[:count])
+    if config.compat:
+        bank.draw(torch.randint(size, (count,), generator=generator))
+    else:
+        bank.draw(torch.randperm(size, generator=generator)[:count])
     rows = config.prompts * count if config.strategy.endswith("pooling") else sum(bank.lengths)
     if config.prompts > rows:
-        raise ValueError(f"prompts={config.prompts}, but {count} images give only {rows} rows to choose from: harvest more images")
+        raise ValueError(
+            f"prompts={config.prompts}, but {count} images give only {rows} rows to choose from: harvest more images"
+        )
     if config.strategy == "kmeans":
         return _clustered(bank, config, generator, memory)
-    return _sampled(bank, config, [smallest(torch.rand(rows, generator=generator), config.prompts) for _ in bank.layers])
+    return _sampled(
+        bank, config, [smallest(torch.rand(rows, generator=generator), config.prompts) for _ in bank.layers]
+    )
 
 
 def _sampled(bank: Bank, config: SPT, chosen: Sequence[Tensor]) -> Tensor:
@@ -293,7 +306,9 @@ def _sampled(bank: Bank, config: SPT, chosen: Sequence[Tensor]) -> Tensor:
     for image, layers in bank.tokens(sorted(wanted), bank.layers):
         for layer, place, tokens in wanted[image]:
             source = layers[layer]
-            prompts[layer, place] = source[tokens][0] if config.strategy == "random" else pool(source, tokens, config.strategy)
+            prompts[layer, place] = (
+                source[tokens][0] if config.strategy == "random" else pool(source, tokens, config.strategy)
+            )
     return prompts
 
 
@@ -302,9 +317,10 @@ def _clustered(bank: Bank, config: SPT, generator: torch.Generator, memory: int)
     total = sum(bank.lengths)
     needed = total * bank.width * 4
     if needed > memory:
+        fitting = max(1, len(bank.lengths) * memory // needed)
         raise ValueError(
-            f"k-means needs {needed / 2**20:,.0f} MiB for the {total:,} tokens of one layer, more than memory={memory / 2**20:,.0f} MiB: "
-            f"harvest fewer images (images={max(1, len(bank.lengths) * memory // needed)}) or give more memory"
+            f"k-means needs {needed:,} bytes for the {total:,} tokens of one layer, more than memory={memory:,}: "
+            f"harvest fewer images (images={fitting}) or give more memory"
         )
     centres, at_once = [], memory // needed
     ends = torch.tensor(bank.lengths).cumsum(dim=0).tolist()
@@ -316,131 +332,3 @@ def _clustered(bank: Bank, config: SPT, generator: torch.Generator, memory: int)
                 rows[place, ends[image] - len(tokens) : ends[image]] = tokens
         centres += [kmeans(r, r[kmeans_start(r, config.prompts, generator)])[0] for r in rows]
     return torch.stack(centres)
-
-
-class Bank:
-    """The tokens that enter the prompted blocks of a bare model, for images drawn from a training set."""
-
-    def __init__(
-        self,
-        adapted: Any,
-        anatomy: Anatomy,
-        config: SPT,
-        data: Any,
-        collate: Callable[[list[Any]], Any] | None = None,
-        batch_size: int = 32,
-    ):
-        self.adapted, self.anatomy, self.data = adapted, anatomy, data
-        self.collate, self.batch_size = collate or default_collate, batch_size
-        self.layers = config.vpt.prompted(anatomy)
-        self.width = self.layers[0].sizes.width
-        self.patches = None if config.with_pos or self.layers[0].index > 0 else anatomy.patches(config.stack)
-        self.images: list[int] = []
-        self.lengths: list[int] = []
-
-    def draw(self, images: Tensor) -> None:
-        """From now on the bank is that of these items of the data; `lengths` has the number of tokens of each."""
-        self.images = images.tolist()
-        if self.layers[0].stack.modality == "text":
-            batches = (self.batch(places) for places in self._batches(range(len(self.images))))
-            self.lengths = [n for inputs in batches for n in self._valid(inputs).sum(dim=1).tolist()]
-        else:
-            self.lengths = []
-            _, tokens = next(self.tokens([0], self.layers[:1]))
-            self.lengths = [len(tokens[0])] * len(self.images)
-
-    def tokens(self, places: Sequence[int], layers: Sequence[anatomy_module.Block]) -> Iterator[tuple[int, list[Tensor]]]:
-        """For the drawn images at these places: the place and, for each of the layers, its tokens [n, d] in float32.
-
-        Raises:
-            ValueError: an image with another number of tokens than the first.
-        """
-        for some in self._batches(places):
-            inputs = self.batch(some)
-            states = self._states(inputs, layers)
-            for i, place in enumerate(some):
-                found = [s[i].float().cpu() for s in states]
-                if self.lengths and len(found[0]) != self.lengths[place]:
-                    raise ValueError(
-                        f"item {self.images[place]} has {len(found[0])} tokens and the first had {self.lengths[place]}: "
-                        "harvest images of one size, the size of training"
-                    )
-                yield place, found
-
-    def _batches(self, places: Sequence[int]) -> Iterator[Sequence[int]]:
-        return (places[i : i + self.batch_size] for i in range(0, len(places), self.batch_size))
-
-    def batch(self, places: Sequence[int]) -> dict[str, Any]:
-        """The model's inputs for drawn images, on its device; an image tensor alone is `pixel_values`."""
-        batch = self.collate([self.data[self.images[place]] for place in places])
-        inputs = batch if hasattr(batch, "keys") else {"pixel_values": batch[0] if isinstance(batch, list | tuple) else batch}
-        device = self.layers[0].device
-        return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items() if k not in ("label", "labels")}
-
-    def _states(self, inputs: dict[str, Any], layers: Sequence[anatomy_module.Block]) -> list[list[Tensor]]:
-        """Of each layer and sample the tokens that enter; the model runs no further than the last of the layers."""
-        patches = self.patches if layers[0].index == 0 else None
-        blocks, seen = layers[patches is not None :], Seen(len(layers))
-        handle = None if patches is None else patches.register_forward_hook(seen.after)
-        for block in blocks:
-            self.anatomy.observe(block, seen)
-        try:
-            self.adapted(**inputs)
-        except Enough:
-            pass
-        finally:
-            self.anatomy.undo()
-            if handle is not None:
-                handle.remove()
-        embedded = [list(states) for states in seen.states[: patches is not None]]
-        return embedded + [self._content(states, inputs) for states in seen.states[patches is not None :]]
-
-    def _content(self, states: Tensor, inputs: dict[str, Any]) -> list[Tensor]:
-        """Of each sample, the tokens that are neither prefix nor padding."""
-        stack = self.layers[0].stack
-        if stack.modality == "both":
-            return list(states[:, inputs["input_ids"].shape[1] + stack.visual_prefix :])
-        if stack.modality == "vision":
-            return list(states[:, self.layers[0].prefix :])
-        return [x[keep] for x, keep in zip(states, self._valid(inputs), strict=True)]
-
-    def _valid(self, inputs: dict[str, Any]) -> Tensor:
-        """[B, N] of a text's tokens: True for those that are neither prefix nor padding."""
-        side = "decoder_" if "decoder_input_ids" in inputs and self.layers[0].stack.name == "decoder" else ""
-        valid = inputs.get(f"{side}attention_mask", torch.ones_like(inputs[f"{side}input_ids"])).bool().clone()
-        valid[:, : self.layers[0].prefix] = False
-        return valid
-
-
-class Enough(Exception):
-    """Ends a forward pass once everything that was asked for has been seen."""
-
-
-class Seen(nn.Module):
-    """Keeps the states that it is shown, up to a number."""
-
-    def __init__(self, count: int):
-        super().__init__()
-        self.count, self.states = count, []
-
-    def forward(self, states: Tensor) -> None:
-        """Keeps the states."""
-        self.states.append(states)
-        if len(self.states) == self.count:
-            raise Enough
-
-    def after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        """The same, as a hook behind a patch embedding [B, n, d] or [B, h, w, d]."""
-        self(output.flatten(1, -2))
-
-
-@contextmanager
-def _bare(adapted: Any) -> Iterator[Anatomy]:
-    """The adapted model without its methods, in evaluation mode and full precision; gives a fresh anatomy of it."""
-    mode, device = adapted.training, next(adapted.backbone.parameters()).device.type
-    adapted.eval()
-    try:
-        with torch.no_grad(), torch.autocast(device, enabled=False), adapted.anatomy.bare():
-            yield anatomy_module.read(adapted.backbone)
-    finally:
-        adapted.train(mode)

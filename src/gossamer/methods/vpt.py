@@ -79,7 +79,7 @@ class VPT(Method):
 
     def attach(self, anatomy: Anatomy) -> Part:
         """Places prompts in the model; their tree is `<stack>.blocks.<i>.prompts` [p, d or d_p] and `projection`."""
-        tree = Part()
+        tree = PromptTree()
         blocks = self.prompted(anatomy)
         if self.prompts == 0:
             return tree
@@ -149,6 +149,15 @@ class VPT(Method):
             message = f"{block.name}: prompts run as tokens here, the exact form is not possible: {reason}"
             warnings.warn(message, stacklevel=3)
         return reason is None
+
+
+class PromptTree(Part):
+    """The prompts of all blocks, and their projection where there is one."""
+
+    def finalize(self) -> None:
+        """The projection has been folded into what each block keeps, and is let go."""
+        super().finalize()
+        self._modules.pop("projection", None)
 
 
 class Prompts(Part):

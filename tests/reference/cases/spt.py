@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import gossamer as gm
+from gossamer.bank import Bank, bare
 from gossamer.methods import spt
 
 from . import Case, Check
@@ -81,8 +82,8 @@ def clustering(case: Case) -> Iterator[Check]:
 def harvest(case: Case, build: Any) -> Iterator[Check]:
     c, t = case.config, case.tensors
     adapted = gm.adapt(build(in_these_letters(case)), gm.SPT(prompts=c["P_deep"])).eval()
-    bank = spt.Bank(adapted, gm.read(adapted.backbone), adapted.applied[0], list(t["x_harvest"]))
-    with adapted.anatomy.bare(), torch.no_grad():
+    with bare(adapted) as anatomy:
+        bank = Bank(adapted, anatomy, anatomy.blocks(), list(t["x_harvest"]))
         bank.draw(torch.arange(len(t["x_harvest"])))
         found = [tokens for _, tokens in bank.tokens(range(len(t["x_harvest"])), bank.layers)]
         frozen = adapted(pixel_values=t["x"]).logits

@@ -1,0 +1,84 @@
+"""The Hugging Face Trainer with what adapters need: learning rates by part, schedules, and no silence about a diverged loss."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, get_scheduler
+
+from gossamer.adapted import Adapted
+from gossamer.run import Training
+
+RATES = {"vpt": 1e-2, "full": 1e-4}  # usual learning rates; 1e-3 for the other methods
+
+
+class ClassifierTrainer(Trainer):
+    """The Hugging Face Trainer with learning rates of their own for methods and head, and no silence about a loss of NaN."""
+
+    def __init__(self, *args: Any, chosen: Training, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.chosen = chosen
+        self.model_accepts_loss_kwargs = False  # an Adapted hands unknown arguments to its backbone
+        self.epoch_began = time.monotonic()
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW over the groups of `groups`."""
+        if self.optimizer is None:
+            self.optimizer = torch.optim.AdamW(groups(self.model, self.chosen))  # type: ignore[arg-type]
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The schedule of the run."""
+        if self.lr_scheduler is None:
+            optimizer = optimizer or self.optimizer
+            self.lr_scheduler = schedule(self.chosen.schedule, optimizer, num_training_steps)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """One step.
+
+        Raises:
+            FloatingPointError: the loss is NaN or infinite.
+        """
+        loss = super().training_step(*args, **kwargs)
+        if not torch.isfinite(loss):
+            step = self.state.global_step + 1
+            raise FloatingPointError(
+                f"the loss is {float(loss)} at step {step} of {self.state.max_steps}: training has diverged; lower training.lr "
+                f"or training.head_lr{', or switch training.bf16 off' if self.chosen.bf16 else ''}"
+            )
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the seconds that an epoch of training took to its record, so that they outlive a kill."""
+        now = time.monotonic()
+        if "loss" in logs:
+            logs["seconds"] = now - self.epoch_began
+        self.epoch_began = now
+        super().log(logs, start_time)
+
+
+def groups(adapted: Adapted, chosen: Training) -> list[dict[str, Any]]:
+    """Parameter groups for AdamW: a rate for the head and for every method, no weight decay on biases and other vectors."""
+    by_setting: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in adapted.trainable().items():
+        owner = re.sub(r"_\d+$", "", name.partition(".")[0])  # the second vpt of a list is vpt_2
+        rate = chosen.head_lr if owner == "head" else chosen.lr if chosen.lr is not None else RATES.get(owner, 1e-3)
+        decay = chosen.weight_decay if parameter.ndim > 1 and not name.endswith("bias") else 0.0
+        by_setting.setdefault((rate, decay), []).append(parameter)
+    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in by_setting.items()]
+
+
+def schedule(kind: str, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """The learning rates over `steps` steps, from those of the optimizer's groups as their largest; see `Training.schedule`."""
+    if kind == "one-cycle":
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, [g["lr"] for g in optimizer.param_groups], total_steps=steps
+        )
+    return get_scheduler(kind, optimizer, num_warmup_steps=math.ceil(0.1 * steps), num_training_steps=steps)

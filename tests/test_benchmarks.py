@@ -1,0 +1,77 @@
+"""The benchmarks run, at small sizes, and say what they promise."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Calls main() of a benchmark with arguments as on the command line; returns what it prints."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+    def call(name: str, *arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", [f"{FOLDER / name}.py", *arguments])
+        module: ModuleType = importlib.import_module(name)
+        module.main()
+        return capsys.readouterr().out
+
+    yield call
+    torch.set_num_threads(1)
+
+
+def test_paper_costs_agree_with_the_papers(run) -> None:
+    answer = json.loads(run("paper_costs", "--json"))
+    assert answer["command"] == "python benchmarks/paper_costs.py --json"
+    assert set(answer) == {"rows", "command", "seed", "versions", "hardware", "commit", "date"}
+    for row in answer["rows"]:
+        assert set(row) == {"what", "paper", "ours", "difference", "unit", "how"}
+        assert row["difference"] == pytest.approx(row["ours"] - row["paper"], abs=1e-6)
+    formula = {r["paper"]: r["ours"] for r in answer["rows"] if "formula" in r["what"]}
+    assert formula == pytest.approx({p: p for p in (17.56, 22.22, 26.97, 31.81, 36.74)}, abs=0.005)
+    printed = {r["paper"]: r["ours"] for r in answer["rows"] if "printed" in r["what"]}
+    assert printed == pytest.approx({p: p for p in (17.6, 22.2, 26.9, 31.8, 36.7)}, abs=0.1)
+    (exact,) = (r["ours"] for r in answer["rows"] if "exact" in r["what"])
+    assert exact <= 17.95
+    parameters = [r["ours"] for r in answer["rows"] if r["unit"] == "parameters"]
+    assert parameters == [460_800, 38_400]
+
+
+def test_deep_prompts_writes_a_row_for_each_form(run, tmp_path: Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    small = ("--layers", "2", "--size", "32", "--batch", "3", "--repeats", "1", "--threads", "1", "--out", str(out))
+    text = run("deep_prompts", "--prompts", "0", "5", *small)
+    assert text.splitlines()[0].split()[:2] == ["prompts", "form"]
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(r["prompts"], r["form"]) for r in rows] == [
+        (p, f) for p in (0, 5) for f in ("bare", "lora", "exact", "sequence")
+    ]
+    for row in rows:
+        assert row["inference_ratios"][row["form"]] == row["step_ratios"][row["form"]] == 1
+        assert row["inference_seconds"] >= row["inference_fastest"] > 0
+        assert row["versions"]["torch"] == torch.__version__.partition("+")[0]
+        assert row["seed"] == 0
+        assert row["hardware"]["threads"] == 1
+        assert (row["difference"] is not None) == (row["form"] in ("exact", "sequence"))
+    bare, lora, exact, sequence = rows[4:]
+    assert exact["difference"]["values"] <= 1e-5
+    assert exact["difference"]["gradients"] <= 1e-5
+    assert lora["inference_mib"] == bare["inference_mib"] <= exact["inference_mib"] < sequence["inference_mib"]
+    assert bare["step_mib"] < exact["step_mib"] < sequence["step_mib"]
+
+
+def test_deep_prompts_stops_where_the_forms_differ(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    benchmark = importlib.import_module("deep_prompts")
+    monkeypatch.setattr(benchmark, "TOLERANCE", -1.0)
+    with pytest.raises(SystemExit, match="values of the exact and the sequence form differ by"):
+        run("deep_prompts", "--prompts", "2", "--layers", "1", "--size", "32", "--out", str(tmp_path / "rows.jsonl"))
+    assert not (tmp_path / "rows.jsonl").exists()

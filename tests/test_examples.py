@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from gossamer.run import parse
+
+from . import squares
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def test_image_classification_from_loading_to_predicting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"data": squares.images(), "model": squares.backbone(), "size": 16, "epochs": 2, "output": tmp_path}
+    script = EXAMPLES / "image_classification.py"
+    monkeypatch.setattr(sys, "argv", [str(script), *(f"--{name}={value}" for name, value in options.items())])
+    runpy.run_path(str(script), run_name="__main__")
+    shown = capsys.readouterr().out
+    assert "forward pass, GMACs per sample" in shown
+    assert "of 60 images, balanced" in shown
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_the_run_file_is_valid() -> None:
+    run, _ = parse([str(EXAMPLES / "image_classification.yaml")])
+    assert run.data.name == "digits"
