@@ -51,15 +51,11 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 VIT = Names(
     _under("attention", *PROJECTIONS, "o_proj"), _under("mlp", "fc1", "fc2"), ("layernorm_before", "layernorm_after")
 )
-DINO = Names(
-    VIT.attention, VIT.ffn, ("norm1", "norm2"), layer_scale=("layer_scale1.lambda1", "layer_scale2.lambda1")
-)
+DINO = Names(VIT.attention, VIT.ffn, ("norm1", "norm2"), layer_scale=("layer_scale1.lambda1", "layer_scale2.lambda1"))
 SWIGLU = Names(
     VIT.attention, _under("mlp", "gate_proj", "up_proj", "down_proj"), DINO.norms, F.silu, layer_scale=DINO.layer_scale
 )
-CLIP = Names(
-    _under("self_attn", *PROJECTIONS, "out_proj"), VIT.ffn, ("layer_norm1", "layer_norm2"), quick_gelu
-)
+CLIP = Names(_under("self_attn", *PROJECTIONS, "out_proj"), VIT.ffn, ("layer_norm1", "layer_norm2"), quick_gelu)
 SIGLIP = Names(CLIP.attention, CLIP.ffn, CLIP.norms, gelu_tanh)
 BERT = Names(
     (*_under("attention.self", "query", "key", "value"), "attention.output.dense"),
@@ -67,9 +63,7 @@ BERT = Names(
     ("attention.output.LayerNorm", "output.LayerNorm"),
     post=True,
 )
-VILT = Names(
-    (*_under("attention.attention", "query", "key", "value"), "attention.output.dense"), BERT.ffn, VIT.norms
-)
+VILT = Names((*_under("attention.attention", "query", "key", "value"), "attention.output.dense"), BERT.ffn, VIT.norms)
 T5 = Names(
     _under("layer.0.SelfAttention", "q", "k", "v", "o"),
     _under("layer.1.DenseReluDense", "wi", "wo"),
@@ -77,7 +71,9 @@ T5 = Names(
     F.relu,
     unscaled=True,
 )
-T5_GATED = Names(T5.attention, _under("layer.1.DenseReluDense", "wi_0", "wi_1", "wo"), T5.norms, gelu_tanh, unscaled=True)
+T5_GATED = Names(
+    T5.attention, _under("layer.1.DenseReluDense", "wi_0", "wi_1", "wo"), T5.norms, gelu_tanh, unscaled=True
+)
 T5_DECODER = Names(
     T5.attention,
     _under("layer.2.DenseReluDense", "wi", "wo"),

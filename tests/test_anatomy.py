@@ -55,10 +55,22 @@ def test_every_linear_and_norm_of_a_block_has_one_role(row: str) -> None:
     for block in anatomy:
         inside = {f"{block.name}.{n}" for n, m in block.module.named_modules() if isinstance(m, nn.Linear)}
         assert inside <= set(block.roles().values())
-        assert all(key.startswith(f"{block.stack.name}.blocks.{block.index}.") for name, key in keys.items() if name in inside)
+        assert all(
+            key.startswith(f"{block.stack.name}.blocks.{block.index}.") for name, key in keys.items() if name in inside
+        )
 
 
-PREFIX = {"vit": 1, "deit": 2, "dinov2": 1, "dinov2-registers": 5, "siglip": 0, "timm": 1, "timm-avg": 3, "bert": 1, "llama": 0}
+PREFIX = {
+    "vit": 1,
+    "deit": 2,
+    "dinov2": 1,
+    "dinov2-registers": 5,
+    "siglip": 0,
+    "timm": 1,
+    "timm-avg": 3,
+    "bert": 1,
+    "llama": 0,
+}
 
 
 @pytest.mark.parametrize(("row", "count"), PREFIX.items())
@@ -77,8 +89,18 @@ def test_blocks_by_index_run_from_first_to_last() -> None:
 @pytest.mark.parametrize(
     ("stack", "indices", "error", "message"),
     [
-        ("vision", None, KeyError, r"no stack 'vision' in BartForCond.*: it has encoder \(3 blocks\), decoder \(2 blocks\)"),
-        ("decoder", (0, 2), KeyError, r"no block 2: the decoder stack of this BartFor.* has 2 \(0\.\.1\); asked for by blocks=\(0, 2\)"),
+        (
+            "vision",
+            None,
+            KeyError,
+            r"no stack 'vision' in BartForCond.*: it has encoder \(3 blocks\), decoder \(2 blocks\)",
+        ),
+        (
+            "decoder",
+            (0, 2),
+            KeyError,
+            r"no block 2: the decoder stack of this BartFor.* has 2 \(0\.\.1\); asked for by blocks=\(0, 2\)",
+        ),
         ("encoder", (-1,), KeyError, r"no block -1: the encoder stack .* has 3 \(0\.\.2\)"),
         ("encoder", (1, 0, 1), ValueError, r"blocks=\(1, 0, 1\) names a block twice"),
         ("encoder", (), ValueError, r"blocks=\(\) names no block: the encoder stack has 3; None means all"),
@@ -107,7 +129,9 @@ def test_branches_roles_places_and_verbs_that_do_not_exist() -> None:
     with pytest.raises(KeyError, match=r"has no part 'gate'"):
         anatomy.rewrite(block, "gate", part)
     fused = gm.read(BACKBONES["timm"].model())
-    with pytest.raises(KeyError, match=r"blocks\.0 \(Block\) has no part 'k'; it is a third of attn\.qkv: call split\(\) first"):
+    with pytest.raises(
+        KeyError, match=r"blocks\.0 \(Block\) has no part 'k'; it is a third of attn\.qkv: call split\(\) first"
+    ):
         fused.rewrite(fused.blocks()[0], "k", part)
     assert anatomy.log == []
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in anatomy.model.modules())
@@ -194,7 +218,9 @@ def test_a_missing_list_of_blocks_is_as_good_as_unknown() -> None:
 def test_multihead_attention_is_refused_with_the_reason() -> None:
     model = _vit()
     model.layers[1].attention.inner = nn.MultiheadAttention(12, 2)
-    with pytest.raises(TypeError, match=r"layers\.1 .*uses nn\.MultiheadAttention, whose output projection is never called"):
+    with pytest.raises(
+        TypeError, match=r"layers\.1 .*uses nn\.MultiheadAttention, whose output projection is never called"
+    ):
         gm.read(model)
 
 
@@ -223,7 +249,9 @@ def test_both_towers_of_clip() -> None:
 
 def test_a_model_that_sees_a_part_of_its_input_is_refused() -> None:
     model = tf.ViTMAEModel(tf.ViTMAEConfig(**VISION, mask_ratio=0.75))
-    message = r"ViTMAEModel leaves out 75% of its input at random \(config\.mask_ratio=0\.75\).*set config\.mask_ratio to 0"
+    message = (
+        r"ViTMAEModel leaves out 75% of its input at random \(config\.mask_ratio=0\.75\).*set config\.mask_ratio to 0"
+    )
     with pytest.raises(ValueError, match=message):
         gm.adapt(model, gm.VPT(prompts=2), num_labels=3)
     model.config.mask_ratio = 0.0
@@ -240,9 +268,10 @@ def test_timm_models_that_share_the_class_but_not_the_parts() -> None:
 # ---- which way things point ----
 
 SOURCE = Path(gm.__file__).parent
-FREE = {"families": {"anatomy", "memory", "seams"}, "methods": {"anatomy", "seams", "methods", "storage"}}
+FREE = {"families": {"anatomy", "memory", "seams"}, "methods": {"anatomy", "bank", "seams", "methods", "storage"}}
 FREE |= {"anatomy": {"seams", "stream"}, "memory": {"anatomy"}, "storage": set(), "heads": {"anatomy"}}
 FREE |= {"seams": {"memory", "anatomy"}, "stream": {"seams"}}  # anatomy: for its types alone
+FREE |= {"bank": {"anatomy"}}
 
 
 def _imports(path: Path, *, everything: bool) -> set[str]:

@@ -23,7 +23,9 @@ from .hand import KINDS, Call, Changes
 STACKS = list(KINDS)
 EVERY = pytest.mark.parametrize(("row", "stack"), STACKS, ids=["-".join(s) for s in STACKS])
 IMPLEMENTATIONS = [(r, s, a) for r, s in STACKS for a in (("sdpa", "eager") if BACKBONES[r].eager else ("sdpa",))]
-BOTH = pytest.mark.parametrize(("row", "stack", "attention"), IMPLEMENTATIONS, ids=["-".join(i) for i in IMPLEMENTATIONS])
+BOTH = pytest.mark.parametrize(
+    ("row", "stack", "attention"), IMPLEMENTATIONS, ids=["-".join(i) for i in IMPLEMENTATIONS]
+)
 
 
 def opened(row: str, stack: str, attention: str = "sdpa") -> tuple[Anatomy, list[Block], list[Call]]:
@@ -42,7 +44,10 @@ def again(block: Block, call: Call, **changed: Any) -> Tensor:
         if len(args) > 1 and "mask" in changed:
             args = (args[0], changed.pop("mask"), *args[2:])
     if "mask" in changed:
-        kwargs = {**kwargs, ("attn_mask" if "timm" in type(block.module).__module__ else "attention_mask"): changed["mask"]}
+        kwargs = {
+            **kwargs,
+            ("attn_mask" if "timm" in type(block.module).__module__ else "attention_mask"): changed["mask"],
+        }
     output = block.module(*args, **kwargs)
     return output[0] if isinstance(output, tuple) else output
 
@@ -206,14 +211,17 @@ def test_remember(row: str, stack: str, attention: str) -> None:
             anatomy.remember(block, first)
             close(again(block, call, mask=mask), hand.block(call, Changes(memory=first(3))))
             anatomy.remember(block, second)
-            both = [torch.cat([a.expand(3, -1, -1), b.expand(3, -1, -1)], 1) for a, b in zip(first(3), second(3), strict=True)]
+            both = [
+                torch.cat([a.expand(3, -1, -1), b.expand(3, -1, -1)], 1)
+                for a, b in zip(first(3), second(3), strict=True)
+            ]
             close(again(block, call, mask=mask), hand.block(call, Changes(memory=(both[0], both[1]))))
             anatomy.undo()
 
 
 @EVERY
 def test_keys_and_values_of_tokens(row: str, stack: str) -> None:
-    _, blocks, calls = opened(row, stack)
+    _, blocks, _calls = opened(row, stack)
     block, names, tokens = blocks[1], KINDS[row, stack], torch.randn(2, 5, 12)
     states = tokens if names.post else block.module.get_submodule(names.norms[0])(tokens)
     q, k, v, _ = (block.module.get_submodule(n) for n in names.attention)
@@ -226,7 +234,7 @@ def test_keys_and_values_of_tokens(row: str, stack: str) -> None:
 def widened(call: Call, tokens: Tensor, at: int, causal: bool) -> Call:
     """The call with tokens [B, p, d] in place behind `at` prefix tokens, everything else made to fit."""
     x, p = call.x, tokens.shape[1]
-    batch, length = x.shape[:2]
+    _batch, length = x.shape[:2]
     old = [*range(at), *range(at + p, length + p)]
     new = list(range(at, at + p))
     mask, bias, rotary, side_mask = call.mask, call.bias, call.rotary, call.side_mask
@@ -313,7 +321,9 @@ def test_insert(row: str, stack: str, attention: str) -> None:
         anatomy.undo()
 
 
-STAYING = [s for s in STACKS if s not in (("t5", "encoder"), ("bart", "encoder"))]  # their readers bring masks of their own
+STAYING = [
+    s for s in STACKS if s not in (("t5", "encoder"), ("bart", "encoder"))
+]  # their readers bring masks of their own
 
 
 @pytest.mark.parametrize(("row", "stack"), STAYING, ids=["-".join(s) for s in STAYING])
@@ -372,12 +382,17 @@ def test_spans_that_interleave_or_run_backwards_are_refused() -> None:
     with pytest.raises(ValueError, match=r"cannot enter at vit\.layers\.2 and leave at vit\.layers\.0"):
         anatomy.insert(blocks[2], Rows(3, 2, 12), last=blocks[0])
     anatomy.insert(blocks[0], Rows(3, 2, 12), last=blocks[1])
-    with pytest.raises(ValueError, match=r"from vit\.layers\.1 to vit\.layers\.2 would interleave with those from vit\.layers\.0 to vit\.layers\.1"):
+    with pytest.raises(
+        ValueError,
+        match=r"from vit\.layers\.1 to vit\.layers\.2 would interleave with those from vit\.layers\.0 to vit\.layers\.1",
+    ):
         anatomy.insert(blocks[1], Rows(3, 2, 12), last=blocks[2])
     with pytest.raises(ValueError, match="insert the longer span first"):
         anatomy.insert(blocks[0], Rows(3, 2, 12), last=blocks[2])
     with pytest.raises(ValueError, match=r"stay.* run to the last block"):
-        anatomy.insert(blocks[2], Rows(3, 2, 12), last=blocks[2]) or anatomy.insert(blocks[0], Rows(3, 2, 12), last=blocks[1], stay=True)
+        anatomy.insert(blocks[2], Rows(3, 2, 12), last=blocks[2]) or anatomy.insert(
+            blocks[0], Rows(3, 2, 12), last=blocks[1], stay=True
+        )
     assert len(anatomy.log) == 2
 
 
@@ -405,7 +420,10 @@ def _set_weights(block: Block, role: str, new: nn.Linear) -> None:
     if fused is None or role not in ("q", "k", "v"):
         target, rows = block.part(role), slice(None)
     else:
-        target, rows = block.module.get_submodule(fused), slice(*[(12 * i, 12 * i + 12) for i in ["qkv".index(role)]][0])
+        target, rows = (
+            block.module.get_submodule(fused),
+            slice(*next((12 * i, 12 * i + 12) for i in ["qkv".index(role)])),
+        )
     target.weight[rows] = new.weight
     if new.bias is not None:
         target.bias[rows] = new.bias
@@ -588,10 +606,12 @@ def test_an_error_in_a_forward_pass_leaves_nothing_behind(row: str, stack: str) 
 
 def test_attention_that_ignores_memories_is_found_out() -> None:
     """The probe says so before anything is placed."""
-    anatomy, blocks, calls = opened("vit", "vision")
+    anatomy, blocks, _calls = opened("vit", "vision")
     attention = blocks[1].part("attention")
     attention.config._attn_implementation = "flash_attention_2"
-    with pytest.raises(TypeError, match=r"vit\.layers\.1 cannot remember.*'flash_attention_2'; load the model with 'sdpa' or 'eager'"):
+    with pytest.raises(
+        TypeError, match=r"vit\.layers\.1 cannot remember.*'flash_attention_2'; load the model with 'sdpa' or 'eager'"
+    ):
         anatomy.remember(blocks[1], Memory(1, 2, 12))
     attention.config._attn_implementation = "sdpa"
     bound = type(attention).forward
@@ -616,7 +636,7 @@ def test_own_attention_that_differs_is_found_out() -> None:
     anatomy.remember(blocks[1], Memory(1, 2, 12))  # hooks on a Linear are part of it
     changed = blocks[2].part("attention")
     changed.register_forward_hook(lambda module, args, output: output + 1)
-    with pytest.raises(TypeError, match="our attention differs from Attention's own by .* in a probe"):
+    with pytest.raises(TypeError, match=r"our attention differs from Attention's own by .* in a probe"):
         anatomy.remember(blocks[2], Memory(1, 2, 12))
 
 

@@ -352,7 +352,7 @@ class Adapted(nn.Module):
         """
         self._must_be_attached()
         model = copy.deepcopy(self).eval()
-        for tree in reversed(model.methods.values()):  # the last placed first, while what it was placed on is as it was
+        for tree in reversed(list(model.methods.values())):  # the last placed first, while what it was placed on is as it was
             tree.finalize()  # type: ignore[operator]
         model.anatomy.fuse()
         backbone = model.backbone
@@ -439,8 +439,17 @@ def _unique(name: str, taken: Any) -> str:
 
 
 def _fingerprint(anatomy: Anatomy) -> str | None:
-    """The identity of the pre-trained weights; None on the meta device, where there are none."""
-    tensors = [(n, p) for n, p in anatomy.backbone_parameters()]
+    """The identity of the pre-trained weights; None on the meta device, where there are none.
+
+    A pooler that nothing reads does not count: where a checkpoint has none, each loading makes a random one.
+    """
+    pooler = (
+        None
+        if anatomy.heads or anatomy.blocks()[0].stack.readout == "pooled"
+        else getattr(anatomy.owner(), "pooler", None)
+    )
+    unread = {id(p) for p in pooler.parameters()} if isinstance(pooler, nn.Module) else set()
+    tensors = [(n, p) for n, p in anatomy.backbone_parameters() if id(p) not in unread]
     if any(p.device.type == "meta" for _, p in tensors):
         return None
     return storage.fingerprint(tensors)

@@ -327,8 +327,8 @@ class Anatomy:
             value = 0 if path is None else _attribute(self.owner(name), path)
             if value:
                 raise ValueError(
-                    f"{type(self.owner(name)).__name__} leaves out {value:.0%} of its input at random ({path}={value}), which is for "
-                    f"pre-training: set {path} to 0, or load the weights into the plain class (ViTModel)"
+                    f"{type(self.owner(name)).__name__} leaves out {value:.0%} of its input at random ({path}={value}), "
+                    f"which is for pre-training: set {path} to 0, or load the weights into the plain class (ViTModel)"
                 )
 
     # ---- verbs ----
@@ -456,10 +456,19 @@ class Anatomy:
                 change.revert()
                 change.apply()
 
-    def undo(self) -> None:
-        """Takes back every change, last first."""
-        while self.log:
+    def undo(self, *, keep: int = 0) -> None:
+        """Takes back every change but the first `keep`, last first."""
+        while len(self.log) > keep:
             self.log.pop().revert()
+
+    @contextmanager
+    def tentatively(self) -> Iterator[None]:
+        """What is changed while the context lasts is taken back at its end."""
+        made = len(self.log)
+        try:
+            yield
+        finally:
+            self.undo(keep=made)
 
     @contextmanager
     def bare(self) -> Iterator[None]:

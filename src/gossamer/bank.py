@@ -90,7 +90,9 @@ class Bank:
         if not hasattr(batch, "keys"):
             batch = {"pixel_values": batch[0] if isinstance(batch, list | tuple) else batch}
         if "pixel_mask" in batch and not batch["pixel_mask"].bool().all():
-            raise ValueError("the pixel_mask hides a part of an image, whose patches are no tokens: resize images to one size")
+            raise ValueError(
+                "the pixel_mask hides a part of an image, whose patches are no tokens: resize images to one size"
+            )
         device = self.layers[0].device
         inputs = {k: v for k, v in batch.items() if k not in ("label", "labels")}
         return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}

@@ -23,6 +23,8 @@ BACKBONE_FIELDS = {
     "library": str, "class": str, "name": str | None, "revision": str | None, "fingerprint": str | None, "dtype": str,
     "options": dict,
 }  # fmt: skip
+_TOLERATED = 2**24  # numbers, 64 MB
+OPTIONS = {"img_size": list}  # of timm's models
 HEAD_FIELDS = {"outputs": int | None, "built": bool, "trained": bool}
 PACKAGES = ("torch", "transformers", "peft", "timm")
 TASKS = {  # ending of a transformers class -> task of the zoo that makes one
@@ -88,6 +90,8 @@ def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
     _check(config, FIELDS, "adapter_config.json")
     _check(config["backbone"], BACKBONE_FIELDS, "adapter_config.json, backbone")
     _check(config["head"], HEAD_FIELDS, "adapter_config.json, head")
+    options = OPTIONS if config["backbone"]["options"] else {}
+    _check(config["backbone"]["options"], options, "adapter_config.json, backbone, options")
     applied = _methods(config["methods"])
     if isinstance(backbone, Adapted):
         backbone = backbone.backbone
@@ -105,7 +109,9 @@ def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
         raise AdapterError(f"{folder}: {error}") from error.__cause__
 
 
-def _place(backbone: nn.Module, applied: list[methods.Method], config: dict[str, Any], tensors: dict[str, Tensor]) -> Adapted:
+def _place(
+    backbone: nn.Module, applied: list[methods.Method], config: dict[str, Any], tensors: dict[str, Tensor]
+) -> Adapted:
     """The adapter on a bare backbone, which stays as it is where anything does not fit."""
     anatomy = _read(backbone, config)
     try:
@@ -213,11 +219,14 @@ def _check(section: Any, fields: dict[str, Any], where: str) -> None:
             raise AdapterError(f"{where}: {name} must be {found}, found {value!r:.60}; correct the file")
 
 
-def _check_size(anatomy: Anatomy, applied: list[methods.Method], config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """No more numbers asked for than the file holds, said before memory is taken for them."""
-    asked = sum(m.parameters(anatomy) for m in applied if m.name != "peft") + (config["head"]["outputs"] or 0)
+def _check_size(
+    anatomy: Anatomy, applied: list[methods.Method], config: dict[str, Any], tensors: dict[str, Tensor]
+) -> None:
+    """Not many more numbers asked for than the file holds, said before memory is taken; few are named tensor by tensor later."""
+    head = (config["head"]["outputs"] or 0) * anatomy.blocks()[0].sizes.width
+    asked = sum(m.parameters(anatomy) for m in applied if m.name != "peft") + head
     held = sum(t.numel() for t in tensors.values())
-    if asked > held:
+    if asked > held + _TOLERATED:
         raise AdapterError(
             f"adapter_config.json calls for at least {asked:,} trained numbers and the adapter's tensors hold {held:,}; "
             "the two files do not belong together: save again"
@@ -267,7 +276,17 @@ def _backbone(config: dict[str, Any]) -> nn.Module:
     options = dict(section["options"])
     if section["dtype"] != "float32":
         options["dtype"] = section["dtype"]
-    return zoo.load(section["name"], task=task, num_labels=labels, revision=section["revision"], **options)
+    try:
+        model: Any = zoo.load(section["name"], task=task, num_labels=labels, revision=section["revision"], **options)
+    except (ValueError, TypeError, OSError) as error:
+        raise AdapterError(
+            f"its backbone {section['name']!r:.80} could not be loaded: {error}; give backbone=..."
+        ) from error
+    bare = getattr(model, "base_model", model)
+    if type(model).__name__ == section["class"] or type(bare).__name__ != section["class"]:
+        return model
+    bare.name_or_path = model.name_or_path  # published with a head, adapted without
+    return bare
 
 
 def _name(backbone: nn.Module) -> str | None:

@@ -122,6 +122,8 @@ class Replaced(Swapped):
 class Shortcut(nn.Module):
     """Stands where a block stood: the states become module(x); what the block would have passed on is passed on."""
 
+    attention: Any
+
     def __init__(self, block: Block, module: nn.Module):
         super().__init__()
         self.module = module

@@ -63,7 +63,7 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> dict[st
     adapted.to(arguments.device)
     folder.begin(run)
     warm = _warm_start(adapted, images["train"], run, folder, journal)
-    history = _tune(adapted, images, run, arguments, folder, journal)
+    history = _tune(adapted, images, run, arguments, folder, journal, solved=warm is not None)
     return _conclude(adapted, images, run, folder, journal, warm=warm, history=history)
 
 
@@ -155,11 +155,15 @@ def _tune(
     arguments: TrainingArguments,
     folder: RunFolder,
     journal: Journal,
+    *,
+    solved: bool,
 ) -> list[dict[str, Any]]:
-    """Trains methods and head; one record an epoch, none where the solved head is all there is to train."""
-    if run.training.epochs == 0 or (run.training.warm_start and _solved_is_all(adapted)):
+    """Trains methods and head; one record an epoch, none where the head is solved and all there is to train."""
+    if solved and (run.training.epochs == 0 or _only_a_linear_head(adapted)):
         journal.say("nothing is left to tune: the head is solved")
         return []
+    if run.training.epochs == 0:
+        raise ValueError(f"training.epochs=0 trains nothing, because the heads of {run.model.name} could not be solved")
 
     def keep_history(log: list[dict[str, Any]]) -> None:
         folder.write("history.jsonl", "".join(json.dumps(record) + "\n" for record in epochs(log)))
@@ -183,6 +187,7 @@ def _tune(
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.accelerator.unwrap_model(adapted, keep_fp32_wrapper=False)  # or its forward would stay under autocast
+    keep_history(trainer.state.log_history)
     return epochs(trainer.state.log_history)
 
 
@@ -191,7 +196,7 @@ def _validation(logits: Tensor, labels: Tensor, classes: list[str]) -> dict[str,
     return {"accuracy": scores.accuracy, "balanced_accuracy": scores.balanced_accuracy}
 
 
-def _solved_is_all(adapted: Adapted) -> bool:
+def _only_a_linear_head(adapted: Adapted) -> bool:
     """Whether only a head of one Linear is trained, of which the probe is the optimum."""
     return isinstance(adapted.head, nn.Linear) and all(name.startswith("head.") for name in adapted.trainable())
 

@@ -16,7 +16,14 @@ from .. import hand
 from ..contract.table import BACKBONES, disturb, run
 from ..hand import Changes
 
-HOUSES = [("vit", "vision"), ("dinov2", "vision"), ("timm", "vision"), ("bert", "text"), ("t5", "encoder"), ("llama", "decoder")]
+HOUSES = [
+    ("vit", "vision"),
+    ("dinov2", "vision"),
+    ("timm", "vision"),
+    ("bert", "text"),
+    ("t5", "encoder"),
+    ("llama", "decoder"),
+]
 EVERY = pytest.mark.parametrize(("row", "stack"), HOUSES, ids=[r for r, _ in HOUSES])
 
 
@@ -28,10 +35,18 @@ def adapted_model(row: str, **options: Any) -> gm.Adapted:
 
 @pytest.mark.parametrize("activation", ["relu", "gelu", "silu"])
 def test_the_formula(activation: str) -> None:
-    x, down, down_bias, up, up_bias = torch.randn(3, 7, 12), torch.randn(5, 12), torch.randn(5), torch.randn(12, 5), torch.randn(12)
+    x, down, down_bias, up, up_bias = (
+        torch.randn(3, 7, 12),
+        torch.randn(5, 12),
+        torch.randn(5),
+        torch.randn(12, 5),
+        torch.randn(12),
+    )
     phi = {"relu": lambda t: t.clamp(min=0), "silu": lambda t: t * t.sigmoid()}
     phi["gelu"] = lambda t: t * 0.5 * (1 + torch.erf(t / 2**0.5))
-    expected = torch.stack([torch.stack([up @ phi[activation](down @ row + down_bias) + up_bias for row in sample]) for sample in x])
+    expected = torch.stack(
+        [torch.stack([up @ phi[activation](down @ row + down_bias) + up_bias for row in sample]) for sample in x]
+    )
     torch.testing.assert_close(bottleneck(x, down, down_bias, up, up_bias, activation), expected)
 
 
@@ -136,7 +151,10 @@ def test_counts_of_the_papers(model: str, options: dict[str, Any], count: int) -
     ("options", "message"),
     [
         ({"rank": 0}, "rank must be at least 1, got 0"),
-        ({"placement": "serial"}, "placement must be one of houlsby, pfeiffer, parallel, parallel-normed, parallel-attention, got 'serial'"),
+        (
+            {"placement": "serial"},
+            "placement must be one of houlsby, pfeiffer, parallel, parallel-normed, parallel-attention, got 'serial'",
+        ),
         ({"activation": "tanh"}, "activation must be one of relu, gelu, silu, got 'tanh'"),
         ({"dropout": -0.1}, r"dropout must be in \[0, 1\), got -0\.1"),
     ],

@@ -50,7 +50,9 @@ def test_bitfit_moves_every_bias_and_nothing_else(row: str) -> None:
     assert {id(p) for n, p in adapted.trainable().items() if not n.startswith("head")} == {id(named[n]) for n in biases}
     one_step(adapted, backbone.inputs())
     for name, parameter in named.items():
-        if not (name in biases and (".k_proj." in name or ".key." in name)):  # a softmax does not see what all keys share
+        if not (
+            name in biases and (".k_proj." in name or ".key." in name)
+        ):  # a softmax does not see what all keys share
             assert torch.equal(before[name], parameter) == (name not in biases), name
 
 

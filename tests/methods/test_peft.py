@@ -118,6 +118,14 @@ def test_one_lora_on_a_fused_projection_counts_as_two_on_its_thirds() -> None:
     assert sizes == [3 * 2 * (12 + 36), 3 * 2 * 2 * (12 + 12)] == [288, 288]
 
 
+def test_counting_changes_nothing() -> None:
+    model = BACKBONES["timm"].model()
+    structure, method = repr(model), methods.as_method(LoraConfig(r=2))
+    assert method.parameters(gm.read(model)) == 288
+    assert method.overhead(gm.read(model), {"vision": 17}) == (17 * 288, 0)
+    assert repr(model) == structure
+
+
 def test_other_tuners_have_no_closed_formula_and_say_so() -> None:
     for config in (IA3Config(), LoraConfig(use_dora=True), LoraConfig(bias="all")):
         with pytest.raises(ValueError, match="no closed formula for this"):
@@ -196,7 +204,9 @@ def test_norms_alone() -> None:
     """Every norm of the backbone: LayerNorm tuning, 38,400 on ViT-B/16."""
     config = LNTuningConfig(target_modules=["layernorm_before", "layernorm_after", "layernorm"])
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Unsupported layer type")  # of its base class; LNTuning knows norms only
+        warnings.filterwarnings(
+            "ignore", message="Unsupported layer type"
+        )  # of its base class; LNTuning knows norms only
         adapted = gm.adapt(architectures.build("vit-b16"), config, num_labels=10)
     assert sum(p.numel() for n, p in adapted.trainable().items() if not n.startswith("head")) == 38_400
 
@@ -222,8 +232,14 @@ def test_a_configuration_saved_for_inference_is_trained_all_the_same() -> None:
 # ---- refusals ----
 
 REFUSED: list[tuple[Any, str]] = [
-    (PrefixTuningConfig(num_virtual_tokens=4), r"PrefixTuningConfig feeds its prompts .* use gossamer's VPT\(deep=False, prompts=4\)"),
-    (LoraConfig(init_lora_weights="pissa"), "init_lora_weights='pissa' subtracts LoRA's start from the backbone's own weights"),
+    (
+        PrefixTuningConfig(num_virtual_tokens=4),
+        r"PrefixTuningConfig feeds its prompts .* use gossamer's VPT\(deep=False, prompts=4\)",
+    ),
+    (
+        LoraConfig(init_lora_weights="pissa"),
+        "init_lora_weights='pissa' subtracts LoRA's start from the backbone's own weights",
+    ),
     (LoraConfig(init_lora_weights="olora"), "use True, 'gaussian' or 'orthogonal'"),
     (LoraConfig(layer_replication=[(0, 2), (1, 3)]), "layer_replication adds layers to the backbone"),
 ]
@@ -238,7 +254,9 @@ def test_what_would_change_the_backbone_is_refused(config: Any, message: str) ->
 def test_two_tuners_on_one_module_are_refused() -> None:
     model = BACKBONES["vit"].model()
     structure = repr(model)
-    with pytest.raises(ValueError, match=r"both target vit\.layers\.0\.attention\.q_proj; give each its own target_modules"):
+    with pytest.raises(
+        ValueError, match=r"both target vit\.layers\.0\.attention\.q_proj; give each its own target_modules"
+    ):
         gm.adapt(model, [LoraConfig(r=2), LoraConfig(r=3, target_modules=["q", "k"])])
     assert repr(model) == structure
 
@@ -272,7 +290,9 @@ def test_every_configuration_survives_json(config: Any) -> None:
 
 
 def test_settings_survive_json() -> None:
-    config = LoraConfig(r=3, lora_alpha=5, target_modules=["q", "v"], bias="all", rank_pattern={"q_proj": 1}, use_rslora=True)
+    config = LoraConfig(
+        r=3, lora_alpha=5, target_modules=["q", "v"], bias="all", rank_pattern={"q_proj": 1}, use_rslora=True
+    )
     again = methods.from_dict(json.loads(json.dumps(methods.to_dict(methods.as_method(config)))))
     assert again.config == config  # type: ignore[attr-defined]
 

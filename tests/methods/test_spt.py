@@ -343,7 +343,7 @@ def test_padded_images_are_refused() -> None:
     mask = torch.ones(16, 16, dtype=torch.long)
     mask[:, 8:] = 0
     item = {k: v[0] for k, v in backbone.inputs().items()} | {"pixel_mask": mask}
-    with pytest.raises(ValueError, match="the pixel_mask hides a part of an image, .* resize images to one size"):
+    with pytest.raises(ValueError, match=r"the pixel_mask hides a part of an image, .* resize images to one size"):
         spt.harvest(gm.adapt(backbone.model(), gm.SPT(prompts=3)), [item, item])
 
 
@@ -386,6 +386,8 @@ def test_data_and_models_that_do_not_fit() -> None:
     for data in (Stream(), DataLoader(Stream()), iter(images())):
         with pytest.raises(TypeError, match=r"draws training images by index, and a .* has no items by index"):
             spt.harvest(adapted, data)
+    with pytest.raises(ValueError, match="the training set is empty"):
+        spt.harvest(adapted, [])
     with pytest.raises(ValueError, match="there is no SPT in this model"):
         spt.harvest(gm.adapt(vit(), gm.VPT()), images())
 

@@ -70,7 +70,7 @@ def from_dict(values: dict[str, Any]) -> Method:
     name = values.pop("method", None)
     if name == "peft":
         return peft.from_dict(values)
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise ValueError(f"no method {name!r}; there are {', '.join([*METHODS, 'peft'])}{_suggest(name, METHODS)}")
     known = {f.name: f for f in dataclasses.fields(METHODS[name])}  # type: ignore[arg-type]
     for field in values:

@@ -336,8 +336,10 @@ class OwnProjections(Part):
 
     def __init__(self, block: Block, config: CVPT | None):
         super().__init__()
+        self.rows: dict[str, slice | None] = {}
         for role in ROLES if config else ("q", "out"):
             source = block.projection(role, bare=True)
+            self.rows[role] = None if source.plain else source.rows
             if not source.plain:
                 if config:
                     kind = type(source.linear).__name__
@@ -357,4 +359,4 @@ class OwnProjections(Part):
 
     def projection(self, role: str) -> Projection:
         """The projection as a function."""
-        return Projection(self.get_submodule(role))
+        return Projection(self.get_submodule(role), self.rows[role])

@@ -106,14 +106,16 @@ class Peft(Method):
 
     def parameters(self, anatomy: Anatomy) -> int:
         """r (in + out) for each matrix that LoRA rewrites; other tuners have no formula here and count their tensors."""
-        return sum(self.config.r * sum(shape) for shape in self._shapes(anatomy).values())
+        with anatomy.tentatively():
+            return sum(self.config.r * sum(shape) for shape in self._shapes(anatomy).values())
 
     def overhead(self, anatomy: Anatomy, tokens: dict[str, int]) -> tuple[int, int]:
         """For each sample: r (in + out) for each token that a rewritten matrix sees; nothing once LoRA is merged."""
-        shapes, seen = self._shapes(anatomy), {}
-        for block in anatomy:
-            for role, name in block.roles().items():
-                seen[name] = tokens["encoder" if role in ("cross.k", "cross.v") else block.stack.name]
+        with anatomy.tentatively():
+            shapes, seen = self._shapes(anatomy), {}
+            for block in anatomy:
+                for role, name in block.roles().items():
+                    seen[name] = tokens["encoder" if role in ("cross.k", "cross.v") else block.stack.name]
         return sum(seen.get(name, 1) * self.config.r * sum(shape) for name, shape in shapes.items()), 0
 
     def _shapes(self, anatomy: Anatomy) -> dict[str, tuple[int, int]]:
@@ -165,7 +167,7 @@ class PeftTree(Part):
 
 
 def _merged(layer: Any) -> nn.Module | None:
-    """The plain module that a layer of peft amounts to; None where what a tuner adds is no matrix (LILY) and has to go on running."""
+    """The plain module that a layer of peft amounts to; None where what it adds is no matrix (LILY) and has to go on running."""
     from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
 
     if isinstance(layer, ModulesToSaveWrapper):

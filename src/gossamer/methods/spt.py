@@ -210,6 +210,7 @@ class SelfPrompts(Part):
             prompts.prompts.copy_(value)
         assert self.harvested is not None
         self.harvested.fill_(True)
+        self.ready = True
 
     def finalize(self) -> None:
         """As VPT's prompts; nothing is left to check."""
@@ -270,6 +271,8 @@ def prompts_from(bank: Bank, config: SPT, memory: int = 2**30) -> Tensor:
     """Prompts [layers, m, d] of a bank, by the configuration's strategy and seed; `memory` as in `harvest`."""
     generator = torch.Generator().manual_seed(config.seed)
     size = len(bank.data)
+    if size == 0:
+        raise ValueError("SPT takes its prompts from training images, and the training set is empty")
     count = config.images or min(size, IMAGES)
     if count > size and not config.compat:
         raise ValueError(f"images={count}, but there are {size} and none is taken twice (with compat=True they may be)")
