@@ -352,7 +352,8 @@ class Adapted(nn.Module):
         """
         self._must_be_attached()
         model = copy.deepcopy(self).eval()
-        for tree in reversed(list(model.methods.values())):  # the last placed first, while what it was placed on is as it was
+        # The last placed first, while what it was placed on is as it was.
+        for tree in reversed(list(model.methods.values())):
             tree.finalize()  # type: ignore[operator]
         model.anatomy.fuse()
         backbone = model.backbone
