@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import gossamer as gm
-from gossamer.anatomy import Anatomy, Block
+from gossamer.anatomy import Anatomy
+from gossamer.block import Block
 
 from . import hand
 from .contract.table import BACKBONES, run

@@ -21,233 +21,20 @@ from __future__ import annotations
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gossamer import seams, stream
+from gossamer.block import Block, get, has
+from gossamer.families import FAMILIES
 from gossamer.seams import Part
+from gossamer.stack import FfnNames, Stack
 
 Branch = Literal["attention", "cross", "ffn"]
 Place = Literal["start", "middle", "end", "ffn"]
 STACK_ORDER = ("fusion", "vision", "encoder", "text", "decoder")  # the first that a model has is its main stack
 VERBS = ("add", "rewrite", "middle", "remember", "insert", "replace", "observe")
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttentionNames:
-    """Names of the parts of one attention, relative to its block; `head_width` and `scaling` are attributes of `module`."""
-
-    module: str  # the module that turns states into attended states
-    q: str
-    k: str
-    v: str
-    out: str
-    norm: str | None  # normalisation before the branch; None in post-norm blocks
-    fused: str | None = None  # one Linear for q, k and v in this order; q, k, v then name the thirds
-    after: str | None = None  # post-norm blocks: the normalisation after the residual sum
-    head_width: str = "head_dim"
-    scaling: str | None = "scaling"  # factor of q k^T; None: head_width ** -0.5
-    q_norm: str | None = None  # normalisation of each head's queries and keys
-    k_norm: str | None = None
-    layer_scale: str | None = None  # the module that damps the branch before the residual sum
-
-
-@dataclass(frozen=True, kw_only=True)
-class FfnNames:
-    """Names of the parts of one feed-forward branch, relative to its block; alternatives in order of preference."""
-
-    up: str
-    down: str
-    norm: str | None
-    gate: str | None = None
-    after: str | None = None
-    layer_scale: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stack:
-    """One column of equal blocks: where it sits and the facts in which families differ.
-
-    `prefix` counts the class-like tokens in front of the sequence (an attribute path on the owner, or a number);
-    inserted tokens go behind them. `readout` says how one vector a sample is read from the owner's output: "first" token,
-    "last" token that is no padding, "mean" over tokens that are none, or the owner's "pooled" output. `own_attention` names
-    the class that computes attention from the block's Linears, for families that offer no public seam inside theirs.
-    """
-
-    name: Literal["vision", "text", "encoder", "decoder", "fusion"]
-    owners: tuple[str, ...]  # config.model_type, or package.Class for models without a Hugging Face config
-    blocks: str  # the list of blocks, relative to the owner
-    attention: AttentionNames
-    ffn: tuple[FfnNames, ...]
-    cross: AttentionNames | None = None
-    prefix: int | tuple[str, ...] = 0  # a number, or attributes of the owner to try, in order
-    extra_prefix: int = 0
-    causal: bool = False
-    readout: Literal["first", "last", "mean", "pooled"] = "first"
-    modality: Literal["vision", "text", "both"] = "vision"  # both: the text stands in front
-    visual_prefix: int = 0  # of both: class-like tokens between text and patches
-    patches: str | None = None  # in the owner: gives the patch tokens [B, n, d] before positions are added
-    patches_norm: str | None = None  # in the owner: a norm behind the positions puts tokens on another scale
-    own_attention: type[nn.Module] | None = None
-    relative_bias: bool = False  # the first block computes a bias that the others receive
-    returns_tuple: bool = False  # a block returns (states, ...) and not the states alone
-    needs_zero: str | None = (
-        None  # an attribute of the owner; above 0 it sees only a part of its input, and cannot be adapted
-    )
-
-
-class Sizes(NamedTuple):
-    """Widths of one block: residual stream, attention (queries; keys and values), FFN and number of FFN matrices."""
-
-    width: int
-    inner: int
-    inner_kv: int
-    ffn: int
-    ffn_matrices: int
-    cross_inner: int = 0
-
-    def macs(self, tokens: int, context: int = 0) -> int:
-        """Multiply-adds of the block's Linears and attention products for `tokens` tokens of one sample.
-
-        `context` counts the encoder's states that cross-attention reads, where the block has one.
-        """
-        own = 2 * self.width * (self.inner + self.inner_kv) + self.ffn_matrices * self.width * self.ffn
-        cross = 2 * (tokens + context) * self.width * self.cross_inner + 2 * tokens * context * self.cross_inner
-        return tokens * own + 2 * tokens * tokens * self.inner + cross
-
-
-class Projection(NamedTuple):
-    """One projection of a block as a function of states [..., d], or some rows of a fused one; always the current weights.
-
-    What methods hooked onto the module does not act: its weights are used, wrapped or quantised as they may be.
-    """
-
-    linear: Any
-    rows: slice | None = None
-
-    def __call__(self, states: Tensor) -> Tensor:
-        """States [..., d] -> [..., out]."""
-        if self.rows is None:
-            return self.linear.forward(states)
-        if self.plain:
-            return nn.functional.linear(states, *self.weights())
-        return self.linear.forward(states)[..., self.rows]
-
-    @property
-    def plain(self) -> bool:
-        """Whether there is a matrix to read: neither wrapped nor quantised."""
-        return type(self.linear) is nn.Linear
-
-    def weights(self) -> tuple[Tensor, Tensor | None]:
-        """Matrix [out, in] and bias of a plain projection."""
-        rows = self.rows or slice(None)
-        weight, bias = self.linear.weight, self.linear.bias
-        return weight[rows], None if bias is None else bias[rows]
-
-
-class Block:
-    """One block of a model: its module, and its parts by role ("q", "k", "v", "out", "up", "gate", "down", "norm1", "norm2").
-
-    Parts are looked up at every use, because a method may have wrapped one of them since.
-    """
-
-    def __init__(self, stack: Stack, index: int, module: nn.Module, name: str, prefix: int):
-        self.stack, self.index, self.module, self.name, self.prefix = stack, index, module, name, prefix
-        self.key = f"{stack.name}.blocks.{index}"  # the block's name in saved adapters
-        self.ffn = next((f for f in stack.ffn if _has(module, f.up) and _has(module, f.down)), stack.ffn[0])
-
-    @property
-    def device(self) -> torch.device:
-        """Where the block's weights are."""
-        return next(self.module.parameters()).device
-
-    def path(self, role: str) -> str | None:
-        """Name of a part relative to the block, or None where this kind of block has no such part."""
-        attention, cross, ffn = self.stack.attention, self.stack.cross, self.ffn
-        roles = {
-            "attention": attention.module, "q": attention.q, "k": attention.k, "v": attention.v, "out": attention.out,
-            "qkv": attention.fused, "norm1": attention.norm or attention.after, "norm2": ffn.norm or ffn.after,
-            "up": ffn.up, "gate": ffn.gate, "down": ffn.down, "q_norm": attention.q_norm, "k_norm": attention.k_norm,
-            "layer_scale1": attention.layer_scale, "layer_scale2": ffn.layer_scale,
-        }  # fmt: skip
-        if cross is not None:
-            roles |= {"cross.q": cross.q, "cross.k": cross.k, "cross.v": cross.v, "cross.out": cross.out}
-            roles |= {"cross.norm": cross.norm or cross.after}
-        if role not in roles:
-            raise KeyError(f"no part {role!r}: a block of the {self.stack.name} stack has {', '.join(roles)}")
-        return roles[role]
-
-    def part(self, role: str) -> Any:
-        """The module that plays `role` now."""
-        path = self.path(role)
-        if path is None or not _has(self.module, path):
-            fused = role in ("q", "k", "v") and self.stack.attention.fused
-            advice = f"; it is a third of {fused}: call split() first" if fused else ""
-            raise KeyError(f"{self.name} ({type(self.module).__name__}) has no part {role!r}{advice}")
-        return _get(self.module, path)
-
-    def roles(self) -> dict[str, str]:
-        """role -> full module name, for every Linear and norm the block really has."""
-        fused = self.stack.attention.fused is not None and not _has(self.module, self.stack.attention.q)
-        names = ["qkv"] if fused else ["q", "k", "v"]
-        names += ["out", "gate", "up", "down", "norm1", "norm2"]
-        names += ["cross.q", "cross.k", "cross.v", "cross.out", "cross.norm"] if self.stack.cross else []
-        paths = {role: self.path(role) for role in names}
-        return {role: f"{self.name}.{path}" for role, path in paths.items() if path and _has(self.module, path)}
-
-    @cached_property
-    def sizes(self) -> Sizes:
-        """Widths, read from the weights' shapes."""
-        weights = {r: self.part(r).weight for r in ("out", "up", "down")}
-        width, inner = weights["out"].shape
-        fused = self.stack.attention.fused is not None and "qkv" in self.roles()
-        inner_kv = inner if fused else self.part("k").weight.shape[0]
-        cross = self.part("cross.out").weight.shape[1] if self.stack.cross else 0
-        return Sizes(width, inner, inner_kv, weights["down"].shape[1], 2 + (self.ffn.gate is not None), cross)
-
-    @property
-    def head_width(self) -> int:
-        """Width of one attention head."""
-        return int(getattr(self.part("attention"), self.stack.attention.head_width))
-
-    @property
-    def scaling(self) -> float:
-        """The factor of q k^T in attention."""
-        name = self.stack.attention.scaling
-        return self.head_width**-0.5 if name is None else float(getattr(self.part("attention"), name))
-
-    def active(self, role: str) -> nn.Module | None:
-        """The module that plays an optional role ("layer_scale1", "q_norm", ...), or None where none does or it does nothing."""
-        path = self.path(role)
-        module = _get(self.module, path) if path and _has(self.module, path) else None
-        return None if isinstance(module, nn.Identity) else module
-
-    def projection(self, role: str, *, bare: bool = False) -> Projection:
-        """The projection "q", "k", "v" or "out" of the block's self-attention as a function.
-
-        With `bare` it is the pre-trained one inside what peft wrapped around it.
-        """
-        path, rows = self.path(role), None
-        if not _has(self.module, path or "") and role in ("q", "k", "v"):
-            path, third = self.stack.attention.fused, self.sizes.inner
-            rows = slice("qkv".index(role) * third, ("qkv".index(role) + 1) * third)
-        linear: Any = _get(self.module, path or "")
-        while bare and hasattr(linear, "base_layer"):
-            linear = linear.base_layer
-        return Projection(linear, rows)
-
-    def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values [..., p, inner_kv] of tokens [..., p, d] as this block's self-attention would compute them.
-
-        Pre-norm blocks normalise first: W_k LN(P) + b_k, W_v LN(P) + b_v. Nothing is computed for queries.
-        """
-        norm = self.stack.attention.norm
-        states = _get(self.module, norm).forward(tokens) if norm else tokens
-        return self.projection("k")(states), self.projection("v")(states)
 
 
 class Anatomy:
@@ -303,9 +90,9 @@ class Anatomy:
         """The module whose output is the patch tokens [B, n, d] of a stack before positions, or None where there is none."""
         names, owner = self.blocks(stack)[0].stack, self.owner(stack)
         norm = names.patches_norm
-        if names.patches is None or (norm and _has(owner, norm) and not isinstance(_get(owner, norm), nn.Identity)):
+        if names.patches is None or (norm and has(owner, norm) and not isinstance(get(owner, norm), nn.Identity)):
             return None
-        return _get(owner, names.patches)
+        return get(owner, names.patches)
 
     def keys(self) -> dict[str, str]:
         """module name -> our name for it, `vision.blocks.3.q`, for every part that has a role."""
@@ -354,7 +141,7 @@ class Anatomy:
             first = place.norm
         if not damped and place.layer_scale is not None:
             last = place.layer_scale
-        self._do(seams.Added(_get(block.module, first), _get(block.module, last), part))
+        self._do(seams.Added(get(block.module, first), get(block.module, last), part))
 
     def rewrite(self, block: Block, role: str, module: nn.Module) -> None:
         """The Linear that plays `role` is replaced by `module` (which may hold and call the old one).
@@ -370,8 +157,8 @@ class Anatomy:
     def split(self, block: Block) -> None:
         """A fused qkv Linear becomes three Linears over views of the same weights, so that thirds can be rewritten."""
         fused = block.stack.attention.fused
-        if fused is not None and not _has(block.module, block.stack.attention.q):
-            self._do(seams.Swapped(self.model, f"{block.name}.{fused}", seams.SplitLinear(_get(block.module, fused))))
+        if fused is not None and not has(block.module, block.stack.attention.q):
+            self._do(seams.Swapped(self.model, f"{block.name}.{fused}", seams.SplitLinear(get(block.module, fused))))
 
     def fuse(self) -> None:
         """What `split` made three of becomes one Linear again, where all three are plain Linears by now."""
@@ -386,18 +173,18 @@ class Anatomy:
         """
         if at not in typing.get_args(Place):
             raise KeyError(f"no place {at!r}: there are {', '.join(typing.get_args(Place))}")
-        norm = None if block.ffn.norm is None else _get(block.module, block.ffn.norm)
+        norm = None if block.ffn.norm is None else get(block.module, block.ffn.norm)
         if at in ("start", "end"):
             self._do((stream.Start if at == "start" else stream.End)(block.module, part))
         elif at == "ffn":
-            readers = [norm] if norm else [_get(block.module, n) for n in (block.ffn.gate, block.ffn.up) if n]
+            readers = [norm] if norm else [get(block.module, n) for n in (block.ffn.gate, block.ffn.up) if n]
             self._do(stream.FfnReads(readers, part, behind=norm is not None))
         elif norm is not None:
             self._do(stream.MiddlePreNorm(block.module, norm, part))
         else:
             last = block.stack.cross or block.stack.attention
             assert last.after is not None, "a post-norm block names the normalisation after its attention"
-            self._do(stream.MiddlePostNorm(_get(block.module, last.after), part))
+            self._do(stream.MiddlePostNorm(get(block.module, last.after), part))
 
     def remember(self, block: Block, part: Part) -> None:
         """Self-attention of the block also attends to part(batch) = keys, values, each [1 or B, p, inner_kv], for every query.
@@ -499,17 +286,15 @@ def read(model: nn.Module) -> Anatomy:
     Raises:
         TypeError: no family knows the model, or a part that the family names is missing (the message names it).
     """
-    from gossamer.families import FAMILIES
-
     stacks: dict[str, list[Block]] = {}
     owners: dict[str, str] = {}
     missing: list[str] = []
     for name, module in model.named_modules():
         kinds = set(_kinds(module))
         for stack in FAMILIES:
-            if kinds.isdisjoint(stack.owners) or not _has(module, stack.blocks):
+            if kinds.isdisjoint(stack.owners) or not has(module, stack.blocks):
                 continue
-            found = _get(module, stack.blocks)
+            found = get(module, stack.blocks)
             if not isinstance(found, nn.ModuleList | nn.Sequential) or len(found) == 0:
                 continue
             if any(blocks[0].module is found[0] for blocks in stacks.values()):
@@ -532,8 +317,6 @@ def read(model: nn.Module) -> Anatomy:
 
 
 def _unknown(model: nn.Module, missing: list[str]) -> str:
-    from gossamer.families import FAMILIES
-
     if missing:
         return f"{type(model).__name__} looks like a known family, but {'; '.join(missing)}"
     known = sorted({owner for stack in FAMILIES for owner in stack.owners})
@@ -559,9 +342,9 @@ def _missing_part(block: nn.Module, stack: Stack) -> str | None:
     attention = stack.attention
     linears = [attention.fused] if attention.fused else [attention.q, attention.k, attention.v]
     for path in [attention.module, *linears, attention.out, attention.norm, attention.after]:
-        if path is not None and not _has(block, path):
+        if path is not None and not has(block, path):
             return f"has no {path}"
-    if not any(_has(block, f.up) and _has(block, f.down) for f in stack.ffn):
+    if not any(has(block, f.up) and has(block, f.down) for f in stack.ffn):
         return f"has no {' or '.join(f.up for f in stack.ffn)}"
     return None
 
@@ -580,16 +363,3 @@ def _attribute(owner: Any, path: str) -> Any:
     for name in path.split("."):
         owner = getattr(owner, name, None)
     return owner
-
-
-def _has(module: nn.Module, path: str) -> bool:
-    found: Any = module
-    for name in path.split("."):
-        found = getattr(found, name, None)
-        if not isinstance(found, nn.Module):
-            return False
-    return True
-
-
-def _get(module: nn.Module, path: str) -> Any:
-    return module.get_submodule(path)

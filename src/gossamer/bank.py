@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from gossamer import anatomy as anatomy_module
-from gossamer.anatomy import Anatomy, Block
+from gossamer.anatomy import Anatomy
+from gossamer.block import Block
 
 
 class Bank:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-    from gossamer.anatomy import Anatomy, Block
+    from gossamer.anatomy import Anatomy
+    from gossamer.block import Block
 
 
 def describe(model: nn.Module) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from transformers import AttentionInterface
 
 if TYPE_CHECKING:
-    from gossamer.anatomy import Block
+    from gossamer.block import Block
 
 NAMES = {"sdpa": "gossamer_sdpa", "eager": "gossamer_eager"}
 

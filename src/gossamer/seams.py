@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from gossamer import memory
 
 if TYPE_CHECKING:
-    from gossamer.anatomy import Block
+    from gossamer.block import Block
 
 
 class Part(nn.Module):

@@ -1,6 +1,6 @@
 """BERT and RoBERTa: post-norm, the class token first."""
 
-from gossamer.anatomy import AttentionNames, FfnNames, Stack
+from gossamer.stack import AttentionNames, FfnNames, Stack
 
 STACKS = (
     Stack(

@@ -5,8 +5,8 @@ timm's attention has no public seam, so it is built from the Linears.
 
 from torch import Tensor, nn
 
-from gossamer.anatomy import AttentionNames, FfnNames, Stack
 from gossamer.memory import OwnAttention
+from gossamer.stack import AttentionNames, FfnNames, Stack
 
 
 class TimmAttention(OwnAttention):

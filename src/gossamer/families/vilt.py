@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gossamer.anatomy import AttentionNames, FfnNames, Stack
 from gossamer.memory import OwnAttention
+from gossamer.stack import AttentionNames, FfnNames, Stack
 
 
 class ViltAttention(OwnAttention):

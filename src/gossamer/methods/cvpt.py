@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gossamer.anatomy import Anatomy, Block, Projection
+from gossamer.anatomy import Anatomy
+from gossamer.block import Block, Projection
 from gossamer.methods.base import Method, grow
 from gossamer.methods.vpt import patch_area, prompt_range
 from gossamer.seams import Part

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gossamer.anatomy import Anatomy, Block
+from gossamer.anatomy import Anatomy
+from gossamer.block import Block
 from gossamer.methods.base import Method, grow
 from gossamer.seams import Part
 

@@ -1,0 +1,176 @@
+"""One block of a model, with its parts by role, as its family describes them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.stack import Stack
+
+
+class Sizes(NamedTuple):
+    """Widths of one block: residual stream, attention (queries; keys and values), FFN and number of FFN matrices."""
+
+    width: int
+    inner: int
+    inner_kv: int
+    ffn: int
+    ffn_matrices: int
+    cross_inner: int = 0
+
+    def macs(self, tokens: int, context: int = 0) -> int:
+        """Multiply-adds of the block's Linears and attention products for `tokens` tokens of one sample.
+
+        `context` counts the encoder's states that cross-attention reads, where the block has one.
+        """
+        own = 2 * self.width * (self.inner + self.inner_kv) + self.ffn_matrices * self.width * self.ffn
+        cross = 2 * (tokens + context) * self.width * self.cross_inner + 2 * tokens * context * self.cross_inner
+        return tokens * own + 2 * tokens * tokens * self.inner + cross
+
+
+class Projection(NamedTuple):
+    """One projection of a block as a function of states [..., d], or some rows of a fused one; always the current weights.
+
+    What methods hooked onto the module does not act: its weights are used, wrapped or quantised as they may be.
+    """
+
+    linear: Any
+    rows: slice | None = None
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """States [..., d] -> [..., out]."""
+        if self.rows is None:
+            return self.linear.forward(states)
+        if self.plain:
+            return nn.functional.linear(states, *self.weights())
+        return self.linear.forward(states)[..., self.rows]
+
+    @property
+    def plain(self) -> bool:
+        """Whether there is a matrix to read: neither wrapped nor quantised."""
+        return type(self.linear) is nn.Linear
+
+    def weights(self) -> tuple[Tensor, Tensor | None]:
+        """Matrix [out, in] and bias of a plain projection."""
+        rows = self.rows or slice(None)
+        weight, bias = self.linear.weight, self.linear.bias
+        return weight[rows], None if bias is None else bias[rows]
+
+
+class Block:
+    """One block of a model: its module, and its parts by role ("q", "k", "v", "out", "up", "gate", "down", "norm1", "norm2").
+
+    Parts are looked up at every use, because a method may have wrapped one of them since.
+    """
+
+    def __init__(self, stack: Stack, index: int, module: nn.Module, name: str, prefix: int):
+        self.stack, self.index, self.module, self.name, self.prefix = stack, index, module, name, prefix
+        self.key = f"{stack.name}.blocks.{index}"  # the block's name in saved adapters
+        self.ffn = next((f for f in stack.ffn if has(module, f.up) and has(module, f.down)), stack.ffn[0])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the block's weights are."""
+        return next(self.module.parameters()).device
+
+    def path(self, role: str) -> str | None:
+        """Name of a part relative to the block, or None where this kind of block has no such part."""
+        attention, cross, ffn = self.stack.attention, self.stack.cross, self.ffn
+        roles = {
+            "attention": attention.module, "q": attention.q, "k": attention.k, "v": attention.v, "out": attention.out,
+            "qkv": attention.fused, "norm1": attention.norm or attention.after, "norm2": ffn.norm or ffn.after,
+            "up": ffn.up, "gate": ffn.gate, "down": ffn.down, "q_norm": attention.q_norm, "k_norm": attention.k_norm,
+            "layer_scale1": attention.layer_scale, "layer_scale2": ffn.layer_scale,
+        }  # fmt: skip
+        if cross is not None:
+            roles |= {"cross.q": cross.q, "cross.k": cross.k, "cross.v": cross.v, "cross.out": cross.out}
+            roles |= {"cross.norm": cross.norm or cross.after}
+        if role not in roles:
+            raise KeyError(f"no part {role!r}: a block of the {self.stack.name} stack has {', '.join(roles)}")
+        return roles[role]
+
+    def part(self, role: str) -> Any:
+        """The module that plays `role` now."""
+        path = self.path(role)
+        if path is None or not has(self.module, path):
+            fused = role in ("q", "k", "v") and self.stack.attention.fused
+            advice = f"; it is a third of {fused}: call split() first" if fused else ""
+            raise KeyError(f"{self.name} ({type(self.module).__name__}) has no part {role!r}{advice}")
+        return get(self.module, path)
+
+    def roles(self) -> dict[str, str]:
+        """role -> full module name, for every Linear and norm the block really has."""
+        fused = self.stack.attention.fused is not None and not has(self.module, self.stack.attention.q)
+        names = ["qkv"] if fused else ["q", "k", "v"]
+        names += ["out", "gate", "up", "down", "norm1", "norm2"]
+        names += ["cross.q", "cross.k", "cross.v", "cross.out", "cross.norm"] if self.stack.cross else []
+        paths = {role: self.path(role) for role in names}
+        return {role: f"{self.name}.{path}" for role, path in paths.items() if path and has(self.module, path)}
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        """Widths, read from the weights' shapes."""
+        weights = {r: self.part(r).weight for r in ("out", "up", "down")}
+        width, inner = weights["out"].shape
+        fused = self.stack.attention.fused is not None and "qkv" in self.roles()
+        inner_kv = inner if fused else self.part("k").weight.shape[0]
+        cross = self.part("cross.out").weight.shape[1] if self.stack.cross else 0
+        return Sizes(width, inner, inner_kv, weights["down"].shape[1], 2 + (self.ffn.gate is not None), cross)
+
+    @property
+    def head_width(self) -> int:
+        """Width of one attention head."""
+        return int(getattr(self.part("attention"), self.stack.attention.head_width))
+
+    @property
+    def scaling(self) -> float:
+        """The factor of q k^T in attention."""
+        name = self.stack.attention.scaling
+        return self.head_width**-0.5 if name is None else float(getattr(self.part("attention"), name))
+
+    def active(self, role: str) -> nn.Module | None:
+        """The module that plays an optional role ("layer_scale1", "q_norm", ...), or None where none does or it does nothing."""
+        path = self.path(role)
+        module = get(self.module, path) if path and has(self.module, path) else None
+        return None if isinstance(module, nn.Identity) else module
+
+    def projection(self, role: str, *, bare: bool = False) -> Projection:
+        """The projection "q", "k", "v" or "out" of the block's self-attention as a function.
+
+        With `bare` it is the pre-trained one inside what peft wrapped around it.
+        """
+        path, rows = self.path(role), None
+        if not has(self.module, path or "") and role in ("q", "k", "v"):
+            path, third = self.stack.attention.fused, self.sizes.inner
+            rows = slice("qkv".index(role) * third, ("qkv".index(role) + 1) * third)
+        linear: Any = get(self.module, path or "")
+        while bare and hasattr(linear, "base_layer"):
+            linear = linear.base_layer
+        return Projection(linear, rows)
+
+    def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [..., p, inner_kv] of tokens [..., p, d] as this block's self-attention would compute them.
+
+        Pre-norm blocks normalise first: W_k LN(P) + b_k, W_v LN(P) + b_v. Nothing is computed for queries.
+        """
+        norm = self.stack.attention.norm
+        states = get(self.module, norm).forward(tokens) if norm else tokens
+        return self.projection("k")(states), self.projection("v")(states)
+
+
+def has(module: nn.Module, path: str) -> bool:
+    """Whether a module has a module at a dotted path."""
+    found: Any = module
+    for name in path.split("."):
+        found = getattr(found, name, None)
+        if not isinstance(found, nn.Module):
+            return False
+    return True
+
+
+def get(module: nn.Module, path: str) -> Any:
+    """The module at a dotted path."""
+    return module.get_submodule(path)

@@ -1,0 +1,71 @@
+"""How a family describes its blocks: names of parts, and the facts in which families differ. Nothing of what is done to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionNames:
+    """Names of the parts of one attention, relative to its block; `head_width` and `scaling` are attributes of `module`."""
+
+    module: str  # the module that turns states into attended states
+    q: str
+    k: str
+    v: str
+    out: str
+    norm: str | None  # normalisation before the branch; None in post-norm blocks
+    fused: str | None = None  # one Linear for q, k and v in this order; q, k, v then name the thirds
+    after: str | None = None  # post-norm blocks: the normalisation after the residual sum
+    head_width: str = "head_dim"
+    scaling: str | None = "scaling"  # factor of q k^T; None: head_width ** -0.5
+    q_norm: str | None = None  # normalisation of each head's queries and keys
+    k_norm: str | None = None
+    layer_scale: str | None = None  # the module that damps the branch before the residual sum
+
+
+@dataclass(frozen=True, kw_only=True)
+class FfnNames:
+    """Names of the parts of one feed-forward branch, relative to its block; alternatives in order of preference."""
+
+    up: str
+    down: str
+    norm: str | None
+    gate: str | None = None
+    after: str | None = None
+    layer_scale: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """One column of equal blocks: where it sits and the facts in which families differ.
+
+    `prefix` counts the class-like tokens in front of the sequence (an attribute path on the owner, or a number);
+    inserted tokens go behind them. `readout` says how one vector a sample is read from the owner's output: "first" token,
+    "last" token that is no padding, "mean" over tokens that are none, or the owner's "pooled" output. `own_attention` names
+    the class that computes attention from the block's Linears, for families that offer no public seam inside theirs.
+    """
+
+    name: Literal["vision", "text", "encoder", "decoder", "fusion"]
+    owners: tuple[str, ...]  # config.model_type, or package.Class for models without a Hugging Face config
+    blocks: str  # the list of blocks, relative to the owner
+    attention: AttentionNames
+    ffn: tuple[FfnNames, ...]
+    cross: AttentionNames | None = None
+    prefix: int | tuple[str, ...] = 0  # a number, or attributes of the owner to try, in order
+    extra_prefix: int = 0
+    causal: bool = False
+    readout: Literal["first", "last", "mean", "pooled"] = "first"
+    modality: Literal["vision", "text", "both"] = "vision"  # both: the text stands in front
+    visual_prefix: int = 0  # of both: class-like tokens between text and patches
+    patches: str | None = None  # in the owner: gives the patch tokens [B, n, d] before positions are added
+    patches_norm: str | None = None  # in the owner: a norm behind the positions puts tokens on another scale
+    own_attention: type[nn.Module] | None = None
+    relative_bias: bool = False  # the first block computes a bias that the others receive
+    returns_tuple: bool = False  # a block returns (states, ...) and not the states alone
+    needs_zero: str | None = (
+        None  # an attribute of the owner; above 0 it sees only a part of its input, and cannot be adapted
+    )
