@@ -20,55 +20,64 @@ class Measured:
     """Time and memory of one of several runs that took turns.
 
     Attributes:
-        times: seconds of each repetition.
+        times: seconds of each repetition on the clock.
+        processor: seconds of each repetition on the processor, all threads together. On a machine that does other work these tell
+            runs apart when the clock does not; for work on a GPU they mean nothing.
         peak_bytes: most bytes of tensors alive at once that one call made, beyond those that were there before it.
     """
 
     times: tuple[float, ...]
+    processor: tuple[float, ...]
     peak_bytes: int
 
     @property
     def seconds(self) -> float:
-        """Median time."""
+        """Median time on the clock."""
         return statistics.median(self.times)
 
     @property
     def fastest(self) -> float:
-        """Least time: the one that other work on the machine disturbed least."""
+        """Least time on the clock: the one that other work on the machine disturbed least."""
         return min(self.times)
 
     def ratio(self, other: Measured) -> float:
-        """Median, over repetitions, of this time against the other's in the same repetition."""
+        """Median, over repetitions, of this time on the clock against the other's in the same repetition."""
         return statistics.median(t / o for t, o in zip(self.times, other.times, strict=True))
 
+    def processor_ratio(self, other: Measured) -> float:
+        """The same for time on the processor."""
+        return statistics.median(t / o for t, o in zip(self.processor, other.processor, strict=True))
 
-def measure(runs: Mapping[str, Callable[[], Any]], *, repeats: int = 7, warmup: int = 1) -> dict[str, Measured]:
+
+def measure(runs: Mapping[str, Callable[[], Any]], *, repeats: int = 7) -> dict[str, Measured]:
     """Time and peak memory of each run, under its name.
 
     The runs take turns: every repetition calls each of them once, so that whatever else the machine does meets all of them, and
-    ratios within one repetition are fair. Memory is counted in one more call.
+    ratios within one repetition are fair. Before the first, each is called once for its memory, which also warms it up.
 
     Args:
-        runs: name -> what to call without arguments, such as `lambda: model(**inputs)`; the bare backbone first, say.
-        repeats: repetitions that count.
-        warmup: repetitions before them that do not.
+        runs: name -> what to call without arguments, such as `lambda: model(**inputs)`.
+        repeats: repetitions.
 
     Raises:
         ValueError: nothing to run, or no repetition.
     """
-    if not runs or repeats < 1 or warmup < 0:
+    if not runs or repeats < 1:
         raise ValueError(
-            f"needs a run, repeats of 1 or more and warmup of 0 or more, got {len(runs)}, {repeats}, {warmup}"
+            f"measure needs something to run and repeats of 1 or more, got {len(runs)} runs, repeats={repeats}"
         )
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for repetition in range(warmup + repeats):
+    peaks = {name: peak_bytes(run) for name, run in runs.items()}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    for _ in range(repeats):
         for name, run in runs.items():
-            start = time.perf_counter()
+            clock, processor = time.perf_counter(), time.process_time()
             run()
             _finish()
-            if repetition >= warmup:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: Measured(times=tuple(times), peak_bytes=peak_bytes(runs[name])) for name, times in seconds.items()}
+            times[name].append((time.perf_counter() - clock, time.process_time() - processor))
+    return {
+        name: Measured(times=tuple(t[0] for t in taken), processor=tuple(t[1] for t in taken), peak_bytes=peaks[name])
+        for name, taken in times.items()
+    }
 
 
 def peak_bytes(run: Callable[[], Any]) -> int:
