@@ -165,7 +165,7 @@ def test_a_model_that_looks_at_values_is_counted_with_its_weights_only() -> None
         ({"tokens": 7}, "ViTForImageClassification reads no text, so tokens=7 means nothing"),
         ({"image_size": "224"}, "image_size='224' is neither pixels a side nor"),
         ({"image_size": (16, 16, 3)}, "neither pixels a side nor"),
-        ({"batch": 0}, "batch must be at least 1, got 0"),
+        ({"batch": 0}, "batch must be a whole number from 1, got 0"),
     ],
 )
 def test_sizes_an_image_model_cannot_read(sizes: dict[str, Any], message: str) -> None:

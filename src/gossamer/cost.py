@@ -170,8 +170,8 @@ def cost(
     """
     from gossamer.adapted import Adapted
 
-    if batch < 1:
-        raise ValueError(f"batch must be at least 1, got {batch}")
+    if not isinstance(batch, int) or batch < 1:
+        raise ValueError(f"batch must be a whole number from 1, got {batch!r}")
     backbone = model.backbone if isinstance(model, Adapted) else model
     sample = Sample.of(backbone, image_size, tokens)  # type: ignore[arg-type]
     with torch.random.fork_rng(devices=[]):
