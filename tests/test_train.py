@@ -327,3 +327,14 @@ def test_schedules_rise_and_fall_where_they_say(kind: str, peak: float, first: f
     assert max(shares) == pytest.approx(1.0)
     assert abs(shares.index(max(shares)) - peak * steps) <= 1
     assert shares[-1] == pytest.approx(last, abs=0.02)
+
+
+def test_a_method_that_learns_from_the_data_does_so_before_training(tmp_path: Path) -> None:
+    run = squares.run(tmp_path / "spt", {"method": "spt", "prompts": 4, "images": 7, "seed": 3}, limit=61, epochs=1)
+    metrics = train(run)
+    assert "preparing spt on 49 images" in (tmp_path / "spt" / "train.log").read_text()
+    prepared = json.loads((tmp_path / "spt" / "prepared.json").read_text())["seconds"]
+    assert metrics["seconds"] > prepared > 0
+    same = gm.load(tmp_path / "spt" / "adapter")
+    assert gm.methods.spt.unharvested(same) == []
+    assert gm.evaluate.evaluate(same, gm.data.load(squares.images(), "test")).n == 120

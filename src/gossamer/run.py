@@ -82,7 +82,8 @@ class Training:
     Args:
         epochs: passes over the training images. 0: the head is solved (see warm_start) and nothing is tuned.
         batch: images in one step, on each device.
-        lr: largest learning rate of the methods. None: 1e-2 for vpt, 1e-4 for full, 1e-3 for the others.
+        lr: largest learning rate of the methods. None: the usual one of each, such as 1e-2 for vpt and
+            1e-3 for peft's.
         head_lr: largest learning rate of the head.
         weight_decay: AdamW's, on matrices.
         schedule: of the learning rates. one-cycle rises for the first 30 % of the steps and falls to nearly 0 (a cosine each);

@@ -17,6 +17,7 @@ METRICS = "metrics.json"  # written last: its presence says that the run has fin
 CHECKPOINTS = "checkpoints"
 MADE = (
     runs.RUN_FILE,
+    "prepared.json",
     "warm_start.json",
     "history.jsonl",
     "curves.png",

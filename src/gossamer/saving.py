@@ -167,8 +167,22 @@ def card(config: dict[str, Any]) -> str:
         lines += [
             f"- {name}: {value}" for name, value in metadata["results"].items() if not isinstance(value, dict | list)
         ]
+    lines += ["", "## Exports", ""] if metadata.get("exports") else []
+    lines += [f"- {name}: {_exported(found)}" for name, found in metadata.get("exports", {}).items()]
     settings = [f"- {k}: {v}" for m in config["methods"] for k, v in m.items() if k != "method" and v is not None]
     return "\n".join([*lines, "", "## Settings", "", *settings, ""])
+
+
+def _exported(found: dict[str, Any]) -> str:
+    """One exported file in words: how fast, how equal, and how accurate where it is not meant to be equal."""
+    time, accuracy = found["latency"], found.get("accuracy")
+    said = (
+        f"a batch of {time['batch']} in {time['exported']:.1f} ms, {time['torch']:.1f} ms in torch; logits differ by "
+        f"{found['difference']:.1g}"
+    )
+    if accuracy:
+        said += f"; {accuracy['split']} accuracy {accuracy['exported']:.2%}, as trained {accuracy['adapter']:.2%}"
+    return said
 
 
 def _methods(section: Any) -> list[methods.Method]:

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from transformers import Trainer, get_scheduler
 
 from gossamer.adapted import Adapted
+from gossamer.methods import METHODS, Method
 from gossamer.run import Training
-
-RATES = {"vpt": 1e-2, "full": 1e-4}  # usual learning rates; 1e-3 for the other methods
 
 
 class ClassifierTrainer(Trainer):
@@ -69,7 +68,8 @@ def groups(adapted: Adapted, chosen: Training) -> list[dict[str, Any]]:
     by_setting: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in adapted.trainable().items():
         owner = re.sub(r"_\d+$", "", name.partition(".")[0])  # the second vpt of a list is vpt_2
-        rate = chosen.head_lr if owner == "head" else chosen.lr if chosen.lr is not None else RATES.get(owner, 1e-3)
+        own = METHODS.get(owner, Method).learning_rate if chosen.lr is None else chosen.lr
+        rate = chosen.head_lr if owner == "head" else own
         decay = chosen.weight_decay if parameter.ndim > 1 and not name.endswith("bias") else 0.0
         by_setting.setdefault((rate, decay), []).append(parameter)
     return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in by_setting.items()]

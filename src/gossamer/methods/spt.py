@@ -135,6 +135,7 @@ class SPT(Method):
     stack: str | None = None
 
     name = "spt"
+    learning_rate = VPT.learning_rate
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
@@ -152,6 +153,11 @@ class SPT(Method):
     def attach(self, anatomy: Anatomy) -> Part:
         """Places VPT's prompts; their tree is VPT's, and `harvested`."""
         return SelfPrompts(self, self.vpt.attach(anatomy))
+
+    def prepare(self, adapted: Any, data: Any) -> None:
+        """Harvests the prompts, unless an earlier SPT of the same model has harvested for all of them."""
+        if unharvested(adapted):
+            harvest(adapted, data)
 
     def parameters(self, anatomy: Anatomy) -> int:
         """N p d for deep prompts, p d for shallow ones."""

@@ -65,6 +65,7 @@ class VPT(Method):
     stack: str | None = None
 
     name = "vpt"
+    learning_rate = 1e-2
 
     def __post_init__(self) -> None:
         if self.prompts < 0:
