@@ -27,8 +27,14 @@ def test_elpv_grades_are_of_the_same_images():
     assert grades.indices == defects.indices
     assert grades.counts() == (575, 112, 40, 273)
     assert tuple(int(grade >= 2) for grade in grades.labels) == defects.labels
-    with pytest.raises(ValueError, match="elpv has no task 'colour'; known: defect, grade"):
+    with pytest.raises(ValueError, match="elpv has no task 'colour'; known: defect, grade, type"):
         elpv("train", task="colour")
+
+
+def test_elpv_types_are_of_the_same_images():
+    types = data.load("elpv:type", "test")
+    assert types.indices == data.load("elpv", "test").indices
+    assert types.counts() == (399, 601)
 
 
 def test_the_stored_split_is_the_one_the_function_makes():
@@ -102,13 +108,14 @@ def test_fashion_mnist_says_what_to_install(fashion):
 
 
 def test_names_and_splits():
-    assert data.offline_names() == ("elpv", "elpv:grade", "digits", "fashion-mnist")
+    assert data.offline_names() == (
+        "elpv", "elpv:grade", "elpv:type", "digits", "fashion-mnist", "desk/fashion", "desk/digits", "desk/defects",
+        "desk/grades", "desk/cells", "desk/location", "desk/orientation", "desk/count",
+    )  # fmt: skip
     assert data.splits("digits") == ("train", "test")
     with pytest.raises(ValueError, match="digits has no split 'val'; it has: train, test"):
         data.load("digits", "val")
-    with pytest.raises(
-        ValueError, match="no set of images 'elpv:colour'; those that come with packages: elpv, elpv:grade"
-    ):
+    with pytest.raises(ValueError, match="no set of images 'elpv:colour'; those that need no hub: elpv, elpv:grade"):
         data.load("elpv:colour")
 
 

@@ -6,14 +6,17 @@ import os
 from pathlib import Path
 
 from gossamer.data import records
+from gossamer.data.desk import DESK
 from gossamer.data.folder import load_folder, split_folders
 from gossamer.data.images import ImageDataset
 from gossamer.data.offline import OFFLINE
 
+NAMED = {**OFFLINE, **DESK}
+
 
 def offline_names() -> tuple[str, ...]:
-    """Names of the sets that come with packages: elpv, elpv:grade, digits, fashion-mnist."""
-    return tuple(OFFLINE)
+    """Names of the sets that come with packages or are drawn, such as elpv, digits and desk/location."""
+    return tuple(NAMED)
 
 
 def load(
@@ -43,7 +46,7 @@ def load(
     else:
         if split not in splits(spec):
             raise ValueError(f"{spec} has no split {split!r}; it has: {', '.join(splits(spec))}")
-        dataset = OFFLINE[spec](split)
+        dataset = NAMED[spec](split)
     if split == "train":
         dataset.require_every_class()
     return dataset
@@ -63,7 +66,7 @@ def splits(spec: str | os.PathLike[str], subset: str | None = None) -> tuple[str
 
 def _kind(spec: str) -> str:
     """Which reader a set is for: "offline", "folder" or "records"."""
-    if spec in OFFLINE:
+    if spec in NAMED:
         return "offline"
     path = Path(spec).expanduser()
     if path.is_dir() and not records.is_records(path):
@@ -72,6 +75,6 @@ def _kind(spec: str) -> str:
         raise ValueError(f"{path} is a file, but neither .parquet nor .arrow")
     if not path.exists() and (spec.startswith((".", "/", "~")) or spec.count("/") > 1):
         raise ValueError(f"no such file or folder: {path}")
-    if not path.exists() and ":" in spec:
-        raise ValueError(f"no set of images {spec!r}; those that come with packages: {', '.join(OFFLINE)}")
+    if not path.exists() and (":" in spec or spec.split("/")[0] in {name.split("/")[0] for name in NAMED}):
+        raise ValueError(f"no set of images {spec!r}; those that need no hub: {', '.join(NAMED)}")
     return "records"
