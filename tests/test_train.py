@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -15,6 +16,8 @@ import torch
 
 import gossamer as gm
 from gossamer import zoo
+from gossamer.data import Preprocessing
+from gossamer.prepared import Augmented, Prepared
 from gossamer.run import Training, read
 from gossamer.train import train
 from gossamer.trainer import groups, schedule
@@ -338,3 +341,29 @@ def test_a_method_that_learns_from_the_data_does_so_before_training(tmp_path: Pa
     same = gm.load(tmp_path / "spt" / "adapter")
     assert gm.methods.spt.unharvested(same) == []
     assert gm.evaluate.evaluate(same, gm.data.load(squares.images(), "test")).n == 120
+
+
+def test_augmented_images_are_for_tuning_only_and_a_seed_fixes_them(tmp_path: Path) -> None:
+    flips: list[Any] = ["horizontal-flip", "vertical-flip", "random-crop"]
+    runs = [squares.run(tmp_path / name, limit=40, epochs=2) for name in "ab"]
+    plain = train(runs[0])
+    runs = [dataclasses.replace(r, images=dataclasses.replace(r.images, augment=flips)) for r in runs]
+    first, second = train(runs[0], overwrite=True), train(runs[1])
+    assert numbers(first) == numbers(second)
+    assert first["warm_start"]["l2"] == plain["warm_start"]["l2"]
+    assert first["train_loss"] != plain["train_loss"]
+
+
+def test_each_augmentation_does_what_its_name_says() -> None:
+    images = Prepared(gm.data.load(squares.images(), "train"), Preprocessing(size=squares.SIZE))
+    flipped, upside = (Augmented(images, [name]) for name in ("horizontal-flip", "vertical-flip"))
+    for some, axis in ((flipped, 2), (upside, 1)):
+        pixels: Any = images[7]["pixel_values"]
+        drawn: list[Any] = [some[7]["pixel_values"] for _ in range(30)]
+        assert {torch.equal(d, pixels) for d in drawn} == {True, False}
+        assert all(torch.equal(d, pixels) or torch.equal(d, pixels.flip(axis)) for d in drawn)
+    crop = Augmented(images, ["random-crop"])
+    assert crop[7]["pixel_values"].shape == (3, squares.SIZE, squares.SIZE)  # type: ignore[union-attr]
+    assert not torch.equal(crop[7]["pixel_values"], crop[7]["pixel_values"])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"may name random-crop, .*; got mixup"):
+        Augmented(images, ["mixup"])

@@ -41,12 +41,14 @@ class Images:
             published.
         mean: of red, green and blue, subtracted. None: as published.
         std: of red, green and blue, divided by. None: as published.
+        augment: random changes of training images, of random-crop, horizontal-flip and vertical-flip.
     """
 
     size: int | None = None
     resize: Literal["shorter-side", "direct"] | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    augment: list[Literal["random-crop", "horizontal-flip", "vertical-flip"]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

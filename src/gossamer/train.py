@@ -21,7 +21,7 @@ from gossamer import run as runs
 from gossamer.adapted import Adapted, adapt
 from gossamer.data import Preprocessing
 from gossamer.evaluate import Scores, classify, outputs, score, table
-from gossamer.prepared import Prepared
+from gossamer.prepared import Augmented, Prepared
 from gossamer.progress import Bar, Journal, epochs
 from gossamer.run import Run
 from gossamer.runfolder import CHECKPOINTS, METRICS, RunFolder
@@ -197,7 +197,7 @@ def _tune(
         adapted,
         arguments,
         chosen=run.training,
-        train_dataset=images["train"],
+        train_dataset=Augmented(images["train"], run.images.augment) if run.images.augment else images["train"],
         eval_dataset=images.get("val"),
         data_collator=torch.utils.data.default_collate,
         compute_metrics=lambda p: _validation(torch.as_tensor(p.predictions), torch.as_tensor(p.label_ids), classes),
