@@ -56,19 +56,23 @@ class Data:
     """Labelled images.
 
     Args:
-        name: an offline set such as elpv or digits, a folder of images (class/image.jpg, or train/class/image.jpg), a parquet or
-            arrow file or folder, or a data set of the hub.
+        name: a set with a name such as elpv, desk/location, vtab/dtd or fgvc/cub, a folder of images (class/image.jpg, or
+            train/class/image.jpg), a parquet or arrow file or folder, or a data set of the hub.
+        path: folder of the files of a published benchmark such as vtab/dtd. None: $GOSSAMER_DATA/vtab-1k and the like.
         image: the column of images, for parquet, arrow and hub. None: found by its type.
         label: the column of labels, likewise.
         subset: the configuration of a data set of the hub.
+        train: train on the images for training, or on these and those for validation together (trainval), once settings are chosen.
         validation: part of the training images held out for validation where the set has no validation split. 0: none.
         limit: train on this many images only, drawn so that every class keeps its share. None: all.
     """
 
     name: str
+    path: str | None = None
     image: str | None = None
     label: str | None = None
     subset: str | None = None
+    train: Literal["train", "trainval"] = "train"
     validation: float = 0.2
     limit: int | None = None
 

@@ -39,5 +39,7 @@ def test_fashion_is_a_fixed_even_part_of_the_whole(tmp_path, monkeypatch) -> Non
 
 
 def test_an_unknown_task_is_refused_with_the_known_names() -> None:
-    with pytest.raises(ValueError, match=r"no set of images 'desk/colour'; those that need no hub: .*desk/location"):
+    with pytest.raises(
+        ValueError, match=r"no set of images 'desk/colour'; there are: desk/fashion, desk/digits, .*, desk/count$"
+    ):
         data.load("desk/colour")

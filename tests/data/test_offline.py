@@ -115,18 +115,19 @@ def test_names_and_splits():
     assert data.splits("digits") == ("train", "test")
     with pytest.raises(ValueError, match="digits has no split 'val'; it has: train, test"):
         data.load("digits", "val")
-    with pytest.raises(ValueError, match="no set of images 'elpv:colour'; those that need no hub: elpv, elpv:grade"):
+    with pytest.raises(ValueError, match=r"no set of images 'elpv:colour'; there are: elpv:grade, elpv:type$"):
         data.load("elpv:colour")
 
 
 def test_easy_vqa():
     train, test = easy_vqa("train"), easy_vqa("test")
     assert (len(train), len(test)) == (38575, 9673)
-    assert len(train.answers) == 13
+    assert len(train.classes) == 13
     item = train[0]
-    assert (item["question"], item["answer"]) == ("what is the blue shape?", "rectangle")
-    assert train.answers[item["label"]] == "rectangle"
-    assert item["image"].size == (64, 64)
-    assert train.describe(0).startswith("'what is the blue shape?' about ")
+    assert (item["text"], item["references"]) == ("what is the blue shape?", ("rectangle",))
+    assert train.classes[item["label"]] == "rectangle"
+    assert [image.size for image in item["images"]] == [(64, 64)]
+    assert "record 0 of" in train.describe(0)
+    assert train.describe(0).endswith("train/questions.json")
     with pytest.raises(ValueError, match="easy-vqa has no split 'val'; it has: train, test"):
         easy_vqa("val")
