@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import TrainingArguments
 
 import gossamer as gm
 from gossamer import zoo
@@ -20,7 +21,7 @@ from gossamer.data import Preprocessing
 from gossamer.prepared import Augmented, Prepared
 from gossamer.run import Training, read
 from gossamer.train import train
-from gossamer.trainer import groups, schedule
+from gossamer.trainer import ClassifierTrainer, groups, schedule
 
 from . import squares
 
@@ -304,6 +305,16 @@ def test_rates_belong_to_methods_and_head_and_biases_do_not_decay() -> None:
     of_adapter = {name: value for name, value in found.items() if name.startswith("adapter.")}
     assert {value for name, value in of_adapter.items() if name.endswith("weight")} == {(1e-3, 0.1)}
     assert {value for name, value in of_adapter.items() if name.endswith("bias")} == {(1e-3, 0.0)}
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)])
+def test_the_run_names_the_optimizer(tmp_path: Path, name: str, kind: type) -> None:
+    chosen = Training(optimizer=name, lr=0.3, weight_decay=0.1)  # type: ignore[arg-type]
+    trainer = ClassifierTrainer(adapted(gm.VPT(prompts=2)), TrainingArguments(str(tmp_path)), chosen=chosen)
+    made = trainer.create_optimizer()
+    assert type(made) is kind
+    assert {group["lr"] for group in made.param_groups} == {0.3, 1e-3}
+    assert made.defaults.get("momentum", 0.9) == 0.9
 
 
 def test_one_rate_for_all_methods_where_it_is_given() -> None:

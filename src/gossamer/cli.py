@@ -15,6 +15,7 @@ COMMANDS = {
     "train": ("gossamer.train", "adapt a model to labelled images"),
     "evaluate": ("gossamer.evaluate", "score a trained adapter on labelled images"),
     "predict": ("gossamer.predict", "labels and probabilities for image files"),
+    "protocol": ("gossamer.protocols", "write the run files of a published protocol on VTAB-1k or FGVC"),
     "export": ("gossamer.export", "write a trained classifier as one file: ONNX or torch.export"),
 }
 """Name -> module with a function `command(arguments)`, and one line of help."""

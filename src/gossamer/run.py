@@ -83,7 +83,7 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How the methods and the head are trained: AdamW, no weight decay on biases and norms.
+    """How the methods and the head are trained. No weight decay on biases and norms.
 
     Args:
         epochs: passes over the training images. 0: the head is solved (see warm_start) and nothing is tuned.
@@ -91,7 +91,8 @@ class Training:
         lr: largest learning rate of the methods. None: the usual one of each, such as 1e-2 for vpt and
             1e-3 for peft's.
         head_lr: largest learning rate of the head.
-        weight_decay: AdamW's, on matrices.
+        weight_decay: the optimizer's, on matrices.
+        optimizer: adamw, or sgd with momentum 0.9.
         schedule: of the learning rates. one-cycle rises for the first 30 % of the steps and falls to nearly 0 (a cosine each);
             cosine and linear rise for the first 10 % and fall to 0.
         clip: largest norm of the gradients of a step; larger ones are scaled down. 0: never.
@@ -109,6 +110,7 @@ class Training:
     lr: float | None = None
     head_lr: float = 1e-3
     weight_decay: float = 0.01
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     schedule: Literal["one-cycle", "cosine", "linear", "constant"] = "one-cycle"
     clip: float = 1.0
     warm_start: bool = True

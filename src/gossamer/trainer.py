@@ -26,9 +26,11 @@ class ClassifierTrainer(Trainer):
         self.epoch_began = time.monotonic()
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW over the groups of `groups`."""
+        """The optimizer of the run over the groups of `groups`."""
         if self.optimizer is None:
-            self.optimizer = torch.optim.AdamW(groups(self.model, self.chosen))  # type: ignore[arg-type]
+            parts = groups(self.model, self.chosen)  # type: ignore[arg-type]
+            sgd = self.chosen.optimizer == "sgd"
+            self.optimizer = torch.optim.SGD(parts, momentum=0.9) if sgd else torch.optim.AdamW(parts)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -64,7 +66,7 @@ class ClassifierTrainer(Trainer):
 
 
 def groups(adapted: Adapted, chosen: Training) -> list[dict[str, Any]]:
-    """Parameter groups for AdamW: a rate for the head and for every method, no weight decay on biases and other vectors."""
+    """Parameter groups for the optimizer: a rate for the head and for every method, no weight decay on biases and other vectors."""
     by_setting: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in adapted.trainable().items():
         owner = re.sub(r"_\d+$", "", name.partition(".")[0])  # the second vpt of a list is vpt_2
