@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 RUN_FILE = "run.yaml"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,7 @@ class Data:
         train: train on the images for training, or on these and those for validation together (trainval), once settings are chosen.
         validation: part of the training images held out for validation where the set has no validation split. 0: none.
         limit: train on this many images only, drawn so that every class keeps its share. None: all.
+        test: score the test split at the end. False: it is not even read, as where settings are being chosen.
     """
 
     name: str
@@ -75,6 +78,7 @@ class Data:
     train: Literal["train", "trainval"] = "train"
     validation: float = 0.2
     limit: int | None = None
+    test: bool = True
 
     def __post_init__(self) -> None:
         _require(0 <= self.validation < 1, f"data.validation must be in [0, 1), got {self.validation}")
@@ -174,6 +178,30 @@ def parse(arguments: Sequence[str]) -> tuple[Run, dict[str, bool]]:
         raise ValueError(_explained(str(error), parser)) from error
     switches = {name: getattr(values, name) for name in ("resume", "overwrite")}
     return Run(**{f.name: getattr(values, f.name) for f in dataclasses.fields(Run)}), switches
+
+
+def build(kind: type[T], values: dict[str, Any]) -> T:
+    """A dataclass of settings, such as `Run`, from nested plain values, such as the content of a YAML file.
+
+    Raises:
+        ValueError: unknown name (the known ones are listed), missing or unfit value.
+    """
+    from jsonargparse import ArgumentError
+
+    parser = _parser_of(kind)
+    try:
+        return kind(**vars(parser.instantiate(parser.parse_object(values))))
+    except ArgumentError as error:
+        raise ValueError(_explained(str(error), parser)) from error
+
+
+@functools.cache
+def _parser_of(kind: type) -> ArgumentParser:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind, as_group=False)
+    return parser
 
 
 def read(folder: str | Path) -> Run:

@@ -10,7 +10,7 @@ from gossamer.run import Run
 
 
 def load_sets(run: Run) -> dict[str, ImageDataset]:
-    """The splits of a run by name: "train"; "val" unless there is none and none is to be held out; "test" if the set has one.
+    """The splits of a run by name: "train"; "val" unless there is none and none is to be held out; "test" if there is one and it is asked for.
 
     With data.train=trainval, validation images are among those of "train", and there is no "val".
 
@@ -22,7 +22,7 @@ def load_sets(run: Run) -> dict[str, ImageDataset]:
     sets = {"train": _limited(every, run)}
     data.keep_classes(every, sets["train"], f"data.limit={chosen.limit}")
     present = data.splits(chosen.name, chosen.subset)
-    for split in ("val", "test"):
+    for split in ("val", "test") if chosen.test else ("val",):
         if split in present and not (split == "val" and chosen.train == "trainval"):
             sets[split] = _limited(data.load(chosen.name, split, **where).with_classes(every.classes), run)
     if "val" not in sets and chosen.validation > 0 and chosen.train == "train":

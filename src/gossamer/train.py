@@ -241,12 +241,13 @@ def _conclude(
     flat = {f"{split}_{n}": getattr(s, n) for split, s in scores.items() for n in ("accuracy", "balanced_accuracy")}
     adapted.metadata["results"] = flat
     adapted.save_pretrained(folder / "adapter")
-    sheet = adapted.cost(image_size=adapted.metadata["preprocessing"]["size"])
+    sheet = adapted.cost(image_size=adapted.metadata["preprocessing"]["size"], batch=run.training.batch)
     metrics = {
         "seed": run.seed,
         "images": {name: len(split) for name, split in images.items()},
         "trainable_parameters": sheet.trained_parameters,
         "macs": {"bare": sheet.bare.counted, "finished": sheet.finished.counted},
+        "training_flops": sheet.training_flops if history else None,  # of one image in one step
         "warm_start": warm,
         "train_loss": history[-1]["loss"] if history else None,
         "seconds": prepared + (warm["seconds"] if warm else 0) + sum(record["seconds"] for record in history),
