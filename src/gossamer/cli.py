@@ -14,7 +14,10 @@ COMMANDS = {
     "cost": ("gossamer.cli_cost", "parameters and multiply-adds of a model with a method, without weights"),
     "train": ("gossamer.train", "adapt a model to labelled images"),
     "evaluate": ("gossamer.evaluate", "score a trained adapter on labelled images"),
-    "compare": ("gossamer.comparison.sweep", "methods x tasks x seeds from one file, and a report of accuracy against cost"),
+    "compare": (
+        "gossamer.comparison.sweep",
+        "methods x tasks x seeds from one file, and a report of accuracy against cost",
+    ),
     "predict": ("gossamer.predict", "labels and probabilities for image files"),
     "protocol": ("gossamer.protocols", "write the run files of a published protocol on VTAB-1k or FGVC"),
     "export": ("gossamer.export", "write a trained classifier as one file: ONNX or torch.export"),

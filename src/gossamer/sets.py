@@ -10,7 +10,7 @@ from gossamer.run import Run
 
 
 def load_sets(run: Run) -> dict[str, ImageDataset]:
-    """The splits of a run by name: "train"; "val" unless there is none and none is to be held out; "test" if there is one and it is asked for.
+    """The splits of a run by name: "train"; "val" unless there is none and none is to be held out; "test" if there is one to score.
 
     With data.train=trainval, validation images are among those of "train", and there is no "val".
 

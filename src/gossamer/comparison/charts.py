@@ -1,16 +1,18 @@
-"""Where things sit in the report's pictures: scales, ticks, marks and labels in the units of an SVG's view box. Nothing is drawn here."""
+"""Where things sit in the report's pictures: scales, ticks, marks and labels, in the units of an SVG's view box. Pure functions."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-WIDTH, HEIGHT = 420.0, 300.0
-LEFT, RIGHT, TOP, BOTTOM = 48.0, 14.0, 14.0, 44.0  # margins for tick labels and titles
-CHARACTER, LINE = 6.3, 14.0  # width and height of a label's letter
-LONGEST = 24  # letters of a label
+WIDTH, HEIGHT = 360.0, 270.0
+LEFT, RIGHT, TOP, BOTTOM = 46.0, 12.0, 14.0, 44.0  # margins for tick labels and titles
+NAMES = 132.0  # the left margin where it holds names
+CHARACTER, LINE = 6.2, 14.0  # width and height of a label's letter
+LONGEST = 20  # letters of a label
 
 
 @dataclass(frozen=True)
@@ -88,18 +90,23 @@ def padded(values: Sequence[float], *, log: bool = False, share: float = 0.12) -
 
 
 def scatter(
-    points: Mapping[str, tuple[float, float]], frontier: Sequence[str], *, title: str, x_title: str, y_title: str, log: bool = False
+    points: Mapping[str, tuple[float, float]],
+    frontier: Sequence[str],
+    *,
+    title: str,
+    x_title: str,
+    y_title: str,
+    log: bool = False,
 ) -> Chart:
     """Points with their names, and the frontier as a staircase: what is reached at most up to a cost."""
     xs, ys = zip(*points.values(), strict=True)
     x = Scale(*padded(xs, log=log, share=0.18), LEFT, WIDTH - RIGHT, log=log)
     y = Scale(*padded(ys), HEIGHT - BOTTOM, TOP)
-    steps = [f"M{x(points[frontier[0]][0])} {HEIGHT - BOTTOM}"]
-    for name in frontier:
-        cost, accuracy = points[name]
-        steps.append(f"H{x(cost)}V{y(accuracy)}")
-    steps.append(f"H{WIDTH - RIGHT}")
     centres = {name: (x(cost), y(accuracy)) for name, (cost, accuracy) in points.items()}
+    corners = [(x(points[frontier[0]][0]), HEIGHT - BOTTOM)]
+    for name in frontier:
+        corners += [(centres[name][0], corners[-1][1]), centres[name]]
+    corners.append((WIDTH - RIGHT, corners[-1][1]))
     hovers = {n: f"{n}\n{y_title}: {a:.2f}\n{x_title}: {c:,.5g}" for n, (c, a) in points.items()}
     return Chart(
         title=title,
@@ -107,9 +114,9 @@ def scatter(
         y_title=y_title,
         x_ticks=[(x(v), short(v)) for v in x.ticks()],
         y_ticks=[(y(v), short(v)) for v in y.ticks()],
-        marks=_labelled(centres, hovers),
+        marks=_labelled(centres, hovers, corners),
         description="On the frontier, cheapest first: " + ", ".join(frontier),
-        lines=[("frontier", "".join(steps))],
+        lines=[("frontier", "M" + "L".join(f"{a} {b}" for a, b in corners))],
     )
 
 
@@ -132,7 +139,9 @@ def curves(
         x_ticks=[(x(v), short(v)) for v in x.ticks()],
         y_ticks=[(y(v), short(v)) for v in y.ticks()],
         marks=[
-            Mark(name=name, x=x(mean[-1][0]), y=y(mean[-1][1]), hover=f"{name}\n{y_title} at the end: {mean[-1][1]:.4g}")
+            Mark(
+                name=name, x=x(mean[-1][0]), y=y(mean[-1][1]), hover=f"{name}\n{y_title} at the end: {mean[-1][1]:.4g}"
+            )
             for name, mean in means.items()
         ],
         lines=[(name, _path(mean, x, y)) for name, mean in means.items()],
@@ -144,14 +153,14 @@ def curves(
 def rows_of_dots(values: Mapping[str, Sequence[float]], *, title: str, x_title: str) -> Chart:
     """One row a name with a dot for every value and a line at their mean."""
     height = TOP + BOTTOM + 24.0 * len(values)
-    x = Scale(*padded([v for of in values.values() for v in of]), LEFT + 90, WIDTH - RIGHT)
+    x = Scale(*padded([v for of in values.values() for v in of]), NAMES, WIDTH - RIGHT)
     middle = {name: TOP + 24.0 * (i + 0.5) for i, name in enumerate(values)}
     return Chart(
         title=title,
         x_title=x_title,
         y_title="",
         x_ticks=[(x(v), short(v)) for v in x.ticks()],
-        y_ticks=[(y, cut(name, 20)) for name, y in middle.items()],
+        y_ticks=[(y, cut(name)) for name, y in middle.items()],
         marks=[
             Mark(name=name, x=x(v), y=middle[name], hover=f"{name}\n{x_title}: {v:.2f}")
             for name, of in values.items()
@@ -163,12 +172,18 @@ def rows_of_dots(values: Mapping[str, Sequence[float]], *, title: str, x_title: 
 
 
 def forest(
-    intervals: Mapping[str, tuple[float, tuple[float, float] | None, tuple[float, float] | None]], *, title: str, x_title: str
+    intervals: Mapping[str, tuple[float, tuple[float, float] | None, tuple[float, float] | None]],
+    *,
+    title: str,
+    x_title: str,
 ) -> Chart:
-    """One row a name: its mean, an interval as a strong line (`lines`) and a second one as a thin line (`faint`), and zero (`lines`)."""
+    """One row a name: its mean, an interval among `lines` (beside zero), and a second one among `faint`."""
     height = TOP + BOTTOM + 30.0 * len(intervals)
-    ends = [0.0, *(v for mean, *both in intervals.values() for v in (mean, *(e for pair in both if pair for e in pair)))]
-    x = Scale(*padded(ends, share=0.06), LEFT + 90, WIDTH - RIGHT)
+    ends = [
+        0.0,
+        *(v for mean, *both in intervals.values() for v in (mean, *(e for pair in both if pair for e in pair))),
+    ]
+    x = Scale(*padded(ends, share=0.06), NAMES, WIDTH - RIGHT)
     middle = {name: TOP + 30.0 * (i + 0.5) for i, name in enumerate(intervals)}
     strong = {name: (pair, middle[name]) for name, (_, pair, _) in intervals.items() if pair}
     thin = {name: (pair, middle[name]) for name, (_, _, pair) in intervals.items() if pair}
@@ -177,7 +192,7 @@ def forest(
         x_title=x_title,
         y_title="",
         x_ticks=[(x(v), signed(v)) for v in x.ticks()],
-        y_ticks=[(y, cut(name, 20)) for name, y in middle.items()],
+        y_ticks=[(y, cut(name)) for name, y in middle.items()],
         marks=[
             Mark(name=name, x=x(mean), y=middle[name], hover=f"{name}\n{x_title}: {mean:+.2f}")
             for name, (mean, _, _) in intervals.items()
@@ -186,7 +201,9 @@ def forest(
             ("zero", f"M{x(0)} {TOP}V{height - BOTTOM}"),
             *((name, f"M{x(pair[0])} {y}H{x(pair[1])}") for name, (pair, y) in strong.items()),
         ],
-        faint=[(name, f"M{x(pair[0])} {y - 4}v8M{x(pair[0])} {y}H{x(pair[1])}m0 -4v8") for name, (pair, y) in thin.items()],
+        faint=[
+            (name, f"M{x(pair[0])} {y - 4}v8M{x(pair[0])} {y}H{x(pair[1])}m0 -4v8") for name, (pair, y) in thin.items()
+        ],
         height=height,
     )
 
@@ -204,9 +221,9 @@ def signed(value: float) -> str:
     return f"{'+' if value > 0 else ''}{short(value)}".replace("-", "\u2212")
 
 
-def cut(name: str, longest: int = LONGEST) -> str:
+def cut(name: str) -> str:
     """A name that fits beside a mark."""
-    return name if len(name) <= longest else name[: longest - 1].rstrip() + "\u2026"
+    return name if len(name) <= LONGEST else name[: LONGEST - 1].rstrip() + "\u2026"
 
 
 def _mean(runs: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
@@ -222,16 +239,20 @@ def _path(points: Sequence[tuple[float, float]], x: Scale, y: Scale) -> str:
     return "M" + "L".join(f"{x(a)} {y(b)}" for a, b in points)
 
 
-def _labelled(centres: Mapping[str, tuple[float, float]], hovers: Mapping[str, str]) -> list[Mark]:
-    """Marks whose labels keep clear of each other, of other marks and of the edges as far as they can."""
+def _labelled(
+    centres: Mapping[str, tuple[float, float]], hovers: Mapping[str, str], corners: Sequence[tuple[float, float]]
+) -> list[Mark]:
+    """Marks whose labels keep clear of each other, of marks, edges and a line with these corners, as far as they can."""
     taken: list[tuple[float, float, float, float]] = [(x - 6, y - 6, x + 6, y + 6) for x, y in centres.values()]
+    for (a, b), (c, d) in itertools.pairwise(corners):
+        taken.append((min(a, c) - 1, min(b, d) - 1, max(a, c) + 1, max(b, d) + 1))
     marks = []
     for name, (x, y) in centres.items():
         label = cut(name)
         width = CHARACTER * len(label)
         offers: list[tuple[str, float, float]] = [
             (anchor, x + dx, y + dy)
-            for dy in (4, -10, 18, -22, 30)
+            for dy in (4, -9, 17, -22, 30)
             for anchor, dx in (("start", 10), ("end", -10), ("middle", 0))
             if not (anchor == "middle" and dy == 4)
         ]

@@ -5,6 +5,7 @@ So memory is given back after each cell, and a process that is killed or crashes
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -69,7 +70,7 @@ class Local:
 
 
 class Ray:
-    """Tasks of a Ray cluster, `workers` at a time on each machine, with equal parts of its processors, and a GPU each if it has any.
+    """Tasks of a Ray cluster, `workers` at a time on each machine, with equal parts of its processors and a GPU each, if any.
 
     The cluster is the one that Ray finds (RAY_ADDRESS, or the one running here); without one it is this machine alone. All
     machines must see the output folder under the same path.
@@ -85,7 +86,7 @@ class Ray:
             raise ImportError("--engine ray needs Ray: pip install 'gossamer[sweep]'") from error
         self.ray, self.began = ray, not ray.is_initialized()
         if self.began:
-            ray.init(log_to_driver=False, logging_level="error")
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
         processors = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
         self.threads = max(1, min(n for n in processors if n) // workers)
         self.slots = sum(n // self.threads for n in processors)

@@ -1,4 +1,4 @@
-"""The report of a comparison as one HTML page that needs nothing else: every number in it follows from the rows, which it carries."""
+"""The report of a comparison as one HTML page that needs nothing else. Every number in it follows from the rows, which it carries."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from gossamer.comparison.statistics import (
 from gossamer.runfolder import flat
 
 COSTS = {
-    "trainable_parameters": "trained parameters",
-    "gmacs": "GMACs an image, finished model",
-    "latency_ratio": "measured time, \u00d7 the bare backbone",
+    "trainable_parameters": ("trained parameters", "trained parameters"),
+    "gmacs": ("compute", "GMACs an image, finished model"),
+    "latency_ratio": ("measured latency", "latency, \u00d7 the bare backbone\u2019s"),
 }
-"""Cost against which accuracy is drawn -> title of the axis."""
+"""Cost against which accuracy is drawn -> its name, and title of the axis."""
 COLOURS = 8  # of methods, in page.css
 SHAPES = (
     "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0z",  # a disc
@@ -72,10 +72,13 @@ def render(rows: Rows, *, baseline: str) -> str:
     """
     import jinja2
 
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters |= {f.__name__: f for f in (percent, points, number, shown, count_of)}
-    sizes = {"width": charts.WIDTH, "left": charts.LEFT, "right": charts.RIGHT, "top": charts.TOP, "bottom": charts.BOTTOM}
-    environment.globals |= {"next": next, "size": sizes, "shapes": SHAPES, "stylesheet": _file("page.css"), "script": _file("page.js")}
+    size = {name.lower(): getattr(charts, name) for name in ("WIDTH", "LEFT", "RIGHT", "TOP", "BOTTOM", "NAMES")}
+    files = {"stylesheet": _file("page.css"), "script": _file("page.js")}
+    environment.globals |= {"next": next, "size": size, "shapes": SHAPES, **files}
     return environment.from_string(_file("page.html")).render(**content(rows, baseline), ids=itertools.count())
 
 
@@ -100,9 +103,9 @@ def content(rows: Rows, baseline: str) -> dict[str, Any]:
         "by_task": {(m, t): over_seeds(done, m, t) for m in methods for t in tasks},
         "best": {task: _best(done, methods, task) for task in tasks},
         "pareto": _scatters(
-            {line.method: (line.costs, line.accuracy.mean) for line in lines if line.accuracy}, "mean over all tasks"
+            {line.method: (line.costs, line.accuracy.mean) for line in lines if line.accuracy}, "Accuracy"
         ),
-        "pareto_by_task": {task: _scatters(_on_task(done, methods, task), task) for task in tasks},
+        "pareto_by_task": {task: _scatters(_on_task(done, methods, task), f"{task}: accuracy") for task in tasks},
         "curves": _curves(done, methods, tasks),
         "dots": _dots(done, methods, tasks),
         "forest": _forest(gaps, baseline),
@@ -217,19 +220,19 @@ def _on_task(rows: Rows, methods: Sequence[str], task: str) -> dict[str, tuple[d
     return {m: (mean_costs(found), statistics.fmean(r["accuracy"] for r in found)) for m, found in of.items() if found}
 
 
-def _scatters(of: Mapping[str, tuple[Mapping[str, float | None], float]], where: str) -> list[charts.Chart]:
-    """Accuracy against each cost."""
+def _scatters(of: Mapping[str, tuple[Mapping[str, float | None], float]], accuracy_of: str) -> list[charts.Chart]:
+    """Accuracy against each cost; titles begin with `accuracy_of`."""
     if not of:
         return []
     found = []
-    for cost, title in COSTS.items():
+    for cost, (short, title) in COSTS.items():
         at = {name: (float(costs[cost] or 0), 100 * accuracy) for name, (costs, accuracy) in of.items()}
         values = [x for x, _ in at.values()]
         found.append(
             charts.scatter(
                 at,
                 frontier(at),
-                title=f"Accuracy against {title.partition(',')[0].replace('GMACs an image', 'compute')}, {where}",
+                title=f"{accuracy_of} against {short}",
                 x_title=title,
                 y_title="accuracy, %",
                 log=max(values) > WIDE * min(values),

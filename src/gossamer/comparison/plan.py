@@ -1,7 +1,7 @@
 """The comparison file: a base run, named methods and tasks that change it, seeds; and the cells that follow from them.
 
-Every method and every task is a piece of a run file. A cell's run is the base, changed by the task, then by the method, then by what
-was chosen from the method's grid.
+Every method and every task is a piece of a run file. A cell's run is the base, changed by the task, then by the method, then by
+what was chosen from the method's grid.
 """
 
 from __future__ import annotations
@@ -222,7 +222,9 @@ def _grid(comparison: Comparison, method: str) -> list[dict[str, Any]]:
 
 def _merged(values: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     """Settings changed by others, part by part; lists are replaced."""
-    both = {k: _merged(values[k], v) for k, v in change.items() if isinstance(v, dict) and isinstance(values.get(k), dict)}
+    both = {
+        k: _merged(values[k], v) for k, v in change.items() if isinstance(v, dict) and isinstance(values.get(k), dict)
+    }
     return {**values, **change, **both}
 
 

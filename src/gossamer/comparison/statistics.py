@@ -1,4 +1,4 @@
-"""What rows say: means and spread over seeds, paired differences with confidence intervals, and the Pareto frontier. Pure functions.
+"""What rows say: means and spread over seeds, paired differences with confidence intervals, the Pareto frontier. Pure functions.
 
 A row is a mapping with method, task, seed and the value in question; rows whose value is None (cells that failed) are passed over.
 """
@@ -44,7 +44,9 @@ def spread(values: Sequence[float]) -> Spread | None:
 
 def over_seeds(rows: Rows, method: str, task: str, value: str = "accuracy") -> Spread | None:
     """A value of a method on one task, over its seeds."""
-    return spread([row[value] for row in rows if (row["method"], row["task"]) == (method, task) and row[value] is not None])
+    return spread(
+        [row[value] for row in rows if (row["method"], row["task"]) == (method, task) and row[value] is not None]
+    )
 
 
 def over_tasks(rows: Rows, method: str, value: str = "accuracy") -> Spread | None:

@@ -145,7 +145,8 @@ def _selection(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     found = []
     for same in tried.values():
         scores = [(_read(cell.folder / ROW) or {}).get("validation_accuracy") for cell in same]
-        mean = None if None in scores else statistics.fmean(scores)
+        known = [score for score in scores if score is not None]
+        mean = statistics.fmean(known) if len(known) == len(same) else None
         found.append({"settings": same[0].settings, "validation_accuracy": mean})
     return found
 
@@ -160,7 +161,9 @@ def command(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("file", help="the comparison, YAML")
     parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="settings that change the file's")
-    parser.add_argument("--workers", type=int, default=1, help="cells at a time, on each machine (default: %(default)s)")
+    parser.add_argument(
+        "--workers", type=int, default=1, help="cells at a time, on each machine (default: %(default)s)"
+    )
     parser.add_argument(
         "--engine", choices=engines.ENGINES, default="local", help="where cells run (default: %(default)s)"
     )
