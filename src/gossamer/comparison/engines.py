@@ -20,6 +20,7 @@ from gossamer.comparison.plan import Cell
 
 TICK = 0.1  # seconds between two looks at the processes
 LOG = "cell.log"  # what the process of a cell prints on this machine
+PRELOADED = ["gossamer.comparison.cell", "gossamer.train", "matplotlib.figure", "matplotlib.backends.backend_agg"]
 FAILED = 3  # exit code of a process that left its error in the cell's folder
 
 
@@ -38,7 +39,7 @@ class Local:
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         self.context: Any = multiprocessing.get_context(method)
         if method == "forkserver":
-            self.context.set_forkserver_preload(["gossamer.comparison.cell", "gossamer.train"])
+            self.context.set_forkserver_preload(PRELOADED)
         self.slots, self.threads = workers, max(1, torch.get_num_threads() // workers)
 
     def start(self, cell: Cell) -> Any:

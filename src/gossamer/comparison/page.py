@@ -1,7 +1,8 @@
-"""The report of a comparison as one HTML page that needs nothing else. Every number in it follows from the rows, which it carries."""
+"""The report of a comparison as one HTML page that needs nothing else. Its numbers follow from the rows, which it carries."""
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import statistics
 from collections.abc import Mapping, Sequence
@@ -64,12 +65,13 @@ class Gap:
     by_task: dict[str, Difference | None]
 
 
-def render(rows: Rows, *, baseline: str) -> str:
-    """The page for the rows of `gossamer.comparison.sweep.compare`, with differences against the method `baseline`.
+def available() -> bool:
+    """Whether pages can be made."""
+    return importlib.util.find_spec("scipy") is not None
 
-    Raises:
-        ImportError: scipy is not installed.
-    """
+
+def render(rows: Rows, *, baseline: str) -> str:
+    """The page for the rows of `gossamer.comparison.sweep.compare`, with differences against the method `baseline`."""
     import jinja2
 
     environment = jinja2.Environment(

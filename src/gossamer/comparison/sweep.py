@@ -41,13 +41,15 @@ def compare(comparison: Comparison, *, engine: str = "local", workers: int = 1) 
     Raises:
         ValueError: the settings make no run, or a cell was begun with other settings.
         BlockingIOError: another process works in the output folder.
-        ImportError: what the report or the engine needs is not installed.
+        ImportError: the report or the engine needs a package that is not installed.
     """
     from gossamer.comparison import page
 
     if engine not in engines.ENGINES or workers < 1:
         known = ", ".join(engines.ENGINES)
         raise ValueError(f"engine must be one of {known} and workers 1 or more, got {engine!r} and {workers}")
+    if not page.available():
+        raise ImportError("the report of a comparison needs scipy: pip install 'gossamer[report]'")
     offered = plan.candidates(comparison)
     plan.cells(comparison, {})  # every mistake in the settings is found before anything runs
     output = Path(comparison.output)
