@@ -40,6 +40,8 @@ class Board:
 
     def __exit__(self, *_: object) -> None:
         self.live.stop()
+        if not self.live.console.is_terminal:
+            self.live.console.line()  # rich ends its last table without one
 
     def plan(self, total: int) -> None:
         """How many runs there will be, finished ones included."""
