@@ -87,6 +87,11 @@ class Anatomy:
                 )
         return [blocks[i] for i in sorted(indices)]
 
+    @property
+    def adapted(self) -> list[str]:
+        """Names of the stacks that methods reach by the role of a part: all, but of a composed model the language model's."""
+        return [name for name in self.stacks if name != "vision" or name == self.main]
+
     def __iter__(self) -> Iterator[Block]:
         for blocks in self.stacks.values():
             yield from blocks

@@ -123,7 +123,7 @@ class DVP(Method):
         if self.train == "adapters":
             self._adapt(anatomy, tree)
         if self.released_compat:
-            for block in (b for name in _language(anatomy) for b in anatomy.blocks(name)[1:]):
+            for block in (b for name in anatomy.adapted for b in anatomy.blocks(name)[1:]):
                 anatomy.withhold(block, "position_bias")
         tree.__dict__["placement"] = placement
         return tree
@@ -164,7 +164,7 @@ class DVP(Method):
             anatomy.add(block, branch, adapter)
 
     def _branches(self, anatomy: Anatomy) -> list[tuple[Block, Branch]]:
-        blocks = [b for name in _language(anatomy) for b in anatomy.blocks(name)]
+        blocks = [b for name in anatomy.adapted for b in anatomy.blocks(name)]
         crossed: tuple[Branch, ...] = ("attention", "cross", "ffn")
         return [(b, branch) for b in blocks for branch in crossed if branch != "cross" or b.stack.cross is not None]
 
@@ -178,7 +178,7 @@ class DVP(Method):
             unread = set() if pooler is None else {id(p) for p in pooler.parameters()}
             return {n: p for n, p in owned.items() if id(p) not in unread}
         norms = set()
-        for name in _language(anatomy):
+        for name in anatomy.adapted:
             blocks, owner = anatomy.blocks(name), anatomy.owners[name]
             norms |= {block.roles().get(role) for block in blocks for role in ("norm1", "norm2", "cross.norm")}
             norms.add(f"{owner}.{blocks[0].stack.final_norm}")
@@ -376,12 +376,8 @@ class TextModality(Part):
         return text if present is None else sight.spread(present, len(x))[:, None, None] * text
 
 
-def _language(anatomy: Anatomy) -> list[str]:
-    return [name for name in anatomy.stacks if name != "vision"]
-
-
 def _decoder_only(anatomy: Anatomy) -> bool:
-    return _language(anatomy) == ["decoder"]
+    return anatomy.adapted == ["decoder"]
 
 
 def _two_sided(anatomy: Anatomy) -> bool:

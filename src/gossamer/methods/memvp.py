@@ -112,7 +112,7 @@ class MemVP(Method):
 
     def read_by(self, anatomy: Anatomy) -> list[Block]:
         """The blocks whose FFN reads the memory."""
-        stacks = self.stacks or tuple(name for name in anatomy.stacks if name != "vision")
+        stacks = self.stacks or anatomy.adapted
         if "vision" in stacks:
             raise ValueError(f"stacks={stacks}: the memory is read by the language model, not by the vision tower")
         return [block for stack in stacks for block in anatomy.blocks(stack, self.layers)]

@@ -41,6 +41,7 @@ class VisionLanguage(nn.Module):
 
     stack_order = ("encoder", "text", "decoder", "vision")  # methods go to the language model unless told otherwise
     accepts_loss_kwargs = False
+    base_model_prefix = ""  # peft lets transformers look for names of older checkpoints here
 
     def __init__(self, vision: nn.Module, language: nn.Module):
         super().__init__()
