@@ -274,11 +274,14 @@ FREE = {
     "memory": {"block"},
     "seams": {"memory", "block"},
     "stream": {"seams"},
+    "leading": {"seams"},
+    "sight": {"seams"},
     "families": {"stack", "memory"},
-    "anatomy": {"stack", "block", "seams", "stream", "families"},
+    "anatomy": {"stack", "block", "seams", "stream", "leading", "sight", "families"},
     "bank": {"anatomy", "block"},
-    "methods": {"anatomy", "block", "bank", "seams", "methods", "storage"},
-    "heads": {"anatomy"},
+    "methods": {"anatomy", "block", "bank", "seams", "leading", "sight", "methods", "storage"},
+    "heads": {"anatomy", "stack"},
+    "models": {"anatomy", "heads", "checkpointing", "sight"},
     "storage": set(),
 }
 

@@ -19,6 +19,10 @@ _WHERE = {
     "VPT": "gossamer.methods.vpt",
     "SPT": "gossamer.methods.spt",
     "CVPT": "gossamer.methods.cvpt",
+    "DVP": "gossamer.methods.dvp",
+    "MemVP": "gossamer.methods.memvp",
+    "VisualTokens": "gossamer.methods.visual_tokens",
+    "VisionLanguage": "gossamer.models.vision_language",
     "LinearProbe": "gossamer.methods.linear_probe",
     "FullFineTuning": "gossamer.methods.full",
     "BitFit": "gossamer.methods.bitfit",
@@ -30,6 +34,7 @@ _MODULES = ("anatomy", "cost", "data", "evaluate", "export", "methods", "storage
 
 __all__ = [
     "CVPT",
+    "DVP",
     "METHODS",
     "SPT",
     "VPT",
@@ -40,6 +45,9 @@ __all__ = [
     "CostSheet",
     "FullFineTuning",
     "LinearProbe",
+    "MemVP",
+    "VisionLanguage",
+    "VisualTokens",
     "__version__",
     "adapt",
     "load",
@@ -52,6 +60,7 @@ if TYPE_CHECKING:
     from gossamer.anatomy import read as read
     from gossamer.cost import CostSheet as CostSheet
     from gossamer.methods import CVPT as CVPT
+    from gossamer.methods import DVP as DVP
     from gossamer.methods import METHODS as METHODS
     from gossamer.methods import SPT as SPT
     from gossamer.methods import VPT as VPT
@@ -59,6 +68,9 @@ if TYPE_CHECKING:
     from gossamer.methods import BitFit as BitFit
     from gossamer.methods import FullFineTuning as FullFineTuning
     from gossamer.methods import LinearProbe as LinearProbe
+    from gossamer.methods import MemVP as MemVP
+    from gossamer.methods import VisualTokens as VisualTokens
+    from gossamer.models.vision_language import VisionLanguage as VisionLanguage
     from gossamer.saving import load as load
     from gossamer.storage import AdapterError as AdapterError
 

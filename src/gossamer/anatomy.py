@@ -1,4 +1,4 @@
-"""Where the parts of a transformer sit, and the seven verbs a method may use on them.
+"""Where the parts of a transformer sit, and the verbs a method may use on them.
 
 A *family* (`gossamer.families`) says by name where parts sit in one kind of backbone. `read` finds those parts in a real
 model. A *method* (`gossamer.methods`) then speaks only of blocks and verbs, so that m methods and n families cost m + n files.
@@ -12,6 +12,10 @@ model. A *method* (`gossamer.methods`) then speaks only of blocks and verbs, so 
 | `insert`   | tokens that enter before a block and leave after the same or a later one, or stay   |
 | `replace`  | a whole block by a small module                                                     |
 | `observe`  | a part reads the states that enter a block                                          |
+| `lead`     | tokens with positions of their own that stand in front from one block to the last    |
+| `look`     | a part reads an image tower's states, once per image, in a model composed of two     |
+| `skip`     | a block lets its states pass                                                         |
+| `withhold` | a block no longer receives one of its arguments                                      |
 
 Every change is kept in a log and taken back, last first, by `Anatomy.undo`.
 """
@@ -25,7 +29,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from gossamer import seams, stream
+from gossamer import leading, seams, sight, stream
 from gossamer.block import Block, get, has
 from gossamer.families import FAMILIES
 from gossamer.seams import Part
@@ -49,6 +53,11 @@ class Anatomy:
     def main(self) -> str:
         """Name of the stack that methods use unless told otherwise: the first that the model runs."""
         return next(iter(self.stacks))
+
+    @property
+    def readout(self) -> Stack:
+        """The stack whose states the model returns: the decoder where an encoder stands before it, else the main one."""
+        return self.stacks.get("decoder", self.stacks[self.main])[0].stack
 
     def blocks(self, stack: str | None = None, indices: Sequence[int] | None = None) -> list[Block]:
         """The blocks of a stack (default: the main one), all or those at `indices` (0 is the first to run).
@@ -77,6 +86,11 @@ class Anatomy:
                     f"(0..{len(blocks) - 1}); asked for by blocks={tuple(indices)}"
                 )
         return [blocks[i] for i in sorted(indices)]
+
+    @property
+    def adapted(self) -> list[str]:
+        """Names of the stacks that methods reach by the role of a part: all, but of a composed model the language model's."""
+        return [name for name in self.stacks if name != "vision" or name == self.main]
 
     def __iter__(self) -> Iterator[Block]:
         for blocks in self.stacks.values():
@@ -219,6 +233,32 @@ class Anatomy:
                 )
         self._do(seams.Inserted(self.model, span, part, stay))
 
+    def lead(self, first: Block, part: leading.Lead, *, both_ways: bool = False) -> None:
+        """part(x, side) [B, p, d] stands in front of x [B, N, d] from block `first` to the last, at the positions -p .. -1.
+
+        `side` are the encoder's states [B, n, d] where the block reads any. What part.visible(B) [B, p] leaves out, nothing but
+        the token itself sees. In causal stacks text sees the tokens and they see each other in order (`both_ways`: and the text).
+        In stacks with prefix tokens, which have no order, they enter behind those. No other tokens may be there already.
+        """
+        span = self.stacks[first.stack.name][first.index :]
+        self._do(leading.Leading(self.model, self.owner(first.stack.name), span, part, both_ways=both_ways))
+
+    def look(self, part: sight.Reader) -> None:
+        """part(states) keeps what it makes of the image tower's states [I, N, d_v], once per image; see `gossamer.sight`.
+
+        Raises:
+            TypeError: the model is not composed of a vision tower and a language model.
+        """
+        self._do(seams.Looked(sight.of(self.model).readers, part))
+
+    def skip(self, block: Block) -> None:
+        """The block computes nothing: its states pass."""
+        self._do(seams.Skipped(block.module))
+
+    def withhold(self, block: Block, argument: str) -> None:
+        """The block gets None for one of its arguments, whatever the model passes on."""
+        self._do(seams.Withheld(block.module, argument))
+
     def replace(self, block: Block, module: nn.Module) -> None:
         """The whole block becomes x -> module(x), x [B, N, d]; what else the block returned is kept in shape."""
         self._do(seams.Replaced(self.model, block, module))
@@ -313,7 +353,8 @@ def read(model: nn.Module) -> Anatomy:
             owners[stack.name] = name
     if not stacks:
         raise TypeError(_unknown(model, missing))
-    return Anatomy(model, {name: stacks[name] for name in STACK_ORDER if name in stacks}, owners)
+    order = getattr(model, "stack_order", STACK_ORDER)  # models composed of two say which comes first
+    return Anatomy(model, {name: stacks[name] for name in order if name in stacks}, owners)
 
 
 def _unknown(model: nn.Module, missing: list[str]) -> str:

@@ -82,7 +82,8 @@ class Block:
         roles = {
             "attention": attention.module, "q": attention.q, "k": attention.k, "v": attention.v, "out": attention.out,
             "qkv": attention.fused, "norm1": attention.norm or attention.after, "norm2": ffn.norm or ffn.after,
-            "up": ffn.up, "gate": ffn.gate, "down": ffn.down, "q_norm": attention.q_norm, "k_norm": attention.k_norm,
+            "up": ffn.up, "gate": ffn.gate, "down": ffn.down, "act": ffn.act,
+            "q_norm": attention.q_norm, "k_norm": attention.k_norm,
             "layer_scale1": attention.layer_scale, "layer_scale2": ffn.layer_scale,
         }  # fmt: skip
         if cross is not None:

@@ -107,7 +107,8 @@ def _image(backbone: nn.Module, asked: int | tuple[int, int] | None) -> tuple[in
 def _texts(backbone: nn.Module, asked: int | dict[str, int] | None) -> dict[str, int]:
     """Side ("text", or "encoder" and "decoder") -> tokens."""
     name, config = type(backbone).__name__, getattr(backbone, "config", None)
-    names = inspect.signature(backbone.forward).parameters
+    reader = getattr(backbone, "language", backbone)  # of a composed model, the part that reads text
+    names = inspect.signature(reader.forward).parameters
     sides: tuple[str, ...] = (
         ("encoder", "decoder") if "decoder_input_ids" in names else ("text",) if "input_ids" in names else ()
     )
@@ -257,7 +258,7 @@ def closed_macs(model: nn.Module, head: nn.Module | None, anatomy: Anatomy, samp
     total = sum(block.sizes.macs(tokens[block.stack.name], tokens.get("encoder", 0)) for block in anatomy)
     known = {id(m) for block in anatomy for m in block.module.modules()}
     known |= {id(m) for m in getattr(model, "gossamer", nn.Module()).modules()}
-    last = tokens[list(anatomy.stacks)[-1]]
+    last = tokens[anatomy.readout.name]
     each_token = {id(getattr(model, "get_output_embeddings", lambda: None)())}
     if anatomy.blocks()[0].stack.causal:
         each_token |= {id(m) for m in anatomy.heads.values()}
@@ -268,7 +269,8 @@ def closed_macs(model: nn.Module, head: nn.Module | None, anatomy: Anatomy, samp
             total += module.weight.numel() * (last if id(module) in each_token else 1)
         elif isinstance(module, nn.MultiheadAttention):
             d = module.embed_dim
-            total += d * d + 2 * last * d * d + 2 * last * d  # its output projection is a Linear
+            pooled = tokens.get("vision", last)
+            total += d * d + 2 * pooled * d * d + 2 * pooled * d  # its output projection is a Linear
     return total
 
 

@@ -210,6 +210,61 @@ def memory_obstacle(block: Block) -> str | None:
     return memory.obstacle(block)
 
 
+class Skipped(Change):
+    """A block lets its states pass as they are."""
+
+    def __init__(self, block: nn.Module):
+        super().__init__()
+        self.block = block
+
+    def apply(self) -> None:
+        """Stands in for the block's computation; its parts stay where they are."""
+        self.block.forward = self.passed
+
+    def revert(self) -> None:
+        """The block computes again."""
+        del self.block.__dict__["forward"]
+
+    def passed(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """x -> x."""
+        return hidden_states
+
+
+class Withheld(Change):
+    """A block no longer receives one of its arguments."""
+
+    def __init__(self, block: nn.Module, name: str):
+        super().__init__()
+        self.block, self.names, self.name = block, argument_names(block), name
+
+    def apply(self) -> None:
+        """Hooks in."""
+        self.handles = [self.block.register_forward_pre_hook(self.before, with_kwargs=True)]
+
+    def before(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The block's arguments without that one."""
+        given = dict(zip(self.names, args, strict=False)) | kwargs | {self.name: None}
+        return tuple(given.pop(n) for n in self.names[: len(args)]), given
+
+
+class Looked(Change):
+    """A part joins those that look at images for a composed model."""
+
+    def __init__(self, readers: list[nn.Module], part: nn.Module):
+        super().__init__()
+        self.readers, self.part = readers, part
+
+    def apply(self) -> None:
+        """Joins."""
+        self.readers.append(self.part)
+
+    def revert(self) -> None:
+        """Leaves."""
+        self.readers.remove(self.part)
+
+
 class Inserted(Change):
     """Tokens enter before the first block of a span, behind the prefix tokens, and leave after its last, or stay.
 
@@ -226,12 +281,16 @@ class Inserted(Change):
         """Hooks into every block of the span, or what replaced it."""
         for i, block in enumerate(self.span):
             leaves = i == len(self.span) - 1 and not self.stay
-            widened = WidenedBlock(self, block, enters=i == 0, leaves=leaves)
+            widened = self.widened(block, enters=i == 0, leaves=leaves)
             occupant = self.model.get_submodule(block.name)
             self.handles += [
                 occupant.register_forward_pre_hook(widened.before, with_kwargs=True),
                 occupant.register_forward_hook(widened.after),
             ]
+
+    def widened(self, block: Block, *, enters: bool, leaves: bool) -> WidenedBlock:
+        """What hooks onto one block of the span."""
+        return WidenedBlock(self, block, enters=enters, leaves=leaves)
 
 
 class WidenedBlock:
@@ -256,7 +315,7 @@ class WidenedBlock:
         self.present = not stored or self.attention.layer_idx not in stored
         past, length = past_length(cache, self.attention), x.shape[1]
         if self.enters and self.present:
-            tokens = self.inserted.part(x).to(x.dtype)
+            tokens = self.tokens(x, given).to(x.dtype)
             self.inserted.count = tokens.shape[1]
             given[self.names[0]] = torch.cat([x[:, : self.at], tokens, x[:, self.at :]], dim=1)
         elif self.present:
@@ -265,11 +324,10 @@ class WidenedBlock:
         if given.get("attn_mask") is not None and given["attn_mask"].dim() == 2:
             given["attn_mask"] = given["attn_mask"][None, None]  # timm's: [N, N], for all samples
         for name in ("attention_mask", "attn_mask", "mask"):
-            if given.get(name) is not None:
-                given[name] = widen_mask(given[name], self.at, p, causal=self.causal, rows=self.present)
+            if name in given:
+                given[name] = self.mask(given[name], x, past, length)
         if self.relative_bias:
-            bias = first_bias(self.attention, given.get("position_bias"), length, past)
-            given["position_bias"] = pad(pad(bias, self.at, p, -1), self.at, p if self.present else 0, -2)
+            given["position_bias"] = self.bias(given.get("position_bias"), length, past)
         if self.present:
             self._widen_rows(given, p)
         if cache is not None:
@@ -278,13 +336,32 @@ class WidenedBlock:
 
     def _widen_rows(self, given: dict[str, Any], p: int) -> None:
         if given.get("position_embeddings") is not None:
-            cos, sin = given["position_embeddings"]  # no rotation: cosine 1, sine 0
-            given["position_embeddings"] = (pad(cos, self.at, p, -2, value=1.0), pad(sin, self.at, p, -2))
+            given["position_embeddings"] = self.rotation(*given["position_embeddings"])
             given["position_ids"] = None
         for name in ("encoder_decoder_position_bias", "encoder_attention_mask"):
             side = given.get(name)
             if isinstance(side, Tensor) and side.dim() == 4 and side.shape[-2] > 1:
                 given[name] = torch.cat([side, side[..., :1, :].expand(*side.shape[:-2], p, -1)], dim=-2)
+
+    def tokens(self, x: Tensor, given: dict[str, Any]) -> Tensor:
+        """The tokens [B, p, d] for states x [B, N, d] and the block's other arguments."""
+        return self.inserted.part(x)
+
+    def mask(self, mask: Tensor | None, x: Tensor, past: int, length: int) -> Tensor | None:
+        """A mask made for the sequence without the tokens, with room for them; `x` are the states that entered."""
+        if mask is None:
+            return None
+        return widen_mask(mask, self.at, self.inserted.count, causal=self.causal, rows=self.present)
+
+    def bias(self, bias: Tensor | None, length: int, past: int) -> Tensor:
+        """The relative bias with zeros for the tokens."""
+        bias, p = first_bias(self.attention, bias, length, past), self.inserted.count
+        return pad(pad(bias, self.at, p, -1), self.at, p if self.present else 0, -2)
+
+    def rotation(self, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        """The rotary tables with rows that rotate by nothing: cosine 1, sine 0."""
+        p = self.inserted.count
+        return pad(cos, self.at, p, -2, value=1.0), pad(sin, self.at, p, -2)
 
     def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """The block's output without the tokens where they leave, and with biases as the model made them."""
@@ -292,7 +369,8 @@ class WidenedBlock:
         if self.relative_bias:
             own, cross = output[1], output[2] if len(output) > 2 else None
             own = cut(cut(own, self.at, p, -1), self.at, p if self.present else 0, -2)
-            cross = cross[..., : cross.shape[-2] - p, :] if cross is not None and self.present else cross
+            if cross is not None and self.present and cross.shape[-2] == output[0].shape[1]:  # one row serves all
+                cross = cross[..., : cross.shape[-2] - p, :]
             output = (output[0], own, cross, *output[3:])[: len(output)]
         if self.leaves and self.present:
             output = with_states(output, cut(states(output), self.at, p, 1))

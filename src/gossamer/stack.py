@@ -37,6 +37,7 @@ class FfnNames:
     gate: str | None = None
     after: str | None = None
     layer_scale: str | None = None
+    act: str | None = None  # the activation; of gated ones that of the gate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,8 @@ class Stack:
     visual_prefix: int = 0  # of both: class-like tokens between text and patches
     patches: str | None = None  # in the owner: gives the patch tokens [B, n, d] before positions are added
     patches_norm: str | None = None  # in the owner: a norm behind the positions puts tokens on another scale
+    final_norm: str | None = None  # in the owner: the norm behind the last block
+    rotary: str | None = None  # in the owner: rotary(states, positions) = cosine and sine for its blocks
     own_attention: type[nn.Module] | None = None
     relative_bias: bool = False  # the first block computes a bias that the others receive
     returns_tuple: bool = False  # a block returns (states, ...) and not the states alone

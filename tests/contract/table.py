@@ -39,12 +39,13 @@ class Backbone:
     """A row: how the model is built and what it reads."""
 
     build: Callable[..., nn.Module]
-    reads: str = "image"  # "image", "text", "both", "seq2seq"
+    reads: str = "image"  # "image", "text", "both", "seq2seq", "all"
     num_labels: int | None = None  # for models without a head of their own
     eager: bool = True  # whether attn_implementation can be chosen
     generates: bool = False
     biases: bool = True
     headless: bool = False  # a language model: nothing but a method can be trained
+    sees: bool = False  # composed of a vision tower and a language model
 
     def model(self, attention: str = "sdpa") -> nn.Module:
         torch.manual_seed(1)
@@ -64,9 +65,9 @@ class Backbone:
         text = {"input_ids": ids[:batch], "attention_mask": mask[:batch]}
         if self.reads == "image":
             return {"pixel_values": pixels}
-        if self.reads == "seq2seq":
-            return {**text, "decoder_input_ids": torch.randint(4, 49, (3, 4), generator=generator)[:batch]}
-        return text if self.reads == "text" else {**text, "pixel_values": pixels}
+        if self.reads in ("seq2seq", "all"):
+            text["decoder_input_ids"] = torch.randint(4, 49, (3, 4), generator=generator)[:batch]
+        return {**text, "pixel_values": pixels} if self.reads in ("both", "all") else text
 
 
 def _of(model: Any, config: Any, values: dict[str, Any], **more: Any) -> Callable[..., nn.Module]:
@@ -101,6 +102,15 @@ def _timm(**options: Any) -> Callable[..., nn.Module]:
     return build
 
 
+def _seeing(vision: Callable[..., nn.Module], language: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """A composed model; the tower has another width than the language model."""
+
+    def build(**options: Any) -> nn.Module:
+        return gm.VisionLanguage(vision(**options), language(**options))
+
+    return build
+
+
 T5 = {"d_model": 12, "d_kv": 5, "d_ff": 20, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 2, "vocab_size": 50}
 T5_IDS = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
 BART = {
@@ -114,6 +124,7 @@ BART_IDS = {
     "decoder_start_token_id": 2,
     "forced_eos_token_id": None,
 }
+TOWER = {**VISION, "hidden_size": 10}
 LLAMA = {**TEXT, "num_key_value_heads": 1, "pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3}
 
 BACKBONES: dict[str, Backbone] = {
@@ -173,6 +184,32 @@ BACKBONES: dict[str, Backbone] = {
     "timm": Backbone(_timm(num_classes=LABELS, init_values=0.2), eager=False),
     "timm-avg": Backbone(_timm(num_classes=LABELS, global_pool="avg", reg_tokens=2, qk_norm=True), eager=False),
     "timm-bare": Backbone(_timm(num_classes=0), num_labels=LABELS, eager=False),
+    "clip+bert": Backbone(
+        _seeing(_of(tf.CLIPVisionModel, tf.CLIPVisionConfig, TOWER), _of(tf.BertModel, tf.BertConfig, TEXT)),
+        "both",
+        LABELS,
+        sees=True,
+    ),
+    "dinov2+llama": Backbone(
+        _seeing(
+            _of(tf.Dinov2Model, tf.Dinov2Config, {**DINO, "hidden_size": 10}, mlp_ratio=2),
+            _of(tf.LlamaForCausalLM, tf.LlamaConfig, LLAMA),
+        ),
+        "both",
+        generates=True,
+        headless=True,
+        sees=True,
+    ),
+    "vit+t5": Backbone(
+        _seeing(
+            _of(tf.ViTModel, tf.ViTConfig, TOWER),
+            _of(tf.T5ForConditionalGeneration, tf.T5Config, T5, feed_forward_proj="gated-gelu", **T5_IDS),
+        ),
+        "all",
+        generates=True,
+        headless=True,
+        sees=True,
+    ),
 }
 
 
@@ -183,6 +220,7 @@ class Row:
     method: Any
     identity: bool = False  # leaves the outputs unchanged at the start
     exact: bool = True  # finalize() equals the trained model to 1e-6
+    sees: bool = False  # for composed models only
 
 
 METHODS: dict[str, Row] = {
@@ -214,12 +252,20 @@ METHODS: dict[str, Row] = {
     "spt-shallow": Row(gm.SPT(prompts=3, deep=False, strategy="mean_pooling", images=2)),
     "vpt+lora": Row([gm.VPT(prompts=3), LoraConfig(r=2)]),
     "cvpt+spt+lora": Row([gm.CVPT(prompts=3, placement=1), gm.SPT(prompts=2, strategy="kmeans"), LoraConfig(r=2)]),
+    "dvp": Row(gm.DVP(block=1, heads=3, rank=2), sees=True),
+    "dvp-all": Row(gm.DVP(block=1, query="all", width=8, heads=2, train="prompt"), sees=True),
+    "dvp-search": Row(gm.DVP(block=1, heads=3, train="language", super_network=True), sees=True),
+    "memvp": Row(gm.MemVP(rank=5, extra_slots=3, vision_rank=2, scale=0.7, visual_scale=0.3), sees=True),
+    "visual-tokens": Row(gm.VisualTokens(), sees=True),
+    "visual-tokens+lora": Row([gm.VisualTokens(tokens="patches", rank=3, block=1), LoraConfig(r=2)], sees=True),
     "vpt+adapter": Row([gm.VPT(prompts=3, deep=False), gm.VPT(prompts=2, form="sequence"), gm.Adapter(rank=3)]),
 }
 
 
 def unfit(backbone: Backbone, row: Row) -> str | None:
     """Why a pair is not in the table; `test_contract.py` sees that such a pair is refused."""
+    if row.sees and not backbone.sees:
+        return "does not see"
     if isinstance(row.method, gm.BitFit) and not backbone.biases:
         return "no bias vectors"
     nothing = isinstance(row.method, gm.LinearProbe) or (isinstance(row.method, gm.VPT) and row.method.prompts == 0)

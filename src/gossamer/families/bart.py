@@ -15,7 +15,7 @@ def _attention(path: str) -> AttentionNames:
     )
 
 
-_FFN = (FfnNames(up="fc1", down="fc2", norm=None, after="final_layer_norm"),)
+_FFN = (FfnNames(up="fc1", down="fc2", norm=None, after="final_layer_norm", act="activation_fn"),)
 
 STACKS = (
     Stack(

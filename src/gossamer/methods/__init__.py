@@ -13,15 +13,21 @@ from gossamer.methods.adapter import Adapter
 from gossamer.methods.base import Method
 from gossamer.methods.bitfit import BitFit
 from gossamer.methods.cvpt import CVPT
+from gossamer.methods.dvp import DVP
 from gossamer.methods.full import FullFineTuning
 from gossamer.methods.linear_probe import LinearProbe
+from gossamer.methods.memvp import MemVP
 from gossamer.methods.spt import SPT
+from gossamer.methods.visual_tokens import VisualTokens
 from gossamer.methods.vpt import VPT
 
-METHODS: dict[str, type[Method]] = {m.name: m for m in (VPT, SPT, CVPT, LinearProbe, FullFineTuning, BitFit, Adapter)}
+METHODS: dict[str, type[Method]] = {
+    m.name: m for m in (VPT, SPT, CVPT, LinearProbe, FullFineTuning, BitFit, Adapter, DVP, MemVP, VisualTokens)
+}
 
 __all__ = [
     "CVPT",
+    "DVP",
     "METHODS",
     "SPT",
     "VPT",
@@ -29,7 +35,9 @@ __all__ = [
     "BitFit",
     "FullFineTuning",
     "LinearProbe",
+    "MemVP",
     "Method",
+    "VisualTokens",
     "as_method",
     "from_dict",
     "to_dict",

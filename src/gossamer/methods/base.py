@@ -33,6 +33,10 @@ class Method(ABC):
         inputs.
         """
 
+    def head(self, anatomy: Anatomy, width: int, outputs: int) -> nn.Module | None:
+        """The task head that the method comes with, from what is read out [B, width] to [B, outputs]; None: one Linear."""
+        return None
+
     def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
         """Multiply-adds added to one sample in the finished model, by closed formula; `tokens` counts each stack's tokens."""
         return 0

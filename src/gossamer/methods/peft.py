@@ -222,11 +222,12 @@ def _names(anatomy: Anatomy, roles: tuple[str, ...]) -> list[str]:
     Raises:
         ValueError: none does (LLaMA has a "gate", ViT has none).
     """
-    for block in anatomy:
+    blocks = [block for stack in anatomy.adapted for block in anatomy.blocks(stack)]
+    for block in blocks:
         if set(roles) & {"q", "k", "v"}:
             anatomy.split(block)
     wanted = {*roles, *(f"cross.{role}" for role in roles)}
-    names = [name for block in anatomy for role, name in block.roles().items() if role in wanted]
+    names = [name for block in blocks for role, name in block.roles().items() if role in wanted]
     if not names:
         found = sorted({role for block in anatomy for role in block.roles()})
         raise ValueError(
