@@ -19,16 +19,20 @@ _WHERE = {
     "VPT": "gossamer.methods.vpt",
     "SPT": "gossamer.methods.spt",
     "CVPT": "gossamer.methods.cvpt",
+    "APT": "gossamer.methods.apt",
     "LinearProbe": "gossamer.methods.linear_probe",
     "FullFineTuning": "gossamer.methods.full",
     "BitFit": "gossamer.methods.bitfit",
     "Adapter": "gossamer.methods.adapter",
+    "ClassifierToken": "gossamer.methods.classifier_token",
+    "Unfreeze": "gossamer.methods.unfreeze",
     "METHODS": "gossamer.methods",
     "CostSheet": "gossamer.cost",
 }
-_MODULES = ("anatomy", "cost", "data", "evaluate", "methods", "storage", "train", "zoo")
+_MODULES = ("anatomy", "cost", "data", "evaluate", "methods", "recipes", "storage", "train", "zoo")
 
 __all__ = [
+    "APT",
     "CVPT",
     "METHODS",
     "SPT",
@@ -37,9 +41,11 @@ __all__ = [
     "Adapter",
     "AdapterError",
     "BitFit",
+    "ClassifierToken",
     "CostSheet",
     "FullFineTuning",
     "LinearProbe",
+    "Unfreeze",
     "__version__",
     "adapt",
     "load",
@@ -51,14 +57,17 @@ if TYPE_CHECKING:
     from gossamer.adapted import adapt as adapt
     from gossamer.anatomy import read as read
     from gossamer.cost import CostSheet as CostSheet
+    from gossamer.methods import APT as APT
     from gossamer.methods import CVPT as CVPT
     from gossamer.methods import METHODS as METHODS
     from gossamer.methods import SPT as SPT
     from gossamer.methods import VPT as VPT
     from gossamer.methods import Adapter as Adapter
     from gossamer.methods import BitFit as BitFit
+    from gossamer.methods import ClassifierToken as ClassifierToken
     from gossamer.methods import FullFineTuning as FullFineTuning
     from gossamer.methods import LinearProbe as LinearProbe
+    from gossamer.methods import Unfreeze as Unfreeze
     from gossamer.saving import load as load
     from gossamer.storage import AdapterError as AdapterError
 

@@ -42,6 +42,7 @@ STACKS = (
         blocks="decoder.block",
         attention=_attention(0, "SelfAttention"),
         cross=_attention(1, "EncDecAttention"),
+        context="encoder",
         ffn=_ffn(2),
         causal=True,
         readout="last",

@@ -10,26 +10,34 @@ from typing import Any
 
 from gossamer.methods import peft
 from gossamer.methods.adapter import Adapter
+from gossamer.methods.apt import APT
 from gossamer.methods.base import Method
 from gossamer.methods.bitfit import BitFit
+from gossamer.methods.classifier_token import ClassifierToken
 from gossamer.methods.cvpt import CVPT
 from gossamer.methods.full import FullFineTuning
 from gossamer.methods.linear_probe import LinearProbe
 from gossamer.methods.spt import SPT
+from gossamer.methods.unfreeze import Unfreeze
 from gossamer.methods.vpt import VPT
 
-METHODS: dict[str, type[Method]] = {m.name: m for m in (VPT, SPT, CVPT, LinearProbe, FullFineTuning, BitFit, Adapter)}
+METHODS: dict[str, type[Method]] = {
+    m.name: m for m in (VPT, SPT, CVPT, APT, LinearProbe, FullFineTuning, BitFit, Adapter, ClassifierToken, Unfreeze)
+}
 
 __all__ = [
+    "APT",
     "CVPT",
     "METHODS",
     "SPT",
     "VPT",
     "Adapter",
     "BitFit",
+    "ClassifierToken",
     "FullFineTuning",
     "LinearProbe",
     "Method",
+    "Unfreeze",
     "as_method",
     "from_dict",
     "to_dict",
