@@ -23,16 +23,20 @@ _WHERE = {
     "MemVP": "gossamer.methods.memvp",
     "VisualTokens": "gossamer.methods.visual_tokens",
     "VisionLanguage": "gossamer.models.vision_language",
+    "APT": "gossamer.methods.apt",
     "LinearProbe": "gossamer.methods.linear_probe",
     "FullFineTuning": "gossamer.methods.full",
     "BitFit": "gossamer.methods.bitfit",
     "Adapter": "gossamer.methods.adapter",
+    "ClassifierToken": "gossamer.methods.classifier_token",
+    "Unfreeze": "gossamer.methods.unfreeze",
     "METHODS": "gossamer.methods",
     "CostSheet": "gossamer.cost",
 }
-_MODULES = ("anatomy", "cost", "data", "evaluate", "export", "methods", "storage", "train", "zoo")
+_MODULES = ("anatomy", "cost", "data", "evaluate", "export", "methods", "recipes", "storage", "train", "zoo")
 
 __all__ = [
+    "APT",
     "CVPT",
     "DVP",
     "METHODS",
@@ -42,12 +46,14 @@ __all__ = [
     "Adapter",
     "AdapterError",
     "BitFit",
+    "ClassifierToken",
     "CostSheet",
     "FullFineTuning",
     "LinearProbe",
     "MemVP",
     "VisionLanguage",
     "VisualTokens",
+    "Unfreeze",
     "__version__",
     "adapt",
     "load",
@@ -59,6 +65,7 @@ if TYPE_CHECKING:
     from gossamer.adapted import adapt as adapt
     from gossamer.anatomy import read as read
     from gossamer.cost import CostSheet as CostSheet
+    from gossamer.methods import APT as APT
     from gossamer.methods import CVPT as CVPT
     from gossamer.methods import DVP as DVP
     from gossamer.methods import METHODS as METHODS
@@ -66,11 +73,13 @@ if TYPE_CHECKING:
     from gossamer.methods import VPT as VPT
     from gossamer.methods import Adapter as Adapter
     from gossamer.methods import BitFit as BitFit
+    from gossamer.methods import ClassifierToken as ClassifierToken
     from gossamer.methods import FullFineTuning as FullFineTuning
     from gossamer.methods import LinearProbe as LinearProbe
     from gossamer.methods import MemVP as MemVP
     from gossamer.methods import VisualTokens as VisualTokens
     from gossamer.models.vision_language import VisionLanguage as VisionLanguage
+    from gossamer.methods import Unfreeze as Unfreeze
     from gossamer.saving import load as load
     from gossamer.storage import AdapterError as AdapterError
 

@@ -22,6 +22,7 @@ Every change is kept in a log and taken back, last first, by `Anatomy.undo`.
 
 from __future__ import annotations
 
+import itertools
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -95,6 +96,14 @@ class Anatomy:
     def __iter__(self) -> Iterator[Block]:
         for blocks in self.stacks.values():
             yield from blocks
+
+    def columns(self, stack: str | None = None) -> list[list[Block]]:
+        """The blocks of a stack that run one after another: one list, or of METER's fusion two, text and image."""
+        return [list(column) for _, column in itertools.groupby(self.blocks(stack), key=lambda b: id(b.stack))]
+
+    def column(self, block: Block) -> list[Block]:
+        """The blocks that run before and after a block, with itself."""
+        return next(c for c in self.columns(block.stack.name) if c[0].stack is block.stack)
 
     def owner(self, stack: str | None = None) -> nn.Module:
         """The module that embeds the inputs of a stack and runs it."""
@@ -200,22 +209,26 @@ class Anatomy:
             assert last.after is not None, "a post-norm block names the normalisation after its attention"
             self._do(stream.MiddlePostNorm(get(block.module, last.after), part))
 
-    def remember(self, block: Block, part: Part) -> None:
-        """Self-attention of the block also attends to part(batch) = keys, values, each [1 or B, p, inner_kv], for every query.
+    def remember(self, block: Block, part: Part, branch: Branch = "attention") -> None:
+        """The block's self-attention, or its cross-attention (`branch`), also attends to part(batch) = keys, values.
 
-        One joint softmax over remembered and own keys; remembered keys carry no rotary position and no relative bias.
+        Each is [1 or B, p, inner_kv], for every query. One joint softmax over remembered and own keys; remembered keys carry no
+        rotary position and no relative bias.
         """
-        self._do(seams.Remembered(block, part))
+        self._do(seams.Remembered(block, part, branch))
 
-    def insert(self, first: Block, part: Part, *, last: Block | None = None, stay: bool = False) -> None:
+    def insert(
+        self, first: Block, part: Part, *, last: Block | None = None, stay: bool = False, read: bool = False
+    ) -> None:
         """part(x) [B, p, d] enters behind the prefix tokens of x [B, N, d] before block `first`.
 
-        The new rows leave after block `last` (default: `first`), or stay in the model's output (`stay`).
+        The new rows leave after block `last` (default: `first`), or stay in the model's output (`stay`). The blocks that
+        run beside the span and attend to its column see them with `read`, and else do not.
 
         Raises:
             ValueError: the span runs backwards, or shares blocks with an earlier one without lying inside it.
         """
-        blocks = self.stacks[first.stack.name]
+        blocks = self.column(first)
         last = last or (blocks[-1] if stay else first)
         if last.stack is not first.stack or last.index < first.index:
             raise ValueError(f"tokens cannot enter at {first.name} and leave at {last.name}")
@@ -223,7 +236,8 @@ class Anatomy:
             raise ValueError(
                 f"tokens that stay run to the last block, {blocks[-1].name}; asked to leave at {last.name}"
             )
-        span = blocks[first.index : last.index + 1]
+        start, end = blocks.index(first), blocks.index(last) + 1
+        span = blocks[start:end]
         for other in [c for c in self.log if isinstance(c, seams.Inserted) and seams.overlap(c.span, span)]:
             if not seams.contains(other.span, span):
                 longer = seams.contains(span, other.span)
@@ -231,7 +245,9 @@ class Anatomy:
                     f"tokens inserted from {first.name} to {last.name} would interleave with those from {other.span[0].name} "
                     f"to {other.span[-1].name}: {'insert the longer span first' if longer else 'let one span contain the other'}"
                 )
-        self._do(seams.Inserted(self.model, span, part, stay))
+        others = [c for c in self.columns(first.stack.name) if c[0].stack is not first.stack]
+        beside = [b for column in others for b in column[start:end]]
+        self._do(seams.Inserted(self.model, span, part, stay, beside, read=read))
 
     def lead(self, first: Block, part: leading.Lead, *, both_ways: bool = False) -> None:
         """part(x, side) [B, p, d] stands in front of x [B, N, d] from block `first` to the last, at the positions -p .. -1.
@@ -267,6 +283,16 @@ class Anatomy:
     def observe(self, block: Block, part: nn.Module) -> None:
         """part(x) is called with the states x [B, N, d] that enter the block; its result is ignored."""
         self._do(seams.Observed(self.model, block, part))
+
+    def enter(self, block: Block, part: nn.Module) -> None:
+        """Tokens that enter a column at its first block, before modality types are added, become part(tokens), [B, n, d] both.
+
+        Raises:
+            ValueError: the family does not name the place.
+        """
+        if block.stack.entrance is None:
+            raise ValueError(f"nothing marks where tokens enter the {block.stack.name} stack")
+        self._do(seams.Entered(get(self.owner(block.stack.name), block.stack.entrance), part))
 
     def swap(self, name: str, module: nn.Module) -> None:
         """The module called `name` is replaced: used for heads, which are not part of any block."""
@@ -309,10 +335,10 @@ class Anatomy:
                 change.apply()
             self._rehook()
 
-    def obstacle(self, block: Block, verb: str) -> str | None:
-        """Why a verb does not work on a block, or None where it does."""
+    def obstacle(self, block: Block, verb: str, branch: Branch = "attention") -> str | None:
+        """Why a verb does not work on a block (of "remember": on one of its attentions), or None where it does."""
         if verb == "remember":
-            return seams.memory_obstacle(block)
+            return seams.memory_obstacle(block, branch)
         if verb == "middle" and block.ffn.norm is None and (block.stack.cross or block.stack.attention).after is None:
             return "no normalisation marks the place between attention and FFN"
         if verb not in VERBS:
@@ -345,11 +371,13 @@ def read(model: nn.Module) -> Anatomy:
             if problems:
                 missing.append(f"{name or type(module).__name__}.{stack.blocks}{problems[0]}")
                 continue
-            if stack.name in stacks:
+            if stack.name in stacks and owners[stack.name] != name:
                 raise TypeError(f"{type(model).__name__} has two {stack.name} stacks, {owners[stack.name]} and {name}")
             path = f"{name}.{stack.blocks}" if name else stack.blocks
             prefix = _prefix(module, stack)
-            stacks[stack.name] = [Block(stack, i, block, f"{path}.{i}", prefix) for i, block in enumerate(found)]
+            blocks = stacks.setdefault(stack.name, [])
+            first = len(blocks)
+            blocks += [Block(stack, first + i, block, f"{path}.{i}", prefix) for i, block in enumerate(found)]
             owners[stack.name] = name
     if not stacks:
         raise TypeError(_unknown(model, missing))

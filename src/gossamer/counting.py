@@ -79,6 +79,8 @@ class Sample:
         counts = {}
         for name, blocks in anatomy.stacks.items():
             stack, patches = blocks[0].stack, 0
+            if stack.counts_as is not None:
+                continue
             if stack.modality != "text" and self.image is not None:
                 patches = patch_count(_patch_convolution(anatomy.owner(name)), self.image)
                 dropped = setting(getattr(anatomy.model, "config", None), "mask_ratio") or 0  # masked autoencoders
@@ -255,7 +257,7 @@ def closed_macs(model: nn.Module, head: nn.Module | None, anatomy: Anatomy, samp
         sample: sizes.
     """
     tokens = sample.tokens(anatomy)
-    total = sum(block.sizes.macs(tokens[block.stack.name], tokens.get("encoder", 0)) for block in anatomy)
+    total = sum(block.macs(tokens) for block in anatomy)
     known = {id(m) for block in anatomy for m in block.module.modules()}
     known |= {id(m) for m in getattr(model, "gossamer", nn.Module()).modules()}
     last = tokens[anatomy.readout.name]

@@ -71,7 +71,9 @@ def place(anatomy: Anatomy, num_labels: int, make: Callable[[int, int], nn.Modul
                 "load the bare encoder, or the ...ForSequenceClassification class"
             )
         first = next(model.parameters())
-        width = getattr(getattr(anatomy.owner(), "config", None), "hidden_size", anatomy.blocks()[-1].sizes.width)
+        stack, own = anatomy.blocks()[-1].stack, anatomy.blocks()[-1].sizes.width
+        width = getattr(getattr(anatomy.owner(), "config", None), "hidden_size", own)
+        width *= stack.pooled if stack.readout == "pooled" else 1
         return make(width, num_labels).to(device=first.device, dtype=first.dtype)
     for name, head in anatomy.heads.items():
         if outputs(head) != num_labels:

@@ -77,6 +77,22 @@ class Added(Change):
         return output + self.part(x, output)
 
 
+class Entered(Change):
+    """part(tokens) instead of the tokens that a module gives."""
+
+    def __init__(self, module: nn.Module, part: nn.Module):
+        super().__init__()
+        self.module, self.part = module, part
+
+    def apply(self) -> None:
+        """Hooks in."""
+        self.handles = [self.module.register_forward_hook(self.after)]
+
+    def after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        """The part's answer."""
+        return self.part(output)
+
+
 class Observed(Change):
     """part(x) is shown the states that enter a block."""
 
@@ -186,28 +202,28 @@ class SplitLinear(nn.Module):
 
 
 class Remembered(Change):
-    """Self-attention that also attends to keys and values which a part supplies (see `gossamer.memory`)."""
+    """Attention that also attends to keys and values which a part supplies (see `gossamer.memory`)."""
 
-    def __init__(self, block: Block, part: nn.Module):
+    def __init__(self, block: Block, part: nn.Module, branch: str):
         super().__init__()
-        self.block, self.part = block, part
+        self.block, self.part, self.branch = block, part, branch
         self.undo: Any = None
 
     def apply(self) -> None:
         """Gives the attention its memory; TypeError where a probe shows that it cannot have one."""
-        reason = memory_obstacle(self.block)
+        reason = memory_obstacle(self.block, self.branch)
         if reason is not None:
             raise TypeError(f"{self.block.name} cannot remember extra keys and values: {reason}")
-        self.undo = memory.attach(self.block, self.part)
+        self.undo = memory.attach(self.block, self.part, self.branch)
 
     def revert(self) -> None:
         """Takes the memory away."""
-        memory.detach(self.block, self.part, self.undo)
+        memory.detach(self.block, self.part, self.undo, self.branch)
 
 
-def memory_obstacle(block: Block) -> str | None:
+def memory_obstacle(block: Block, branch: str = "attention") -> str | None:
     """Why a block's attention cannot take extra keys and values, or None where a probe shows that it can."""
-    return memory.obstacle(block)
+    return memory.obstacle(block, branch)
 
 
 class Skipped(Change):
@@ -272,9 +288,15 @@ class Inserted(Change):
     before every block of the span and narrowed after it.
     """
 
-    def __init__(self, model: nn.Module, span: list[Block], part: nn.Module, stay: bool):
+    def __init__(
+        self, model: nn.Module, span: list[Block], part: nn.Module, stay: bool, beside: list[Block], *, read: bool
+    ):
         super().__init__()
         self.model, self.span, self.part, self.stay = model, span, part, stay
+        self.beside, self.read = (
+            beside,
+            read,
+        )  # blocks whose cross-attention reads the span's stream, and whether it sees the tokens
         self.count = 0
 
     def apply(self) -> None:
@@ -287,6 +309,10 @@ class Inserted(Change):
                 occupant.register_forward_pre_hook(widened.before, with_kwargs=True),
                 occupant.register_forward_hook(widened.after),
             ]
+        for i, block in enumerate(self.beside):
+            context = WidenedContext(self, block, enters=i == 0)
+            occupant = self.model.get_submodule(block.name)
+            self.handles.append(occupant.register_forward_pre_hook(context.before, with_kwargs=True))
 
     def widened(self, block: Block, *, enters: bool, leaves: bool) -> WidenedBlock:
         """What hooks onto one block of the span."""
@@ -377,6 +403,35 @@ class WidenedBlock:
         return output
 
 
+class WidenedContext:
+    """A block beside a span, whose cross-attention reads the span's stream: it sees the tokens too, unmasked, or sees none of them.
+
+    The first one reads the stream as it was before the span: to be seen, the tokens are put in there.
+    """
+
+    def __init__(self, inserted: Inserted, block: Block, *, enters: bool):
+        self.inserted, self.enters, self.at = inserted, enters, inserted.span[0].prefix
+        self.names = argument_names(block.module)
+
+    def before(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The block's arguments with the tokens in the states of the other stream, and room for them in their mask."""
+        given = dict(zip(self.names, args, strict=False)) | kwargs
+        x, count = given["encoder_hidden_states"], self.inserted.count
+        if not self.inserted.read:
+            given["encoder_hidden_states"] = x if self.enters else cut(x, self.at, count, 1)
+            return tuple(given.pop(n) for n in self.names[: len(args)]), given
+        if self.enters:
+            tokens = self.inserted.part(x).to(x.dtype)
+            count = tokens.shape[1]
+            given["encoder_hidden_states"] = torch.cat([x[:, : self.at], tokens, x[:, self.at :]], dim=1)
+        mask = given.get("encoder_attention_mask")
+        if mask is not None:
+            given["encoder_attention_mask"] = widen_mask(mask, self.at, count, causal=False, rows=False)
+        return tuple(given.pop(n) for n in self.names[: len(args)]), given
+
+
 class PromptCache:
     """A key/value cache as an attention layer sees it while tokens are inserted: the tokens' entries in front of the real ones.
 
@@ -417,6 +472,13 @@ def cached_prompts(cache: Any, inserted: Inserted) -> dict[int, tuple[Tensor, Te
     while isinstance(cache, PromptCache):
         cache = cache.cache
     return cache.__dict__.setdefault("inserted_tokens", {}).setdefault(id(inserted), {})
+
+
+def hand_over(old: nn.Module, new: nn.Module) -> None:
+    """The forward hooks of a module go on working on the one that takes its place, behind those it has."""
+    for name, hooks in vars(old).items():
+        if name.startswith(("_forward_hooks", "_forward_pre_hooks")):
+            vars(new)[name].update(hooks)
 
 
 def argument_names(block: nn.Module) -> list[str]:

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 import gossamer as gm
 from gossamer.methods import spt
+from gossamer.models.meter import MeterConfig, MeterModel
+from gossamer.models.meter_heads import MeterForQuestionAnswering
 
 VISION = {
     "hidden_size": 12, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 20, "image_size": 16,
@@ -44,6 +46,7 @@ class Backbone:
     eager: bool = True  # whether attn_implementation can be chosen
     generates: bool = False
     biases: bool = True
+    crosses: bool = False  # its main stack has cross-attention
     headless: bool = False  # a language model: nothing but a method can be trained
     sees: bool = False  # composed of a vision tower and a language model
 
@@ -213,6 +216,22 @@ BACKBONES: dict[str, Backbone] = {
 }
 
 
+METER = {
+    "vision_config": {**VISION, "num_hidden_layers": 2},
+    "text_config": {**TEXT, "num_hidden_layers": 2, "max_position_embeddings": 40},
+    "cross_modal_config": {
+        "hidden_size": 12,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "intermediate_size": 20,
+    },
+}
+BACKBONES["meter"] = Backbone(
+    _of(MeterForQuestionAnswering, MeterConfig, METER, num_labels=LABELS), "both", crosses=True
+)
+BACKBONES["meter-bare"] = Backbone(_of(MeterModel, MeterConfig, METER), "both", num_labels=LABELS, crosses=True)
+
+
 @dataclass(frozen=True)
 class Row:
     """A method as a row: what to pass to `adapt`, and what it promises."""
@@ -227,6 +246,7 @@ METHODS: dict[str, Row] = {
     "vpt": Row(gm.VPT(prompts=5)),
     "vpt-sequence": Row(gm.VPT(prompts=5, form="sequence")),
     "vpt-shallow": Row(gm.VPT(prompts=4, deep=False)),
+    "vpt-cross": Row(gm.VPT(prompts=4, attention="both")),
     "vpt-none": Row(gm.VPT(prompts=0), identity=True),
     "vpt-projected": Row(gm.VPT(prompts=3, project=7, blocks=(0, 2))),
     "vpt-dropout": Row(gm.VPT(prompts=3, dropout=0.3)),
@@ -248,8 +268,12 @@ METHODS: dict[str, Row] = {
     "cvpt-projected": Row(gm.CVPT(prompts=4, placement=2, form="projected", dropout=0.2)),
     "cvpt-learnt": Row(gm.CVPT(prompts=2, placement=4, learnable=True, start="identity"), identity=True),
     "cvpt-one": Row(gm.CVPT(prompts=1, placement=5, layer_scale=False, start="published")),
+    "apt": Row(gm.APT(prompts=5, rank=2)),
+    "apt-ffn": Row(gm.APT(prompts=3, rank=0, where="all", activation="softmax", gate="learned", start="declared")),
+    "apt-none": Row(gm.APT(prompts=0), identity=True),
     "spt": Row(gm.SPT(prompts=5)),
     "spt-shallow": Row(gm.SPT(prompts=3, deep=False, strategy="mean_pooling", images=2)),
+    "apt+cvpt+lora": Row([gm.CVPT(prompts=2, placement=2), gm.APT(prompts=4, rank=1), LoraConfig(r=2)]),
     "vpt+lora": Row([gm.VPT(prompts=3), LoraConfig(r=2)]),
     "cvpt+spt+lora": Row([gm.CVPT(prompts=3, placement=1), gm.SPT(prompts=2, strategy="kmeans"), LoraConfig(r=2)]),
     "dvp": Row(gm.DVP(block=1, heads=3, rank=2), sees=True),
@@ -266,6 +290,8 @@ def unfit(backbone: Backbone, row: Row) -> str | None:
     """Why a pair is not in the table; `test_contract.py` sees that such a pair is refused."""
     if row.sees and not backbone.sees:
         return "does not see"
+    if getattr(row.method, "attention", "self") != "self" and not backbone.crosses:
+        return "no cross-attention"
     if isinstance(row.method, gm.BitFit) and not backbone.biases:
         return "no bias vectors"
     nothing = isinstance(row.method, gm.LinearProbe) or (isinstance(row.method, gm.VPT) and row.method.prompts == 0)

@@ -34,6 +34,7 @@ STACKS = (
         blocks="decoder.layers",
         attention=_attention("self_attn"),
         cross=_attention("encoder_attn"),
+        context="encoder",
         ffn=_FFN,
         causal=True,
         readout="last",

@@ -43,6 +43,7 @@ STACKS = (
         blocks="decoder.block",
         attention=_attention(0, "SelfAttention"),
         cross=_attention(1, "EncDecAttention"),
+        context="encoder",
         ffn=_ffn(2),
         final_norm="decoder.final_layer_norm",
         causal=True,

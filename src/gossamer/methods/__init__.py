@@ -10,22 +10,30 @@ from typing import Any
 
 from gossamer.methods import peft
 from gossamer.methods.adapter import Adapter
+from gossamer.methods.apt import APT
 from gossamer.methods.base import Method
 from gossamer.methods.bitfit import BitFit
+from gossamer.methods.classifier_token import ClassifierToken
 from gossamer.methods.cvpt import CVPT
 from gossamer.methods.dvp import DVP
 from gossamer.methods.full import FullFineTuning
 from gossamer.methods.linear_probe import LinearProbe
 from gossamer.methods.memvp import MemVP
 from gossamer.methods.spt import SPT
+from gossamer.methods.unfreeze import Unfreeze
 from gossamer.methods.visual_tokens import VisualTokens
 from gossamer.methods.vpt import VPT
 
 METHODS: dict[str, type[Method]] = {
-    m.name: m for m in (VPT, SPT, CVPT, LinearProbe, FullFineTuning, BitFit, Adapter, DVP, MemVP, VisualTokens)
+    m.name: m
+    for m in (
+        *(VPT, SPT, CVPT, APT, DVP, MemVP),
+        *(LinearProbe, FullFineTuning, BitFit, Adapter, ClassifierToken, Unfreeze, VisualTokens),
+    )
 }
 
 __all__ = [
+    "APT",
     "CVPT",
     "DVP",
     "METHODS",
@@ -33,11 +41,13 @@ __all__ = [
     "VPT",
     "Adapter",
     "BitFit",
+    "ClassifierToken",
     "FullFineTuning",
     "LinearProbe",
     "MemVP",
     "Method",
     "VisualTokens",
+    "Unfreeze",
     "as_method",
     "from_dict",
     "to_dict",

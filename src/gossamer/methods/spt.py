@@ -268,9 +268,13 @@ def harvest(
         )
     with bare(adapted) as anatomy:
         for tree in [t for t in trees if t.prompts()]:
-            layers = tree.config.vpt.prompted(anatomy)
-            bank = Bank(adapted, anatomy, layers, data, collate, batch_size, with_pos=tree.config.with_pos)
-            tree.set(prompts_from(bank, tree.config, memory))
+            found, prompted = [], tree.config.vpt.prompted(anatomy)
+            for column in anatomy.columns(tree.config.stack):
+                layers = [b for b in column if b.index in {p.index for p in prompted}]
+                if layers:
+                    bank = Bank(adapted, anatomy, layers, data, collate, batch_size, with_pos=tree.config.with_pos)
+                    found.append(prompts_from(bank, tree.config, memory))
+            tree.set(torch.cat(found))
 
 
 def prompts_from(bank: Bank, config: SPT, memory: int = 2**30) -> Tensor:
