@@ -51,9 +51,9 @@ __all__ = [
     "FullFineTuning",
     "LinearProbe",
     "MemVP",
+    "Unfreeze",
     "VisionLanguage",
     "VisualTokens",
-    "Unfreeze",
     "__version__",
     "adapt",
     "load",
@@ -77,9 +77,9 @@ if TYPE_CHECKING:
     from gossamer.methods import FullFineTuning as FullFineTuning
     from gossamer.methods import LinearProbe as LinearProbe
     from gossamer.methods import MemVP as MemVP
+    from gossamer.methods import Unfreeze as Unfreeze
     from gossamer.methods import VisualTokens as VisualTokens
     from gossamer.models.vision_language import VisionLanguage as VisionLanguage
-    from gossamer.methods import Unfreeze as Unfreeze
     from gossamer.saving import load as load
     from gossamer.storage import AdapterError as AdapterError
 
