@@ -247,7 +247,7 @@ class Anatomy:
                 )
         others = [c for c in self.columns(first.stack.name) if c[0].stack is not first.stack]
         beside = [b for column in others for b in column[start:end]]
-        self._do(seams.Inserted(self.model, span, part, stay, beside, read=read))
+        self._do(seams.Inserted(self.model, span, part, stay, beside=beside, read=read))
 
     def lead(self, first: Block, part: leading.Lead, *, both_ways: bool = False) -> None:
         """part(x, side) [B, p, d] stands in front of x [B, N, d] from block `first` to the last, at the positions -p .. -1.

@@ -43,7 +43,7 @@ class Leading(Inserted):
     part: Lead
 
     def __init__(self, model: nn.Module, owner: nn.Module, span: list[Block], part: Lead, *, both_ways: bool):
-        super().__init__(model, span, part, stay=False)
+        super().__init__(model, span, part)
         stack = span[0].stack
         self.rotary = None if stack.rotary is None else owner.get_submodule(stack.rotary)
         blocks = owner.get_submodule(stack.blocks)

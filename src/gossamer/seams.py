@@ -289,14 +289,18 @@ class Inserted(Change):
     """
 
     def __init__(
-        self, model: nn.Module, span: list[Block], part: nn.Module, stay: bool, beside: list[Block], *, read: bool
+        self,
+        model: nn.Module,
+        span: list[Block],
+        part: nn.Module,
+        stay: bool = False,
+        *,
+        beside: Sequence[Block] = (),  # whose cross-attention reads the span's stream
+        read: bool = False,  # whether that sees the tokens
     ):
         super().__init__()
         self.model, self.span, self.part, self.stay = model, span, part, stay
-        self.beside, self.read = (
-            beside,
-            read,
-        )  # blocks whose cross-attention reads the span's stream, and whether it sees the tokens
+        self.beside, self.read = beside, read
         self.count = 0
 
     def apply(self) -> None:
