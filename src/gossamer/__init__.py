@@ -26,7 +26,7 @@ _WHERE = {
     "METHODS": "gossamer.methods",
     "CostSheet": "gossamer.cost",
 }
-_MODULES = ("anatomy", "cost", "data", "evaluate", "export", "methods", "storage", "train", "zoo")
+_MODULES = ("anatomy", "comparison", "cost", "data", "evaluate", "export", "methods", "storage", "train", "zoo")
 
 __all__ = [
     "CVPT",
