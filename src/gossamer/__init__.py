@@ -33,7 +33,10 @@ _WHERE = {
     "METHODS": "gossamer.methods",
     "CostSheet": "gossamer.cost",
 }
-_MODULES = ("anatomy", "cost", "data", "evaluate", "export", "methods", "recipes", "storage", "train", "zoo")
+_MODULES = (
+    *("anatomy", "comparison", "cost", "data", "evaluate", "export", "methods", "recipes"),
+    *("storage", "train", "zoo"),
+)
 
 __all__ = [
     "APT",

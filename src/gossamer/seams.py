@@ -8,6 +8,7 @@ own tree of modules; the backbone's tree, and with it its state dict, stays as i
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch

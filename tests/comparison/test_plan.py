@@ -18,7 +18,10 @@ METHODS: dict[str, Any] = {
         "grid": {"training.lr": [0.01, 0.1], "methods.0.prompts": [2, 7, 11]},
     },
 }
-TASKS = {"one": {"data": {"name": "digits"}, "training": {"epochs": 4, "batch": 8}}, "two": {"data": {"name": "elpv"}}}
+TASKS = {
+    "one": {"data": {"name": "digits", "train": "trainval"}, "training": {"epochs": 4, "batch": 8}},
+    "two": {"data": {"name": "elpv"}},
+}
 
 
 def comparison(**changes: Any) -> Comparison:
@@ -62,6 +65,7 @@ def test_candidates_are_all_combinations_and_never_read_the_test_split() -> None
     tried = [(c.run.training.lr, c.run.methods[0]["prompts"], c.run.seed) for c in cells]
     assert tried == [(lr, p, s) for lr in (0.01, 0.1) for p in (2, 7, 11) for s in (1, 2)]
     assert all(c.choosing and not c.run.data.test and c.run.data.validation == 0.3 for c in cells)
+    assert found["VPT", "one"][0].run.data.train == "train", "trainval is for when settings are chosen"
     assert len({cell.folder for cell in cells}) == len(cells)
     assert str(cells[3]) == "VPT on two, seed 2, trying training.lr=0.01, methods.0.prompts=7"
 

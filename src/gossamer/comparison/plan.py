@@ -129,7 +129,7 @@ def candidates(comparison: Comparison) -> dict[tuple[str, str], list[Cell]]:
         ValueError: a grid or a setting in it does not fit.
     """
     chosen = comparison.selection
-    hold_out = {"data": {"validation": chosen.validation, "test": False}}
+    hold_out = {"data": {"train": "train", "validation": chosen.validation, "test": False}}
     found = {}
     for method, task in itertools.product(comparison.methods, comparison.tasks):
         grid = _grid(comparison, method)
