@@ -29,7 +29,7 @@ CLASSIFIED: dict[str, Callable[[], nn.Module]] = {
     "t5": lambda: tf.T5Model(tf.T5Config(**T5, **T5_IDS)),
     "flan": lambda: tf.T5Model(tf.T5Config(**GATED)),
     "bart": lambda: tf.BartModel(tf.BartConfig(**BART, **BART_IDS, dropout=0.0)),
-    "llama": lambda: tf.LlamaModel(tf.LlamaConfig(**{**LLAMA, "hidden_size": 40})),
+    "llama": lambda: tf.LlamaModel(tf.LlamaConfig(**{**LLAMA, "hidden_size": 48})),
 }
 SPOKEN: dict[str, Callable[[], nn.Module]] = {
     "t5": lambda: tf.T5ForConditionalGeneration(tf.T5Config(**T5, **T5_IDS)),
