@@ -152,7 +152,7 @@ class Shortcut(nn.Module):
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The module's answer, in the shape in which the block returned its own."""
         given = dict(zip(self.names[1:], args, strict=False)) | kwargs
-        output = self.module(tokens_of(hidden_states)).view_as(hidden_states)
+        output = as_states(self.module(tokens_of(hidden_states)), hidden_states)
         bias, cache = given.get("position_bias"), given.get("past_key_values")
         if self.relative_bias:
             bias = first_bias(self.attention, bias, output.shape[1], past_length(cache, self.attention))
@@ -516,6 +516,11 @@ def overlap(one: list[Block], two: list[Block]) -> bool:
 def tokens_of(x: Tensor) -> Tensor:
     """States as tokens [B, N, d], where a family holds them as a grid [B, h, w, d]."""
     return x.flatten(1, -2)
+
+
+def as_states(tokens: Tensor, x: Tensor) -> Tensor:
+    """Tokens [B, N, d], or what stands for equal ones, in the shape of the states x they came from."""
+    return tokens if x.dim() == 3 else tokens.expand(x.shape[0], x[0, ..., 0].numel(), -1).reshape(x.shape)
 
 
 def states(output: Any) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gossamer.seams import Change, states, tokens_of, with_states
+from gossamer.seams import Change, as_states, states, tokens_of, with_states
 
 
 class Start(Change):
@@ -28,7 +28,7 @@ class Start(Change):
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The block's arguments, the states with the part's answer."""
         x = args[0] if args else kwargs[self.name]
-        x = x + self.part(tokens_of(x)).view_as(x)
+        x = x + as_states(self.part(tokens_of(x)), x)
         return ((x, *args[1:]), kwargs) if args else (args, kwargs | {self.name: x})
 
 
@@ -46,7 +46,7 @@ class End(Change):
     def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """What the block returns, the states with the part's answer."""
         y = states(output)
-        return with_states(output, y + self.part(tokens_of(y)).view_as(y))
+        return with_states(output, y + as_states(self.part(tokens_of(y)), y))
 
 
 class MiddlePreNorm(Change):
@@ -77,7 +77,7 @@ class MiddlePreNorm(Change):
         addition, self.addition = self.addition, None
         assert addition is not None, "the norm runs before the block ends"
         y = states(output)
-        return with_states(output, y + addition.view_as(y))
+        return with_states(output, y + as_states(addition, y))
 
 
 class MiddlePostNorm(Change):
