@@ -18,10 +18,12 @@ import rows
 import gossamer as gm
 from gossamer import architectures
 from gossamer.anatomy import read
-from gossamer.cost import cost
+from gossamer.counting import Sample, closed_macs, count
 from gossamer.methods import Method
 
 HOW = {
+    "windows": "prompts as tokens in every window; torch's counter on meta = closed form",
+    "merged": "the same, and 8 C^2 a prompt and merging, which the formula counts though the next stage replaces them",
     "sequence": "prompts run as tokens; torch's counter on meta = closed form",
     "exact": "stored keys and values of prompts; torch's counter on meta = closed form",
     "parameters": "tensors of the adapter = closed form",
@@ -36,16 +38,20 @@ def row(what: str, paper: float, ours: float, unit: str, how: str) -> dict[str, 
 def gmacs(model: str, method: Method | None, **sizes: Any) -> float:
     """GMACs of one sample in the finished model (None: in the bare backbone), counted; they must equal the closed form."""
     backbone = architectures.build(model)
-    macs = cost(gm.adapt(backbone, method) if method else backbone, **sizes).finished
-    if macs.counted != macs.closed:
-        raise SystemExit(f"{model}, {method}: counted {macs.counted:,} MACs, closed form {macs.closed:,}")
-    return round(macs.counted / 1e9, 3)
+    sample, anatomy = Sample.of(backbone, **sizes), read(backbone)
+    closed = closed_macs(backbone, None, anatomy, sample)
+    closed += method.macs(anatomy, sample.tokens(anatomy)) if method else 0
+    finished = gm.adapt(backbone, method).finalize() if method else backbone
+    counted = count(finished, finished, sample)[0]
+    if counted != closed:
+        raise SystemExit(f"{model}, {method}: counted {counted:,} MACs, closed form {closed:,}")
+    return round(counted / 1e9, 3)
 
 
 def parameters(model: str, method: Method) -> int:
     """Parameters of the method without a head, counted; they must equal the closed form."""
     closed = method.parameters(read(architectures.build(model)))
-    counted = gm.adapt(architectures.build(model), method).cost().method_parameters
+    counted = sum(p.numel() for p in gm.adapt(architectures.build(model), method).methods.parameters())
     if counted != closed:
         raise SystemExit(f"{model}, {method}: {counted:,} parameters, closed form {closed:,}")
     return counted
@@ -71,7 +77,48 @@ def vpt() -> list[dict[str, Any]]:
     return found
 
 
-PAPERS = (vpt,)
+def swin() -> list[dict[str, Any]]:
+    """VPT-deep on Swin-B at 224, prompts as tokens in every window (arXiv 2203.12119, appendix; the totals are of its formula)."""
+    formula = {0: 15.43, 5: 16.29, 10: 17.16, 25: 19.80, 50: 24.33}
+    unit, found = "GMACs per image", []
+    for prompts, paper in formula.items():
+        method = gm.VPT(prompts=prompts, form="sequence") if prompts else None
+        ours = gmacs("swin-b", method, image_size=224)
+        merged = round(ours + prompts * sum(8 * width**2 for width in (128, 256, 512)) / 1e9, 3)
+        what = f"VPT-deep, sequence form, Swin-B, {prompts} prompts"
+        found.append(row(what, paper, ours, unit, HOW["windows"]))
+        found.append(row(f"{what}, prompts merged: by formula", paper, merged, unit, HOW["merged"]))
+    exact = gmacs("swin-b", gm.VPT(prompts=50), image_size=224)
+    found.append(
+        row("VPT-deep, exact form but for the last block, Swin-B, 50 prompts", 24.33, exact, unit, HOW["exact"])
+    )
+    counted = parameters("swin-b", gm.VPT(prompts=50))
+    found.append(
+        row("VPT-deep, Swin-B, 50 prompts, without head", 12_032 * 50, counted, "parameters", HOW["parameters"])
+    )
+    return found
+
+
+def pc() -> list[dict[str, Any]]:
+    """PC (arXiv 2305.17223) on ViT-B/16: 100 deep prompts before, 30 % of them after; evenly, and packed into four blocks."""
+    even, packed, unit = (30,) * 12, (100, 100, 100, 60) + (0,) * 8, "GMACs per image"
+    plans = {
+        "100 prompts": (100, 26.97),
+        "30 % kept, evenly": (even, 20.35),
+        "30 % kept, in four blocks": (packed, 20.38),
+    }
+    found = []
+    for what, (prompts, paper) in plans.items():
+        for form in ("sequence", "exact"):
+            ours = gmacs("vit-b16", gm.VPT(prompts=prompts, form=form), image_size=224)  # type: ignore[arg-type]
+            beside = "" if form == "sequence" else ", beside the sequence form's figure"
+            found.append(row(f"PC, {form} form, ViT-B/16, {what}{beside}", paper, ours, unit, HOW[form]))
+    kept = parameters("vit-b16", gm.VPT(prompts=even))
+    found.append(row("PC, ViT-B/16, 30 % of 100 kept, without head", 276_480, kept, "parameters", HOW["parameters"]))
+    return found
+
+
+PAPERS = (vpt, swin, pc)
 
 
 def main() -> None:

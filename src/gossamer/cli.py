@@ -13,6 +13,7 @@ COMMANDS = {
     "inspect": ("gossamer.inspection", "show where the parts of a model sit and what can be done to them"),
     "cost": ("gossamer.cli_cost", "parameters and multiply-adds of a model with a method, without weights"),
     "train": ("gossamer.train", "adapt a model to labelled images"),
+    "condense": ("gossamer.cli_condense", "keep the prompts of a finished run that matter, and tune them further"),
     "evaluate": ("gossamer.evaluate", "score a trained adapter on labelled images"),
     "compare": (
         "gossamer.comparison.sweep",
@@ -24,7 +25,8 @@ COMMANDS = {
 }
 """Name -> module with a function `command(arguments)`, and one line of help."""
 
-AGAIN = {"train": "; the same command with --resume continues", "compare": "; the same command continues"}
+_RESUMED = "; the same command with --resume continues"
+AGAIN = {"train": _RESUMED, "condense": _RESUMED, "compare": "; the same command continues"}
 USER_ERRORS = (ValueError, KeyError, TypeError, OSError, ImportError, ArithmeticError)
 
 

@@ -86,6 +86,8 @@ class Sample:
                 dropped = setting(getattr(anatomy.model, "config", None), "mask_ratio") or 0  # masked autoencoders
                 patches = int(patches * (1 - dropped))
             text = self.decoder if name == "decoder" and self.decoder is not None else self.text
+            if stack.windows is not None and self.image is not None:
+                counts[f"{name}.rows"] = self.image[0] // _patch_convolution(anatomy.owner(name)).stride[0]
             both = (text or 0) + 1 + patches
             counts[name] = {"vision": patches + blocks[0].prefix, "text": text or 0, "both": both}[stack.modality]
         return counts
@@ -259,6 +261,9 @@ def closed_macs(model: nn.Module, head: nn.Module | None, anatomy: Anatomy, samp
     tokens = sample.tokens(anatomy)
     total = sum(block.macs(tokens) for block in anatomy)
     known = {id(m) for block in anatomy for m in block.module.modules()}
+    for block in [b for b in anatomy if b.merging is not None]:
+        total += block.merging.reduction.weight.numel() * block.extent(tokens).tokens  # type: ignore[union-attr,operator]
+        known |= {id(m) for m in block.merging.modules()}  # type: ignore[union-attr]
     known |= {id(m) for m in getattr(model, "gossamer", nn.Module()).modules()}
     last = tokens[anatomy.readout.name]
     each_token = {id(getattr(model, "get_output_embeddings", lambda: None)())}

@@ -108,7 +108,7 @@ class Observed(Change):
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Shows the states, changes nothing."""
-        self.part(args[0] if args else next(iter(kwargs.values())))
+        self.part(tokens_of(args[0] if args else next(iter(kwargs.values()))))
 
 
 class Swapped(Change):
@@ -152,7 +152,7 @@ class Shortcut(nn.Module):
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The module's answer, in the shape in which the block returned its own."""
         given = dict(zip(self.names[1:], args, strict=False)) | kwargs
-        output = self.module(hidden_states)
+        output = as_states(self.module(tokens_of(hidden_states)), hidden_states)
         bias, cache = given.get("position_bias"), given.get("past_key_values")
         if self.relative_bias:
             bias = first_bias(self.attention, bias, output.shape[1], past_length(cache, self.attention))
@@ -161,7 +161,7 @@ class Shortcut(nn.Module):
             getattr(cache, "self_attention_cache", cache).update(rows, rows, self.attention.layer_idx)
         if self.relative_bias:
             return output, bias, given.get("encoder_decoder_position_bias")
-        return (output,) if self.returns_tuple else output
+        return (output, *[None] * (self.returns_tuple - 1)) if self.returns_tuple else output
 
 
 class SplitLinear(nn.Module):
@@ -511,6 +511,16 @@ def contains(outer: list[Block], inner: list[Block]) -> bool:
 def overlap(one: list[Block], two: list[Block]) -> bool:
     """Whether two spans share blocks."""
     return one[0].stack is two[0].stack and one[0].index <= two[-1].index and two[0].index <= one[-1].index
+
+
+def tokens_of(x: Tensor) -> Tensor:
+    """States as tokens [B, N, d], where a family holds them as a grid [B, h, w, d]."""
+    return x.flatten(1, -2)
+
+
+def as_states(tokens: Tensor, x: Tensor) -> Tensor:
+    """Tokens [B, N, d], or what stands for equal ones, in the shape of the states x they came from."""
+    return tokens if x.dim() == 3 else tokens.expand(x.shape[0], x[0, ..., 0].numel(), -1).reshape(x.shape)
 
 
 def states(output: Any) -> Tensor:

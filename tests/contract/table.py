@@ -114,6 +114,17 @@ def _seeing(vision: Callable[..., nn.Module], language: Callable[..., nn.Module]
     return build
 
 
+SWIN = {  # windows of 3 x 3 in grids of 8 x 8 and 4 x 4: shifted ones, and padding
+    "embed_dim": 12, "depths": [2, 1], "num_heads": [2, 3], "window_size": 3, "image_size": 16, "patch_size": 2,
+    "mlp_ratio": 2.0,
+}  # fmt: skip
+
+
+def _timm_swin() -> nn.Module:
+    sizes = {("img_size" if k == "image_size" else k): v for k, v in SWIN.items()}
+    return timm.create_model("swin_tiny_patch4_window7_224", num_classes=LABELS, **sizes)
+
+
 T5 = {"d_model": 12, "d_kv": 5, "d_ff": 20, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 2, "vocab_size": 50}
 T5_IDS = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
 BART = {
@@ -184,6 +195,9 @@ BACKBONES: dict[str, Backbone] = {
     "llama-classifier": Backbone(
         _of(tf.LlamaForSequenceClassification, tf.LlamaConfig, LLAMA, num_labels=LABELS), "text", biases=False
     ),
+    "swin": Backbone(_of(tf.SwinForImageClassification, tf.SwinConfig, SWIN, num_labels=LABELS)),
+    "swin-bare": Backbone(_of(tf.SwinModel, tf.SwinConfig, SWIN), num_labels=LABELS),
+    "timm-swin": Backbone(_timm_swin, eager=False),
     "timm": Backbone(_timm(num_classes=LABELS, init_values=0.2), eager=False),
     "timm-avg": Backbone(_timm(num_classes=LABELS, global_pool="avg", reg_tokens=2, qk_norm=True), eager=False),
     "timm-bare": Backbone(_timm(num_classes=0), num_labels=LABELS, eager=False),
@@ -248,6 +262,7 @@ METHODS: dict[str, Row] = {
     "vpt-shallow": Row(gm.VPT(prompts=4, deep=False)),
     "vpt-cross": Row(gm.VPT(prompts=4, attention="both")),
     "vpt-none": Row(gm.VPT(prompts=0), identity=True),
+    "vpt-uneven": Row(gm.VPT(prompts=(3, 0, 2))),
     "vpt-projected": Row(gm.VPT(prompts=3, project=7, blocks=(0, 2))),
     "vpt-dropout": Row(gm.VPT(prompts=3, dropout=0.3)),
     "linear-probe": Row(gm.LinearProbe(), identity=True),
@@ -294,6 +309,15 @@ def unfit(backbone: Backbone, row: Row) -> str | None:
         return "no cross-attention"
     if isinstance(row.method, gm.BitFit) and not backbone.biases:
         return "no bias vectors"
+    windows = backbone in (BACKBONES["swin"], BACKBONES["swin-bare"], BACKBONES["timm-swin"])
+    if windows and any(
+        isinstance(m, gm.SPT) and m.deep for m in [row.method, *(row.method if isinstance(row.method, list) else ())]
+    ):
+        return "SPT harvests tokens of one width"
+    if windows and isinstance(row.method, gm.VPT) and row.method.project is not None:
+        return "project=7 maps to one width"
+    if windows and isinstance(row.method, gm.CVPT) and row.method.placement == 2:
+        return "attends in windows"
     nothing = isinstance(row.method, gm.LinearProbe) or (isinstance(row.method, gm.VPT) and row.method.prompts == 0)
     return "nothing would be trained" if nothing and backbone.headless else None
 
