@@ -117,7 +117,7 @@ def test_inspect_shows_parts_and_verbs(capsys: pytest.CaptureFixture[str]) -> No
 def test_inspect_says_why_a_verb_does_not_work(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("gossamer.seams.memory_obstacle", lambda block: "it is told so")
+    monkeypatch.setattr("gossamer.seams.memory_obstacle", lambda block, branch: "it is told so")
     assert cli.main(["inspect", str(squares.backbone())]) == 0
     assert "remember     no: it is told so" in capsys.readouterr().out
 
