@@ -38,12 +38,23 @@ def test_paper_costs_agree_with_the_papers(run) -> None:
         assert row["difference"] == pytest.approx(row["ours"] - row["paper"], abs=1e-6)
     formula = {r["paper"]: r["ours"] for r in answer["rows"] if "formula" in r["what"]}
     assert formula == pytest.approx({p: p for p in (17.56, 22.22, 26.97, 31.81, 36.74)}, abs=0.005)
-    printed = {r["paper"]: r["ours"] for r in answer["rows"] if "printed" in r["what"]}
+    printed = {r["paper"]: r["ours"] for r in answer["rows"] if "printed by PC" in r["what"]}
     assert printed == pytest.approx({p: p for p in (17.6, 22.2, 26.9, 31.8, 36.7)}, abs=0.1)
     (exact,) = (r["ours"] for r in answer["rows"] if "exact" in r["what"])
     assert exact <= 17.95
-    parameters = [r["ours"] for r in answer["rows"] if r["unit"] == "parameters"]
-    assert parameters == [460_800, 38_400]
+    parameters = [r for r in answer["rows"] if r["unit"] == "parameters"]
+    assert {460_800, 38_400, 1_916_940, 3_833_880} <= {r["ours"] for r in parameters}
+    assert all(r["ours"] == r["paper"] for r in parameters)
+    found = {r["what"]: r["ours"] for r in answer["rows"]}
+    assert found["APT p=200 r=4, ViLT: added"] == 0.907
+    assert found["APT p=200 r=4, METER: added"] == 2.308
+    assert found["deep prompts p=200, ViLT, with queries: added"] == 5.139
+    ways = [
+        found[f"deep prompts p=200, METER, {way}: added"]
+        for way in ("stored", "projected", "with queries", "in the table")
+    ]
+    assert ways == pytest.approx([2.28, 7.94, 10.77, 13.05], abs=0.005)
+    assert found["deep prompts p=200, METER, in the table: saved by APT"] == pytest.approx(82.30, abs=0.02)
 
 
 def test_deep_prompts_writes_a_row_for_each_form(run, tmp_path: Path) -> None:
