@@ -45,8 +45,19 @@ def test_paper_costs_agree_with_the_papers(run) -> None:
     assert max(ours for what, ours in exact.items() if "ViT-B/16" in what) <= 17.95
     condensed = [r["ours"] for r in answer["rows"] if r["what"].startswith("PC, sequence form")]
     assert condensed == pytest.approx([26.97, 20.35, 20.38], abs=0.005)
-    parameters = [r["ours"] for r in answer["rows"] if r["unit"] == "parameters"]
-    assert parameters == [460_800, 38_400, 601_600, 276_480]
+    parameters = [r for r in answer["rows"] if r["unit"] == "parameters"]
+    assert {460_800, 38_400, 601_600, 276_480, 1_916_940, 3_833_880} <= {r["ours"] for r in parameters}
+    assert all(r["ours"] == r["paper"] for r in parameters)
+    found = {r["what"]: r["ours"] for r in answer["rows"]}
+    assert found["APT p=200 r=4, ViLT: added"] == 0.907
+    assert found["APT p=200 r=4, METER: added"] == 2.308
+    assert found["deep prompts p=200, ViLT, with queries: added"] == 5.139
+    ways = [
+        found[f"deep prompts p=200, METER, {way}: added"]
+        for way in ("stored", "projected", "with queries", "in the table")
+    ]
+    assert ways == pytest.approx([2.28, 7.94, 10.77, 13.05], abs=0.005)
+    assert found["deep prompts p=200, METER, in the table: saved by APT"] == pytest.approx(82.30, abs=0.02)
 
 
 def test_deep_prompts_writes_a_row_for_each_form(run, tmp_path: Path) -> None:

@@ -292,12 +292,12 @@ def _formulas(
     if anatomy is None or mixed:
         return None, None, None
     tokens = sample.tokens(anatomy)
-    added = sum(m.macs(anatomy, tokens) for m in applied)
+    added = sample.images * sum(m.macs(anatomy, tokens) for m in applied)
     try:
         overheads = [m.overhead(anatomy, tokens) for m in applied]
     except ValueError:
         return added, None, None
-    return added, sum(o[0] for o in overheads), sum(o[1] for o in overheads)
+    return added, sample.images * sum(o[0] for o in overheads), sample.images * sum(o[1] for o in overheads)
 
 
 def _sum(*terms: int | None) -> int | None:
