@@ -42,8 +42,24 @@ def test_paper_costs_agree_with_the_papers(run) -> None:
     assert printed == pytest.approx({p: p for p in (17.6, 22.2, 26.9, 31.8, 36.7)}, abs=0.1)
     (exact,) = (r["ours"] for r in answer["rows"] if "exact" in r["what"])
     assert exact <= 17.95
-    parameters = [r["ours"] for r in answer["rows"] if r["unit"] == "parameters"]
-    assert parameters == [460_800, 38_400]
+    parameters = {r["what"]: (r["paper"], r["ours"]) for r in answer["rows"] if r["unit"] == "parameters"}
+    unused = {
+        "the paper's sum": 24_576,
+        "the authors' module 7B": 24_576 + 2 * 4096,
+        "the authors' module 13B": 24_576 + 2 * 5120,
+    }
+    for what, (paper, ours) in parameters.items():
+        size = "13B" if "13B" in what else "7B"
+        label = what.partition(": ")[2]
+        assert paper - ours == unused.get(label, unused.get(f"{label} {size}", 0)), what
+    assert len(parameters) == 2 + 3 + 6
+    seen = {r["what"]: r["ours"] for r in answer["rows"] if "GMACs per image and text" in r["unit"]}
+    assert [seen[f"DVP, BERT-base, K = {k}"] for k in (0, 6, 11)] == [1.683, 1.640, 1.605]
+    assert seen["all visual tokens, BERT-base"] == pytest.approx(18.93 + 0.116, abs=0.005)
+    percent = {r["what"]: r["ours"] for r in answer["rows"] if r["unit"] == "% of MACs"}
+    assert percent["MemVP, LLaMA-7B, added to a token"] == 1.30
+    assert percent["DVP, K = 0, saved: abstract"] == pytest.approx(91, abs=0.5)
+    assert percent["DVP, K = 0, saved with the image encoder: abstract"] == pytest.approx(47, abs=0.5)
 
 
 def test_deep_prompts_writes_a_row_for_each_form(run, tmp_path: Path) -> None:
