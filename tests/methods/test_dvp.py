@@ -194,9 +194,9 @@ def test_a_chosen_placement_is_that_placement_alone(language: str) -> None:
         model.load_state_dict({n: tensors[n] for n in model.state_dict()})
         given = texts(6, 4)
         close(search(**given, pixel_values=PIXELS).logits, model(**given, pixel_values=PIXELS).logits, 1e-6)
+        seen = search.see(PIXELS)
+        choose(search, 0)
         with pytest.raises(RuntimeError, match="seen under another placement"):
-            seen = search.see(PIXELS)
-            choose(search, 0)
             search(**given, seen=seen)
 
 
