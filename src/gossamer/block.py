@@ -99,6 +99,10 @@ class Block:
         """Tokens of one sample in the block's stream, of how many each stack is given."""
         return self.extent(counts).tokens
 
+    def seen(self, counts: Mapping[str, int], branch: str) -> int:
+        """Tokens of one sample that the Linears of a branch see: in windows attention sees padding too."""
+        return self.extent(counts).attending if branch == "attention" else self.tokens(counts)
+
     def context(self, counts: Mapping[str, int]) -> int:
         """Tokens of one sample that its cross-attention reads; 0 where it has none, or nothing to read."""
         return counts.get(self.stack.context, 0) if self.stack.context else 0

@@ -49,6 +49,7 @@ class Backbone:
     crosses: bool = False  # its main stack has cross-attention
     headless: bool = False  # a language model: nothing but a method can be trained
     sees: bool = False  # composed of a vision tower and a language model
+    windows: bool = False  # its attention is in windows
 
     def model(self, attention: str = "sdpa") -> nn.Module:
         torch.manual_seed(1)
@@ -195,9 +196,9 @@ BACKBONES: dict[str, Backbone] = {
     "llama-classifier": Backbone(
         _of(tf.LlamaForSequenceClassification, tf.LlamaConfig, LLAMA, num_labels=LABELS), "text", biases=False
     ),
-    "swin": Backbone(_of(tf.SwinForImageClassification, tf.SwinConfig, SWIN, num_labels=LABELS)),
-    "swin-bare": Backbone(_of(tf.SwinModel, tf.SwinConfig, SWIN), num_labels=LABELS),
-    "timm-swin": Backbone(_timm_swin, eager=False),
+    "swin": Backbone(_of(tf.SwinForImageClassification, tf.SwinConfig, SWIN, num_labels=LABELS), windows=True),
+    "swin-bare": Backbone(_of(tf.SwinModel, tf.SwinConfig, SWIN), num_labels=LABELS, windows=True),
+    "timm-swin": Backbone(_timm_swin, eager=False, windows=True),
     "timm": Backbone(_timm(num_classes=LABELS, init_values=0.2), eager=False),
     "timm-avg": Backbone(_timm(num_classes=LABELS, global_pool="avg", reg_tokens=2, qk_norm=True), eager=False),
     "timm-bare": Backbone(_timm(num_classes=0), num_labels=LABELS, eager=False),
@@ -262,7 +263,7 @@ METHODS: dict[str, Row] = {
     "vpt-shallow": Row(gm.VPT(prompts=4, deep=False)),
     "vpt-cross": Row(gm.VPT(prompts=4, attention="both")),
     "vpt-none": Row(gm.VPT(prompts=0), identity=True),
-    "vpt-uneven": Row(gm.VPT(prompts=(3, 0, 2))),
+    "vpt-uneven": Row(gm.VPT(prompts=(3, 0, 2), blocks=(0, 1, 2))),
     "vpt-projected": Row(gm.VPT(prompts=3, project=7, blocks=(0, 2))),
     "vpt-dropout": Row(gm.VPT(prompts=3, dropout=0.3)),
     "linear-probe": Row(gm.LinearProbe(), identity=True),
@@ -309,15 +310,13 @@ def unfit(backbone: Backbone, row: Row) -> str | None:
         return "no cross-attention"
     if isinstance(row.method, gm.BitFit) and not backbone.biases:
         return "no bias vectors"
-    windows = backbone in (BACKBONES["swin"], BACKBONES["swin-bare"], BACKBONES["timm-swin"])
-    if windows and any(
-        isinstance(m, gm.SPT) and m.deep for m in [row.method, *(row.method if isinstance(row.method, list) else ())]
-    ):
-        return "SPT harvests tokens of one width"
-    if windows and isinstance(row.method, gm.VPT) and row.method.project is not None:
-        return "project=7 maps to one width"
-    if windows and isinstance(row.method, gm.CVPT) and row.method.placement == 2:
-        return "attends in windows"
+    for method in row.method if isinstance(row.method, list) else [row.method]:
+        if backbone.windows and isinstance(method, gm.SPT) and method.deep:
+            return "SPT harvests tokens of one width"
+        if backbone.windows and isinstance(method, gm.VPT) and method.project is not None:
+            return "project=7 maps to one width"
+        if backbone.windows and isinstance(method, gm.CVPT) and method.placement == 2:
+            return "attends in windows"
     nothing = isinstance(row.method, gm.LinearProbe) or (isinstance(row.method, gm.VPT) and row.method.prompts == 0)
     return "nothing would be trained" if nothing and backbone.headless else None
 

@@ -100,13 +100,9 @@ class Adapter(Method):
         return sum(self._per_block(b) for b in anatomy.blocks(self.stack, self.blocks))
 
     def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
-        """2 d r for each bottleneck and token that it sees; in windows attention sees padding too."""
-        total = 0
-        for block in anatomy.blocks(self.stack, self.blocks):
-            extent = block.extent(tokens)
-            seen = [extent.attending if branch == "attention" else extent.tokens for branch in self._branches(block)]
-            total += sum(seen) * 2 * block.sizes.width * self.rank
-        return total
+        """2 d r for each bottleneck and token that it sees."""
+        blocks = anatomy.blocks(self.stack, self.blocks)
+        return sum(2 * b.seen(tokens, w) * b.sizes.width * self.rank for b in blocks for w in self._branches(b))
 
 
 class Bottleneck(Part):

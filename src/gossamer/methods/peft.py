@@ -110,9 +110,8 @@ class Peft(Method):
         with anatomy.tentatively():
             shapes, seen = self._shapes(anatomy), {}
             for block in anatomy:
-                extent = block.extent(tokens)
                 for role, name in block.roles().items():
-                    own = extent.attending if role in ("q", "k", "v", "qkv", "out") else extent.tokens
+                    own = block.seen(tokens, "attention" if role in ("q", "k", "v", "qkv", "out") else role)
                     seen[name] = block.context(tokens) if role in ("cross.k", "cross.v") else own
         return sum(seen.get(name, 1) * self.config.r * sum(shape) for name, shape in shapes.items()), 0
 
