@@ -121,7 +121,10 @@ def test_parameter_count_is_the_closed_form(backbone: Backbone, row: Row) -> Non
     assert adapted.applied[0].parameters(anatomy) == counted
 
 
-@of([b for b, r in BACKBONES.items() if r.eager], ["vpt", "vpt-shallow", "vpt-sequence", "houlsby", "vpt+lora"])
+@of(
+    [b for b, r in BACKBONES.items() if r.eager],
+    ["vpt", "vpt-shallow", "vpt-sequence", "vpt-cross", "houlsby", "vpt+lora", "apt"],
+)
 def test_sdpa_is_eager(backbone: Backbone, row: Row) -> None:
     sdpa, eager = (disturb(adapt(backbone, row, attention)) for attention in ("sdpa", "eager"))
     close(run(sdpa, backbone.inputs()), run(eager, backbone.inputs()))
@@ -129,7 +132,18 @@ def test_sdpa_is_eager(backbone: Backbone, row: Row) -> None:
 
 @of(
     list(BACKBONES),
-    ["vpt", "vpt-shallow", "vpt-sequence", "vpt-dropout", "adaptformer", "lora", "cvpt", "cvpt-projected"],
+    [
+        "vpt",
+        "vpt-shallow",
+        "vpt-sequence",
+        "vpt-dropout",
+        "vpt-cross",
+        "adaptformer",
+        "lora",
+        "cvpt",
+        "cvpt-projected",
+        "apt",
+    ],
 )
 def test_a_sample_does_not_depend_on_its_batch(backbone: Backbone, row: Row) -> None:
     adapted = disturb(adapt(backbone, row))
@@ -156,7 +170,7 @@ def test_exact_is_sequence(backbone: Backbone, row: Row) -> None:
 TEXTS = [b for b, r in BACKBONES.items() if r.reads != "image"]
 
 
-@of(TEXTS, ["vpt", "vpt-shallow", "vpt-sequence", "houlsby", "cvpt", "cvpt-projected"])
+@of(TEXTS, ["vpt", "vpt-shallow", "vpt-sequence", "vpt-cross", "houlsby", "cvpt", "cvpt-projected", "apt"])
 def test_padding_changes_nothing(backbone: Backbone, row: Row) -> None:
     adapted = disturb(adapt(backbone, row))
     inputs = backbone.inputs()
@@ -169,7 +183,19 @@ def test_padding_changes_nothing(backbone: Backbone, row: Row) -> None:
 
 @of(
     list(BACKBONES),
-    ["vpt", "vpt-shallow", "vpt-sequence", "houlsby", "adaptformer", "lora", "cvpt", "cvpt-projected", "cvpt-learnt"],
+    [
+        "vpt",
+        "vpt-shallow",
+        "vpt-sequence",
+        "vpt-cross",
+        "houlsby",
+        "adaptformer",
+        "lora",
+        "cvpt",
+        "cvpt-projected",
+        "cvpt-learnt",
+        "apt",
+    ],
 )
 def test_checkpointing_changes_nothing(backbone: Backbone, row: Row) -> None:
     plain, saving = (disturb(adapt(backbone, row)) for _ in range(2))
@@ -191,7 +217,8 @@ def test_checkpointing_changes_nothing(backbone: Backbone, row: Row) -> None:
 
 
 @of(
-    list(BACKBONES), ["vpt", "vpt-shallow", "vpt-projected", "houlsby", "lora", "cvpt", "cvpt-projected", "cvpt-learnt"]
+    list(BACKBONES),
+    ["vpt", "vpt-shallow", "vpt-projected", "houlsby", "lora", "cvpt", "cvpt-projected", "cvpt-learnt", "apt"],
 )
 def test_bfloat16_backbone_runs(backbone: Backbone, row: Row) -> None:
     torch.manual_seed(3)
@@ -206,7 +233,7 @@ def test_bfloat16_backbone_runs(backbone: Backbone, row: Row) -> None:
 
 @of(
     [b for b, r in BACKBONES.items() if r.generates],
-    ["vpt", "vpt-shallow", "vpt-sequence", "houlsby", "lora", "vpt+adapter", "cvpt", "cvpt-projected"],
+    ["vpt", "vpt-shallow", "vpt-sequence", "houlsby", "lora", "vpt+adapter", "cvpt", "cvpt-projected", "apt"],
 )
 @pytest.mark.parametrize("beams", [1, 3])
 def test_generation_with_and_without_cache(backbone: Backbone, row: Row, beams: int) -> None:
