@@ -274,7 +274,7 @@ def closed_macs(model: nn.Module, head: nn.Module | None, anatomy: Anatomy, samp
         total += block.merging.reduction.weight.numel() * block.extent(tokens).tokens  # type: ignore[union-attr,operator]
         known |= {id(m) for m in block.merging.modules()}  # type: ignore[union-attr]
     known |= {id(m) for m in getattr(model, "gossamer", nn.Module()).modules()}
-    last = tokens[anatomy.readout.name]
+    last = tokens[anatomy.readout.counts_as or anatomy.readout.name]
     each_token = {id(getattr(model, "get_output_embeddings", lambda: None)())}
     if anatomy.blocks()[0].stack.causal:
         each_token |= {id(m) for m in anatomy.heads.values()}
