@@ -21,8 +21,8 @@ from gossamer.measure import measure, peak_bytes
 
 from .contract.table import BACKBONES, LABELS, METHODS, VISION, adapt, unfit
 
-EVERYWHERE = ("vpt", "vpt-sequence", "houlsby", "lora")
-WITH_EVERY_METHOD = ("vit-bare", "timm", "swin", "t5", "llama", "meter")
+EVERYWHERE = ("vpt", "houlsby")
+WITH_EVERY_METHOD = ("vit-bare", "timm", "swin", "t5", "meter")
 FORMULAS = [m for m, row in METHODS.items() if not isinstance(row.method, list) and m not in ("ia3", "oft")]
 PAIRS = [(b, m) for b in BACKBONES for m in (FORMULAS if b in WITH_EVERY_METHOD else EVERYWHERE)]
 TOKENS = {"text": 7, "both": 7, "seq2seq": {"encoder": 7, "decoder": 4}, "image": None}
