@@ -124,7 +124,8 @@ def test_parameter_count_is_the_closed_form(backbone: Backbone, row: Row) -> Non
 
 
 @of(
-    [b for b, r in BACKBONES.items() if r.eager], ["vpt", "vpt-shallow", "vpt-sequence", "houlsby", "vpt+lora", *SEEING]
+    [b for b, r in BACKBONES.items() if r.eager],
+    ["vpt", "vpt-shallow", "vpt-sequence", "houlsby", "vpt+lora", "apt", "vpt-cross", *SEEING],
 )
 def test_sdpa_is_eager(backbone: Backbone, row: Row) -> None:
     sdpa, eager = (disturb(adapt(backbone, row, attention)) for attention in ("sdpa", "eager"))
@@ -133,7 +134,19 @@ def test_sdpa_is_eager(backbone: Backbone, row: Row) -> None:
 
 @of(
     list(BACKBONES),
-    ["vpt", "vpt-shallow", "vpt-sequence", "vpt-dropout", "adaptformer", "lora", "cvpt", "cvpt-projected", *SEEING],
+    [
+        "vpt",
+        "vpt-shallow",
+        "vpt-sequence",
+        "vpt-dropout",
+        "adaptformer",
+        "lora",
+        "cvpt",
+        "cvpt-projected",
+        "apt",
+        "vpt-cross",
+        *SEEING,
+    ],
 )
 def test_a_sample_does_not_depend_on_its_batch(backbone: Backbone, row: Row) -> None:
     adapted = disturb(adapt(backbone, row))
@@ -160,7 +173,7 @@ def test_exact_is_sequence(backbone: Backbone, row: Row) -> None:
 TEXTS = [b for b, r in BACKBONES.items() if r.reads != "image"]
 
 
-@of(TEXTS, ["vpt", "vpt-shallow", "vpt-sequence", "houlsby", "cvpt", "cvpt-projected", *SEEING])
+@of(TEXTS, ["vpt", "vpt-shallow", "vpt-sequence", "houlsby", "cvpt", "cvpt-projected", "apt", "vpt-cross", *SEEING])
 def test_padding_changes_nothing(backbone: Backbone, row: Row) -> None:
     adapted = disturb(adapt(backbone, row))
     inputs = backbone.inputs()
@@ -183,6 +196,8 @@ def test_padding_changes_nothing(backbone: Backbone, row: Row) -> None:
         "cvpt",
         "cvpt-projected",
         "cvpt-learnt",
+        "apt",
+        "vpt-cross",
         *SEEING,
     ],
 )
@@ -207,7 +222,19 @@ def test_checkpointing_changes_nothing(backbone: Backbone, row: Row) -> None:
 
 @of(
     list(BACKBONES),
-    ["vpt", "vpt-shallow", "vpt-projected", "houlsby", "lora", "cvpt", "cvpt-projected", "cvpt-learnt", *SEEING],
+    [
+        "vpt",
+        "vpt-shallow",
+        "vpt-projected",
+        "houlsby",
+        "lora",
+        "cvpt",
+        "cvpt-projected",
+        "cvpt-learnt",
+        "apt",
+        "vpt-cross",
+        *SEEING,
+    ],
 )
 def test_bfloat16_backbone_runs(backbone: Backbone, row: Row) -> None:
     torch.manual_seed(3)
@@ -224,7 +251,19 @@ def test_bfloat16_backbone_runs(backbone: Backbone, row: Row) -> None:
 
 @of(
     [b for b, r in BACKBONES.items() if r.generates],
-    ["vpt", "vpt-shallow", "vpt-sequence", "houlsby", "lora", "vpt+adapter", "cvpt", "cvpt-projected", *SEEING],
+    [
+        "vpt",
+        "vpt-shallow",
+        "vpt-sequence",
+        "houlsby",
+        "lora",
+        "vpt+adapter",
+        "cvpt",
+        "cvpt-projected",
+        "apt",
+        "vpt-cross",
+        *SEEING,
+    ],
 )
 @pytest.mark.parametrize("beams", [1, 3])
 def test_generation_with_and_without_cache(backbone: Backbone, row: Row, beams: int) -> None:
