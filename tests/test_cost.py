@@ -25,7 +25,8 @@ EVERYWHERE = ("vpt", "houlsby")
 WITH_EVERY_METHOD = ("vit-bare", "timm", "swin", "t5", "meter")
 FORMULAS = [m for m, row in METHODS.items() if not isinstance(row.method, list) and m not in ("ia3", "oft")]
 PAIRS = [(b, m) for b in BACKBONES for m in (FORMULAS if b in WITH_EVERY_METHOD else EVERYWHERE)]
-TOKENS = {"text": 7, "both": 7, "seq2seq": {"encoder": 7, "decoder": 4}, "image": None}
+SIDES = {"encoder": 7, "decoder": 4}
+TOKENS = {"text": 7, "both": 7, "seq2seq": SIDES, "all": SIDES, "image": None}
 
 
 def vit(**values: Any) -> tf.ViTForImageClassification:
