@@ -223,6 +223,7 @@ PARAMETERS = {
     "dinov2-base": 86_580_480,
     "dinov2-small": 22_056_576,
     "llama-7b": 6_738_415_616,
+    "meter-b16": 318_843_648,
     "roberta-base": 124_645_632,
     "swin-b": 86_743_224,
     "t5-base": 222_903_552,

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from gossamer.zoo.quiet import quiet
+from gossamer.quiet import quiet
 
 Pair = tuple[str, "str | tuple[str, str, str]"]
 
