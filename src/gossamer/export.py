@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from gossamer.adapted import Adapted
     from gossamer.data import ImageDataset
 
-TOLERANCE = (
-    1e-4  # largest difference of an exported model's logits from the adapter's, against their largest magnitude or 1
-)
+# Largest difference of an exported model's logits from the adapter's, against their largest magnitude or 1.
+TOLERANCE = 1e-4
 SUFFIX = {"onnx": ".onnx", "torch": ".pt2"}
 REPEATS = 15
 Answer = Callable[[Mapping[str, Tensor]], Tensor]
@@ -38,22 +37,13 @@ class Logits(nn.Module):
     def __init__(self, finished: nn.Module, names: Sequence[str]):
         super().__init__()
         self.finished, self.names = finished, tuple(names)
+        self.named = "timm" not in type(finished).__module__  # timm calls its one input x
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """Logits [B, C] of the inputs, in the order of their names."""
-        output = self.finished(**dict(zip(self.names, tensors, strict=True)))
+        named = dict(zip(self.names, tensors, strict=True))
+        output = self.finished(**named) if self.named else self.finished(*tensors)
         return output if isinstance(output, Tensor) else output.logits
-
-
-class _Positional(nn.Module):
-    """A model of timm, which names its one input `x`, called with pixel_values."""
-
-    def __init__(self, finished: nn.Module):
-        super().__init__()
-        self.finished = finished
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        return self.finished(pixel_values)
 
 
 def export(
@@ -91,8 +81,6 @@ def export(
         raise FileNotFoundError(f"cannot export to {file}: there is no folder {file.parent}")
     finished = adapted.finalize().eval().cpu()
     tensors = {name: tensor.cpu() for name, tensor in inputs.items()}
-    if not hasattr(adapted.backbone, "config") and adapted.head_built is None:
-        finished = _Positional(finished)
     model = Logits(finished, names).eval()
     staged = file.with_name(f".{file.stem}.new{SUFFIX[format]}")
     try:

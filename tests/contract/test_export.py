@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from gossamer.export import Logits
 
 from .table import BACKBONES, METHODS, Backbone, Row, adapt, disturb, run
 
@@ -32,23 +34,10 @@ def pairs(fast: set[tuple[str, str]]) -> Any:
     return pytest.mark.parametrize(("backbone", "row"), rows)
 
 
-class Positional(nn.Module):
-    """A finished model that takes tensors and gives one, as runtimes like it."""
-
-    def __init__(self, model: nn.Module, names: list[str]):
-        super().__init__()
-        self.model, self.names = model, names
-
-    def forward(self, *tensors: Tensor) -> Tensor:
-        if "timm" in type(self.model).__module__:
-            return self.model(*tensors)
-        return self.model(**dict(zip(self.names, tensors, strict=True))).logits
-
-
-def finished(backbone: Backbone, row: Row) -> tuple[Positional, tuple[Tensor, ...], Tensor]:
+def finished(backbone: Backbone, row: Row) -> tuple[Logits, tuple[Tensor, ...], Tensor]:
     inputs = backbone.inputs()
     model = disturb(adapt(backbone, row)).finalize()
-    return Positional(model, list(inputs)).eval(), tuple(inputs.values()), run(model, inputs)
+    return Logits(model, list(inputs)).eval(), tuple(inputs.values()), run(model, inputs)
 
 
 @pairs(COMPILED)

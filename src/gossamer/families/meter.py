@@ -1,5 +1,7 @@
 """METER's fusion: two columns of post-norm co-attention blocks, text first. Its encoders are CLIP's and RoBERTa's."""
 
+import dataclasses
+
 from gossamer.stack import AttentionNames, FfnNames, Stack
 
 
@@ -18,36 +20,29 @@ def _attention(path: str) -> AttentionNames:
 
 _FFN = (FfnNames(up="intermediate.dense", down="output.dense", norm=None, after="output.LayerNorm"),)
 
-STACKS = (
-    Stack(
-        name="fusion",
-        owners=("meter",),
-        blocks="text_layers",
-        attention=_attention("attention"),
-        cross=_attention("crossattention"),
-        ffn=_FFN,
-        prefix=1,
-        readout="pooled",
-        pooled=2,
-        modality="text",
-        counts_as="text",
-        context="vision",
-        entrance="text_transform",
-        words="text_model.embeddings",
-    ),
-    Stack(
-        name="fusion",
-        owners=("meter",),
-        blocks="image_layers",
-        attention=_attention("attention"),
-        cross=_attention("crossattention"),
-        ffn=_FFN,
-        prefix=1,
-        readout="pooled",
-        pooled=2,
-        modality="vision",
-        counts_as="vision",
-        context="text",
-        entrance="image_transform",
-    ),
+_TEXT = Stack(
+    name="fusion",
+    owners=("meter",),
+    blocks="text_layers",
+    attention=_attention("attention"),
+    cross=_attention("crossattention"),
+    ffn=_FFN,
+    prefix=1,
+    readout="pooled",
+    pooled=2,
+    modality="text",
+    counts_as="text",
+    context="vision",
+    entrance="text_transform",
+    words="text_model.embeddings",
 )
+_IMAGE = dataclasses.replace(
+    _TEXT,
+    blocks="image_layers",
+    modality="vision",
+    counts_as="vision",
+    context="text",
+    entrance="image_transform",
+    words=None,
+)
+STACKS = (_TEXT, _IMAGE)

@@ -38,19 +38,40 @@ def read(path: str | Path) -> dict[str, Tensor]:
             return load_file(path)
         except SafetensorError as error:
             raise ValueError(f"{path} is no readable safetensors file: {error}") from error
-    try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"{path} holds more than tensors (or is damaged), and pickled objects are never loaded: open it once where nothing "
-            'can be harmed, take its ["state_dict"] and write that with safetensors.torch.save_file; '
-            f"torch says: {str(error).splitlines()[0]}"
-        ) from error
+    held = contents(path)
     held = held.get("state_dict", held) if isinstance(held, dict) else held
     tensors = {k: v for k, v in held.items() if isinstance(v, Tensor)} if isinstance(held, dict) else {}
     if not tensors:
         raise ValueError(f"{path} holds no tensors by name")
     return tensors
+
+
+def contents(path: Path) -> Any:
+    """What a file of torch holds, read without executing anything in it: tensors in plain containers.
+
+    Raises:
+        ValueError: it holds anything else, or is damaged.
+        OSError: there is no such file.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"{path} holds more than tensors (or is damaged), and pickled objects are never loaded: open it once where nothing "
+            f"can be harmed, and save its tensors alone; torch says: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def labels(tensors: Mapping[str, Tensor], asked: int | None, path: str | Path) -> int | None:
+    """Outputs of the classifier among renamed tensors; those `asked` for where there is none.
+
+    Raises:
+        ValueError: it has others than asked for.
+    """
+    head = tensors.get("classifier.3.weight")
+    if head is not None and asked not in (None, len(head)):
+        raise ValueError(f"num_labels={asked}, but the head in {path} has {len(head)}")
+    return asked if head is None else len(head)
 
 
 @dataclass(frozen=True)

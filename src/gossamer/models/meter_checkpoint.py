@@ -114,10 +114,7 @@ def load(
         _resize(config, tensors, prefix, image_size)
     config.image_types = 2 if kind.__name__ == TWO_IMAGES else _rows(tensors, prefix) - 1
     _grow_types(tensors, prefix, 1 + config.image_types)
-    head = [t for k, t in tensors.items() if k == "classifier.3.weight"]
-    config.num_labels = len(head[0]) if head else num_labels or config.num_labels  # type: ignore[assignment]
-    if head and num_labels not in (None, len(head[0])):
-        raise ValueError(f"num_labels={num_labels}, but the head in {path} has {len(head[0])}")
+    config.num_labels = checkpoints.labels(tensors, num_labels, path) or config.num_labels  # type: ignore[assignment]
     model = build(kind, config, tensors, unknown, str(path), ("classifier.", "rank_output."))
     if kind is meter_heads.MeterForRetrieval and "rank_output.weight" not in tensors:
         model.start_rank_head()

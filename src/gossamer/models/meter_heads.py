@@ -19,8 +19,8 @@ def classifier(width: int, inner: int, outputs: int | None) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, inner), nn.LayerNorm(inner), nn.GELU(), nn.Linear(inner, outputs))
 
 
-class MeterForQuestionAnswering(MeterPreTrainedModel):
-    """VQA: scores over the answers. The loss is binary cross-entropy of soft scores, summed over answers, averaged over samples."""
+class MeterClassifier(MeterPreTrainedModel):
+    """Classes of a text about an image, from both poolers; a task says what its loss is."""
 
     def __init__(self, config: MeterConfig):
         super().__init__(config)
@@ -37,39 +37,27 @@ class MeterForQuestionAnswering(MeterPreTrainedModel):
         labels: Tensor | None = None,
         interpolate_pos_encoding: bool = False,
     ) -> SequenceClassifierOutput:
-        """Questions and images -> logits [B, answers]; labels are scores [B, answers] from 0 to 1. The rest as in MeterModel."""
+        """Texts and images -> logits [B, classes], and the loss where labels are given. The rest as in MeterModel."""
         pooled = _pooled(self.meter(input_ids, pixel_values, attention_mask, 1, interpolate_pos_encoding))
         logits = self.classifier(pooled)
-        loss = None
-        if labels is not None:
-            loss = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype)) * logits.shape[1]
+        loss = None if labels is None else self.loss(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)  # type: ignore[arg-type]
 
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of classes [B]."""
+        return F.cross_entropy(logits, labels)
 
-class MeterForVisualEntailment(MeterPreTrainedModel):
-    """SNLI-VE: does the image entail the text. Cross-entropy over `config.num_labels` classes, 3 in the data set."""
 
-    def __init__(self, config: MeterConfig):
-        super().__init__(config)
-        self.num_labels, d = config.num_labels, config.hidden_size
-        self.meter = MeterModel(config)
-        self.classifier = classifier(2 * d, 2 * d, config.num_labels)
-        self.post_init()
+class MeterForQuestionAnswering(MeterClassifier):
+    """VQA: scores over the answers; labels are scores [B, answers] from 0 to 1."""
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        pixel_values: Tensor,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        interpolate_pos_encoding: bool = False,
-    ) -> SequenceClassifierOutput:
-        """Hypotheses and images -> logits [B, classes]; labels are classes [B]. The rest as in MeterModel."""
-        logits = self.classifier(
-            _pooled(self.meter(input_ids, pixel_values, attention_mask, 1, interpolate_pos_encoding))
-        )
-        loss = None if labels is None else F.cross_entropy(logits, labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits)  # type: ignore[arg-type]
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Binary cross-entropy of soft scores, summed over answers, averaged over samples."""
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype)) * logits.shape[1]
+
+
+class MeterForVisualEntailment(MeterClassifier):
+    """SNLI-VE: does the image entail the text. `config.num_labels` classes, 3 in the data set."""
 
 
 class MeterForImagesAndTextClassification(MeterPreTrainedModel):

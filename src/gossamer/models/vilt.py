@@ -99,10 +99,7 @@ def load(
             types = tensors[prefix + TYPES] = torch.cat([types, types[1:]])
         config.modality_type_vocab_size = len(types)
     config.num_images = 2 if kind.__name__ == TWO_IMAGES else config.num_images
-    head = tensors.get("classifier.3.weight")
-    if head is not None and num_labels not in (None, len(head)):
-        raise ValueError(f"num_labels={num_labels}, but the head in {path} has {len(head)}")
-    config.num_labels = len(head) if head is not None else num_labels or config.num_labels  # type: ignore[assignment]
+    config.num_labels = checkpoints.labels(tensors, num_labels, path) or config.num_labels  # type: ignore[assignment]
     if kind.__name__ == RANKS and "rank_output.weight" not in tensors and f"{MATCHING}.weight" in theirs:
         tensors |= {f"rank_output.{leaf}": theirs[f"{MATCHING}.{leaf}"][1:] for leaf in ("weight", "bias")}
     model = checkpoints.build(kind, config, tensors, unknown, str(path), ("classifier.", "rank_output."))

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gossamer.carriers import sha256
+from gossamer.models.checkpoints import contents
 from gossamer.zoo import cache
 
 
@@ -154,13 +154,7 @@ def config(tensors: dict[str, Tensor], layout: Layout) -> dict[str, Any]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        found = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"{file} cannot be read safely, as tensors in plain containers ({str(error).splitlines()[0]:.200}); a file that "
-            "also stores other objects, such as DINO's full checkpoints, is refused: take the backbone's own file"
-        ) from error
+    found = contents(file)
     if not isinstance(found, dict):
         raise ValueError(f"{file} holds a {type(found).__name__}, not a dictionary of tensors")
     return found
