@@ -122,7 +122,7 @@ def test_branches_roles_places_and_verbs_that_do_not_exist() -> None:
         block.part("mlp")
     with pytest.raises(KeyError, match=r"vit\.layers\.0 \(ViTLayer\) has no part 'gate'"):
         block.part("gate")
-    with pytest.raises(KeyError, match="no place 'beside': there are start, middle, end, ffn"):
+    with pytest.raises(KeyError, match="no place 'beside': there are start, middle, end, attention, ffn"):
         anatomy.middle(block, part, at="beside")  # type: ignore[arg-type]
     with pytest.raises(KeyError, match="no verb 'forget': there are add, rewrite"):
         anatomy.obstacle(block, "forget")
@@ -273,9 +273,10 @@ FREE = {
     "block": {"stack"},
     "memory": {"block"},
     "seams": {"memory", "block"},
-    "stream": {"seams"},
+    "replaced": {"block", "seams"},
+    "stream": {"seams", "replaced"},
     "families": {"stack", "memory"},
-    "anatomy": {"stack", "block", "seams", "stream", "families"},
+    "anatomy": {"stack", "block", "seams", "stream", "replaced", "families"},
     "bank": {"anatomy", "block"},
     "methods": {"anatomy", "block", "bank", "seams", "methods", "storage"},
     "heads": {"anatomy"},

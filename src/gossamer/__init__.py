@@ -19,6 +19,7 @@ _WHERE = {
     "VPT": "gossamer.methods.vpt",
     "SPT": "gossamer.methods.spt",
     "CVPT": "gossamer.methods.cvpt",
+    "DAS": "gossamer.methods.das",
     "LinearProbe": "gossamer.methods.linear_probe",
     "FullFineTuning": "gossamer.methods.full",
     "BitFit": "gossamer.methods.bitfit",
@@ -30,6 +31,7 @@ _MODULES = ("anatomy", "cost", "data", "evaluate", "methods", "storage", "train"
 
 __all__ = [
     "CVPT",
+    "DAS",
     "METHODS",
     "SPT",
     "VPT",
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from gossamer.anatomy import read as read
     from gossamer.cost import CostSheet as CostSheet
     from gossamer.methods import CVPT as CVPT
+    from gossamer.methods import DAS as DAS
     from gossamer.methods import METHODS as METHODS
     from gossamer.methods import SPT as SPT
     from gossamer.methods import VPT as VPT

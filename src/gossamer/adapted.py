@@ -99,6 +99,7 @@ class Adapted(nn.Module):
             self.head_built = heads.place(self.anatomy, self.num_labels)
         for parameter in self.backbone.parameters():
             parameter.requires_grad_(False)
+        self.anatomy.sites = [site for method in self.applied for site in method.skipped(self.anatomy)]
         for method in self.applied:
             self.methods[_unique(method.name, self.methods)] = method.attach(self.anatomy)
         for head in self.head_modules().values():
@@ -184,12 +185,12 @@ class Adapted(nn.Module):
         return logits if args and labels is None else self._answer(logits, labels)
 
     def _answer(self, logits: Tensor, labels: Tensor | None) -> Any:
-        vision = self.anatomy.blocks()[0].stack.modality == "vision"
+        vision = self.anatomy.facts.modality == "vision"
         answer = ImageClassifierOutput if vision else SequenceClassifierOutput
         return answer(loss=None if labels is None else heads.loss(logits, labels), logits=logits)  # type: ignore[arg-type]
 
     def _read_out(self, *args: Any, **inputs: Any) -> Tensor:
-        stack = self.anatomy.blocks()[0].stack
+        stack = self.anatomy.facts
         if not hasattr(self.backbone, "config"):
             states = self.backbone.forward_features(*args, **timm_inputs(inputs))  # type: ignore[operator]
             return self.backbone.forward_head(states, pre_logits=True)  # type: ignore[operator]
@@ -356,6 +357,7 @@ class Adapted(nn.Module):
         for tree in reversed(list(model.methods.values())):
             tree.finalize()  # type: ignore[operator]
         model.anatomy.fuse()
+        model.anatomy.prune()
         backbone = model.backbone
         del backbone.__dict__[OCCUPANT]
         for parameter in [*model.parameters(), *backbone.parameters()]:
@@ -378,7 +380,7 @@ class Finished(nn.Module):
         self.head = adapted.head_built
         if placed:
             self.gossamer = placed
-        stack = adapted.anatomy.blocks()[0].stack
+        stack = adapted.anatomy.facts
         self.readout, self.vision = stack.readout, stack.modality == "vision"
         if self.readout in ("first", "mean", "last") and getattr(self.backbone, "pooler", None) is not None:
             self.backbone.pooler = None  # never read
@@ -444,11 +446,7 @@ def _fingerprint(anatomy: Anatomy) -> str | None:
 
     A pooler that nothing reads does not count: where a checkpoint has none, each loading makes a random one.
     """
-    pooler = (
-        None
-        if anatomy.heads or anatomy.blocks()[0].stack.readout == "pooled"
-        else getattr(anatomy.owner(), "pooler", None)
-    )
+    pooler = None if anatomy.heads or anatomy.facts.readout == "pooled" else getattr(anatomy.owner(), "pooler", None)
     unread = {id(p) for p in pooler.parameters()} if isinstance(pooler, nn.Module) else set()
     tensors = [(n, p) for n, p in anatomy.backbone_parameters() if id(p) not in unread]
     if any(p.device.type == "meta" for _, p in tensors):

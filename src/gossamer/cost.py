@@ -291,6 +291,7 @@ def _formulas(
     if anatomy is None or mixed:
         return None, None, None
     tokens = sample.tokens(anatomy)
+    anatomy.sites = [site for method in applied for site in method.skipped(anatomy)]
     added = sum(m.macs(anatomy, tokens) for m in applied)
     try:
         overheads = [m.overhead(anatomy, tokens) for m in applied]

@@ -259,7 +259,7 @@ def closed_macs(model: nn.Module, head: nn.Module | None, anatomy: Anatomy, samp
     known |= {id(m) for m in getattr(model, "gossamer", nn.Module()).modules()}
     last = tokens[list(anatomy.stacks)[-1]]
     each_token = {id(getattr(model, "get_output_embeddings", lambda: None)())}
-    if anatomy.blocks()[0].stack.causal:
+    if anatomy.facts.causal:
         each_token |= {id(m) for m in anatomy.heads.values()}
     for module in [m for root in (model, head) if root is not None for m in root.modules() if id(m) not in known]:
         if isinstance(module, nn.Conv2d) and sample.image is not None:

@@ -30,7 +30,12 @@ class Part(nn.Module):
 
 
 class Change:
-    """One change of a model; `revert` restores exactly what `apply` found."""
+    """One change of a model; `revert` restores exactly what `apply` found.
+
+    `place` is the block and its branch, or "middle", that it changes; "around" where what the block computes does not matter.
+    """
+
+    place: tuple[Block | None, str] = (None, "around")
 
     def __init__(self) -> None:
         self.handles: list[Any] = []
@@ -80,14 +85,13 @@ class Added(Change):
 class Observed(Change):
     """part(x) is shown the states that enter a block."""
 
-    def __init__(self, model: nn.Module, block: Block, part: nn.Module):
+    def __init__(self, block: Block, part: nn.Module):
         super().__init__()
-        self.model, self.block, self.part = model, block, part
+        self.block, self.part = block, part
 
     def apply(self) -> None:
-        """Hooks in, where the block stands or what replaced it."""
-        occupant = self.model.get_submodule(self.block.name)
-        self.handles = [occupant.register_forward_pre_hook(self.before, with_kwargs=True)]
+        """Hooks in."""
+        self.handles = [self.block.module.register_forward_pre_hook(self.before, with_kwargs=True)]
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Shows the states, changes nothing."""
@@ -110,41 +114,6 @@ class Swapped(Change):
     def revert(self) -> None:
         """Puts the old module back."""
         setattr(self.parent, self.child, self.old)
-
-
-class Replaced(Swapped):
-    """A whole block gives its place to x -> module(x)."""
-
-    def __init__(self, model: nn.Module, block: Block, module: nn.Module):
-        super().__init__(model, block.name, Shortcut(block, module))
-
-
-class Shortcut(nn.Module):
-    """Stands where a block stood: the states become module(x); what the block would have passed on is passed on."""
-
-    attention: Any
-
-    def __init__(self, block: Block, module: nn.Module):
-        super().__init__()
-        self.module = module
-        self.returns_tuple, self.relative_bias = block.stack.returns_tuple, block.stack.relative_bias
-        self.names = argument_names(block.module)
-        # Not a child: its weights are not used, but it knows its layer's number and, in the first block, the relative bias.
-        self.__dict__["attention"] = block.part("attention")
-
-    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """The module's answer, in the shape in which the block returned its own."""
-        given = dict(zip(self.names[1:], args, strict=False)) | kwargs
-        output = self.module(hidden_states)
-        bias, cache = given.get("position_bias"), given.get("past_key_values")
-        if self.relative_bias:
-            bias = first_bias(self.attention, bias, output.shape[1], past_length(cache, self.attention))
-        if cache is not None:  # models count their tokens in the cache: rows of one number stand for them
-            rows = output.new_zeros(output.shape[0], 1, output.shape[1], 1)
-            getattr(cache, "self_attention_cache", cache).update(rows, rows, self.attention.layer_idx)
-        if self.relative_bias:
-            return output, bias, given.get("encoder_decoder_position_bias")
-        return (output,) if self.returns_tuple else output
 
 
 class SplitLinear(nn.Module):
@@ -217,20 +186,19 @@ class Inserted(Change):
     before every block of the span and narrowed after it.
     """
 
-    def __init__(self, model: nn.Module, span: list[Block], part: nn.Module, stay: bool):
+    def __init__(self, span: list[Block], part: nn.Module, stay: bool):
         super().__init__()
-        self.model, self.span, self.part, self.stay = model, span, part, stay
+        self.span, self.part, self.stay = span, part, stay
         self.count = 0
 
     def apply(self) -> None:
-        """Hooks into every block of the span, or what replaced it."""
+        """Hooks into every block of the span."""
         for i, block in enumerate(self.span):
             leaves = i == len(self.span) - 1 and not self.stay
             widened = WidenedBlock(self, block, enters=i == 0, leaves=leaves)
-            occupant = self.model.get_submodule(block.name)
             self.handles += [
-                occupant.register_forward_pre_hook(widened.before, with_kwargs=True),
-                occupant.register_forward_hook(widened.after),
+                block.module.register_forward_pre_hook(widened.before, with_kwargs=True),
+                block.module.register_forward_hook(widened.after),
             ]
 
 
@@ -268,7 +236,7 @@ class WidenedBlock:
             if given.get(name) is not None:
                 given[name] = widen_mask(given[name], self.at, p, causal=self.causal, rows=self.present)
         if self.relative_bias:
-            bias = first_bias(self.attention, given.get("position_bias"), length, past)
+            bias = first_bias(self.attention, given.get("position_bias"), length, past, x.device)
             given["position_bias"] = pad(pad(bias, self.at, p, -1), self.at, p if self.present else 0, -2)
         if self.present:
             self._widen_rows(given, p)
@@ -342,8 +310,9 @@ def cached_prompts(cache: Any, inserted: Inserted) -> dict[int, tuple[Tensor, Te
 
 
 def argument_names(block: nn.Module) -> list[str]:
-    """Names of what a block takes, in order."""
-    return [p for p in inspect.signature(block.forward).parameters if p not in ("args", "kwargs")]
+    """Names of what a block takes, in order; also of one that something else stands in for."""
+    names = list(inspect.signature(type(block).forward).parameters)[1:]
+    return [name for name in names if name not in ("args", "kwargs")]
 
 
 def past_length(cache: Any, attention: Any) -> int:
@@ -351,11 +320,11 @@ def past_length(cache: Any, attention: Any) -> int:
     return 0 if cache is None else int(cache.get_seq_length(attention.layer_idx))
 
 
-def first_bias(attention: Any, bias: Tensor | None, length: int, past: int) -> Tensor:
+def first_bias(attention: Any, bias: Tensor | None, length: int, past: int, device: torch.device) -> Tensor:
     """The relative bias [1, heads, length, past + length] that a block received, or that the first block computes."""
     if bias is not None:
         return bias
-    return attention.compute_bias(length, past + length, device=attention.q.weight.device, past_seen_tokens=past)
+    return attention.compute_bias(length, past + length, device=device, past_seen_tokens=past)
 
 
 def contains(outer: list[Block], inner: list[Block]) -> bool:

@@ -44,6 +44,7 @@ class Backbone:
     eager: bool = True  # whether attn_implementation can be chosen
     generates: bool = False
     biases: bool = True
+    post_norm: bool = False
     headless: bool = False  # a language model: nothing but a method can be trained
 
     def model(self, attention: str = "sdpa") -> nn.Module:
@@ -138,10 +139,13 @@ BACKBONES: dict[str, Backbone] = {
     ),
     "siglip": Backbone(_of(tf.SiglipVisionModel, tf.SiglipVisionConfig, VISION), num_labels=LABELS),
     "vit-mae": Backbone(_mae, num_labels=LABELS),
-    "bert": Backbone(_of(tf.BertForSequenceClassification, tf.BertConfig, TEXT, num_labels=LABELS), "text"),
+    "bert": Backbone(
+        _of(tf.BertForSequenceClassification, tf.BertConfig, TEXT, num_labels=LABELS), "text", post_norm=True
+    ),
     "roberta": Backbone(
         _of(tf.RobertaForSequenceClassification, tf.RobertaConfig, TEXT, num_labels=LABELS, max_position_embeddings=40),
         "text",
+        post_norm=True,
     ),
     "vilt": Backbone(
         _of(tf.ViltForQuestionAnswering, tf.ViltConfig, {**VISION, "vocab_size": 50}, num_labels=LABELS),
@@ -163,6 +167,7 @@ BACKBONES: dict[str, Backbone] = {
         "seq2seq",
         generates=True,
         headless=True,
+        post_norm=True,
     ),
     "llama": Backbone(
         _of(tf.LlamaForCausalLM, tf.LlamaConfig, LLAMA), "text", generates=True, biases=False, headless=True
@@ -212,8 +217,13 @@ METHODS: dict[str, Row] = {
     "cvpt-one": Row(gm.CVPT(prompts=1, placement=5, layer_scale=False, start="published")),
     "spt": Row(gm.SPT(prompts=5)),
     "spt-shallow": Row(gm.SPT(prompts=3, deep=False, strategy="mean_pooling", images=2)),
+    "das": Row(gm.DAS(skip=(0,), rank=4)),
+    "das-attention": Row(gm.DAS(skip=(0, 2), rank=3, modules="attention", init="zero_up", dropout=0.2)),
+    "das-router": Row(gm.DAS(skip=(0,), rank=4, form="router", shortcut_rank=6, before_ffn=True)),
+    "das-bottleneck": Row(gm.DAS(skip=0, rank=4, form="bottleneck"), identity=True),
     "vpt+lora": Row([gm.VPT(prompts=3), LoraConfig(r=2)]),
     "cvpt+spt+lora": Row([gm.CVPT(prompts=3, placement=1), gm.SPT(prompts=2, strategy="kmeans"), LoraConfig(r=2)]),
+    "vpt+das+lora": Row([gm.VPT(prompts=3), gm.DAS(skip=(0,), rank=3), LoraConfig(r=2), gm.CVPT(prompts=2)]),
     "vpt+adapter": Row([gm.VPT(prompts=3, deep=False), gm.VPT(prompts=2, form="sequence"), gm.Adapter(rank=3)]),
 }
 
@@ -222,6 +232,8 @@ def unfit(backbone: Backbone, row: Row) -> str | None:
     """Why a pair is not in the table; `test_contract.py` sees that such a pair is refused."""
     if isinstance(row.method, gm.BitFit) and not backbone.biases:
         return "no bias vectors"
+    if isinstance(row.method, gm.DAS) and row.method.form != "parallel" and backbone.post_norm:
+        return "a post-norm block"
     nothing = isinstance(row.method, gm.LinearProbe) or (isinstance(row.method, gm.VPT) and row.method.prompts == 0)
     return "nothing would be trained" if nothing and backbone.headless else None
 

@@ -16,6 +16,7 @@ import gossamer as gm
 from .table import BACKBONES, METHODS, Backbone, Row, adapt, disturb, prepared, run, unfit
 
 PAIRS = [(b, m) for b in BACKBONES for m in METHODS]
+DAS = ["das", "das-attention", "das-router"]
 FIT = [(b, m) for b, m in PAIRS if unfit(BACKBONES[b], METHODS[m]) is None]
 UNFIT = [(b, m) for b, m in PAIRS if unfit(BACKBONES[b], METHODS[m]) is not None]
 
@@ -129,7 +130,18 @@ def test_sdpa_is_eager(backbone: Backbone, row: Row) -> None:
 
 @of(
     list(BACKBONES),
-    ["vpt", "vpt-shallow", "vpt-sequence", "vpt-dropout", "adaptformer", "lora", "cvpt", "cvpt-projected"],
+    [
+        "vpt",
+        "vpt-shallow",
+        "vpt-sequence",
+        "vpt-dropout",
+        "adaptformer",
+        "lora",
+        "cvpt",
+        "cvpt-projected",
+        "das",
+        "das-router",
+    ],
 )
 def test_a_sample_does_not_depend_on_its_batch(backbone: Backbone, row: Row) -> None:
     adapted = disturb(adapt(backbone, row))
@@ -156,7 +168,10 @@ def test_exact_is_sequence(backbone: Backbone, row: Row) -> None:
 TEXTS = [b for b, r in BACKBONES.items() if r.reads != "image"]
 
 
-@of(TEXTS, ["vpt", "vpt-shallow", "vpt-sequence", "houlsby", "cvpt", "cvpt-projected"])
+@of(
+    TEXTS,
+    ["vpt", "vpt-shallow", "vpt-sequence", "houlsby", "cvpt", "cvpt-projected", *DAS],
+)
 def test_padding_changes_nothing(backbone: Backbone, row: Row) -> None:
     adapted = disturb(adapt(backbone, row))
     inputs = backbone.inputs()
@@ -169,7 +184,18 @@ def test_padding_changes_nothing(backbone: Backbone, row: Row) -> None:
 
 @of(
     list(BACKBONES),
-    ["vpt", "vpt-shallow", "vpt-sequence", "houlsby", "adaptformer", "lora", "cvpt", "cvpt-projected", "cvpt-learnt"],
+    [
+        "vpt",
+        "vpt-shallow",
+        "vpt-sequence",
+        "houlsby",
+        "adaptformer",
+        "lora",
+        "cvpt",
+        "cvpt-projected",
+        "cvpt-learnt",
+        *DAS,
+    ],
 )
 def test_checkpointing_changes_nothing(backbone: Backbone, row: Row) -> None:
     plain, saving = (disturb(adapt(backbone, row)) for _ in range(2))
@@ -191,7 +217,8 @@ def test_checkpointing_changes_nothing(backbone: Backbone, row: Row) -> None:
 
 
 @of(
-    list(BACKBONES), ["vpt", "vpt-shallow", "vpt-projected", "houlsby", "lora", "cvpt", "cvpt-projected", "cvpt-learnt"]
+    list(BACKBONES),
+    ["vpt", "vpt-shallow", "vpt-projected", "houlsby", "lora", "cvpt", "cvpt-projected", "cvpt-learnt", *DAS],
 )
 def test_bfloat16_backbone_runs(backbone: Backbone, row: Row) -> None:
     torch.manual_seed(3)
@@ -206,7 +233,18 @@ def test_bfloat16_backbone_runs(backbone: Backbone, row: Row) -> None:
 
 @of(
     [b for b, r in BACKBONES.items() if r.generates],
-    ["vpt", "vpt-shallow", "vpt-sequence", "houlsby", "lora", "vpt+adapter", "cvpt", "cvpt-projected"],
+    [
+        "vpt",
+        "vpt-shallow",
+        "vpt-sequence",
+        "houlsby",
+        "lora",
+        "vpt+adapter",
+        "cvpt",
+        "cvpt-projected",
+        *DAS,
+        "vpt+das+lora",
+    ],
 )
 @pytest.mark.parametrize("beams", [1, 3])
 def test_generation_with_and_without_cache(backbone: Backbone, row: Row, beams: int) -> None:

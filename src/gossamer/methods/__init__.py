@@ -13,15 +13,19 @@ from gossamer.methods.adapter import Adapter
 from gossamer.methods.base import Method
 from gossamer.methods.bitfit import BitFit
 from gossamer.methods.cvpt import CVPT
+from gossamer.methods.das import DAS
 from gossamer.methods.full import FullFineTuning
 from gossamer.methods.linear_probe import LinearProbe
 from gossamer.methods.spt import SPT
 from gossamer.methods.vpt import VPT
 
-METHODS: dict[str, type[Method]] = {m.name: m for m in (VPT, SPT, CVPT, LinearProbe, FullFineTuning, BitFit, Adapter)}
+METHODS: dict[str, type[Method]] = {
+    m.name: m for m in (VPT, SPT, CVPT, DAS, LinearProbe, FullFineTuning, BitFit, Adapter)
+}
 
 __all__ = [
     "CVPT",
+    "DAS",
     "METHODS",
     "SPT",
     "VPT",

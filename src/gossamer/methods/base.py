@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import nn
 
 from gossamer.anatomy import Anatomy
+from gossamer.block import Site
 from gossamer.seams import Part
 
 
@@ -24,6 +25,14 @@ class Method(ABC):
     @abstractmethod
     def parameters(self, anatomy: Anatomy) -> int:
         """Trained parameters without the head, by closed formula."""
+
+    def skipped(self, anatomy: Anatomy) -> list[Site]:
+        """What this method takes the place of, where no other method then places anything. Default: nothing."""
+        return []
+
+    def rate(self, tensor: str) -> float:
+        """Factor of the learning rate of one of its tensors, by its name in the tree. Default: 1."""
+        return 1.0
 
     def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
         """Multiply-adds added to one sample in the finished model, by closed formula; `tokens` counts each stack's tokens."""

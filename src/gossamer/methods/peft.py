@@ -17,6 +17,7 @@ from gossamer.methods.base import Method, grow
 from gossamer.seams import Part
 
 ADAPTER = "default"
+HOOKS = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks", "_forward_hooks_with_kwargs")
 ROLES = ("q", "k", "v", "out", "up", "gate", "down")
 CHANGING_STARTS = ("pissa", "olora", "corda", "loftq", "lora_ga")  # values of init_lora_weights, or their beginnings
 
@@ -48,10 +49,14 @@ class Peft(Method):
 
     def attach(self, anatomy: Anatomy) -> Part:
         """Injects the tuner; its tree holds peft's parameters under our names (`vision.blocks.3.q.lora_A.weight`)."""
+        config = self._resolve(anatomy)
+        with anatomy.without_sites():
+            return self._inject(anatomy, config)
+
+    def _inject(self, anatomy: Anatomy, config: Any) -> Part:
         from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
         model = anatomy.model
-        config = self._resolve(anatomy)
         before = dict(model.named_modules())
         known = {id(t): name for name, t in model.state_dict(keep_vars=True).items()}
         flags = {p: p.requires_grad for p in model.parameters()}
@@ -131,7 +136,8 @@ class Peft(Method):
         targets = config.target_modules
         if isinstance(targets, str):
             raise ValueError(f"no closed formula for target_modules={targets!r}: count its tensors")
-        linears = {n: m.weight for n, m in anatomy.model.named_modules() if isinstance(m, nn.Linear)}
+        with anatomy.without_sites():
+            linears = {n: m.weight for n, m in anatomy.model.named_modules() if isinstance(m, nn.Linear)}
         hit = {n: w.shape for n, w in linears.items() if any(n == t or n.endswith(f".{t}") for t in targets)}
         return {n: (shape[0], shape[1]) for n, shape in hit.items()}
 
@@ -156,10 +162,13 @@ class PeftTree(Part):
         kept = False
         for name in self.swapped:
             parent, _, child = name.rpartition(".")
-            plain = _merged(self.model.get_submodule(name))
+            layer = self.model.get_submodule(name)
+            plain = _merged(layer)
             if plain is None:
                 kept = True
             else:
+                for hooks in HOOKS:  # what other methods placed on the layer goes on with the plain one
+                    getattr(plain, hooks).update(getattr(layer, hooks))
                 setattr(self.model.get_submodule(parent), child, plain)
         for child in list(self._modules) if not kept else ():
             del self._modules[child]
@@ -222,11 +231,11 @@ def _names(anatomy: Anatomy, roles: tuple[str, ...]) -> list[str]:
     Raises:
         ValueError: none does (LLaMA has a "gate", ViT has none).
     """
-    for block in anatomy:
+    for block in anatomy.standing():
         if set(roles) & {"q", "k", "v"}:
             anatomy.split(block)
     wanted = {*roles, *(f"cross.{role}" for role in roles)}
-    names = [name for block in anatomy for role, name in block.roles().items() if role in wanted]
+    names = [name for block in anatomy.standing() for role, name in block.roles().items() if role in wanted]
     if not names:
         found = sorted({role for block in anatomy for role in block.roles()})
         raise ValueError(

@@ -262,7 +262,8 @@ def harvest(
         )
     with bare(adapted) as anatomy:
         for tree in [t for t in trees if t.prompts()]:
-            layers = tree.config.vpt.prompted(anatomy)
+            placed = {p.block.key for p in tree.prompts()}  # not where another method replaces the block
+            layers = [block for block in tree.config.vpt.prompted(anatomy) if block.key in placed]
             bank = Bank(adapted, anatomy, layers, data, collate, batch_size, with_pos=tree.config.with_pos)
             tree.set(prompts_from(bank, tree.config, memory))
 

@@ -103,14 +103,14 @@ class VPT(Method):
                 anatomy.remember(block, prompts)
             else:
                 last = block if self.deep else final
-                anatomy.insert(block, prompts, last=last, stay=self.stay and last.index == final.index)
+                stay = self.stay and last.index == final.index
+                anatomy.insert(block, prompts, last=None if stay else last, stay=stay)
         return tree
 
     def prompted(self, anatomy: Anatomy) -> list[Block]:
         """The blocks that get prompts of their own; of shallow prompts the one before which they enter."""
-        if not self.deep:
-            return anatomy.blocks(self.stack, self.blocks or (0,))
-        return anatomy.blocks(self.stack, self.blocks)
+        blocks = anatomy.blocks(self.stack, self.blocks)
+        return blocks if self.deep else blocks[:1]
 
     def parameters(self, anatomy: Anatomy) -> int:
         """N p d for deep prompts, p d for shallow ones; with projection N p d_p + d_p d + d."""
@@ -130,7 +130,7 @@ class VPT(Method):
             return block.sizes.macs(n + p, context) - block.sizes.macs(n, context)
 
         if not self.deep:
-            return sum(longer(b) for b in anatomy.blocks(self.stack)[blocks[0].index :])
+            return sum(longer(b) for b in anatomy.blocks(self.stack) if b.index >= blocks[0].index)
         return sum(2 * n * p * b.sizes.inner if self._exact(anatomy, b) else longer(b) for b in blocks)
 
     def overhead(self, anatomy: Anatomy, tokens: dict[str, int]) -> tuple[int, int]:
@@ -143,7 +143,7 @@ class VPT(Method):
 
     def _exact(self, anatomy: Anatomy, block: Block, warn: bool = False) -> bool:
         """Whether the prompts of a block are keys and values only."""
-        if not self.deep or self.form != "exact" or (self.stay and block.index == len(anatomy.blocks(self.stack)) - 1):
+        if not self.deep or self.form != "exact" or (self.stay and block is anatomy.blocks(self.stack)[-1]):
             return False
         reason = anatomy.obstacle(block, "remember")
         if reason is not None and warn:
