@@ -303,7 +303,7 @@ class Anatomy:
                     f"{site.key} cannot be replaced: what a method placed in it ({type(change).__name__}) would never run again. "
                     "Replace first, and place the others in blocks that stand"
                 )
-        change = replaced.Replaced(site, part, first=first, active=active)
+        change = replaced.Replaced(site, part, self.log, first=first, active=active)
         self._do(change, site.block)
         return change
 

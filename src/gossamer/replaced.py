@@ -25,25 +25,36 @@ class Replaced(Change):
         part: what takes the place.
         first: the part also gets the first token of each sequence, part(x, first).
         active: whether this is so from the start; `switch` changes it.
+        log: the changes of the model, of which those in an attention that gives way pause.
     """
 
-    def __init__(self, site: Site, part: nn.Module, *, first: bool = False, active: bool = True):
+    def __init__(self, site: Site, part: nn.Module, log: list[Change], *, first: bool = False, active: bool = True):
         super().__init__()
-        self.site, self.active = site, active
-        stand_in = (BlockStandIn if site.branch is None else AttentionStandIn)(site, part, first)
-        front, *others = site.modules()
-        self.placed = [(front, stand_in), *((module, Passed()) for module in others)]
+        self.site, self.log, self.active = site, log, active
+        self.stand_in = (BlockStandIn if site.branch is None else AttentionStandIn)(site, part, first)
+        self.placed: list[nn.Module] = []
 
     def apply(self) -> None:
         """Puts the stand-ins where their modules are, if the change is active."""
-        for module, stand_in in self.placed if self.active else ():
-            module.forward = stand_in.forward  # type: ignore[method-assign]
+        if self.active:
+            front, *others = self.placed = self.site.modules()
+            front.forward = self.stand_in.forward  # type: ignore[method-assign]
+            for module in others:
+                module.forward = Passed().forward  # type: ignore[method-assign]
+            self._suspend(True)
 
     def revert(self) -> None:
         """Gives the modules their own forward back."""
-        for module, stand_in in self.placed:
-            if module.__dict__.get("forward") == stand_in.forward:
-                del module.__dict__["forward"]
+        for module in self.placed:
+            del module.__dict__["forward"]
+        if self.placed:
+            self._suspend(False)
+        self.placed = []
+
+    def _suspend(self, suspended: bool) -> None:
+        for change in self.log:
+            if change.place == (self.site.block, self.site.branch):
+                change.suspended = suspended
 
     def switch(self, active: bool) -> None:
         """From now on the part runs (`active`), or what it stands for."""
@@ -58,7 +69,7 @@ class Replaced(Change):
         if block.stack.relative_bias:
             stay += [m for m in attention.modules() if isinstance(m, nn.Embedding)]  # all blocks read the first's
         block.module.__dict__[SIZES] = block.sizes
-        for module, _ in self.placed:
+        for module in self.placed:
             hollow(module, stay)
 
 

@@ -36,6 +36,7 @@ class Change:
     """
 
     place: tuple[Block | None, str] = (None, "around")
+    suspended = False  # while something else stands in place of the branch, whose norm and projections only pass on
 
     def __init__(self) -> None:
         self.handles: list[Any] = []
@@ -77,8 +78,8 @@ class Added(Change):
     def left(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Adds the part's answer to the branch's output."""
         x, self.x = self.x, None
-        if x is None:
-            return output  # a probe called the attention on its own; the branch was not entered
+        if x is None or self.suspended:
+            return output  # or a probe called the attention on its own; the branch was not entered
         return output + self.part(x, output)
 
 

@@ -126,6 +126,8 @@ class Reads(Change):
 
     def after_norm(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """u + part(u), or u + part(x)."""
+        if self.suspended:
+            return output
         return output + self.answer(output if self.normed else args[0])
 
     def before_linear(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
