@@ -278,7 +278,8 @@ FREE = {
     "families": {"stack", "memory"},
     "anatomy": {"stack", "block", "seams", "stream", "replaced", "families"},
     "bank": {"anatomy", "block"},
-    "methods": {"anatomy", "block", "bank", "seams", "methods", "storage"},
+    "methods": {"anatomy", "bandit", "block", "bank", "seams", "methods", "storage"},
+    "bandit": set(),
     "heads": {"anatomy"},
     "storage": set(),
 }

@@ -26,6 +26,9 @@ _WHERE = {
     "Adapter": "gossamer.methods.adapter",
     "METHODS": "gossamer.methods",
     "CostSheet": "gossamer.cost",
+    "search": "gossamer.searching",
+    "Search": "gossamer.run",
+    "Bandit": "gossamer.bandit",
 }
 _MODULES = ("anatomy", "cost", "data", "evaluate", "methods", "storage", "train", "zoo")
 
@@ -38,20 +41,24 @@ __all__ = [
     "Adapted",
     "Adapter",
     "AdapterError",
+    "Bandit",
     "BitFit",
     "CostSheet",
     "FullFineTuning",
     "LinearProbe",
+    "Search",
     "__version__",
     "adapt",
     "load",
     "read",
+    "search",
 ]
 
 if TYPE_CHECKING:
     from gossamer.adapted import Adapted as Adapted
     from gossamer.adapted import adapt as adapt
     from gossamer.anatomy import read as read
+    from gossamer.bandit import Bandit as Bandit
     from gossamer.cost import CostSheet as CostSheet
     from gossamer.methods import CVPT as CVPT
     from gossamer.methods import DAS as DAS
@@ -62,7 +69,9 @@ if TYPE_CHECKING:
     from gossamer.methods import BitFit as BitFit
     from gossamer.methods import FullFineTuning as FullFineTuning
     from gossamer.methods import LinearProbe as LinearProbe
+    from gossamer.run import Search as Search
     from gossamer.saving import load as load
+    from gossamer.searching import search as search
     from gossamer.storage import AdapterError as AdapterError
 
 

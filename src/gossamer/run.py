@@ -121,6 +121,52 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Search:
+    """How the arms of a method (which layers DAS skips) are searched: `gossamer search`.
+
+    Args:
+        epochs: passes over the training data with the super-network.
+        hold_out: part of the training data that scores candidates and is not trained on.
+        rules: changes to the bandit of the method's paper, such as {eta: 0.1, candidates: 5, interval: 3, warmup: 2}; see
+            gossamer.bandit.Bandit.
+        reward_data: held-out: a fresh batch of the held-out part for every update; train-batch: the batch of the step itself.
+        reward_batch: items that score candidates in one update. None: as many as a training step has.
+        dropout: whether candidates are scored in training mode, as the authors do on ViLT and METER.
+        budget: ours. The finished model is to cost at most this share of the bare backbone; how many modules are skipped follows.
+        cost: what a budget and savings are measured in, multiply-adds or time on this machine.
+        saving: ours. Exponent w: a candidate's reward is multiplied by (what it saves / what is saved on average)^w. 0: the paper.
+        checkpoint: steps between two states from which a killed search goes on.
+    """
+
+    epochs: int = 3
+    hold_out: float = 0.05
+    rules: dict[str, Any] = field(default_factory=dict)
+    reward_data: Literal["held-out", "train-batch"] = "held-out"
+    reward_batch: int | None = None
+    dropout: bool = False
+    budget: float | None = None
+    cost: Literal["macs", "latency"] = "macs"
+    saving: float = 0.0
+    checkpoint: int = 100
+
+    def __post_init__(self) -> None:
+        _require(self.epochs > 0, f"search.epochs must be 1 or more, got {self.epochs}")
+        _require(0 < self.hold_out < 1, f"search.hold_out must be between 0 and 1, got {self.hold_out}")
+        _require(
+            self.reward_batch is None or self.reward_batch > 0,
+            f"search.reward_batch must be 1 or more, got {self.reward_batch}",
+        )
+        _require(self.budget is None or self.budget > 0, f"search.budget must be above 0, got {self.budget}")
+        _require(self.saving >= 0, f"search.saving must not be negative, got {self.saving}")
+        _require(self.checkpoint > 0, f"search.checkpoint must be 1 or more, got {self.checkpoint}")
+
+    @property
+    def looks_at_cost(self) -> bool:
+        """Whether what arms save has to be known."""
+        return self.budget is not None or self.saving > 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """One training run: `gossamer train run.yaml`, or all of it as options.
 
@@ -132,6 +178,7 @@ class Run:
         output: folder of this run: its settings, adapter, metrics, pictures and log.
         images: how images are prepared.
         training: optimisation.
+        search: how `gossamer search` finds the arms of a method; training alone does not read it.
         seed: of prompts, held-out images, order of the images and dropout.
     """
 
@@ -141,6 +188,7 @@ class Run:
     output: str
     images: Images = field(default_factory=Images)
     training: Training = field(default_factory=Training)
+    search: Search = field(default_factory=Search)
     seed: int = 0
 
     def __post_init__(self) -> None:

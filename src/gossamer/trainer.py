@@ -67,9 +67,12 @@ class ClassifierTrainer(Trainer):
 def groups(adapted: Adapted, chosen: Training) -> list[dict[str, Any]]:
     """Parameter groups for AdamW: a rate for the head and for every method, no weight decay on biases and other vectors."""
     by_setting: dict[tuple[float, float], list[nn.Parameter]] = {}
+    factors = {name: method.rate for name, method in zip(adapted.methods, adapted.applied, strict=True)}
     for name, parameter in adapted.trainable().items():
-        owner = re.sub(r"_\d+$", "", name.partition(".")[0])  # the second vpt of a list is vpt_2
+        tree, _, tensor = name.partition(".")
+        owner = re.sub(r"_\d+$", "", tree)  # the second vpt of a list is vpt_2
         rate = chosen.head_lr if owner == "head" else chosen.lr if chosen.lr is not None else RATES.get(owner, 1e-3)
+        rate *= factors[tree](tensor) if tree in factors else 1.0
         decay = chosen.weight_decay if parameter.ndim > 1 and not name.endswith("bias") else 0.0
         by_setting.setdefault((rate, decay), []).append(parameter)
     return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in by_setting.items()]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gossamer.anatomy import Anatomy, Branch
+from gossamer.bandit import Bandit
 from gossamer.block import Block, Site
 from gossamer.methods.base import Method, grow
 from gossamer.seams import Part
@@ -264,6 +265,14 @@ class DAS(Method):
         """`shortcut_lr` for shortcuts, 1 for adapters."""
         return self.shortcut_lr if "shortcut" in tensor else 1.0
 
+    def bandit(self) -> Bandit:
+        """The paper's rules."""
+        return Bandit()
+
+    def picks(self, anatomy: Anatomy) -> int:
+        """How many modules are skipped."""
+        return len(self.skipped(anatomy))
+
     def supernet(self) -> Supernet:
         """Every candidate with its adapters and its shortcut, as the method that a search trains; see `gossamer.search`."""
         return Supernet(das=self)
@@ -305,6 +314,8 @@ class Supernet(Method):
 
 class Switchboard(Part):
     """The tree of a super-network: `arms` names the candidates, `use` skips some of them."""
+
+    skips = True
 
     def __init__(self, arms: list[str]):
         super().__init__()
