@@ -25,6 +25,8 @@ HOW = {
     "sequence": "prompts run as tokens; torch's counter on meta = closed form",
     "exact": "stored keys and values of prompts; torch's counter on meta = closed form",
     "parameters": "tensors of the adapter = closed form",
+    "norms": "torch's counter on meta = closed form, and norms at 5 per element as the authors count them",
+    "closed": "closed form from the model's published sizes, norms at 5 per element",
 }
 
 
@@ -71,7 +73,76 @@ def vpt() -> list[dict[str, Any]]:
     return found
 
 
-PAPERS = (vpt,)
+D, FFN, RANK = 768, 3072, 96  # of ViLT and METER, and of DAS's adapters on both
+NORM = 5  # multiply-adds an element, as DAS's authors count
+
+
+def das() -> list[dict[str, Any]]:
+    """DAS (arXiv 2309.01479): the -11.97 % of its abstract on METER, and what its formula gives for other choices."""
+    unit, found = "% of the bare model's MACs", []
+    for skip, paper in ((0, 4.0), (1, -4.2), (2, -12.3), (3, -20.5)):
+        sheet = gm.adapt(architectures.build("vilt-b32"), gm.DAS(skip=skip)).cost(image_size=384, tokens=40)
+        if sheet.finished.counted != sheet.finished.closed:
+            raise SystemExit(f"DAS on ViLT: counted {sheet.finished.counted:,}, closed form {sheet.finished.closed:,}")
+        norms = NORM * D * 185
+        bare = sheet.bare.counted + 12 * 2 * norms
+        finished = sheet.finished.counted + (12 - skip) * 4 * norms + skip * norms
+        ours = round(100 * (finished / bare - 1), 2)
+        found.append(row(f"DAS, ViLT, 185 tokens, {skip} of 12 blocks skipped", paper, ours, unit, HOW["norms"]))
+    base = meter_macs()
+    for (text, image), paper in {(2, 2): -11.97, (0, 4): -21.24, (1, 3): -16.60, (3, 1): -7.34, (4, 0): -2.70}.items():
+        what = f"DAS, METER at 384, {text} text and {image} image layers of 12 skipped"
+        found.append(row(what, paper, round(100 * meter_change(text, image) / base, 2), unit, HOW["closed"]))
+    found.append(
+        row(
+            "DAS, ViLT, 1 block skipped",
+            3_594_240,
+            parameters("vilt-b32", gm.DAS(skip=1)),
+            "parameters",
+            HOW["parameters"],
+        )
+    )
+    adapter, shortcut = (2 * D * r + r + 3 * D for r in (RANK, 3 * RANK))
+    found.append(
+        row("DAS, METER, 4 layers skipped", 5_376_384, 8 * 3 * adapter + 4 * shortcut, "parameters", HOW["closed"])
+    )
+    return found
+
+
+TEXT, IMAGE = 40, 577  # tokens of METER's two towers at 384 pixels
+
+
+def fusion_macs(own: int, other: int) -> int:
+    """One fusion layer of METER for `own` tokens that look at `other` ones: self-attention, cross-attention, FFN, three norms."""
+    attention = 6 * D * D * own + 2 * D * D * other + 2 * own * own * D + 2 * own * other * D
+    return attention + 2 * D * FFN * own + 3 * NORM * D * own
+
+
+def meter_macs() -> int:
+    """METER without text embedding and head: patches, 11 CLIP blocks with the norms around them, RoBERTa, fusion, poolers."""
+
+    def block(n: int) -> int:
+        return (4 * D * D + 2 * D * FFN) * n + 2 * n * n * D + 2 * NORM * D * n
+
+    vision = (IMAGE - 1) * D * 3 * 16 * 16 + 11 * block(IMAGE) + 2 * NORM * D * IMAGE
+    joined = (TEXT + IMAGE) * D * D + 6 * fusion_macs(TEXT, IMAGE) + 6 * fusion_macs(IMAGE, TEXT) + 2 * D * D
+    return vision + 12 * block(TEXT) + joined
+
+
+def meter_change(text: int, image: int) -> int:
+    """What DAS adds to METER's multiply-adds with so many layers of its towers skipped."""
+
+    def adapter(n: int, rank: int) -> int:
+        return 2 * D * rank * n + NORM * D * n
+
+    change = 0
+    for skipped, own, other in ((text, TEXT, IMAGE), (image, IMAGE, TEXT)):
+        change += (6 - skipped) * 3 * adapter(own, RANK)
+        change += skipped * (adapter(own, 3 * RANK) - fusion_macs(own, other))
+    return change
+
+
+PAPERS = (vpt, das)
 
 
 def main() -> None:

@@ -180,7 +180,7 @@ def test_a_game_goes_on_where_it_was() -> None:
         ({"candidates": 7}, 4, 2, r"4 arms have 6 subsets of 2, fewer than the candidates=7"),
         ({}, 4, 0, r"picks between 1 and all of its 4 arms, not 0"),
         ({}, 4, 5, r"picks between 1 and all of its 4 arms, not 5"),
-        ({"policy": "softmax", "distinct": False, "update": "policy_gradient"}, 4, 2, "for one arm at a time, not for subsets of 2"),
+        ({"policy": "softmax", "distinct": False, "update": "policy_gradient"}, 4, 2, "one arm at a time, not for subsets of 2"),
         ({"candidates": 0}, 4, 2, "candidates and interval must be at least 1 and warmup 0, got 0, 10, 1"),
         ({"candidates": 1}, 4, 2, "candidates=1 never learns"),
         ({"eta": 0.0}, 4, 2, "eta and sharpness must be positive, got 0.0 and 1.0"),

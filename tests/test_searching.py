@@ -112,7 +112,7 @@ class Gate(Method):
         return 1
 
     def bandit(self) -> Bandit:
-        return Bandit(policy="softmax", distinct=False, training="uniform", reward="accuracy", interval=1, warmup=0, candidates=5, eta=0.05)  # fmt: skip
+        return replace(Bandit.dvp(), eta=0.05)
 
     def picks(self, anatomy: Any) -> int:
         return 1

@@ -13,6 +13,7 @@ COMMANDS = {
     "inspect": ("gossamer.inspection", "show where the parts of a model sit and what can be done to them"),
     "cost": ("gossamer.cli_cost", "parameters and multiply-adds of a model with a method, without weights"),
     "train": ("gossamer.train", "adapt a model to labelled images"),
+    "search": ("gossamer.cli_search", "find which layers a method such as DAS should skip, for the task of a run file"),
     "evaluate": ("gossamer.evaluate", "score a trained adapter on labelled images"),
     "predict": ("gossamer.predict", "labels and probabilities for image files"),
 }
@@ -66,7 +67,7 @@ def _run(name: str, arguments: list[str], debug: bool) -> int:
     except SystemExit as end:  # argparse has printed its help or its complaint
         return end.code if isinstance(end.code, int) else 2
     except KeyboardInterrupt:
-        hint = "; the same command with --resume continues" if name == "train" else ""
+        hint = "; the same command with --resume continues" if name in ("train", "search") else ""
         print(f"gossamer {name}: interrupted{hint}", file=sys.stderr)
         return 130
     except USER_ERRORS as error:

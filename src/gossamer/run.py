@@ -195,8 +195,8 @@ class Run:
         _require(len(self.methods) > 0, "methods is empty; [{method: linear_probe}] trains the head alone")
 
 
-def parse(arguments: Sequence[str]) -> tuple[Run, dict[str, bool]]:
-    """The run that command-line arguments describe, and the switches "resume" and "overwrite".
+def parse(arguments: Sequence[str], command: str = "train") -> tuple[Run, dict[str, bool]]:
+    """The run that the arguments of `gossamer train` (or another command) describe, and the switches "resume" and "overwrite".
 
     Arguments: a run file (YAML), options `--training.epochs 3`, and the same as `training.epochs=3`; later ones win.
 
@@ -205,7 +205,7 @@ def parse(arguments: Sequence[str]) -> tuple[Run, dict[str, bool]]:
     """
     from jsonargparse import ArgumentError
 
-    parser = _parser()
+    parser = _parser(command)
     try:
         parsed = parser.parse_args(_rewritten(arguments))
         values = parser.instantiate(parsed)
@@ -235,13 +235,19 @@ def to_yaml(run: Run) -> str:
     return command + yaml.safe_dump(_plain(dataclasses.asdict(run)), sort_keys=False, allow_unicode=True)
 
 
-def _parser() -> ArgumentParser:
+DESCRIPTIONS = {
+    "train": "Adapt a model to labelled images. Every option can stand in the run file.",
+    "search": "Find the arms of a method, such as the layers that DAS skips, for the task of a run file.",
+}
+
+
+def _parser(command: str) -> ArgumentParser:
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(
-        prog="gossamer train",
-        usage="gossamer train [RUN.yaml] [--OPTION VALUE | OPTION=VALUE] ...",
-        description="Adapt a model to labelled images. Every option can stand in the run file.",
+        prog=f"gossamer {command}",
+        usage=f"gossamer {command} [RUN.yaml] [--OPTION VALUE | OPTION=VALUE] ...",
+        description=DESCRIPTIONS[command],
         exit_on_error=False,
         allow_abbrev=False,
     )

@@ -23,6 +23,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import default_collate
+from torch.utils.data import Subset, default_collate
 
 from gossamer import processes, savings
 from gossamer.adapted import Adapted, adapt
@@ -43,6 +44,7 @@ from gossamer.searchfolder import PICTURE, SearchFolder
 from gossamer.trainer import groups
 
 BETAS = (0.9, 0.98)  # of AdamW, in the searches of both papers
+STILL = 1e-3  # preferences below this are as good as none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +91,7 @@ def search(
     training: Training | None = None,
     num_labels: int | None = None,
     collate: Callable[[list[Any]], dict[str, Any]] | None = None,
-    prepare: Callable[[Adapted], None] | None = None,
+    prepare: Callable[[Adapted, Any], None] | None = None,
     after_update: Callable[[dict[str, Any]], None] | None = None,
     folder: str | Path | None = None,
     resume: bool = False,
@@ -108,7 +110,8 @@ def search(
             do not matter here.
         num_labels: outputs of the head, as for `adapt`.
         collate: makes a batch of a list of items. None: torch's.
-        prepare: called with the super-network before its first step (to solve its head, to harvest SPT's prompts).
+        prepare: called with the super-network and the items it will train on before its first step, to solve the head or to
+            harvest SPT's prompts.
         after_update: called with the record of every update.
         folder: for history.jsonl, preferences.png, result.json and, while it lasts, the state. None: nothing is written.
         resume: go on with the search in the folder; it ends with the result of one that was never stopped.
@@ -146,7 +149,7 @@ def search(
         network = SuperNetwork(model, methods, place, training, num_labels)
         try:
             if prepare is not None:
-                prepare(network.adapted)
+                prepare(network.adapted, Subset(batches.data, batches.items))
             play = Play(network, batches, settings, rules, kept, after_update, seed)
             return play.run(methods, place)
         finally:
@@ -388,6 +391,14 @@ class Play:
             if self.step % self.settings.checkpoint == 0 or self.step % self.batches.steps_per_epoch == 0:
                 self.kept.save(self._state(), self.step)
         chosen = self.game.result()
+        largest = float(self.game.preferences.abs().max())
+        if largest < STILL:
+            warnings.warn(
+                f"the preferences hardly moved in {self.game.updates} updates (the largest is {largest:.1e}), so the choice is "
+                "nearly arbitrary: rewards exp(-loss) of large losses differ little; search longer, or set rules: {eta: ...} or "
+                "{reward: accuracy, eta: 0.01}",
+                stacklevel=3,
+            )
         searched: Any = methods[place]
         found = Found(
             methods=tuple(searched.found(chosen) if i == place else m for i, m in enumerate(methods)),

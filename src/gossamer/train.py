@@ -133,11 +133,7 @@ def _warm_start(
         return folder.read_json(WARM_START)
     start = time.monotonic()
     journal.say(f"solving the head on features of {len(images):,} images")
-    adapted.eval()
-    device = next(adapted.parameters()).device
-    features = outputs(adapted.features, images, device=device, workers=run.training.workers)
-    solved = probe.fit(features, images.labels, len(adapted.metadata["labels"]), seed=run.seed)
-    solved.put_into(heads.last_linear(adapted.head))  # type: ignore[arg-type]
+    solved = solve_head(adapted, images, images.labels, run)
     found = {"l2": solved.l2, "held_out_accuracy": solved.held_out_accuracy, "seconds": time.monotonic() - start}
     folder.write(WARM_START, json.dumps(found))
     accuracy = solved.held_out_accuracy
@@ -146,6 +142,16 @@ def _warm_start(
     )
     journal.say(f"head solved with l2={solved.l2:.3g}: {quality}")
     return found
+
+
+def solve_head(adapted: Adapted, images: Any, labels: Tensor, run: Run) -> probe.Probe:
+    """Gives the head the linear probe of what it reads of these images now, and returns that probe."""
+    adapted.eval()
+    device = next(adapted.parameters()).device
+    features = outputs(adapted.features, images, device=device, workers=run.training.workers)
+    solved = probe.fit(features, labels, heads.last_linear(adapted.head).out_features, seed=run.seed)  # type: ignore[arg-type]
+    solved.put_into(heads.last_linear(adapted.head))  # type: ignore[arg-type]
+    return solved
 
 
 def _tune(

@@ -467,3 +467,19 @@ def test_compiles_and_exports_like_the_others() -> None:
     close(compiled(**inputs).logits, run(model, inputs), 1e-6)
     program = torch.export.export(model, (), inputs)
     close(program.module()(**inputs).logits, run(model, inputs), 1e-6)
+
+
+def test_the_router_finds_its_first_token_again_when_activations_are_computed_anew() -> None:
+    """Two batches, padded on different sides, before one backward pass."""
+    gradients = []
+    for checkpointing in (False, True):
+        adapted = disturb(adapt(BACKBONES["llama"], Row(gm.DAS(skip=(0,), rank=4, form="router", before_ffn=True))))
+        if checkpointing:
+            adapted.gradient_checkpointing_enable()
+        adapted.train()
+        inputs = BACKBONES["llama"].inputs()
+        flipped = {k: v.flip(1) for k, v in inputs.items()}
+        (run(adapted, inputs).square().sum() + run(adapted, flipped).square().sum()).backward()
+        gradients.append({n: p.grad for n, p in adapted.trainable().items()})
+    for name, expected in gradients[0].items():
+        close(gradients[1][name], expected)
