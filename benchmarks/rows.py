@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import json
-import platform
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
-PACKAGES = ("torch", "transformers", "peft", "timm")
+from gossamer import machine
 
 
 def describe(seed: int) -> dict[str, Any]:
@@ -21,8 +17,8 @@ def describe(seed: int) -> dict[str, Any]:
     return {
         "command": f"python benchmarks/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}".strip(),
         "seed": seed,
-        "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}},
-        "hardware": {"processor": _processor(), "threads": torch.get_num_threads(), "gpu": _gpu()},
+        "versions": machine.versions(),
+        "hardware": machine.hardware(),
         "commit": _commit(),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
@@ -42,17 +38,6 @@ def table(rows: list[dict[str, Any]], columns: dict[str, str]) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
     )
-
-
-def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} x {names[0]}" if names else platform.processor() or platform.machine()
-
-
-def _gpu() -> str | None:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
 def _commit() -> str | None:

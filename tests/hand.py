@@ -82,6 +82,14 @@ T5_DECODER = Names(
     cross=_under("layer.1.EncDecAttention", "q", "k", "v", "o"),
     unscaled=True,
 )
+METER = Names(
+    BERT.attention,
+    BERT.ffn,
+    (BERT.norms[0], "crossattention.output.LayerNorm", BERT.norms[1]),
+    cross=(*_under("crossattention.self", "query", "key", "value"), "crossattention.output.dense"),
+    post=True,
+    heads=3,
+)
 BART = Names(CLIP.attention, ("fc1", "fc2"), ("self_attn_layer_norm", "final_layer_norm"), post=True)
 BART_DECODER = Names(
     CLIP.attention,
@@ -111,6 +119,9 @@ KINDS: dict[tuple[str, str], Names] = {
     ("bert", "text"): BERT,
     ("roberta", "text"): BERT,
     ("vilt", "fusion"): VILT,
+    **{(row, "fusion"): METER for row in ("meter", "meter-bare")},
+    **{(row, "vision"): CLIP for row in ("meter", "meter-bare")},
+    **{(row, "text"): BERT for row in ("meter", "meter-bare")},
     ("t5", "encoder"): T5,
     ("t5", "decoder"): T5_DECODER,
     ("t5-gated-encoder", "encoder"): T5_GATED,
@@ -239,18 +250,19 @@ def _softmax(names: Names, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None,
 
 def record(row: str, stack: str, attention: str = "sdpa") -> list[Call]:
     """What every block of a stack is given, and answers, in one forward pass of the row's model."""
-    calls: list[Call] = []
+    calls: dict[nn.Module, Call] = {}
 
     def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        calls.append(_understood(row, stack, module, args, kwargs, output))
+        calls[module] = _understood(row, stack, module, args, kwargs, output)
 
     model = BACKBONES[row].model(attention)
     model.requires_grad_(False)
-    handles = [b.module.register_forward_hook(keep, with_kwargs=True) for b in gm.read(model).blocks(stack)]
+    blocks = gm.read(model).blocks(stack)
+    handles = [b.module.register_forward_hook(keep, with_kwargs=True) for b in blocks]
     run(model, BACKBONES[row].inputs())
     for handle in handles:
         handle.remove()
-    return calls
+    return [calls[b.module] for b in blocks]
 
 
 def _understood(row: str, stack: str, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Call:

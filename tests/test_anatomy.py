@@ -275,12 +275,15 @@ FREE = {
     "seams": {"memory", "block"},
     "replaced": {"block", "seams"},
     "stream": {"seams", "replaced"},
+    "leading": {"seams"},
+    "sight": {"seams"},
     "families": {"stack", "memory"},
-    "anatomy": {"stack", "block", "seams", "stream", "replaced", "families"},
+    "anatomy": {"stack", "block", "seams", "stream", "leading", "replaced", "sight", "families"},
     "bank": {"anatomy", "block"},
-    "methods": {"anatomy", "bandit", "block", "bank", "seams", "methods", "storage"},
+    "methods": {"anatomy", "bandit", "block", "bank", "seams", "leading", "sight", "methods", "storage"},
     "bandit": set(),
-    "heads": {"anatomy"},
+    "heads": {"anatomy", "stack"},
+    "models": {"anatomy", "heads", "checkpointing", "sight"},
     "storage": set(),
 }
 

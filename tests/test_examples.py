@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gossamer.comparison import plan
 from gossamer.run import parse
 
 from . import squares
@@ -29,3 +30,14 @@ def test_image_classification_from_loading_to_predicting(
 def test_the_run_file_is_valid() -> None:
     run, _ = parse([str(EXAMPLES / "image_classification.yaml")])
     assert run.data.name == "digits"
+
+
+def test_the_comparison_file_is_valid() -> None:
+    comparison = plan.read(EXAMPLES / "comparison.yaml")
+    assert {place: len(cells) for place, cells in plan.candidates(comparison).items()} == {
+        ("VPT-deep", "digits"): 2,
+        ("VPT-deep", "location"): 2,
+    }
+    cells = plan.cells(comparison, {("VPT-deep", task): {"training.lr": 1e-2} for task in comparison.tasks})
+    assert len(cells) == 3 * 2 * 3
+    assert {cell.run.data.name for cell in cells} == {"digits", "desk/location"}

@@ -11,7 +11,7 @@ from PIL import Image
 from gossamer import data
 from gossamer.data import Preprocessing
 from gossamer.prepared import Prepared
-from gossamer.run import Images
+from gossamer.run import Data, Images
 from gossamer.sets import load_sets, preprocessing
 
 from . import squares
@@ -34,13 +34,43 @@ def test_a_validation_split_of_the_set_is_used_as_it_is(tmp_path: Path) -> None:
     assert {name: len(images) for name, images in sets.items()} == {"train": 8, "val": 6, "test": 6}
 
 
+def test_a_last_training_uses_the_validation_images_too(tmp_path: Path) -> None:
+    folder = squares.save_images(tmp_path / "images", train=4, test=3)
+    shutil.copytree(folder / "test", folder / "val")
+    run = squares.run(tmp_path, data=folder)
+    run = dataclasses.replace(run, data=dataclasses.replace(run.data, train="trainval"))
+    sets = load_sets(run)
+    assert {name: len(images) for name, images in sets.items()} == {"train": 14, "test": 6}
+    assert sets["train"].counts() == (7, 7)
+    assert sets["train"].describe(13).endswith("val/same/002.png")
+
+
+def test_published_benchmarks_may_lack_a_class_in_training(tmp_path: Path) -> None:
+    run = squares.run(tmp_path, validation=0.0)
+    for name, rows in {"train800": "0123", "val200": "45", "test": "01"}.items():
+        squares.save_images(tmp_path / name, train=2, test=0)
+        images = sorted((tmp_path / name / "train").rglob("*.png"))
+        lines = [f"{path.relative_to(tmp_path)} {label}\n" for path, label in zip(images, rows, strict=False)]
+        (tmp_path / f"{name}.txt").write_text("".join(lines))
+    sets = load_sets(dataclasses.replace(run, data=Data(name="vtab/clevr_dist", path=str(tmp_path))))
+    assert {name: images.labels for name, images in sets.items()} == {
+        "train": (0, 1, 2, 3),
+        "val": (4, 5),
+        "test": (0, 1),
+    }
+    assert len(sets["test"].classes) == 6
+
+
 def test_a_limit_draws_evenly_from_every_split(tmp_path: Path) -> None:
     sets = load_sets(squares.run(tmp_path, limit=50, validation=0.0))
     assert {name: images.counts() for name, images in sets.items()} == {"train": (25, 25), "test": (25, 25)}
 
 
 def test_a_limit_below_the_number_of_classes_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="has no training image of"):
+    with pytest.raises(
+        ValueError,
+        match=r"data.limit=1 of .* leaves no training image of: different|data.limit=1 of .* leaves no training image of: same",
+    ):
         load_sets(squares.run(tmp_path, limit=1, validation=0.0))
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -12,12 +13,15 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import TrainingArguments
 
 import gossamer as gm
 from gossamer import zoo
+from gossamer.data import Preprocessing
+from gossamer.prepared import Augmented, Prepared
 from gossamer.run import Training, read
 from gossamer.train import train
-from gossamer.trainer import groups, schedule
+from gossamer.trainer import ClassifierTrainer, groups, schedule
 
 from . import squares
 
@@ -303,6 +307,16 @@ def test_rates_belong_to_methods_and_head_and_biases_do_not_decay() -> None:
     assert {value for name, value in of_adapter.items() if name.endswith("bias")} == {(1e-3, 0.0)}
 
 
+@pytest.mark.parametrize(("name", "kind"), [("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)])
+def test_the_run_names_the_optimizer(tmp_path: Path, name: str, kind: type) -> None:
+    chosen = Training(optimizer=name, lr=0.3, weight_decay=0.1)  # type: ignore[arg-type]
+    trainer = ClassifierTrainer(adapted(gm.VPT(prompts=2)), TrainingArguments(str(tmp_path)), chosen=chosen)
+    made = trainer.create_optimizer()
+    assert type(made) is kind
+    assert {group["lr"] for group in made.param_groups} == {0.3, 1e-3}
+    assert made.defaults.get("momentum", 0.9) == 0.9
+
+
 def test_one_rate_for_all_methods_where_it_is_given() -> None:
     rates = {group["lr"] for group in groups(adapted(gm.VPT(prompts=2), gm.Adapter()), Training(lr=0.3, head_lr=0.1))}
     assert rates == {0.3, 0.1}
@@ -327,3 +341,40 @@ def test_schedules_rise_and_fall_where_they_say(kind: str, peak: float, first: f
     assert max(shares) == pytest.approx(1.0)
     assert abs(shares.index(max(shares)) - peak * steps) <= 1
     assert shares[-1] == pytest.approx(last, abs=0.02)
+
+
+def test_a_method_that_learns_from_the_data_does_so_before_training(tmp_path: Path) -> None:
+    run = squares.run(tmp_path / "spt", {"method": "spt", "prompts": 4, "images": 7, "seed": 3}, limit=61, epochs=1)
+    metrics = train(run)
+    assert "preparing spt on 49 images" in (tmp_path / "spt" / "train.log").read_text()
+    prepared = json.loads((tmp_path / "spt" / "prepared.json").read_text())["seconds"]
+    assert metrics["seconds"] > prepared > 0
+    same = gm.load(tmp_path / "spt" / "adapter")
+    assert gm.methods.spt.unharvested(same) == []
+    assert gm.evaluate.evaluate(same, gm.data.load(squares.images(), "test")).n == 120
+
+
+def test_augmented_images_are_for_tuning_only_and_a_seed_fixes_them(tmp_path: Path) -> None:
+    flips: list[Any] = ["horizontal-flip", "vertical-flip", "random-crop"]
+    runs = [squares.run(tmp_path / name, limit=40, epochs=2) for name in "ab"]
+    plain = train(runs[0])
+    runs = [dataclasses.replace(r, images=dataclasses.replace(r.images, augment=flips)) for r in runs]
+    first, second = train(runs[0], overwrite=True), train(runs[1])
+    assert numbers(first) == numbers(second)
+    assert first["warm_start"]["l2"] == plain["warm_start"]["l2"]
+    assert first["train_loss"] != plain["train_loss"]
+
+
+def test_each_augmentation_does_what_its_name_says() -> None:
+    images = Prepared(gm.data.load(squares.images(), "train"), Preprocessing(size=squares.SIZE))
+    flipped, upside = (Augmented(images, [name]) for name in ("horizontal-flip", "vertical-flip"))
+    for some, axis in ((flipped, 2), (upside, 1)):
+        pixels: Any = images[7]["pixel_values"]
+        drawn: list[Any] = [some[7]["pixel_values"] for _ in range(30)]
+        assert {torch.equal(d, pixels) for d in drawn} == {True, False}
+        assert all(torch.equal(d, pixels) or torch.equal(d, pixels.flip(axis)) for d in drawn)
+    crop = Augmented(images, ["random-crop"])
+    assert crop[7]["pixel_values"].shape == (3, squares.SIZE, squares.SIZE)  # type: ignore[union-attr]
+    assert not torch.equal(crop[7]["pixel_values"], crop[7]["pixel_values"])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"may name random-crop, .*; got mixup"):
+        Augmented(images, ["mixup"])

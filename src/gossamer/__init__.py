@@ -20,21 +20,33 @@ _WHERE = {
     "SPT": "gossamer.methods.spt",
     "CVPT": "gossamer.methods.cvpt",
     "DAS": "gossamer.methods.das",
+    "DVP": "gossamer.methods.dvp",
+    "MemVP": "gossamer.methods.memvp",
+    "VisualTokens": "gossamer.methods.visual_tokens",
+    "VisionLanguage": "gossamer.models.vision_language",
+    "APT": "gossamer.methods.apt",
     "LinearProbe": "gossamer.methods.linear_probe",
     "FullFineTuning": "gossamer.methods.full",
     "BitFit": "gossamer.methods.bitfit",
     "Adapter": "gossamer.methods.adapter",
+    "ClassifierToken": "gossamer.methods.classifier_token",
+    "Unfreeze": "gossamer.methods.unfreeze",
     "METHODS": "gossamer.methods",
     "CostSheet": "gossamer.cost",
     "search": "gossamer.searching",
     "Search": "gossamer.run",
     "Bandit": "gossamer.bandit",
 }
-_MODULES = ("anatomy", "cost", "data", "evaluate", "methods", "storage", "train", "zoo")
+_MODULES = (
+    *("anatomy", "comparison", "cost", "data", "evaluate", "export", "methods", "recipes"),
+    *("storage", "train", "zoo"),
+)
 
 __all__ = [
+    "APT",
     "CVPT",
     "DAS",
+    "DVP",
     "METHODS",
     "SPT",
     "VPT",
@@ -43,10 +55,15 @@ __all__ = [
     "AdapterError",
     "Bandit",
     "BitFit",
+    "ClassifierToken",
     "CostSheet",
     "FullFineTuning",
     "LinearProbe",
+    "MemVP",
     "Search",
+    "Unfreeze",
+    "VisionLanguage",
+    "VisualTokens",
     "__version__",
     "adapt",
     "load",
@@ -60,15 +77,22 @@ if TYPE_CHECKING:
     from gossamer.anatomy import read as read
     from gossamer.bandit import Bandit as Bandit
     from gossamer.cost import CostSheet as CostSheet
+    from gossamer.methods import APT as APT
     from gossamer.methods import CVPT as CVPT
     from gossamer.methods import DAS as DAS
+    from gossamer.methods import DVP as DVP
     from gossamer.methods import METHODS as METHODS
     from gossamer.methods import SPT as SPT
     from gossamer.methods import VPT as VPT
     from gossamer.methods import Adapter as Adapter
     from gossamer.methods import BitFit as BitFit
+    from gossamer.methods import ClassifierToken as ClassifierToken
     from gossamer.methods import FullFineTuning as FullFineTuning
     from gossamer.methods import LinearProbe as LinearProbe
+    from gossamer.methods import MemVP as MemVP
+    from gossamer.methods import Unfreeze as Unfreeze
+    from gossamer.methods import VisualTokens as VisualTokens
+    from gossamer.models.vision_language import VisionLanguage as VisionLanguage
     from gossamer.run import Search as Search
     from gossamer.saving import load as load
     from gossamer.searching import search as search

@@ -14,8 +14,8 @@ from transformers.modeling_outputs import ImageClassifierOutput, SequenceClassif
 
 from gossamer import anatomy as anatomy_module
 from gossamer import checkpointing, heads, methods, storage
-from gossamer.anatomy import Anatomy
 from gossamer.methods.base import Method
+from gossamer.models.vision_language import VisionLanguage
 
 if TYPE_CHECKING:
     from gossamer.cost import CostSheet
@@ -45,7 +45,7 @@ class Adapted(nn.Module):
         self.num_labels, self.train_head = num_labels, train_head
         self.metadata: dict[str, Any] = {}
         self.methods = nn.ModuleDict()
-        self.head_built: nn.Linear | None = None
+        self.head_built: nn.Module | None = None
         self.kept: dict[str, Tensor] | None = None
         self.checkpointing = False
         self.attach()
@@ -79,7 +79,7 @@ class Adapted(nn.Module):
             "train": {n: m.training for n, m in self.backbone.named_modules()},
             "labels": heads.label_counts(self.backbone),
         }
-        self.fingerprint = _fingerprint(self.anatomy)
+        self.fingerprints = {name: _fingerprint(part) for name, part in parts(self.backbone).items()}
         self._originals: dict[str, Tensor] = {}
         kept = self.kept
         self.backbone.__dict__[OCCUPANT] = self
@@ -96,7 +96,7 @@ class Adapted(nn.Module):
 
     def _place(self) -> None:
         if self.num_labels is not None:
-            self.head_built = heads.place(self.anatomy, self.num_labels)
+            self.head_built = heads.place(self.anatomy, self.num_labels, self._new_head)
         for parameter in self.backbone.parameters():
             parameter.requires_grad_(False)
         self.anatomy.sites = [site for method in self.applied for site in method.skipped(self.anatomy)]
@@ -112,6 +112,12 @@ class Adapted(nn.Module):
                 f"nothing would be trained: {', '.join(m.name for m in self.applied) or 'no method'} trains no part of "
                 f"{type(self.backbone).__name__} and there is no head; give num_labels=... for a head, or a method such as VPT()"
             )
+
+    def _new_head(self, width: int, outputs: int) -> nn.Module:
+        """The head of the first method that comes with one, else a Linear."""
+        offered = (method.head(self.anatomy, width, outputs) for method in self.applied)
+        found = next((head for head in offered if head is not None), None)
+        return nn.Linear(width, outputs) if found is None else found
 
     def _check_owners(self) -> None:
         owners: dict[int, str] = {}
@@ -140,6 +146,12 @@ class Adapted(nn.Module):
         self.methods, self.head_built = nn.ModuleDict(), None
         del self.backbone.__dict__[OCCUPANT]
         return self.backbone
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The identity of the pre-trained weights (of both halves, where there are two); None on the meta device."""
+        found = list(self.fingerprints.values())
+        return None if None in found else found[0] if len(found) == 1 else storage.combined(self.fingerprints)
 
     @property
     def attached(self) -> bool:
@@ -185,19 +197,19 @@ class Adapted(nn.Module):
         return logits if args and labels is None else self._answer(logits, labels)
 
     def _answer(self, logits: Tensor, labels: Tensor | None) -> Any:
-        vision = self.anatomy.facts.modality == "vision"
+        vision = self.anatomy.readout.modality == "vision"
         answer = ImageClassifierOutput if vision else SequenceClassifierOutput
         return answer(loss=None if labels is None else heads.loss(logits, labels), logits=logits)  # type: ignore[arg-type]
 
     def _read_out(self, *args: Any, **inputs: Any) -> Tensor:
-        stack = self.anatomy.facts
+        stack = self.anatomy.readout
         if not hasattr(self.backbone, "config"):
             states = self.backbone.forward_features(*args, **timm_inputs(inputs))  # type: ignore[operator]
             return self.backbone.forward_head(states, pre_logits=True)  # type: ignore[operator]
         if "input_ids" not in inputs and not args and stack.modality == "text" and "inputs_embeds" not in inputs:
             raise ValueError("a text model needs input_ids")
         output = self.backbone(*args, **inputs)
-        return heads.read_out(stack.readout, output, inputs.get("attention_mask"), stack.modality == "vision")
+        return heads.read_out(stack, output, inputs, two_sided="encoder" in self.anatomy.stacks)
 
     @property
     def accepts_loss_kwargs(self) -> bool:
@@ -210,12 +222,10 @@ class Adapted(nn.Module):
     def features(self, *args: Any, **inputs: Any) -> Tensor:
         """What the head's last Linear reads for these inputs, [B, width]."""
         self._must_be_attached()
-        if self.head_built is not None:
-            return self._read_out(*args, **inputs)
-        if not self.anatomy.heads:
+        if self.head is None:
             raise TypeError(f"{type(self.backbone).__name__} has no head; adapt it with num_labels=...")
         probe = _Input()
-        handle = heads.last_linear(next(iter(self.anatomy.heads.values()))).register_forward_pre_hook(probe.keep)
+        handle = heads.last_linear(self.head).register_forward_pre_hook(probe.keep)
         try:
             self(*args, **inputs)
         finally:
@@ -380,21 +390,20 @@ class Finished(nn.Module):
         self.head = adapted.head_built
         if placed:
             self.gossamer = placed
-        stack = adapted.anatomy.facts
-        self.readout, self.vision = stack.readout, stack.modality == "vision"
-        if self.readout in ("first", "mean", "last") and getattr(self.backbone, "pooler", None) is not None:
+        self.stack, self.two_sided = adapted.anatomy.readout, "encoder" in adapted.anatomy.stacks
+        if self.stack.readout in ("first", "mean", "last") and getattr(self.backbone, "pooler", None) is not None:
             self.backbone.pooler = None  # never read
 
     def forward(self, *args: Any, **inputs: Any) -> Any:
         """The logits for the backbone's inputs, in `.logits`."""
         if hasattr(self.backbone, "config"):
             output = self.backbone(*args, **inputs)
-            features = heads.read_out(self.readout, output, inputs.get("attention_mask"), self.vision)
+            features = heads.read_out(self.stack, output, inputs, two_sided=self.two_sided)
         else:
             features = self.backbone.forward_head(
                 self.backbone.forward_features(*args, **timm_inputs(inputs)), pre_logits=True
             )
-        answer = ImageClassifierOutput if self.vision else SequenceClassifierOutput
+        answer = ImageClassifierOutput if self.stack.modality == "vision" else SequenceClassifierOutput
         return answer(logits=self.head(features))  # type: ignore[misc]
 
 
@@ -441,12 +450,23 @@ def _unique(name: str, taken: Any) -> str:
     return next(n for n in names if n not in taken)
 
 
-def _fingerprint(anatomy: Anatomy) -> str | None:
+def parts(backbone: nn.Module) -> dict[str, nn.Module]:
+    """The pre-trained models that a backbone consists of, by name: one, called "backbone", or the halves of a composed one."""
+    return backbone.parts if isinstance(backbone, VisionLanguage) else {"backbone": backbone}
+
+
+def _fingerprint(model: nn.Module) -> str | None:
     """The identity of the pre-trained weights; None on the meta device, where there are none.
 
     A pooler that nothing reads does not count: where a checkpoint has none, each loading makes a random one.
     """
-    pooler = None if anatomy.heads or anatomy.facts.readout == "pooled" else getattr(anatomy.owner(), "pooler", None)
+    anatomy = anatomy_module.read(model)
+    anatomy.heads = heads.find(model, anatomy)
+    pooler = (
+        None
+        if anatomy.heads or anatomy.blocks()[0].stack.readout == "pooled"
+        else getattr(anatomy.owner(), "pooler", None)
+    )
     unread = {id(p) for p in pooler.parameters()} if isinstance(pooler, nn.Module) else set()
     tensors = [(n, p) for n, p in anatomy.backbone_parameters() if id(p) not in unread]
     if any(p.device.type == "meta" for _, p in tensors):

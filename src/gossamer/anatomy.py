@@ -1,4 +1,4 @@
-"""Where the parts of a transformer sit, and the seven verbs a method may use on them.
+"""Where the parts of a transformer sit, and the verbs a method may use on them.
 
 A *family* (`gossamer.families`) says by name where parts sit in one kind of backbone. `read` finds those parts in a real
 model. A *method* (`gossamer.methods`) then speaks only of blocks and verbs, so that m methods and n families cost m + n files.
@@ -12,12 +12,17 @@ model. A *method* (`gossamer.methods`) then speaks only of blocks and verbs, so 
 | `insert`   | tokens that enter before a block and leave after the same or a later one, or stay   |
 | `replace`  | a whole block, or its attention, by a small module                                  |
 | `observe`  | a part reads the states that enter a block                                          |
+| `lead`     | tokens with positions of their own that stand in front from one block to the last    |
+| `look`     | a part reads an image tower's states, once per image, in a model composed of two     |
+| `skip`     | a block lets its states pass                                                         |
+| `withhold` | a block no longer receives one of its arguments                                      |
 
 Every change is kept in a log and taken back, last first, by `Anatomy.undo`.
 """
 
 from __future__ import annotations
 
+import itertools
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +30,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from gossamer import replaced, seams, stream
+from gossamer import leading, replaced, seams, sight, stream
 from gossamer.block import SIZES, Block, Site, get, has
 from gossamer.families import FAMILIES
 from gossamer.seams import Part
@@ -51,6 +56,11 @@ class Anatomy:
         """Name of the stack that methods use unless told otherwise: the first that the model runs."""
         return next(iter(self.stacks))
 
+    @property
+    def readout(self) -> Stack:
+        """The stack whose states the model returns: the decoder where an encoder stands before it, else the main one."""
+        return self.stacks.get("decoder", self.stacks[self.main])[0].stack
+
     def blocks(self, stack: str | None = None, indices: Sequence[int] | None = None) -> list[Block]:
         """The blocks of a stack (default: the main one), all or those at `indices` (0 is the first to run).
 
@@ -61,9 +71,7 @@ class Anatomy:
             ValueError: no index at all, one of them twice, one of a block that is replaced, or every block is.
         """
         stack = stack or self.main
-        if stack not in self.stacks:
-            found = ", ".join(f"{name} ({len(blocks)} blocks)" for name, blocks in self.stacks.items())
-            raise KeyError(f"no stack {stack!r} in {type(self.model).__name__}: it has {found}")
+        self._check_stack(stack)
         blocks, gone = self.stacks[stack], {site.block.key for site in self.sites}
         if indices is None:
             left = [block for block in blocks if block.key not in gone]
@@ -89,9 +97,29 @@ class Anatomy:
                 )
         return [blocks[i] for i in sorted(indices)]
 
+    def _check_stack(self, stack: str) -> None:
+        if stack not in self.stacks:
+            found = ", ".join(f"{name} ({len(blocks)} blocks)" for name, blocks in self.stacks.items())
+            raise KeyError(f"no stack {stack!r} in {type(self.model).__name__}: it has {found}")
+
+    @property
+    def adapted(self) -> list[str]:
+        """Names of the stacks that methods reach by the role of a part: all, but of a composed model the language model's."""
+        return [name for name in self.stacks if name != "vision" or name == self.main]
+
     def __iter__(self) -> Iterator[Block]:
         for blocks in self.stacks.values():
             yield from blocks
+
+    def columns(self, stack: str | None = None) -> list[list[Block]]:
+        """The blocks of a stack that run one after another: one list, or of METER's fusion two, text and image."""
+        self._check_stack(stack or self.main)
+        blocks = self.stacks[stack or self.main]
+        return [list(column) for _, column in itertools.groupby(blocks, key=lambda b: id(b.stack))]
+
+    def column(self, block: Block) -> list[Block]:
+        """The blocks that run before and after a block, with itself."""
+        return next(c for c in self.columns(block.stack.name) if c[0].stack is block.stack)
 
     def owner(self, stack: str | None = None) -> nn.Module:
         """The module that embeds the inputs of a stack and runs it."""
@@ -114,11 +142,6 @@ class Anatomy:
         others = {id(p) for head in self.heads.values() for p in head.parameters()}
         others |= {id(p) for site in self.sites for p in site.parameters()}
         return ((name, p) for name, p in self.model.named_parameters() if id(p) not in others)
-
-    @property
-    def facts(self) -> Stack:
-        """What the family says of the main stack."""
-        return self.stacks[self.main][0].stack
 
     def standing(self) -> list[Block]:
         """The blocks of all stacks in which nothing is replaced."""
@@ -248,22 +271,26 @@ class Anatomy:
         modules = [get(block.module, name) for name in readers]
         return stream.Reads(modules, part, behind=norm is not None, normed=normed, firsts=firsts)
 
-    def remember(self, block: Block, part: Part) -> None:
-        """Self-attention of the block also attends to part(batch) = keys, values, each [1 or B, p, inner_kv], for every query.
+    def remember(self, block: Block, part: Part, branch: Branch = "attention") -> None:
+        """The block's self-attention, or its cross-attention (`branch`), also attends to part(batch) = keys, values.
 
-        One joint softmax over remembered and own keys; remembered keys carry no rotary position and no relative bias.
+        Each is [1 or B, p, inner_kv], for every query. One joint softmax over remembered and own keys; remembered keys carry no
+        rotary position and no relative bias.
         """
-        self._do(seams.Remembered(block, part), block, "attention")
+        self._do(seams.Remembered(block, part, branch), block, branch)
 
-    def insert(self, first: Block, part: Part, *, last: Block | None = None, stay: bool = False) -> None:
+    def insert(
+        self, first: Block, part: Part, *, last: Block | None = None, stay: bool = False, read: bool = False
+    ) -> None:
         """part(x) [B, p, d] enters behind the prefix tokens of x [B, N, d] before block `first`.
 
-        The new rows leave after block `last` (default: `first`), or stay in the model's output (`stay`).
+        The new rows leave after block `last` (default: `first`), or stay in the model's output (`stay`). The blocks that
+        run beside the span and attend to its column see them with `read`, and else do not.
 
         Raises:
             ValueError: the span runs backwards, or shares blocks with an earlier one without lying inside it.
         """
-        blocks = self.stacks[first.stack.name]
+        blocks = self.column(first)
         last = last or (blocks[-1] if stay else first)
         if last.stack is not first.stack or last.index < first.index:
             raise ValueError(f"tokens cannot enter at {first.name} and leave at {last.name}")
@@ -271,7 +298,8 @@ class Anatomy:
             raise ValueError(
                 f"tokens that stay run to the last block, {blocks[-1].name}; asked to leave at {last.name}"
             )
-        span = blocks[first.index : last.index + 1]
+        start, end = blocks.index(first), blocks.index(last) + 1
+        span = blocks[start:end]
         for other in [c for c in self.log if isinstance(c, seams.Inserted) and seams.overlap(c.span, span)]:
             if not seams.contains(other.span, span):
                 longer = seams.contains(span, other.span)
@@ -279,7 +307,35 @@ class Anatomy:
                     f"tokens inserted from {first.name} to {last.name} would interleave with those from {other.span[0].name} "
                     f"to {other.span[-1].name}: {'insert the longer span first' if longer else 'let one span contain the other'}"
                 )
-        self._do(seams.Inserted(span, part, stay))
+        others = [c for c in self.columns(first.stack.name) if c[0].stack is not first.stack]
+        beside = [b for column in others for b in column[start:end]]
+        self._do(seams.Inserted(span, part, stay, beside=beside, read=read))
+
+    def lead(self, first: Block, part: leading.Lead, *, both_ways: bool = False) -> None:
+        """part(x, side) [B, p, d] stands in front of x [B, N, d] from block `first` to the last, at the positions -p .. -1.
+
+        `side` are the encoder's states [B, n, d] where the block reads any. What part.visible(B) [B, p] leaves out, nothing but
+        the token itself sees. In causal stacks text sees the tokens and they see each other in order (`both_ways`: and the text).
+        In stacks with prefix tokens, which have no order, they enter behind those. No other tokens may be there already.
+        """
+        span = self.stacks[first.stack.name][first.index :]
+        self._do(leading.Leading(self.owner(first.stack.name), span, part, both_ways=both_ways))
+
+    def look(self, part: sight.Reader) -> None:
+        """part(states) keeps what it makes of the image tower's states [I, N, d_v], once per image; see `gossamer.sight`.
+
+        Raises:
+            TypeError: the model is not composed of a vision tower and a language model.
+        """
+        self._do(seams.Looked(sight.of(self.model).readers, part))
+
+    def skip(self, block: Block) -> None:
+        """The block computes nothing: its states pass."""
+        self._do(seams.Skipped(block.module))
+
+    def withhold(self, block: Block, argument: str) -> None:
+        """The block gets None for one of its arguments, whatever the model passes on."""
+        self._do(seams.Withheld(block.module, argument))
 
     def replace(
         self, site: Site | Block, part: nn.Module, *, first: bool = False, active: bool = True
@@ -316,6 +372,16 @@ class Anatomy:
     def observe(self, block: Block, part: nn.Module) -> None:
         """part(x) is called with the states x [B, N, d] that enter the block; its result is ignored."""
         self._do(seams.Observed(block, part))
+
+    def enter(self, block: Block, part: nn.Module) -> None:
+        """Tokens that enter a column at its first block, before modality types are added, become part(tokens), [B, n, d] both.
+
+        Raises:
+            ValueError: the family does not name the place.
+        """
+        if block.stack.entrance is None:
+            raise ValueError(f"nothing marks where tokens enter the {block.stack.name} stack")
+        self._do(seams.Entered(get(self.owner(block.stack.name), block.stack.entrance), part))
 
     def swap(self, name: str, module: nn.Module) -> None:
         """The module called `name` is replaced: used for heads, which are not part of any block."""
@@ -363,10 +429,10 @@ class Anatomy:
             for change in self.log:
                 change.apply()
 
-    def obstacle(self, block: Block, verb: str) -> str | None:
-        """Why a verb does not work on a block, or None where it does."""
+    def obstacle(self, block: Block, verb: str, branch: Branch = "attention") -> str | None:
+        """Why a verb does not work on a block (of "remember": on one of its attentions), or None where it does."""
         if verb == "remember":
-            return seams.memory_obstacle(block)
+            return seams.memory_obstacle(block, branch)
         if verb == "middle" and block.ffn.norm is None and (block.stack.cross or block.stack.attention).after is None:
             return "no normalisation marks the place between attention and FFN"
         if verb not in VERBS:
@@ -399,15 +465,18 @@ def read(model: nn.Module) -> Anatomy:
             if problems:
                 missing.append(f"{name or type(module).__name__}.{stack.blocks}{problems[0]}")
                 continue
-            if stack.name in stacks:
+            if stack.name in stacks and owners[stack.name] != name:
                 raise TypeError(f"{type(model).__name__} has two {stack.name} stacks, {owners[stack.name]} and {name}")
             path = f"{name}.{stack.blocks}" if name else stack.blocks
             prefix = _prefix(module, stack)
-            stacks[stack.name] = [Block(stack, i, block, f"{path}.{i}", prefix) for i, block in enumerate(found)]
+            blocks = stacks.setdefault(stack.name, [])
+            first = len(blocks)
+            blocks += [Block(stack, first + i, block, f"{path}.{i}", prefix) for i, block in enumerate(found)]
             owners[stack.name] = name
     if not stacks:
         raise TypeError(_unknown(model, missing))
-    return Anatomy(model, {name: stacks[name] for name in STACK_ORDER if name in stacks}, owners)
+    order = getattr(model, "stack_order", STACK_ORDER)  # models composed of two say which comes first
+    return Anatomy(model, {name: stacks[name] for name in order if name in stacks}, owners)
 
 
 def _set(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -85,18 +85,31 @@ class Block:
         """Where the block's weights are."""
         return next(self.module.parameters()).device
 
+    def tokens(self, counts: dict[str, int]) -> int:
+        """Tokens of one sample that the block sees, of how many each stack sees."""
+        return counts[self.stack.counts_as or self.stack.name]
+
+    def context(self, counts: dict[str, int]) -> int:
+        """Tokens of one sample that its cross-attention reads; 0 where it has none, or nothing to read."""
+        return counts.get(self.stack.context, 0) if self.stack.context else 0
+
+    def macs(self, counts: dict[str, int]) -> int:
+        """Multiply-adds of the block for one sample."""
+        return self.sizes.macs(self.tokens(counts), self.context(counts))
+
     def path(self, role: str) -> str | None:
         """Name of a part relative to the block, or None where this kind of block has no such part."""
         attention, cross, ffn = self.stack.attention, self.stack.cross, self.ffn
         roles = {
             "attention": attention.module, "q": attention.q, "k": attention.k, "v": attention.v, "out": attention.out,
             "qkv": attention.fused, "norm1": attention.norm or attention.after, "norm2": ffn.norm or ffn.after,
-            "up": ffn.up, "gate": ffn.gate, "down": ffn.down, "q_norm": attention.q_norm, "k_norm": attention.k_norm,
+            "up": ffn.up, "gate": ffn.gate, "down": ffn.down, "act": ffn.act,
+            "q_norm": attention.q_norm, "k_norm": attention.k_norm,
             "layer_scale1": attention.layer_scale, "layer_scale2": ffn.layer_scale,
         }  # fmt: skip
         if cross is not None:
             roles |= {"cross.q": cross.q, "cross.k": cross.k, "cross.v": cross.v, "cross.out": cross.out}
-            roles |= {"cross.norm": cross.norm or cross.after}
+            roles |= {"cross.norm": cross.norm or cross.after, "cross": cross.module}
         if role not in roles:
             raise KeyError(f"no part {role!r}: a block of the {self.stack.name} stack has {', '.join(roles)}")
         return roles[role]
@@ -162,11 +175,14 @@ class Block:
             linear = linear.base_layer
         return Projection(linear, rows)
 
-    def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def keys_values(self, tokens: Tensor, branch: str = "attention") -> tuple[Tensor, Tensor]:
         """Keys and values [..., p, inner_kv] of tokens [..., p, d] as this block's self-attention would compute them.
 
-        Pre-norm blocks normalise first: W_k LN(P) + b_k, W_v LN(P) + b_v. Nothing is computed for queries.
+        Pre-norm blocks normalise first: W_k LN(P) + b_k, W_v LN(P) + b_v; what cross-attention reads has no norm in the block.
+        Nothing is computed for queries.
         """
+        if branch == "cross":
+            return self.projection("cross.k")(tokens), self.projection("cross.v")(tokens)
         norm = self.stack.attention.norm
         states = get(self.module, norm).forward(tokens) if norm else tokens
         return self.projection("k")(states), self.projection("v")(states)

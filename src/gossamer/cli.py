@@ -15,10 +15,18 @@ COMMANDS = {
     "train": ("gossamer.train", "adapt a model to labelled images"),
     "search": ("gossamer.cli_search", "find which layers a method such as DAS should skip, for the task of a run file"),
     "evaluate": ("gossamer.evaluate", "score a trained adapter on labelled images"),
+    "compare": (
+        "gossamer.comparison.sweep",
+        "methods x tasks x seeds from one file, and a report of accuracy against cost",
+    ),
     "predict": ("gossamer.predict", "labels and probabilities for image files"),
+    "protocol": ("gossamer.protocols", "write the run files of a published protocol on VTAB-1k or FGVC"),
+    "export": ("gossamer.export", "write a trained classifier as one file: ONNX or torch.export"),
 }
 """Name -> module with a function `command(arguments)`, and one line of help."""
 
+RESUMES = "; the same command with --resume continues"
+AGAIN = {"train": RESUMES, "search": RESUMES, "compare": "; the same command continues"}
 USER_ERRORS = (ValueError, KeyError, TypeError, OSError, ImportError, ArithmeticError)
 
 
@@ -67,7 +75,7 @@ def _run(name: str, arguments: list[str], debug: bool) -> int:
     except SystemExit as end:  # argparse has printed its help or its complaint
         return end.code if isinstance(end.code, int) else 2
     except KeyboardInterrupt:
-        hint = "; the same command with --resume continues" if name in ("train", "search") else ""
+        hint = AGAIN.get(name, "")
         print(f"gossamer {name}: interrupted{hint}", file=sys.stderr)
         return 130
     except USER_ERRORS as error:

@@ -206,11 +206,12 @@ def _sheet(model: Any, sample: Sample, batch: int) -> CostSheet:
         "trained_parameters": _size(model.trainable().values()),
         "all_parameters": _size([*model.parameters(), *model.methods.parameters()]),
     }
-    applied, labels, headed = model.applied, model.num_labels, bool(model.head_modules())
+    applied, labels, headed, head = model.applied, model.num_labels, bool(model.head_modules()), model.head_built
     moved = any(isinstance(change, seams.Inserted | seams.Remembered) for change in model.anatomy.log)
     bare: Any = model.detach()
     if headed:
         bare = Adapted(bare, [methods.LinearProbe()], num_labels=labels)
+        bare.head_built = head  # which the method may have chosen
     sheet = _bare_sheet(bare, sample, batch)
     added, overhead, closed_once = _formulas(applied, _parts(bare)[2], sample, mixed=moved and len(applied) > 1)
     return dataclasses.replace(

@@ -79,6 +79,8 @@ class Sample:
         counts = {}
         for name, blocks in anatomy.stacks.items():
             stack, patches = blocks[0].stack, 0
+            if stack.counts_as is not None:
+                continue
             if stack.modality != "text" and self.image is not None:
                 patches = patch_count(_patch_convolution(anatomy.owner(name)), self.image)
                 dropped = setting(getattr(anatomy.model, "config", None), "mask_ratio") or 0  # masked autoencoders
@@ -107,7 +109,8 @@ def _image(backbone: nn.Module, asked: int | tuple[int, int] | None) -> tuple[in
 def _texts(backbone: nn.Module, asked: int | dict[str, int] | None) -> dict[str, int]:
     """Side ("text", or "encoder" and "decoder") -> tokens."""
     name, config = type(backbone).__name__, getattr(backbone, "config", None)
-    names = inspect.signature(backbone.forward).parameters
+    reader = getattr(backbone, "language", backbone)  # of a composed model, the part that reads text
+    names = inspect.signature(reader.forward).parameters
     sides: tuple[str, ...] = (
         ("encoder", "decoder") if "decoder_input_ids" in names else ("text",) if "input_ids" in names else ()
     )
@@ -254,12 +257,12 @@ def closed_macs(model: nn.Module, head: nn.Module | None, anatomy: Anatomy, samp
         sample: sizes.
     """
     tokens = sample.tokens(anatomy)
-    total = sum(block.sizes.macs(tokens[block.stack.name], tokens.get("encoder", 0)) for block in anatomy)
+    total = sum(block.macs(tokens) for block in anatomy)
     known = {id(m) for block in anatomy for m in block.module.modules()}
     known |= {id(m) for m in getattr(model, "gossamer", nn.Module()).modules()}
-    last = tokens[list(anatomy.stacks)[-1]]
+    last = tokens[anatomy.readout.name]
     each_token = {id(getattr(model, "get_output_embeddings", lambda: None)())}
-    if anatomy.facts.causal:
+    if anatomy.stacks[anatomy.main][0].stack.causal:
         each_token |= {id(m) for m in anatomy.heads.values()}
     for module in [m for root in (model, head) if root is not None for m in root.modules() if id(m) not in known]:
         if isinstance(module, nn.Conv2d) and sample.image is not None:
@@ -268,7 +271,8 @@ def closed_macs(model: nn.Module, head: nn.Module | None, anatomy: Anatomy, samp
             total += module.weight.numel() * (last if id(module) in each_token else 1)
         elif isinstance(module, nn.MultiheadAttention):
             d = module.embed_dim
-            total += d * d + 2 * last * d * d + 2 * last * d  # its output projection is a Linear
+            pooled = tokens.get("vision", last)
+            total += d * d + 2 * pooled * d * d + 2 * pooled * d  # its output projection is a Linear
     return total
 
 

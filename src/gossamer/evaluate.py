@@ -133,7 +133,7 @@ def command(arguments: Sequence[str]) -> None:
     parser.add_argument("--batch", type=int, default=BATCH, help="images at a time (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     asked = parser.parse_args(arguments)
-    split, images = _images(asked.run, asked.data, asked.split)
+    split, images = images_of(asked.run, asked.data, asked.split)
     scores = evaluate(load_adapter(asked.run), images, batch=asked.batch)
     if asked.json:
         print(json.dumps({"run": asked.run, "data": images.name, "split": split, **scores.to_dict()}, indent=2))
@@ -141,7 +141,8 @@ def command(arguments: Sequence[str]) -> None:
         print(f"{images.name}\n{table(scores)}")
 
 
-def _images(run: str, data: str | None, split: str | None) -> tuple[str, ImageDataset]:
+def images_of(run: str, data: str | None, split: str | None) -> tuple[str, ImageDataset]:
+    """A split and its images: of a run's own data, or of other data; None for the split: test, else what there is."""
     from gossamer import data as sources
     from gossamer import run as runs
     from gossamer.sets import load_sets

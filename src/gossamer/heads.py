@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gossamer.anatomy import Anatomy
+from gossamer.stack import Stack
 
 
 def find(model: Any, anatomy: Anatomy) -> dict[str, nn.Module]:
@@ -53,8 +55,8 @@ def last_linear(head: nn.Module) -> nn.Linear:
     return linears[-1]
 
 
-def place(anatomy: Anatomy, num_labels: int) -> nn.Linear | None:
-    """Gives a model a head with `num_labels` outputs: one that it has is resized in place, else a new Linear is returned.
+def place(anatomy: Anatomy, num_labels: int, make: Callable[[int, int], nn.Module] = nn.Linear) -> nn.Module | None:
+    """Gives a model a head with `num_labels` outputs: one that it has is resized in place, else make(width, outputs) is returned.
 
     Raises:
         ValueError: the model is a language model, whose output layer is no classifier, or there would be no outputs.
@@ -69,8 +71,10 @@ def place(anatomy: Anatomy, num_labels: int) -> nn.Linear | None:
                 "load the bare encoder, or the ...ForSequenceClassification class"
             )
         first = next(model.parameters())
-        width = getattr(getattr(anatomy.owner(), "config", None), "hidden_size", anatomy.blocks()[-1].sizes.width)
-        return nn.Linear(width, num_labels, device=first.device, dtype=first.dtype)
+        stack, own = anatomy.blocks()[-1].stack, anatomy.blocks()[-1].sizes.width
+        width = getattr(getattr(anatomy.owner(), "config", None), "hidden_size", own)
+        width *= stack.pooled if stack.readout == "pooled" else 1
+        return make(width, num_labels).to(device=first.device, dtype=first.dtype)
     for name, head in anatomy.heads.items():
         if outputs(head) != num_labels:
             anatomy.swap(name, _resized(head, num_labels))
@@ -117,8 +121,14 @@ def restore_label_counts(model: Any, counts: dict[str, Any]) -> None:
         setattr(model.config, name, value)
 
 
-def read_out(kind: str, output: Any, mask: Tensor | None, patches: bool) -> Tensor:
-    """One vector a sample [B, d] from a backbone's output, as `Stack.readout` says."""
+def read_out(stack: Stack, output: Any, inputs: dict[str, Any], *, two_sided: bool) -> Tensor:
+    """One vector a sample [B, d] from a backbone's output, as `Stack.readout` says; `inputs` hold the mask of padding.
+
+    `two_sided`: the model has an encoder, so that a decoder's mask has a name of its own.
+    """
+    kind, patches = stack.readout, stack.modality == "vision"
+    mask = inputs.get("decoder_attention_mask" if two_sided and stack.name == "decoder" else "attention_mask")
+    mask = None if mask is None or mask.dim() != 2 else mask
     if kind == "pooled":
         pooled = output.pooler_output
         if pooled is None:

@@ -1,4 +1,4 @@
-"""Self-attention with a memory: extra keys and values that every query may attend to, in one joint softmax.
+"""Attention with a memory: extra keys and values that every query may attend to, in one joint softmax.
 
 Two seams carry it. Families of transformers that follow its `AttentionInterface` keep their own attention module and call the
 functions registered here, which join the module's memory to its keys and values and widen mask and bias. Families without a
@@ -153,9 +153,9 @@ def memories(attention: nn.Module) -> list[nn.Module]:
     return attention.__dict__.get("gossamer_memories", [])
 
 
-def attach(block: Block, part: nn.Module) -> nn.Module | None:
-    """Makes a block's self-attention remember; returns the module it replaced, where it had to."""
-    attention, replaced = block.part("attention"), None
+def attach(block: Block, part: nn.Module, branch: str = "attention") -> nn.Module | None:
+    """Makes a block's self- or cross-attention remember; returns the module it replaced, where it had to."""
+    attention, replaced = block.part(branch), None
     if not memories(attention):
         if block.stack.own_attention is not None:
             replaced, attention = attention, block.stack.own_attention(attention)
@@ -169,9 +169,9 @@ def attach(block: Block, part: nn.Module) -> nn.Module | None:
     return replaced
 
 
-def detach(block: Block, part: nn.Module, replaced: nn.Module | None) -> None:
+def detach(block: Block, part: nn.Module, replaced: nn.Module | None, branch: str = "attention") -> None:
     """Takes back what `attach` did with this part."""
-    attention = block.part("attention")
+    attention = block.part(branch)
     memories(attention).remove(part)
     if memories(attention):
         return
@@ -206,12 +206,12 @@ class _Probe(nn.Module):
 
 
 @torch.no_grad()
-def obstacle(block: Block) -> str | None:
-    """Why a block's self-attention cannot remember, or None where a small probe shows that it can.
+def obstacle(block: Block, branch: str = "attention") -> str | None:
+    """Why a block's self- or cross-attention cannot remember, or None where a small probe shows that it can.
 
     The probe: without a memory our attention equals the family's own; with one, the answer changes.
     """
-    attention = block.part("attention")
+    attention = block.part(branch)
     if memories(attention):
         return None
     own = block.stack.own_attention
@@ -222,19 +222,21 @@ def obstacle(block: Block) -> str | None:
     weight = block.part("out").weight
     if weight.device.type == "meta":
         return None  # nothing to compute with; the structure was checked when the model was read
-    probe, was_training = _Probe(block.sizes.inner_kv, weight), attention.training
+    cross = branch == "cross"
+    probe = _Probe(block.sizes.cross_inner if cross else block.sizes.inner_kv, weight)
+    was_training = attention.training
     x = torch.sin(torch.arange(6 * block.sizes.width, device=weight.device).float()).to(weight.dtype).view(2, 3, -1)
     try:
         attention.eval()
-        expected = call(block, attention, x)
+        expected = call(block, attention, x, cross=cross)
         if own is not None:
             candidate = own(attention).eval()
         else:
             candidate = attention
             attention.__dict__["gossamer_config"], attention.config = attention.config, with_memory(attention.config)
-        found = call(block, candidate, x)
+        found = call(block, candidate, x, cross=cross)
         candidate.__dict__["gossamer_memories"] = [probe]
-        changed = call(block, candidate, x)
+        changed = call(block, candidate, x, cross=cross)
     finally:
         attention.train(was_training)
         attention.__dict__.pop("gossamer_memories", None)
@@ -249,10 +251,13 @@ def obstacle(block: Block) -> str | None:
     return None
 
 
-def call(block: Block, attention: Any, x: Tensor) -> Tensor:
-    """One bare call of a self-attention module: no mask, no rotation."""
+def call(block: Block, attention: Any, x: Tensor, *, cross: bool = False) -> Tensor:
+    """One bare call of an attention module: no mask, no rotation; cross-attention reads the same states."""
     kwargs: dict[str, Any] = {}
-    if "position_embeddings" in type(attention).forward.__code__.co_varnames:
+    names = type(attention).forward.__code__.co_varnames
+    if cross:
+        kwargs["key_value_states" if "key_value_states" in names else "encoder_hidden_states"] = x
+    if "position_embeddings" in names:
         ones = torch.ones(
             1, x.shape[1], block.sizes.inner // attention.config.num_attention_heads, dtype=x.dtype, device=x.device
         )

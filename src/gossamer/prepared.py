@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from gossamer.data import ImageDataset, Preprocessing
+from gossamer.data.images import to_rgb
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+AUGMENTATIONS = ("random-crop", "horizontal-flip", "vertical-flip")
 MEMORY = 2**30  # bytes that one set of prepared images may take
 
 
@@ -43,3 +51,38 @@ class Prepared(Dataset):
 
     def _decoded(self, i: int) -> Tensor:
         return self.preprocessing(self.images[i]["image"])
+
+
+class Augmented(Dataset):
+    """The images of a prepared set, each changed at random whenever it is asked for, and then prepared as they are.
+
+    Args:
+        prepared: the set.
+        names: of `AUGMENTATIONS`, applied in that order: random-crop cuts out 8 % to 100 % of the area at an aspect ratio of 3/4
+            to 4/3 (torchvision's defaults) and stretches it to the size that is read; the flips happen to every second image.
+
+    Raises:
+        ValueError: an unknown name, or one twice.
+    """
+
+    def __init__(self, prepared: Prepared, names: Sequence[str]):
+        from torchvision.transforms import v2
+
+        if set(names) - set(AUGMENTATIONS) or len(set(names)) < len(names):
+            raise ValueError(f"images.augment may name {', '.join(AUGMENTATIONS)}, each once; got {', '.join(names)}")
+        size = prepared.preprocessing.size
+        steps: dict[str, Any] = {
+            "random-crop": v2.RandomResizedCrop(size, interpolation=v2.InterpolationMode.BICUBIC),
+            "horizontal-flip": v2.RandomHorizontalFlip(),
+            "vertical-flip": v2.RandomVerticalFlip(),
+        }
+        self.prepared = prepared
+        self.change = v2.Compose([step for name, step in steps.items() if name in names])
+
+    def __len__(self) -> int:
+        return len(self.prepared)
+
+    def __getitem__(self, i: int) -> dict[str, Tensor | int]:
+        image: Image = self.prepared.images[i]["image"]
+        pixels = self.prepared.preprocessing(self.change(to_rgb(image)))
+        return {"pixel_values": pixels, "labels": self.prepared.images.labels[i]}

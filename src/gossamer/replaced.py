@@ -101,7 +101,7 @@ class StandIn:
         if not self.relative_bias:
             return given.get("position_bias")
         past = past_length(given.get("past_key_values"), self.attention)
-        return first_bias(self.attention, given.get("position_bias"), x.shape[1], past, x.device)
+        return first_bias(self.attention, given.get("position_bias"), x.shape[1], past)
 
     def count(self, x: Tensor, given: dict[str, Any]) -> None:
         """Models count their tokens in the cache: rows of one number stand for them."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 RUN_FILE = "run.yaml"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +43,14 @@ class Images:
             published.
         mean: of red, green and blue, subtracted. None: as published.
         std: of red, green and blue, divided by. None: as published.
+        augment: random changes of training images, of random-crop, horizontal-flip and vertical-flip.
     """
 
     size: int | None = None
     resize: Literal["shorter-side", "direct"] | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    augment: list[Literal["random-crop", "horizontal-flip", "vertical-flip"]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,21 +58,27 @@ class Data:
     """Labelled images.
 
     Args:
-        name: an offline set such as elpv or digits, a folder of images (class/image.jpg, or train/class/image.jpg), a parquet or
-            arrow file or folder, or a data set of the hub.
+        name: a set with a name such as elpv, desk/location, vtab/dtd or fgvc/cub, a folder of images (class/image.jpg, or
+            train/class/image.jpg), a parquet or arrow file or folder, or a data set of the hub.
+        path: folder of the files of a published benchmark such as vtab/dtd. None: $GOSSAMER_DATA/vtab-1k and the like.
         image: the column of images, for parquet, arrow and hub. None: found by its type.
         label: the column of labels, likewise.
         subset: the configuration of a data set of the hub.
+        train: train on the images for training, or on these and those for validation together (trainval), once settings are chosen.
         validation: part of the training images held out for validation where the set has no validation split. 0: none.
         limit: train on this many images only, drawn so that every class keeps its share. None: all.
+        test: score the test split at the end. False: it is not even read, as where settings are being chosen.
     """
 
     name: str
+    path: str | None = None
     image: str | None = None
     label: str | None = None
     subset: str | None = None
+    train: Literal["train", "trainval"] = "train"
     validation: float = 0.2
     limit: int | None = None
+    test: bool = True
 
     def __post_init__(self) -> None:
         _require(0 <= self.validation < 1, f"data.validation must be in [0, 1), got {self.validation}")
@@ -77,14 +87,16 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How the methods and the head are trained: AdamW, no weight decay on biases and norms.
+    """How the methods and the head are trained. No weight decay on biases and norms.
 
     Args:
         epochs: passes over the training images. 0: the head is solved (see warm_start) and nothing is tuned.
         batch: images in one step, on each device.
-        lr: largest learning rate of the methods. None: 1e-2 for vpt, 1e-4 for full, 1e-3 for the others.
+        lr: largest learning rate of the methods. None: the usual one of each, such as 1e-2 for vpt and
+            1e-3 for peft's.
         head_lr: largest learning rate of the head.
-        weight_decay: AdamW's, on matrices.
+        weight_decay: the optimizer's, on matrices.
+        optimizer: adamw, or sgd with momentum 0.9.
         schedule: of the learning rates. one-cycle rises for the first 30 % of the steps and falls to nearly 0 (a cosine each);
             cosine and linear rise for the first 10 % and fall to 0.
         clip: largest norm of the gradients of a step; larger ones are scaled down. 0: never.
@@ -102,6 +114,7 @@ class Training:
     lr: float | None = None
     head_lr: float = 1e-3
     weight_decay: float = 0.01
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     schedule: Literal["one-cycle", "cosine", "linear", "constant"] = "one-cycle"
     clip: float = 1.0
     warm_start: bool = True
@@ -213,6 +226,30 @@ def parse(arguments: Sequence[str], command: str = "train") -> tuple[Run, dict[s
         raise ValueError(_explained(str(error), parser)) from error
     switches = {name: getattr(values, name) for name in ("resume", "overwrite")}
     return Run(**{f.name: getattr(values, f.name) for f in dataclasses.fields(Run)}), switches
+
+
+def build(kind: type[T], values: dict[str, Any]) -> T:
+    """A dataclass of settings, such as `Run`, from nested plain values, such as the content of a YAML file.
+
+    Raises:
+        ValueError: unknown name (the known ones are listed), missing or unfit value.
+    """
+    from jsonargparse import ArgumentError
+
+    parser = _parser_of(kind)
+    try:
+        return kind(**vars(parser.instantiate(parser.parse_object(values))))
+    except ArgumentError as error:
+        raise ValueError(_explained(str(error), parser)) from error
+
+
+@functools.cache
+def _parser_of(kind: type) -> ArgumentParser:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind, as_group=False)
+    return parser
 
 
 def read(folder: str | Path) -> Run:

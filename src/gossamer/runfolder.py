@@ -17,6 +17,7 @@ METRICS = "metrics.json"  # written last: its presence says that the run has fin
 CHECKPOINTS = "checkpoints"
 MADE = (
     runs.RUN_FILE,
+    "prepared.json",
     "warm_start.json",
     "history.jsonl",
     "curves.png",
@@ -66,10 +67,8 @@ class RunFolder:
         return self.path / name
 
     def write(self, name: str, text: str) -> None:
-        """Writes one file so that a kill leaves the old one or the new one."""
-        staged = self.path / f".{name}.new"
-        staged.write_text(text, encoding="utf-8")
-        os.replace(staged, self.path / name)
+        """Writes one file of the run; a kill leaves the old one or the new one."""
+        write_whole(self.path / name, text)
 
     def read_json(self, name: str) -> Any:
         """The content of one JSON file of the run; None if it is not there."""
@@ -105,7 +104,7 @@ class RunFolder:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def _require_same(self, run: Run) -> None:
-        before, now = (_flat(dataclasses.asdict(r)) for r in (runs.read(self.path), run))
+        before, now = (flat(dataclasses.asdict(r)) for r in (runs.read(self.path), run))
         differing = [name for name in now if name != "output" and before.get(name) != now[name]]
         if differing:
             name = differing[0]
@@ -115,11 +114,19 @@ class RunFolder:
             )
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file so that a kill leaves the old one or the new one."""
+    staged = path.with_name(f".{path.name}.new")
+    staged.write_text(text, encoding="utf-8")
+    os.replace(staged, path)
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names: training.lr."""
+    found: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
+            found |= flat(value, f"{prefix}{name}.")
         else:
-            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
-    return flat
+            found[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return found

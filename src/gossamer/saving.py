@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from gossamer import heads, methods, storage
-from gossamer.adapted import OCCUPANT, Adapted
+from gossamer.adapted import OCCUPANT, Adapted, parts
+from gossamer.models.vision_language import VisionLanguage
 from gossamer.storage import AdapterError
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ BACKBONE_FIELDS = {
 }  # fmt: skip
 _TOLERATED = 2**24  # numbers, 64 MB
 OPTIONS = {"img_size": list}  # of timm's models
+HALVES = ("vision", "language")  # of composed models, each with a reference of its own
 HEAD_FIELDS = {"outputs": int | None, "built": bool, "trained": bool}
 PACKAGES = ("torch", "transformers", "peft", "timm")
 TASKS = {  # ending of a transformers class -> task of the zoo that makes one
@@ -49,20 +52,14 @@ def save(adapted: Adapted, folder: str | Path) -> None:
 
 def describe(adapted: Adapted) -> dict[str, Any]:
     """Everything about an adapter but its tensors, as JSON."""
-    backbone = adapted.backbone
-    first = next(backbone.parameters())
+    backbone, fingerprints = adapted.backbone, adapted.fingerprints
+    options = _options(backbone)
+    if isinstance(backbone, VisionLanguage):
+        options = {name: _reference(part, fingerprints[name], {}) for name, part in backbone.parts.items()}
     return {
         "methods": [methods.to_dict(m) for m in adapted.applied],
         "stacks": _stacks(adapted.anatomy),
-        "backbone": {
-            "library": type(backbone).__module__.partition(".")[0],
-            "class": type(backbone).__name__,
-            "name": _name(backbone),
-            "revision": getattr(getattr(backbone, "config", None), "_commit_hash", None),
-            "fingerprint": adapted.fingerprint,
-            "dtype": str(first.dtype).removeprefix("torch."),
-            "options": _options(backbone),
-        },
+        "backbone": _reference(backbone, adapted.fingerprint, options),
         "head": {
             "outputs": _outputs(adapted),
             "built": adapted.head_built is not None,
@@ -71,6 +68,19 @@ def describe(adapted: Adapted) -> dict[str, Any]:
         "metadata": dict(adapted.metadata),
         "cost": adapted.cost(**_image_size(adapted)).to_dict(),
         "versions": {p: _version(p) for p in PACKAGES},
+    }
+
+
+def _reference(model: nn.Module, fingerprint: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    """What it takes to find the same pre-trained model again, and to see that it is the same."""
+    return {
+        "library": type(model).__module__.partition(".")[0],
+        "class": type(model).__name__,
+        "name": _name(model),
+        "revision": getattr(getattr(model, "config", None), "_commit_hash", None),
+        "fingerprint": fingerprint,
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "options": options,
     }
 
 
@@ -90,14 +100,13 @@ def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
     _check(config, FIELDS, "adapter_config.json")
     _check(config["backbone"], BACKBONE_FIELDS, "adapter_config.json, backbone")
     _check(config["head"], HEAD_FIELDS, "adapter_config.json, head")
-    options = OPTIONS if config["backbone"]["options"] else {}
-    _check(config["backbone"]["options"], options, "adapter_config.json, backbone, options")
+    _check_options(config["backbone"])
     applied = _methods(config["methods"])
     if isinstance(backbone, Adapted):
         backbone = backbone.backbone
     if backbone is None:
-        backbone = _backbone(config)
-    _check_class(backbone, config)
+        backbone = _backbone(config["backbone"], config["head"])
+    _check_class(backbone, config["backbone"])
     occupant = backbone.__dict__.get(OCCUPANT)
     if occupant is not None:
         occupant.detach()
@@ -150,9 +159,11 @@ def card(config: dict[str, Any]) -> str:
     """The model card: what was adapted, how, at what cost, with what result."""
     metadata, backbone = config["metadata"], config["backbone"]
     names = ", ".join(m["method"] for m in config["methods"])
-    base = backbone["name"] or backbone["class"]
+    parts = [backbone["options"][half] for half in HALVES if half in backbone["options"]] or [backbone]
+    base = " + ".join(part["name"] or part["class"] for part in parts)
+    published = [part["name"] for part in parts if part["name"]]
     lines = ["---", "library_name: gossamer", "tags: [gossamer, parameter-efficient]"]
-    lines += [f"base_model: {base}"] if backbone["name"] else []
+    lines += [f"base_model: {published[0] if len(published) == 1 else json.dumps(published)}"] if published else []
     lines += ["---", "", f"# {base}, adapted by {names}", ""]
     lines += [f"Task: {metadata['task']}.", ""] if "task" in metadata else []
     labels = [str(label) for label in metadata.get("labels", [])]
@@ -167,8 +178,22 @@ def card(config: dict[str, Any]) -> str:
         lines += [
             f"- {name}: {value}" for name, value in metadata["results"].items() if not isinstance(value, dict | list)
         ]
+    lines += ["", "## Exports", ""] if metadata.get("exports") else []
+    lines += [f"- {name}: {_exported(found)}" for name, found in metadata.get("exports", {}).items()]
     settings = [f"- {k}: {v}" for m in config["methods"] for k, v in m.items() if k != "method" and v is not None]
     return "\n".join([*lines, "", "## Settings", "", *settings, ""])
+
+
+def _exported(found: dict[str, Any]) -> str:
+    """One exported file in words: how fast, how equal, and how accurate where it is not meant to be equal."""
+    time, accuracy = found["latency"], found.get("accuracy")
+    said = (
+        f"a batch of {time['batch']} in {time['exported']:.1f} ms, {time['torch']:.1f} ms in torch; logits differ by "
+        f"{found['difference']:.1g}"
+    )
+    if accuracy:
+        said += f"; {accuracy['split']} accuracy {accuracy['exported']:.2%}, as trained {accuracy['adapter']:.2%}"
+    return said
 
 
 def _methods(section: Any) -> list[methods.Method]:
@@ -187,12 +212,27 @@ def _methods(section: Any) -> list[methods.Method]:
     return applied
 
 
-def _check_class(backbone: nn.Module, config: dict[str, Any]) -> None:
-    if type(backbone).__name__ != config["backbone"]["class"]:
+def _check_options(section: dict[str, Any]) -> None:
+    """The options of a backbone; of a composed one, a reference to each half."""
+    where, options = "adapter_config.json, backbone, options", section["options"]
+    if section["class"] != VisionLanguage.__name__:
+        _check(options, OPTIONS if options else {}, where)
+        return
+    _check(options, dict.fromkeys(HALVES, dict), where)
+    for half in HALVES:
+        _check(options[half], BACKBONE_FIELDS, f"{where}, {half}")
+        _check_options(options[half])
+
+
+def _check_class(backbone: nn.Module, section: dict[str, Any]) -> None:
+    if type(backbone).__name__ != section["class"]:
         raise AdapterError(
-            f"this adapter is for a {config['backbone']['class']} and the given backbone is a {type(backbone).__name__}; "
-            f"give it {config['backbone']['name'] or 'the model it was trained on'}"
+            f"this adapter is for a {section['class']} and the given backbone is a {type(backbone).__name__}; "
+            f"give it {section['name'] or 'the model it was trained on'}"
         )
+    if isinstance(backbone, VisionLanguage):
+        for half, part in backbone.parts.items():
+            _check_class(part, section["options"][half])
 
 
 def _read(backbone: nn.Module, config: dict[str, Any]) -> Anatomy:
@@ -234,13 +274,15 @@ def _check_size(
 
 
 def _check_fingerprint(adapted: Adapted, config: dict[str, Any]) -> None:
-    section, found = config["backbone"], adapted.fingerprint
-    if section["fingerprint"] not in (None, found):
-        raise AdapterError(
-            f"it was trained on other weights than those of this {type(adapted.backbone).__name__} (fingerprint "
-            f"{section['fingerprint'][:12]}, found {str(found)[:12]}); load "
-            f"{section['name'] or 'the backbone it was trained on'} in {section['dtype']}"
-        )
+    section = config["backbone"]
+    for name, part in parts(adapted.backbone).items():
+        reference, found = section["options"].get(name, section), adapted.fingerprints[name]
+        if reference["fingerprint"] not in (None, found):
+            raise AdapterError(
+                f"it was trained on other weights than those of this {type(part).__name__} (fingerprint "
+                f"{reference['fingerprint'][:12]}, found {str(found)[:12]}); load "
+                f"{reference['name'] or 'the backbone it was trained on'} in {reference['dtype']}"
+            )
 
 
 def _outputs(adapted: Adapted) -> int | None:
@@ -261,23 +303,27 @@ def _sizes(stacks: Any) -> str:
     )
 
 
-def _backbone(config: dict[str, Any]) -> nn.Module:
+def _backbone(section: dict[str, Any], head: dict[str, Any]) -> nn.Module:
+    """The pre-trained model that a reference names, from the zoo."""
     from gossamer import zoo
 
-    section = config["backbone"]
+    if section["class"] == VisionLanguage.__name__:
+        return VisionLanguage(**{half: _backbone(section["options"][half], {}) for half in HALVES})
     if not section["name"]:
         raise AdapterError(
             f"the folder does not say where its {section['class']} came from (it was not loaded by name); give backbone=..."
         )
     task = next((t for ending, t in TASKS.items() if section["class"].endswith(ending)), None)
-    labels = (
-        config["head"]["outputs"] if task not in (None, "text-generation") and not config["head"]["built"] else None
-    )
+    labels = head["outputs"] if task not in (None, "text-generation") and not head["built"] else None
     options = dict(section["options"])
     if section["dtype"] != "float32":
         options["dtype"] = section["dtype"]
     try:
-        model: Any = zoo.load(section["name"], task=task, num_labels=labels, revision=section["revision"], **options)
+        where = {"revision": section["revision"], **options}
+        model: Any = zoo.load(section["name"], task=task, num_labels=labels, **where)
+        known = (type(model).__name__, type(getattr(model, "base_model", model)).__name__)
+        if section["library"] == "transformers" and section["class"] not in known:  # a part of what was published
+            model = zoo.load(section["name"], kind=section["class"], **where)
     except (ValueError, TypeError, OSError) as error:
         raise AdapterError(
             f"its backbone {section['name']!r:.80} could not be loaded: {error}; give backbone=..."

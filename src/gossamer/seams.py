@@ -8,6 +8,7 @@ own tree of modules; the backbone's tree, and with it its state dict, stays as i
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -83,6 +84,22 @@ class Added(Change):
         return output + self.part(x, output)
 
 
+class Entered(Change):
+    """part(tokens) instead of the tokens that a module gives."""
+
+    def __init__(self, module: nn.Module, part: nn.Module):
+        super().__init__()
+        self.module, self.part = module, part
+
+    def apply(self) -> None:
+        """Hooks in."""
+        self.handles = [self.module.register_forward_hook(self.after)]
+
+    def after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        """The part's answer."""
+        return self.part(output)
+
+
 class Observed(Change):
     """part(x) is shown the states that enter a block."""
 
@@ -156,28 +173,83 @@ class SplitLinear(nn.Module):
 
 
 class Remembered(Change):
-    """Self-attention that also attends to keys and values which a part supplies (see `gossamer.memory`)."""
+    """Attention that also attends to keys and values which a part supplies (see `gossamer.memory`)."""
 
-    def __init__(self, block: Block, part: nn.Module):
+    def __init__(self, block: Block, part: nn.Module, branch: str):
         super().__init__()
-        self.block, self.part = block, part
+        self.block, self.part, self.branch = block, part, branch
         self.undo: Any = None
 
     def apply(self) -> None:
         """Gives the attention its memory; TypeError where a probe shows that it cannot have one."""
-        reason = memory_obstacle(self.block)
+        reason = memory_obstacle(self.block, self.branch)
         if reason is not None:
             raise TypeError(f"{self.block.name} cannot remember extra keys and values: {reason}")
-        self.undo = memory.attach(self.block, self.part)
+        self.undo = memory.attach(self.block, self.part, self.branch)
 
     def revert(self) -> None:
         """Takes the memory away."""
-        memory.detach(self.block, self.part, self.undo)
+        memory.detach(self.block, self.part, self.undo, self.branch)
 
 
-def memory_obstacle(block: Block) -> str | None:
+def memory_obstacle(block: Block, branch: str = "attention") -> str | None:
     """Why a block's attention cannot take extra keys and values, or None where a probe shows that it can."""
-    return memory.obstacle(block)
+    return memory.obstacle(block, branch)
+
+
+class Skipped(Change):
+    """A block lets its states pass as they are."""
+
+    def __init__(self, block: nn.Module):
+        super().__init__()
+        self.block = block
+
+    def apply(self) -> None:
+        """Stands in for the block's computation; its parts stay where they are."""
+        self.block.forward = self.passed
+
+    def revert(self) -> None:
+        """The block computes again."""
+        del self.block.__dict__["forward"]
+
+    def passed(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """x -> x."""
+        return hidden_states
+
+
+class Withheld(Change):
+    """A block no longer receives one of its arguments."""
+
+    def __init__(self, block: nn.Module, name: str):
+        super().__init__()
+        self.block, self.names, self.name = block, argument_names(block), name
+
+    def apply(self) -> None:
+        """Hooks in."""
+        self.handles = [self.block.register_forward_pre_hook(self.before, with_kwargs=True)]
+
+    def before(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The block's arguments without that one."""
+        given = dict(zip(self.names, args, strict=False)) | kwargs | {self.name: None}
+        return tuple(given.pop(n) for n in self.names[: len(args)]), given
+
+
+class Looked(Change):
+    """A part joins those that look at images for a composed model."""
+
+    def __init__(self, readers: list[nn.Module], part: nn.Module):
+        super().__init__()
+        self.readers, self.part = readers, part
+
+    def apply(self) -> None:
+        """Joins."""
+        self.readers.append(self.part)
+
+    def revert(self) -> None:
+        """Leaves."""
+        self.readers.remove(self.part)
 
 
 class Inserted(Change):
@@ -187,20 +259,36 @@ class Inserted(Change):
     before every block of the span and narrowed after it.
     """
 
-    def __init__(self, span: list[Block], part: nn.Module, stay: bool):
+    def __init__(
+        self,
+        span: list[Block],
+        part: nn.Module,
+        stay: bool = False,
+        *,
+        beside: Sequence[Block] = (),  # whose cross-attention reads the span's stream
+        read: bool = False,  # whether that sees the tokens
+    ):
         super().__init__()
         self.span, self.part, self.stay = span, part, stay
+        self.beside, self.read = beside, read
         self.count = 0
 
     def apply(self) -> None:
         """Hooks into every block of the span."""
         for i, block in enumerate(self.span):
             leaves = i == len(self.span) - 1 and not self.stay
-            widened = WidenedBlock(self, block, enters=i == 0, leaves=leaves)
+            widened = self.widened(block, enters=i == 0, leaves=leaves)
             self.handles += [
                 block.module.register_forward_pre_hook(widened.before, with_kwargs=True),
                 block.module.register_forward_hook(widened.after),
             ]
+        for i, block in enumerate(self.beside):
+            context = WidenedContext(self, block, enters=i == 0)
+            self.handles.append(block.module.register_forward_pre_hook(context.before, with_kwargs=True))
+
+    def widened(self, block: Block, *, enters: bool, leaves: bool) -> WidenedBlock:
+        """What hooks onto one block of the span."""
+        return WidenedBlock(self, block, enters=enters, leaves=leaves)
 
 
 class WidenedBlock:
@@ -225,7 +313,7 @@ class WidenedBlock:
         self.present = not stored or self.attention.layer_idx not in stored
         past, length = past_length(cache, self.attention), x.shape[1]
         if self.enters and self.present:
-            tokens = self.inserted.part(x).to(x.dtype)
+            tokens = self.tokens(x, given).to(x.dtype)
             self.inserted.count = tokens.shape[1]
             given[self.names[0]] = torch.cat([x[:, : self.at], tokens, x[:, self.at :]], dim=1)
         elif self.present:
@@ -234,11 +322,10 @@ class WidenedBlock:
         if given.get("attn_mask") is not None and given["attn_mask"].dim() == 2:
             given["attn_mask"] = given["attn_mask"][None, None]  # timm's: [N, N], for all samples
         for name in ("attention_mask", "attn_mask", "mask"):
-            if given.get(name) is not None:
-                given[name] = widen_mask(given[name], self.at, p, causal=self.causal, rows=self.present)
+            if name in given:
+                given[name] = self.mask(given[name], x, past, length)
         if self.relative_bias:
-            bias = first_bias(self.attention, given.get("position_bias"), length, past, x.device)
-            given["position_bias"] = pad(pad(bias, self.at, p, -1), self.at, p if self.present else 0, -2)
+            given["position_bias"] = self.bias(given.get("position_bias"), length, past)
         if self.present:
             self._widen_rows(given, p)
         if cache is not None:
@@ -247,13 +334,32 @@ class WidenedBlock:
 
     def _widen_rows(self, given: dict[str, Any], p: int) -> None:
         if given.get("position_embeddings") is not None:
-            cos, sin = given["position_embeddings"]  # no rotation: cosine 1, sine 0
-            given["position_embeddings"] = (pad(cos, self.at, p, -2, value=1.0), pad(sin, self.at, p, -2))
+            given["position_embeddings"] = self.rotation(*given["position_embeddings"])
             given["position_ids"] = None
         for name in ("encoder_decoder_position_bias", "encoder_attention_mask"):
             side = given.get(name)
             if isinstance(side, Tensor) and side.dim() == 4 and side.shape[-2] > 1:
                 given[name] = torch.cat([side, side[..., :1, :].expand(*side.shape[:-2], p, -1)], dim=-2)
+
+    def tokens(self, x: Tensor, given: dict[str, Any]) -> Tensor:
+        """The tokens [B, p, d] for states x [B, N, d] and the block's other arguments."""
+        return self.inserted.part(x)
+
+    def mask(self, mask: Tensor | None, x: Tensor, past: int, length: int) -> Tensor | None:
+        """A mask made for the sequence without the tokens, with room for them; `x` are the states that entered."""
+        if mask is None:
+            return None
+        return widen_mask(mask, self.at, self.inserted.count, causal=self.causal, rows=self.present)
+
+    def bias(self, bias: Tensor | None, length: int, past: int) -> Tensor:
+        """The relative bias with zeros for the tokens."""
+        bias, p = first_bias(self.attention, bias, length, past), self.inserted.count
+        return pad(pad(bias, self.at, p, -1), self.at, p if self.present else 0, -2)
+
+    def rotation(self, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        """The rotary tables with rows that rotate by nothing: cosine 1, sine 0."""
+        p = self.inserted.count
+        return pad(cos, self.at, p, -2, value=1.0), pad(sin, self.at, p, -2)
 
     def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """The block's output without the tokens where they leave, and with biases as the model made them."""
@@ -261,11 +367,41 @@ class WidenedBlock:
         if self.relative_bias:
             own, cross = output[1], output[2] if len(output) > 2 else None
             own = cut(cut(own, self.at, p, -1), self.at, p if self.present else 0, -2)
-            cross = cross[..., : cross.shape[-2] - p, :] if cross is not None and self.present else cross
+            if cross is not None and self.present and cross.shape[-2] == output[0].shape[1]:  # one row serves all
+                cross = cross[..., : cross.shape[-2] - p, :]
             output = (output[0], own, cross, *output[3:])[: len(output)]
         if self.leaves and self.present:
             output = with_states(output, cut(states(output), self.at, p, 1))
         return output
+
+
+class WidenedContext:
+    """A block beside a span, whose cross-attention reads the span's stream: it sees the tokens too, unmasked, or sees none of them.
+
+    The first one reads the stream as it was before the span: to be seen, the tokens are put in there.
+    """
+
+    def __init__(self, inserted: Inserted, block: Block, *, enters: bool):
+        self.inserted, self.enters, self.at = inserted, enters, inserted.span[0].prefix
+        self.names = argument_names(block.module)
+
+    def before(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The block's arguments with the tokens in the states of the other stream, and room for them in their mask."""
+        given = dict(zip(self.names, args, strict=False)) | kwargs
+        x, count = given["encoder_hidden_states"], self.inserted.count
+        if not self.inserted.read:
+            given["encoder_hidden_states"] = x if self.enters else cut(x, self.at, count, 1)
+            return tuple(given.pop(n) for n in self.names[: len(args)]), given
+        if self.enters:
+            tokens = self.inserted.part(x).to(x.dtype)
+            count = tokens.shape[1]
+            given["encoder_hidden_states"] = torch.cat([x[:, : self.at], tokens, x[:, self.at :]], dim=1)
+        mask = given.get("encoder_attention_mask")
+        if mask is not None:
+            given["encoder_attention_mask"] = widen_mask(mask, self.at, count, causal=False, rows=False)
+        return tuple(given.pop(n) for n in self.names[: len(args)]), given
 
 
 class PromptCache:
@@ -310,6 +446,13 @@ def cached_prompts(cache: Any, inserted: Inserted) -> dict[int, tuple[Tensor, Te
     return cache.__dict__.setdefault("inserted_tokens", {}).setdefault(id(inserted), {})
 
 
+def hand_over(old: nn.Module, new: nn.Module) -> None:
+    """The forward hooks of a module go on working on the one that takes its place, behind those it has."""
+    for name, hooks in vars(old).items():
+        if name.startswith(("_forward_hooks", "_forward_pre_hooks")):
+            vars(new)[name].update(hooks)
+
+
 def argument_names(block: nn.Module) -> list[str]:
     """Names of what a block takes, in order; also of one that something else stands in for."""
     names = list(inspect.signature(type(block).forward).parameters)[1:]
@@ -321,11 +464,11 @@ def past_length(cache: Any, attention: Any) -> int:
     return 0 if cache is None else int(cache.get_seq_length(attention.layer_idx))
 
 
-def first_bias(attention: Any, bias: Tensor | None, length: int, past: int, device: torch.device) -> Tensor:
+def first_bias(attention: Any, bias: Tensor | None, length: int, past: int) -> Tensor:
     """The relative bias [1, heads, length, past + length] that a block received, or that the first block computes."""
     if bias is not None:
         return bias
-    return attention.compute_bias(length, past + length, device=device, past_seen_tokens=past)
+    return attention.compute_bias(length, past + length, past_seen_tokens=past)
 
 
 def contains(outer: list[Block], inner: list[Block]) -> bool:

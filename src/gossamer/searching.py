@@ -41,7 +41,7 @@ from gossamer.methods import Method, as_method, from_dict, to_dict
 from gossamer.run import Search, Training
 from gossamer.savings import Savings
 from gossamer.searchfolder import PICTURE, SearchFolder
-from gossamer.trainer import groups
+from gossamer.trainer import optimizer
 
 BETAS = (0.9, 0.98)  # of AdamW, in the searches of both papers
 STILL = 1e-3  # preferences below this are as good as none
@@ -110,8 +110,7 @@ def search(
             do not matter here.
         num_labels: outputs of the head, as for `adapt`.
         collate: makes a batch of a list of items. None: torch's.
-        prepare: called with the super-network and the items it will train on before its first step, to solve the head or to
-            harvest SPT's prompts.
+        prepare: called with the super-network and the items it will train on before its first step, such as to solve the head.
         after_update: called with the record of every update.
         folder: for history.jsonl, preferences.png, result.json and, while it lasts, the state. None: nothing is written.
         resume: go on with the search in the folder; it ends with the result of one that was never stopped.
@@ -148,8 +147,11 @@ def search(
         torch.manual_seed(seed)
         network = SuperNetwork(model, methods, place, training, num_labels)
         try:
+            part = Subset(batches.data, batches.items)
+            for method in network.adapted.applied:
+                method.prepare(network.adapted, part)
             if prepare is not None:
-                prepare(network.adapted, Subset(batches.data, batches.items))
+                prepare(network.adapted, part)
             play = Play(network, batches, settings, rules, kept, after_update, seed)
             return play.run(methods, place)
         finally:
@@ -195,7 +197,7 @@ class SuperNetwork:
         self.board: Any = next(tree for method, tree in trees if method is supernet)
         self.training = training
         self.names = {id(p): name for name, p in self.adapted.trainable().items()}
-        self.optimizer = torch.optim.AdamW(groups(self.adapted, training), betas=BETAS)
+        self.optimizer = optimizer(self.adapted, training, BETAS)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         if training.gradient_checkpointing:
             self.adapted.activation_checkpointing_enable()
@@ -277,15 +279,11 @@ class SuperNetwork:
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Goes on from `state()`."""
         self.adapted.load_state_dict(_under("adapter.", tensors))
-        moments = _under("optimizer.", tensors)
-        for name, parameter in self.adapted.trainable().items():
-            own = {
-                key: moments[f"{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}.{key}" in moments
-            }
-            if own:
-                self.optimizer.state[parameter] = {
-                    k: t if k == "step" else t.to(parameter.device) for k, t in own.items()
-                }
+        parameters = self.adapted.trainable()
+        for name, moment in _under("optimizer.", tensors).items():
+            owner, _, key = name.rpartition(".")
+            device = moment.device if key == "step" else parameters[owner].device
+            self.optimizer.state[parameters[owner]][key] = moment.to(device)
         torch.set_rng_state(tensors["random"])
 
 

@@ -10,22 +10,24 @@ from gossamer.run import Run
 
 
 def load_sets(run: Run) -> dict[str, ImageDataset]:
-    """The splits of a run by name: "train"; "val" unless there is none and none is to be held out; "test" if the set has one.
+    """The splits of a run by name: "train"; "val" unless there is none and none is to be held out; "test" if there is one to score.
+
+    With data.train=trainval, validation images are among those of "train", and there is no "val".
 
     Depends on nothing but the run, so that a later evaluation finds the same images. All have the classes of the training images.
     """
     chosen = run.data
-    columns = {"image": chosen.image, "label": chosen.label, "subset": chosen.subset}
-    sets = {"train": _limited(data.load(chosen.name, "train", **columns), run)}
-    classes = sets["train"].classes
+    where = {"path": chosen.path, "image": chosen.image, "label": chosen.label, "subset": chosen.subset}
+    every = data.load(chosen.name, chosen.train, **where)
+    sets = {"train": _limited(every, run)}
+    data.keep_classes(every, sets["train"], f"data.limit={chosen.limit}")
     present = data.splits(chosen.name, chosen.subset)
-    for split in ("val", "test"):
-        if split in present:
-            sets[split] = _limited(data.load(chosen.name, split, **columns).with_classes(classes), run)
-    if "val" not in sets and chosen.validation > 0:
+    for split in ("val", "test") if chosen.test else ("val",):
+        if split in present and not (split == "val" and chosen.train == "trainval"):
+            sets[split] = _limited(data.load(chosen.name, split, **where).with_classes(every.classes), run)
+    if "val" not in sets and chosen.validation > 0 and chosen.train == "train":
         train, held = data.split(sets["train"], chosen.validation, run.seed)
         sets = {"train": train, "val": held, **{k: v for k, v in sets.items() if k == "test"}}
-    sets["train"].require_every_class()
     return sets
 
 

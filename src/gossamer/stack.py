@@ -38,11 +38,15 @@ class FfnNames:
     gate: str | None = None
     after: str | None = None
     layer_scale: str | None = None
+    act: str | None = None  # the activation; of gated ones that of the gate
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stack:
     """One column of equal blocks: where it sits and the facts in which families differ.
+
+    Two descriptions of one owner with the same name are two columns of one stack (METER's fusion, text and image), which run side
+    by side, position by position; their blocks are numbered on.
 
     `prefix` counts the class-like tokens in front of the sequence (an attribute path on the owner, or a number);
     inserted tokens go behind them. `readout` says how one vector a sample is read from the owner's output: "first" token,
@@ -64,7 +68,14 @@ class Stack:
     visual_prefix: int = 0  # of both: class-like tokens between text and patches
     patches: str | None = None  # in the owner: gives the patch tokens [B, n, d] before positions are added
     patches_norm: str | None = None  # in the owner: a norm behind the positions puts tokens on another scale
+    final_norm: str | None = None  # in the owner: the norm behind the last block
+    rotary: str | None = None  # in the owner: rotary(states, positions) = cosine and sine for its blocks
     own_attention: type[nn.Module] | None = None
+    pooled: int = 1  # widths of the stream in one vector that "pooled" reads out
+    entrance: str | None = None  # in the owner: gives the (text) tokens that enter, before modality types are added
+    words: str | None = None  # in the owner: ids -> embedded words, as the text begins its way
+    counts_as: str | None = None  # the stack whose number of tokens its blocks see; None: a number of its own
+    context: str | None = None  # the stack whose tokens the cross-attention reads
     relative_bias: bool = False  # the first block computes a bias that the others receive
     returns_tuple: bool = False  # a block returns (states, ...) and not the states alone
     needs_zero: str | None = (

@@ -143,6 +143,11 @@ def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -
         )
 
 
+def combined(fingerprints: dict[str, Any]) -> str:
+    """One fingerprint of several named ones."""
+    return hashlib.sha256(json.dumps(fingerprints, sort_keys=True).encode()).hexdigest()
+
+
 def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
     """SHA-256 (64 hex digits) that tells one set of weights from another, whatever their order, device or strides.
 

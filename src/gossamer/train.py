@@ -21,14 +21,14 @@ from gossamer import run as runs
 from gossamer.adapted import Adapted, adapt
 from gossamer.data import Preprocessing
 from gossamer.evaluate import Scores, classify, outputs, score, table
-from gossamer.prepared import Prepared
+from gossamer.prepared import Augmented, Prepared
 from gossamer.progress import Bar, Journal, epochs
 from gossamer.run import Run
 from gossamer.runfolder import CHECKPOINTS, METRICS, RunFolder
 from gossamer.sets import load_sets, preprocessing
 from gossamer.trainer import ClassifierTrainer
 
-WARM_START = "warm_start.json"
+PREPARED, WARM_START = "prepared.json", "warm_start.json"
 
 
 def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
@@ -62,9 +62,10 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> dict[st
     arguments = _arguments(run, folder, validate="val" in sets)
     adapted.to(arguments.device)
     folder.begin(run)
+    prepared = _prepare(adapted, applied, images["train"], folder, journal)
     warm = _warm_start(adapted, images["train"], run, folder, journal)
     history = _tune(adapted, images, run, arguments, folder, journal, solved=warm is not None)
-    return _conclude(adapted, images, run, folder, journal, warm=warm, history=history)
+    return _conclude(adapted, images, run, folder, journal, warm=warm, history=history, prepared=prepared)
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -118,6 +119,24 @@ def _arguments(run: Run, folder: RunFolder, *, validate: bool) -> TrainingArgume
         log_level="error",
         report_to=chosen.report_to or "none",
     )
+
+
+def _prepare(
+    adapted: Adapted, applied: list[methods.Method], images: Prepared, folder: RunFolder, journal: Journal
+) -> float:
+    """Lets the methods see the training images, such as SPT, which takes its prompts from them; seconds that it took."""
+    learning = [method for method in applied if type(method).prepare is not methods.Method.prepare]
+    if not learning:
+        return 0.0
+    if folder.checkpoint() is not None:
+        return folder.read_json(PREPARED)["seconds"]
+    start = time.monotonic()
+    for method in learning:
+        journal.say(f"preparing {method.name} on {len(images):,} images")
+        method.prepare(adapted, images)
+    seconds = time.monotonic() - start
+    folder.write(PREPARED, json.dumps({"seconds": seconds}))
+    return seconds
 
 
 def _warm_start(
@@ -184,7 +203,7 @@ def _tune(
         adapted,
         arguments,
         chosen=run.training,
-        train_dataset=images["train"],
+        train_dataset=Augmented(images["train"], run.images.augment) if run.images.augment else images["train"],
         eval_dataset=images.get("val"),
         data_collator=torch.utils.data.default_collate,
         compute_metrics=lambda p: _validation(torch.as_tensor(p.predictions), torch.as_tensor(p.label_ids), classes),
@@ -216,6 +235,7 @@ def _conclude(
     *,
     warm: dict[str, Any] | None,
     history: list[dict[str, Any]],
+    prepared: float,
 ) -> dict[str, Any]:
     """Scores, saves and draws; the metrics come last, since their presence says that the run has finished."""
     classes = adapted.metadata["labels"]
@@ -227,15 +247,16 @@ def _conclude(
     flat = {f"{split}_{n}": getattr(s, n) for split, s in scores.items() for n in ("accuracy", "balanced_accuracy")}
     adapted.metadata["results"] = flat
     adapted.save_pretrained(folder / "adapter")
-    sheet = adapted.cost(image_size=adapted.metadata["preprocessing"]["size"])
+    sheet = adapted.cost(image_size=adapted.metadata["preprocessing"]["size"], batch=run.training.batch)
     metrics = {
         "seed": run.seed,
         "images": {name: len(split) for name, split in images.items()},
         "trainable_parameters": sheet.trained_parameters,
         "macs": {"bare": sheet.bare.counted, "finished": sheet.finished.counted},
+        "training_flops": sheet.training_flops if history else None,  # of one image in one step
         "warm_start": warm,
         "train_loss": history[-1]["loss"] if history else None,
-        "seconds": (warm["seconds"] if warm else 0) + sum(record["seconds"] for record in history),
+        "seconds": prepared + (warm["seconds"] if warm else 0) + sum(record["seconds"] for record in history),
         **{name: s.to_dict() for name, s in scores.items()},
     }
     _draw(folder, journal, history, scores)

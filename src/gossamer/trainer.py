@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from transformers import Trainer, get_scheduler
 
 from gossamer.adapted import Adapted
+from gossamer.methods import METHODS, Method
 from gossamer.run import Training
-
-RATES = {"vpt": 1e-2, "full": 1e-4}  # usual learning rates; 1e-3 for the other methods
 
 
 class ClassifierTrainer(Trainer):
@@ -27,9 +26,9 @@ class ClassifierTrainer(Trainer):
         self.epoch_began = time.monotonic()
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW over the groups of `groups`."""
+        """The optimizer of the run over the groups of `groups`."""
         if self.optimizer is None:
-            self.optimizer = torch.optim.AdamW(groups(self.model, self.chosen))  # type: ignore[arg-type]
+            self.optimizer = optimizer(self.model, self.chosen)  # type: ignore[arg-type]
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -64,15 +63,21 @@ class ClassifierTrainer(Trainer):
         super().log(logs, start_time)
 
 
+def optimizer(adapted: Adapted, chosen: Training, betas: tuple[float, float] = (0.9, 0.999)) -> torch.optim.Optimizer:
+    """The optimizer of a run over the groups of `groups`; `betas` are AdamW's."""
+    parts = groups(adapted, chosen)
+    return torch.optim.SGD(parts, momentum=0.9) if chosen.optimizer == "sgd" else torch.optim.AdamW(parts, betas=betas)
+
+
 def groups(adapted: Adapted, chosen: Training) -> list[dict[str, Any]]:
-    """Parameter groups for AdamW: a rate for the head and for every method, no weight decay on biases and other vectors."""
+    """Parameter groups for the optimizer: a rate for the head and for every method, no weight decay on biases and other vectors."""
     by_setting: dict[tuple[float, float], list[nn.Parameter]] = {}
     factors = {name: method.rate for name, method in zip(adapted.methods, adapted.applied, strict=True)}
     for name, parameter in adapted.trainable().items():
         tree, _, tensor = name.partition(".")
         owner = re.sub(r"_\d+$", "", tree)  # the second vpt of a list is vpt_2
-        rate = chosen.head_lr if owner == "head" else chosen.lr if chosen.lr is not None else RATES.get(owner, 1e-3)
-        rate *= factors[tree](tensor) if tree in factors else 1.0
+        own = METHODS.get(owner, Method).learning_rate if chosen.lr is None else chosen.lr
+        rate = chosen.head_lr if owner == "head" else own * factors[tree](tensor)
         decay = chosen.weight_decay if parameter.ndim > 1 and not name.endswith("bias") else 0.0
         by_setting.setdefault((rate, decay), []).append(parameter)
     return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in by_setting.items()]

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 import gossamer as gm
 from gossamer.methods import spt
+from gossamer.models.meter import MeterConfig, MeterModel
+from gossamer.models.meter_heads import MeterForQuestionAnswering
 
 VISION = {
     "hidden_size": 12, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 20, "image_size": 16,
@@ -39,13 +41,15 @@ class Backbone:
     """A row: how the model is built and what it reads."""
 
     build: Callable[..., nn.Module]
-    reads: str = "image"  # "image", "text", "both", "seq2seq"
+    reads: str = "image"  # "image", "text", "both", "seq2seq", "all"
     num_labels: int | None = None  # for models without a head of their own
     eager: bool = True  # whether attn_implementation can be chosen
     generates: bool = False
     biases: bool = True
     post_norm: bool = False
+    crosses: bool = False  # its main stack has cross-attention
     headless: bool = False  # a language model: nothing but a method can be trained
+    sees: bool = False  # composed of a vision tower and a language model
 
     def model(self, attention: str = "sdpa") -> nn.Module:
         torch.manual_seed(1)
@@ -65,9 +69,9 @@ class Backbone:
         text = {"input_ids": ids[:batch], "attention_mask": mask[:batch]}
         if self.reads == "image":
             return {"pixel_values": pixels}
-        if self.reads == "seq2seq":
-            return {**text, "decoder_input_ids": torch.randint(4, 49, (3, 4), generator=generator)[:batch]}
-        return text if self.reads == "text" else {**text, "pixel_values": pixels}
+        if self.reads in ("seq2seq", "all"):
+            text["decoder_input_ids"] = torch.randint(4, 49, (3, 4), generator=generator)[:batch]
+        return {**text, "pixel_values": pixels} if self.reads in ("both", "all") else text
 
 
 def _of(model: Any, config: Any, values: dict[str, Any], **more: Any) -> Callable[..., nn.Module]:
@@ -102,6 +106,15 @@ def _timm(**options: Any) -> Callable[..., nn.Module]:
     return build
 
 
+def _seeing(vision: Callable[..., nn.Module], language: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """A composed model; the tower has another width than the language model."""
+
+    def build(**options: Any) -> nn.Module:
+        return gm.VisionLanguage(vision(**options), language(**options))
+
+    return build
+
+
 T5 = {"d_model": 12, "d_kv": 5, "d_ff": 20, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 2, "vocab_size": 50}
 T5_IDS = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
 BART = {
@@ -115,6 +128,7 @@ BART_IDS = {
     "decoder_start_token_id": 2,
     "forced_eos_token_id": None,
 }
+TOWER = {**VISION, "hidden_size": 10}
 LLAMA = {**TEXT, "num_key_value_heads": 1, "pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3}
 
 BACKBONES: dict[str, Backbone] = {
@@ -178,7 +192,49 @@ BACKBONES: dict[str, Backbone] = {
     "timm": Backbone(_timm(num_classes=LABELS, init_values=0.2), eager=False),
     "timm-avg": Backbone(_timm(num_classes=LABELS, global_pool="avg", reg_tokens=2, qk_norm=True), eager=False),
     "timm-bare": Backbone(_timm(num_classes=0), num_labels=LABELS, eager=False),
+    "clip+bert": Backbone(
+        _seeing(_of(tf.CLIPVisionModel, tf.CLIPVisionConfig, TOWER), _of(tf.BertModel, tf.BertConfig, TEXT)),
+        "both",
+        LABELS,
+        sees=True,
+    ),
+    "dinov2+llama": Backbone(
+        _seeing(
+            _of(tf.Dinov2Model, tf.Dinov2Config, {**DINO, "hidden_size": 10}, mlp_ratio=2),
+            _of(tf.LlamaForCausalLM, tf.LlamaConfig, LLAMA),
+        ),
+        "both",
+        generates=True,
+        headless=True,
+        sees=True,
+    ),
+    "vit+t5": Backbone(
+        _seeing(
+            _of(tf.ViTModel, tf.ViTConfig, TOWER),
+            _of(tf.T5ForConditionalGeneration, tf.T5Config, T5, feed_forward_proj="gated-gelu", **T5_IDS),
+        ),
+        "all",
+        generates=True,
+        headless=True,
+        sees=True,
+    ),
 }
+
+
+METER = {
+    "vision_config": {**VISION, "num_hidden_layers": 2},
+    "text_config": {**TEXT, "num_hidden_layers": 2, "max_position_embeddings": 40},
+    "cross_modal_config": {
+        "hidden_size": 12,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "intermediate_size": 20,
+    },
+}
+BACKBONES["meter"] = Backbone(
+    _of(MeterForQuestionAnswering, MeterConfig, METER, num_labels=LABELS), "both", crosses=True
+)
+BACKBONES["meter-bare"] = Backbone(_of(MeterModel, MeterConfig, METER), "both", num_labels=LABELS, crosses=True)
 
 
 @dataclass(frozen=True)
@@ -188,12 +244,14 @@ class Row:
     method: Any
     identity: bool = False  # leaves the outputs unchanged at the start
     exact: bool = True  # finalize() equals the trained model to 1e-6
+    sees: bool = False  # for composed models only
 
 
 METHODS: dict[str, Row] = {
     "vpt": Row(gm.VPT(prompts=5)),
     "vpt-sequence": Row(gm.VPT(prompts=5, form="sequence")),
     "vpt-shallow": Row(gm.VPT(prompts=4, deep=False)),
+    "vpt-cross": Row(gm.VPT(prompts=4, attention="both")),
     "vpt-none": Row(gm.VPT(prompts=0), identity=True),
     "vpt-projected": Row(gm.VPT(prompts=3, project=7, blocks=(0, 2))),
     "vpt-dropout": Row(gm.VPT(prompts=3, dropout=0.3)),
@@ -215,21 +273,35 @@ METHODS: dict[str, Row] = {
     "cvpt-projected": Row(gm.CVPT(prompts=4, placement=2, form="projected", dropout=0.2)),
     "cvpt-learnt": Row(gm.CVPT(prompts=2, placement=4, learnable=True, start="identity"), identity=True),
     "cvpt-one": Row(gm.CVPT(prompts=1, placement=5, layer_scale=False, start="published")),
+    "apt": Row(gm.APT(prompts=5, rank=2)),
+    "apt-ffn": Row(gm.APT(prompts=3, rank=0, where="all", activation="softmax", gate="learned", start="declared")),
+    "apt-none": Row(gm.APT(prompts=0), identity=True),
     "spt": Row(gm.SPT(prompts=5)),
     "spt-shallow": Row(gm.SPT(prompts=3, deep=False, strategy="mean_pooling", images=2)),
     "das": Row(gm.DAS(skip=(0,), rank=4)),
     "das-attention": Row(gm.DAS(skip=(0, 2), rank=3, modules="attention", init="zero_up", dropout=0.2)),
     "das-router": Row(gm.DAS(skip=(0,), rank=4, form="router", shortcut_rank=6, before_ffn=True)),
     "das-bottleneck": Row(gm.DAS(skip=0, rank=4, form="bottleneck"), identity=True),
+    "apt+cvpt+lora": Row([gm.CVPT(prompts=2, placement=2), gm.APT(prompts=4, rank=1), LoraConfig(r=2)]),
     "vpt+lora": Row([gm.VPT(prompts=3), LoraConfig(r=2)]),
     "cvpt+spt+lora": Row([gm.CVPT(prompts=3, placement=1), gm.SPT(prompts=2, strategy="kmeans"), LoraConfig(r=2)]),
     "vpt+das+lora": Row([gm.VPT(prompts=3), gm.DAS(skip=(0,), rank=3), LoraConfig(r=2), gm.CVPT(prompts=2)]),
+    "dvp": Row(gm.DVP(block=1, heads=3, rank=2), sees=True),
+    "dvp-all": Row(gm.DVP(block=1, query="all", width=8, heads=2, train="prompt"), sees=True),
+    "dvp-search": Row(gm.DVP(block=1, heads=3, train="language", super_network=True), sees=True),
+    "memvp": Row(gm.MemVP(rank=5, extra_slots=3, vision_rank=2, scale=0.7, visual_scale=0.3), sees=True),
+    "visual-tokens": Row(gm.VisualTokens(), sees=True),
+    "visual-tokens+lora": Row([gm.VisualTokens(tokens="patches", rank=3, block=1), LoraConfig(r=2)], sees=True),
     "vpt+adapter": Row([gm.VPT(prompts=3, deep=False), gm.VPT(prompts=2, form="sequence"), gm.Adapter(rank=3)]),
 }
 
 
 def unfit(backbone: Backbone, row: Row) -> str | None:
     """Why a pair is not in the table; `test_contract.py` sees that such a pair is refused."""
+    if row.sees and not backbone.sees:
+        return "does not see"
+    if getattr(row.method, "attention", "self") != "self" and not backbone.crosses:
+        return "no cross-attention"
     if isinstance(row.method, gm.BitFit) and not backbone.biases:
         return "no bias vectors"
     if isinstance(row.method, gm.DAS) and row.method.form != "parallel" and backbone.post_norm:

@@ -27,8 +27,14 @@ def test_elpv_grades_are_of_the_same_images():
     assert grades.indices == defects.indices
     assert grades.counts() == (575, 112, 40, 273)
     assert tuple(int(grade >= 2) for grade in grades.labels) == defects.labels
-    with pytest.raises(ValueError, match="elpv has no task 'colour'; known: defect, grade"):
+    with pytest.raises(ValueError, match="elpv has no task 'colour'; known: defect, grade, type"):
         elpv("train", task="colour")
+
+
+def test_elpv_types_are_of_the_same_images():
+    types = data.load("elpv:type", "test")
+    assert types.indices == data.load("elpv", "test").indices
+    assert types.counts() == (399, 601)
 
 
 def test_the_stored_split_is_the_one_the_function_makes():
@@ -102,24 +108,26 @@ def test_fashion_mnist_says_what_to_install(fashion):
 
 
 def test_names_and_splits():
-    assert data.offline_names() == ("elpv", "elpv:grade", "digits", "fashion-mnist")
+    assert data.offline_names() == (
+        "elpv", "elpv:grade", "elpv:type", "digits", "fashion-mnist", "desk/fashion", "desk/digits", "desk/defects",
+        "desk/grades", "desk/cells", "desk/location", "desk/orientation", "desk/count",
+    )  # fmt: skip
     assert data.splits("digits") == ("train", "test")
     with pytest.raises(ValueError, match="digits has no split 'val'; it has: train, test"):
         data.load("digits", "val")
-    with pytest.raises(
-        ValueError, match="no set of images 'elpv:colour'; those that come with packages: elpv, elpv:grade"
-    ):
+    with pytest.raises(ValueError, match=r"no set of images 'elpv:colour'; there are: elpv:grade, elpv:type$"):
         data.load("elpv:colour")
 
 
 def test_easy_vqa():
     train, test = easy_vqa("train"), easy_vqa("test")
     assert (len(train), len(test)) == (38575, 9673)
-    assert len(train.answers) == 13
+    assert len(train.classes) == 13
     item = train[0]
-    assert (item["question"], item["answer"]) == ("what is the blue shape?", "rectangle")
-    assert train.answers[item["label"]] == "rectangle"
-    assert item["image"].size == (64, 64)
-    assert train.describe(0).startswith("'what is the blue shape?' about ")
+    assert (item["text"], item["references"]) == ("what is the blue shape?", ("rectangle",))
+    assert train.classes[item["label"]] == "rectangle"
+    assert [image.size for image in item["images"]] == [(64, 64)]
+    assert "record 0 of" in train.describe(0)
+    assert train.describe(0).endswith("train/questions.json")
     with pytest.raises(ValueError, match="easy-vqa has no split 'val'; it has: train, test"):
         easy_vqa("val")

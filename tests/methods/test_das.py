@@ -70,8 +70,12 @@ def opened(row: str, method: gm.DAS, stack: str) -> tuple[gm.Adapted, Any, list[
     return adapted, adapted.methods["das"], calls, found
 
 
+# METER's two columns, of which each block reads the other, are held to the authors' own numbers in tests/reference.
+ONE_COLUMN = [k for k in KINDS if not k[0].startswith("meter")]
+
+
 @torch.no_grad()
-@EVERY
+@pytest.mark.parametrize(("row", "stack"), ONE_COLUMN, ids=["-".join(s) for s in ONE_COLUMN])
 @pytest.mark.parametrize("skipped", [0, 1])
 def test_kept_and_skipped_blocks_are_what_the_formulas_say(row: str, stack: str, skipped: int) -> None:
     _, tree, calls, found = opened(row, gm.DAS(skip=(skipped,), rank=4, stacks=(stack,)), stack)
@@ -264,16 +268,15 @@ def test_other_methods_leave_skipped_blocks_alone(modules: Any) -> None:
     assert not [n for n in adapted.trainable() if n.startswith("peft") and ".1." in n]
 
 
-@pytest.mark.parametrize("first", [0, 2])
-def test_shallow_prompts_pass_skipped_blocks(first: int) -> None:
-    """They enter before the first block that stands, and pass the shortcuts as any token does."""
-    adapted = disturb(adapt(BACKBONES["vit"], Row([gm.VPT(prompts=2, deep=False), gm.DAS(skip=(first,), rank=4)])))
+@pytest.mark.parametrize("skipped", [0, 2])
+def test_shallow_prompts_pass_skipped_blocks(skipped: int) -> None:
+    """They enter before the first block, and pass shortcuts as any token does."""
+    adapted = disturb(adapt(BACKBONES["vit"], Row([gm.VPT(prompts=2, deep=False), gm.DAS(skip=(skipped,), rank=4)])))
     inputs = BACKBONES["vit"].inputs()
     output = run(adapted, inputs)
-    assert {n for n in adapted.trainable() if n.startswith("vpt")} == {f"vpt.vision.blocks.{int(first == 0)}.prompts"}
     close(run(adapted.finalize(), inputs), output, 1e-6)
     with torch.no_grad():
-        adapted.methods["vpt"].get_parameter(f"vision.blocks.{int(first == 0)}.prompts").add_(1)
+        adapted.methods["vpt"].get_parameter("vision.blocks.0.prompts").add_(1)
     assert not torch.equal(run(adapted, inputs), output)
 
 
@@ -398,7 +401,10 @@ def test_the_router_looks_at_the_first_token_that_is_no_padding() -> None:
 def test_a_number_takes_the_deepest() -> None:
     anatomy = gm.read(BACKBONES["t5"].model())
     keys = [s.key for s in gm.DAS(skip=3, stacks=("encoder", "decoder")).skipped(anatomy)]
-    assert keys == ["encoder.blocks.1", "encoder.blocks.2", "decoder.blocks.1"]
+    assert keys == ["encoder.blocks.2", "decoder.blocks.0", "decoder.blocks.1"]
+    meter = gm.read(BACKBONES["meter"].model())
+    depth = len(meter.columns()[0])
+    assert [s.block.index for s in gm.DAS(skip=2).skipped(meter)] == [depth - 1, 2 * depth - 1]
     attentions = gm.DAS(skip=(0, 4, 5), stacks=("encoder", "decoder"), modules="attention").skipped(anatomy)
     assert [s.key for s in attentions] == [
         "encoder.blocks.0.attention",

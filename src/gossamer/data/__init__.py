@@ -1,23 +1,33 @@
-"""Labelled images from folders, from data sets of the hub or of files, and from small real sets that need no hub.
+"""Labelled images and texts about images: from folders, hub and files, as published benchmarks, and from sets that need no hub.
 
 train = data.load("photos", "train")              # photos/train/CLASS/*.jpg
 test = data.load("elpv", "test")                   # a set that a package carries
+few = data.load("vtab/dtd", "trainval", path="/data/vtab-1k")       # a published benchmark
+questions = data.load_image_text("vqav2", "val", path="/data/vqav2")  # one of texts about images
 train, held = data.split(train, fraction=0.2)      # for choosing settings
 DataLoader(train, collate_fn=data.Collate(data.Preprocessing(size=224)))
 """
 
-from gossamer.data.images import ImageDataset, open_image, to_rgb
+from gossamer.data.image_text import Example, ImageTextDataset
+from gossamer.data.images import ImageDataset, joined, open_image, to_rgb
 from gossamer.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Collate, Preprocessing
-from gossamer.data.sets import load, offline_names, splits
-from gossamer.data.stratify import split, stratified
+from gossamer.data.registry import load_image_text
+from gossamer.data.sets import load, names, offline_names, splits
+from gossamer.data.stratify import keep_classes, split, stratified
 
 __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "Collate",
+    "Example",
     "ImageDataset",
+    "ImageTextDataset",
     "Preprocessing",
+    "joined",
+    "keep_classes",
     "load",
+    "load_image_text",
+    "names",
     "offline_names",
     "open_image",
     "split",

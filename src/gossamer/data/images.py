@@ -62,6 +62,21 @@ class ImageArray:
         return f"image {index} of {self.name}"
 
 
+@dataclass(frozen=True)
+class JoinedImages:
+    """The images of several sources, one source after the other."""
+
+    parts: tuple[tuple[ImageSource, int], ...]
+
+    def open(self, index: int) -> Image:
+        """The image at `index`."""
+        return self.parts[index][0].open(self.parts[index][1])
+
+    def describe(self, index: int) -> str:
+        """The file or record."""
+        return self.parts[index][0].describe(self.parts[index][1])
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageDataset(Dataset):
     """Images with one label each; item i is {"image": PIL image in RGB, "label": int}.
@@ -145,6 +160,20 @@ class ImageDataset(Dataset):
         empty = [name for name, count in zip(self.classes, self.counts(), strict=True) if not count]
         if empty:
             raise ValueError(f"{self.name} has no training image of: {', '.join(empty)}")
+
+
+def joined(first: ImageDataset, second: ImageDataset) -> ImageDataset:
+    """The images of two data sets of the same classes, those of `first` in front."""
+    if first.classes != second.classes:
+        raise ValueError(f"{first.name} and {second.name} have different classes")
+    parts = tuple((part.source, index) for part in (first, second) for index in part.indices)
+    return ImageDataset(
+        name=f"{first.name} + {second.name}",
+        classes=first.classes,
+        labels=first.labels + second.labels,
+        source=JoinedImages(parts),
+        indices=tuple(range(len(parts))),
+    )
 
 
 def open_image(path: str | Path) -> Image:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 ELPV_TASKS = {
     "defect": ("functional", "defective"),
     "grade": ("functional", "possibly defective", "probably defective", "defective"),
+    "type": ("monocrystalline", "polycrystalline"),
 }
 ELPV_SPLIT_SEED = 0
 DIGITS_SPLIT_SEED = 0
@@ -37,19 +38,20 @@ def elpv(split: str = "train", task: str = "defect") -> ImageDataset:
     """Solar cells photographed in their own light (elpv), 300 x 300, grey; 1,000 images to train, 1,000 to test.
 
     `task="defect"`: defective if the graded probability of a defect is 0.5 or more (31 % are). `task="grade"`: the four
-    grades. The split is fixed, kept in elpv_split.json, stratified by grade and the same for both tasks; the 624 images
-    left are unused. Source: Buerhop-Lutz et al. 2018, CC BY-NC-SA 4.0, carried by elpv-dataset.
+    grades. `task="type"`: of one silicon crystal or of many. The split is fixed, kept in elpv_split.json, stratified by
+    grade and the same for all tasks; the 624 images left are unused. Source: Buerhop-Lutz et al. 2018, CC BY-NC-SA 4.0,
+    carried by elpv-dataset.
     """
     if task not in ELPV_TASKS:
         raise ValueError(f"elpv has no task {task!r}; known: {', '.join(ELPV_TASKS)}")
-    root, files, grades = _elpv_records()
+    root, files, grades, types = _elpv_records()
     stored = json.loads(resources.files("gossamer.data").joinpath("elpv_split.json").read_text(encoding="utf-8"))
     chosen = stored[split]
-    labels = [grades[i] if task == "grade" else int(grades[i] >= 2) for i in chosen]
+    of_all = {"defect": [int(grade >= 2) for grade in grades], "grade": grades, "type": types}[task]
     return ImageDataset(
         name=f"elpv:{task} ({split})",
         classes=ELPV_TASKS[task],
-        labels=tuple(labels),
+        labels=tuple(of_all[i] for i in chosen),
         source=ImageFiles(tuple(root / file for file in files)),
         indices=tuple(chosen),
     )
@@ -60,22 +62,23 @@ def make_elpv_split() -> dict[str, Any]:
 
     Written with `json.dump(make_elpv_split(), file)`; the numbers are rows of the carrier's labels.csv.
     """
-    _, _, grades = _elpv_records()
+    _, _, grades, _ = _elpv_records()
     test = stratified(grades, 1000, ELPV_SPLIT_SEED)
     rest = sorted(set(range(len(grades))) - set(test))
     train = [rest[i] for i in stratified([grades[i] for i in rest], 1000, ELPV_SPLIT_SEED)]
     return {"seed": ELPV_SPLIT_SEED, "train": train, "test": test}
 
 
-def _elpv_records() -> tuple[Path, list[str], list[int]]:
-    """Folder of the carrier, and the file and the grade (0 to 3: probability 0, 1/3, 2/3, 1) of every image."""
+def _elpv_records() -> tuple[Path, list[str], list[int], list[int]]:
+    """Folder of the carrier; of every image the file, the grade (0 to 3: probability 0, 1/3, 2/3, 1) and the type."""
     table = carriers.verified(
         "elpv-dataset",
         "elpv_dataset/data/labels.csv",
         "0abe6fe7700aea571717d7d7dfec005a47c6207b4cde26a4556b6807a115483d",
     )
     rows = [line.split() for line in table.read_text(encoding="utf-8").splitlines()]
-    return table.parent, [row[0] for row in rows], [round(3 * float(row[1])) for row in rows]
+    grades = [round(3 * float(row[1])) for row in rows]
+    return table.parent, [row[0] for row in rows], grades, [("mono", "poly").index(row[2]) for row in rows]
 
 
 def digits(split: str = "train") -> ImageDataset:
@@ -148,6 +151,7 @@ def _idx(path: Path) -> np.ndarray:
 OFFLINE: dict[str, Callable[[str], ImageDataset]] = {
     "elpv": elpv,
     "elpv:grade": lambda split: elpv(split, task="grade"),
+    "elpv:type": lambda split: elpv(split, task="type"),
     "digits": digits,
     "fashion-mnist": fashion_mnist,
 }

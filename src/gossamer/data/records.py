@@ -123,10 +123,15 @@ def _from_hub(name: str, subset: str | None) -> DatasetDict:
         with _offline_if(offline is not None):
             return cast("DatasetDict", datasets.load_dataset(name, subset))
     except (DatasetNotFoundError, FileNotFoundError) as error:
-        raise ValueError(f"no data set {name!r} on the Hugging Face hub, and no folder or file of that name") from error
+        raise ValueError(
+            f"no data set {name!r} on the Hugging Face hub, and no folder or file of that name; gossamer.data.names() lists the "
+            "sets that need no hub"
+        ) from error
     except ConnectionError as error:
         reason = offline or "the hub did not answer"
-        raise ConnectionError(f"the data set {name!r} is not on this machine, and {reason}") from error
+        raise ConnectionError(
+            f"the data set {name!r} is not on this machine, and {reason}; gossamer.data.names() lists the sets that need no hub"
+        ) from error
 
 
 @contextmanager

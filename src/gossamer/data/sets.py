@@ -3,48 +3,60 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from gossamer.data import records
 from gossamer.data.folder import load_folder, split_folders
-from gossamer.data.images import ImageDataset
-from gossamer.data.offline import OFFLINE
+from gossamer.data.images import ImageDataset, joined
+from gossamer.data.registry import IMAGE_SETS, IMAGE_TEXT_SETS
+
+
+def names(suite: str = "") -> tuple[str, ...]:
+    """Names of the sets of labelled images that `load` knows, or of one suite: desk, vtab, fgvc."""
+    return tuple(name for name in IMAGE_SETS if not suite or name.startswith(f"{suite}/"))
 
 
 def offline_names() -> tuple[str, ...]:
-    """Names of the sets that come with packages: elpv, elpv:grade, digits, fashion-mnist."""
-    return tuple(OFFLINE)
+    """Names of the sets that need no files: they come with packages or are drawn, such as elpv and desk/location."""
+    return tuple(name for name, source in IMAGE_SETS.items() if source.folder is None)
 
 
 def load(
     spec: str | os.PathLike[str],
     split: str = "train",
     *,
+    path: str | os.PathLike[str] | None = None,
     image: str | None = None,
     label: str | None = None,
     subset: str | None = None,
 ) -> ImageDataset:
-    """The images of one split ("train", "val", "test", or a name of the set's own) of the set `spec`.
+    """The images of one split ("train", "val", "test", "trainval", or a name of the set's own) of the set `spec`.
 
-    `spec` is, in this order: one of `offline_names()` (write "./digits" for a folder of that name), a folder of images
-    (`load_folder`), a parquet or arrow file or a folder of them, or a data set of the Hugging Face hub
-    (`load_records`, which `image`, `label` and `subset` are for).
+    `spec` is, in this order: one of `names()` (write "./digits" for a folder of that name), with `path` as the folder of its files
+    where it is a published benchmark; a folder of images (`load_folder`); a parquet or arrow file or a folder of them, or a data
+    set of the Hugging Face hub (`load_records`, which `image`, `label` and `subset` are for). "trainval" is "train" and "val"
+    together, for a last training with settings that were chosen on "val".
 
-    ValueError if a class has no image in split "train"; see the readers for what else is refused.
+    ValueError if a class has no image in split "train", published benchmarks apart; see the readers for what else is refused.
     """
     spec = os.fspath(spec)
     choices = {"image": image, "label": label, "subset": subset}
-    if (kind := _kind(spec)) == "records":
-        dataset = records.load_records(spec, split, **choices)
-    elif given := [name for name, value in choices.items() if value is not None]:
+    kind = _kind(spec)
+    if kind != "named" and path is not None:
+        published = ", ".join(name for name, source in IMAGE_SETS.items() if source.folder)
+        raise ValueError(f"data.path is for published benchmarks, and {spec} is none of them: {published}")
+    if kind != "records" and (given := [name for name, value in choices.items() if value is not None]):
         raise ValueError(f"{', '.join(given)} can only be named for parquet, arrow and hub data, and {spec} is neither")
-    elif kind == "folder":
-        dataset = load_folder(spec, split)
+    own = IMAGE_SETS[spec].splits if kind == "named" else ()
+    if split == "trainval" and split not in own and {"train", "val"} <= set(splits(spec, subset)):
+        train, val = (load(spec, part, path=path, **choices) for part in ("train", "val"))
+        return joined(train, val.with_classes(train.classes))
+    if kind == "named":
+        dataset = IMAGE_SETS[spec].load(spec, split, path)
     else:
-        if split not in splits(spec):
-            raise ValueError(f"{spec} has no split {split!r}; it has: {', '.join(splits(spec))}")
-        dataset = OFFLINE[spec](split)
-    if split == "train":
+        dataset = load_folder(spec, split) if kind == "folder" else records.load_records(spec, split, **choices)
+    if split == "train" and not (kind == "named" and IMAGE_SETS[spec].folder):
         dataset.require_every_class()
     return dataset
 
@@ -53,8 +65,8 @@ def splits(spec: str | os.PathLike[str], subset: str | None = None) -> tuple[str
     """The splits of the set `spec` among "train", "val" and "test", as `load` takes them."""
     spec = os.fspath(spec)
     kind = _kind(spec)
-    if kind == "offline":
-        return ("train", "test")
+    if kind == "named":
+        return tuple(split for split in ("train", "val", "test") if split in IMAGE_SETS[spec].splits)
     if kind == "folder":
         return tuple(split_folders(Path(spec).expanduser()))
     present = records.open_splits(spec, subset)
@@ -62,9 +74,11 @@ def splits(spec: str | os.PathLike[str], subset: str | None = None) -> tuple[str
 
 
 def _kind(spec: str) -> str:
-    """Which reader a set is for: "offline", "folder" or "records"."""
-    if spec in OFFLINE:
-        return "offline"
+    """Which reader a set is for: "named", "folder" or "records"."""
+    if spec in IMAGE_SETS:
+        return "named"
+    if spec in IMAGE_TEXT_SETS:
+        raise ValueError(f"{spec} has texts about images, not images with labels; data.load_image_text reads it")
     path = Path(spec).expanduser()
     if path.is_dir() and not records.is_records(path):
         return "folder"
@@ -72,6 +86,8 @@ def _kind(spec: str) -> str:
         raise ValueError(f"{path} is a file, but neither .parquet nor .arrow")
     if not path.exists() and (spec.startswith((".", "/", "~")) or spec.count("/") > 1):
         raise ValueError(f"no such file or folder: {path}")
-    if not path.exists() and ":" in spec:
-        raise ValueError(f"no set of images {spec!r}; those that come with packages: {', '.join(OFFLINE)}")
+    family = re.split("[:/]", spec)[0]
+    near = [name for name in IMAGE_SETS if name != family and re.split("[:/]", name)[0] == family]
+    if near and spec != family and not path.exists():
+        raise ValueError(f"no set of images {spec!r}; there are: {', '.join(near)}")
     return "records"

@@ -42,11 +42,14 @@ def split(dataset: ImageDataset, fraction: float, seed: int = 0) -> tuple[ImageD
             f"holding out {fraction:g} of the {len(dataset)} images of {dataset.name} leaves one part empty"
         )
     kept = dataset.subset(i for i in range(len(dataset)) if i not in held)
+    keep_classes(dataset, kept, f"holding out {fraction:g}")
+    return kept, dataset.subset(sorted(held))
+
+
+def keep_classes(before: ImageDataset, after: ImageDataset, change: str) -> None:
+    """ValueError if a class with images in `before` has none in `after`, the same data after the `change` to it."""
     lost = [
-        name
-        for name, before, after in zip(dataset.classes, dataset.counts(), kept.counts(), strict=True)
-        if before and not after
+        name for name, had, has in zip(before.classes, before.counts(), after.counts(), strict=True) if had and not has
     ]
     if lost:
-        raise ValueError(f"holding out {fraction:g} of {dataset.name} leaves no training image of: {', '.join(lost)}")
-    return kept, dataset.subset(sorted(held))
+        raise ValueError(f"{change} of {before.name} leaves no training image of: {', '.join(lost)}")

@@ -1,6 +1,6 @@
 """Backbone families: where parts sit. One file a family, one line here to make it known."""
 
-from gossamer.families import bart, bert, clip, dinov2, llama, t5, timm_vit, vilt, vit
+from gossamer.families import bart, bert, clip, dinov2, llama, meter, t5, timm_vit, vilt, vit
 from gossamer.stack import Stack
 
 FAMILIES: tuple[Stack, ...] = (
@@ -10,6 +10,7 @@ FAMILIES: tuple[Stack, ...] = (
     *timm_vit.STACKS,
     *bert.STACKS,
     *vilt.STACKS,
+    *meter.STACKS,
     *t5.STACKS,
     *bart.STACKS,
     *llama.STACKS,

@@ -15,7 +15,7 @@ def _attention(path: str) -> AttentionNames:
     )
 
 
-_FFN = (FfnNames(up="fc1", down="fc2", norm=None, after="final_layer_norm"),)
+_FFN = (FfnNames(up="fc1", down="fc2", norm=None, after="final_layer_norm", act="activation_fn"),)
 
 STACKS = (
     Stack(
@@ -34,6 +34,7 @@ STACKS = (
         blocks="decoder.layers",
         attention=_attention("self_attn"),
         cross=_attention("encoder_attn"),
+        context="encoder",
         ffn=_FFN,
         causal=True,
         readout="last",

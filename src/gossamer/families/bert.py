@@ -17,7 +17,15 @@ STACKS = (
             after="attention.output.LayerNorm",
             head_width="attention_head_size",
         ),
-        ffn=(FfnNames(up="intermediate.dense", down="output.dense", norm=None, after="output.LayerNorm"),),
+        ffn=(
+            FfnNames(
+                up="intermediate.dense",
+                down="output.dense",
+                norm=None,
+                after="output.LayerNorm",
+                act="intermediate.intermediate_act_fn",
+            ),
+        ),
         prefix=1,
         modality="text",
     ),

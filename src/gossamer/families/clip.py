@@ -20,6 +20,7 @@ STACKS = (
         blocks="encoder.layers",
         attention=_ATTENTION,
         ffn=_FFN,
+        final_norm="post_layernorm",
         prefix=1,
         readout="pooled",
     ),
@@ -39,6 +40,7 @@ STACKS = (
         blocks="encoder.layers",
         attention=_ATTENTION,
         ffn=_FFN,
+        final_norm="post_layernorm",
         readout="pooled",
     ),
     Stack(

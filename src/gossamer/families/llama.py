@@ -15,9 +15,19 @@ STACKS = (
             out="self_attn.o_proj",
             norm="input_layernorm",
         ),
-        ffn=(FfnNames(up="mlp.up_proj", gate="mlp.gate_proj", down="mlp.down_proj", norm="post_attention_layernorm"),),
+        ffn=(
+            FfnNames(
+                up="mlp.up_proj",
+                gate="mlp.gate_proj",
+                down="mlp.down_proj",
+                norm="post_attention_layernorm",
+                act="mlp.act_fn",
+            ),
+        ),
         causal=True,
         readout="last",
         modality="text",
+        final_norm="norm",
+        rotary="rotary_emb",
     ),
 )

@@ -20,8 +20,8 @@ def _attention(place: int, name: str) -> AttentionNames:
 def _ffn(place: int) -> tuple[FfnNames, ...]:
     path, norm = f"layer.{place}.DenseReluDense", f"layer.{place}.layer_norm"
     return (
-        FfnNames(up=f"{path}.wi", down=f"{path}.wo", norm=norm),
-        FfnNames(up=f"{path}.wi_1", gate=f"{path}.wi_0", down=f"{path}.wo", norm=norm),
+        FfnNames(up=f"{path}.wi", down=f"{path}.wo", norm=norm, act=f"{path}.act"),
+        FfnNames(up=f"{path}.wi_1", gate=f"{path}.wi_0", down=f"{path}.wo", norm=norm, act=f"{path}.act"),
     )
 
 
@@ -32,6 +32,7 @@ STACKS = (
         blocks="encoder.block",
         attention=_attention(0, "SelfAttention"),
         ffn=_ffn(1),
+        final_norm="encoder.final_layer_norm",
         readout="mean",
         modality="text",
         relative_bias=True,
@@ -43,7 +44,9 @@ STACKS = (
         blocks="decoder.block",
         attention=_attention(0, "SelfAttention"),
         cross=_attention(1, "EncDecAttention"),
+        context="encoder",
         ffn=_ffn(2),
+        final_norm="decoder.final_layer_norm",
         causal=True,
         readout="last",
         modality="text",

@@ -54,6 +54,8 @@ STACKS = (
         visual_prefix=1,
         readout="pooled",
         modality="both",
+        entrance="embeddings.text_embeddings",
+        words="embeddings.text_embeddings",
         own_attention=ViltAttention,
         returns_tuple=True,
     ),

@@ -14,19 +14,20 @@ _ATTENTION = AttentionNames(
     norm="layernorm_before",
 )
 _FFN = (FfnNames(up="mlp.fc1", down="mlp.fc2", norm="layernorm_after"),)
-_PATCHES = "embeddings.patch_embeddings"
 
-STACKS = (
-    Stack(name="vision", owners=("vit",), blocks="layers", attention=_ATTENTION, ffn=_FFN, prefix=1, patches=_PATCHES),
-    Stack(
+
+def _stack(owner: str, prefix: int, needs_zero: str | None = None) -> Stack:
+    return Stack(
         name="vision",
-        owners=("vit_mae",),
+        owners=(owner,),
         blocks="layers",
         attention=_ATTENTION,
         ffn=_FFN,
-        prefix=1,
-        patches=_PATCHES,
-        needs_zero="config.mask_ratio",
-    ),
-    Stack(name="vision", owners=("deit",), blocks="layers", attention=_ATTENTION, ffn=_FFN, prefix=2, patches=_PATCHES),
-)
+        prefix=prefix,
+        patches="embeddings.patch_embeddings",
+        final_norm="layernorm",
+        needs_zero=needs_zero,
+    )
+
+
+STACKS = (_stack("vit", 1), _stack("vit_mae", 1, "config.mask_ratio"), _stack("deit", 2))

@@ -10,30 +10,46 @@ from typing import Any
 
 from gossamer.methods import peft
 from gossamer.methods.adapter import Adapter
+from gossamer.methods.apt import APT
 from gossamer.methods.base import Method
 from gossamer.methods.bitfit import BitFit
+from gossamer.methods.classifier_token import ClassifierToken
 from gossamer.methods.cvpt import CVPT
 from gossamer.methods.das import DAS
+from gossamer.methods.dvp import DVP
 from gossamer.methods.full import FullFineTuning
 from gossamer.methods.linear_probe import LinearProbe
+from gossamer.methods.memvp import MemVP
 from gossamer.methods.spt import SPT
+from gossamer.methods.unfreeze import Unfreeze
+from gossamer.methods.visual_tokens import VisualTokens
 from gossamer.methods.vpt import VPT
 
 METHODS: dict[str, type[Method]] = {
-    m.name: m for m in (VPT, SPT, CVPT, DAS, LinearProbe, FullFineTuning, BitFit, Adapter)
+    m.name: m
+    for m in (
+        *(VPT, SPT, CVPT, APT, DAS, DVP, MemVP),
+        *(LinearProbe, FullFineTuning, BitFit, Adapter, ClassifierToken, Unfreeze, VisualTokens),
+    )
 }
 
 __all__ = [
+    "APT",
     "CVPT",
     "DAS",
+    "DVP",
     "METHODS",
     "SPT",
     "VPT",
     "Adapter",
     "BitFit",
+    "ClassifierToken",
     "FullFineTuning",
     "LinearProbe",
+    "MemVP",
     "Method",
+    "Unfreeze",
+    "VisualTokens",
     "as_method",
     "from_dict",
     "to_dict",

@@ -21,11 +21,11 @@ from gossamer.seams import Part
 
 # placement -> (branches, what the bottleneck reads)
 PLACEMENTS: dict[str, tuple[tuple[Branch, ...], Literal["output", "input", "stream"]]] = {
-    "houlsby": (("attention", "ffn"), "output"),
+    "houlsby": (("attention", "cross", "ffn"), "output"),
     "pfeiffer": (("ffn",), "output"),
     "parallel": (("ffn",), "stream"),
     "parallel-normed": (("ffn",), "input"),
-    "parallel-attention": (("attention",), "input"),
+    "parallel-attention": (("attention", "cross"), "input"),
 }
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
 
@@ -43,10 +43,11 @@ class Adapter(Method):
 
     Args:
         rank: r, width of the bottleneck. 64 is AdaptFormer's.
-        placement: "houlsby": behind attention and FFN, x + A(x) of the branch output; "pfeiffer": behind the FFN only;
+        placement: "houlsby": behind attention, cross-attention where a block has one, and FFN, x + A(x) of the branch output;
+            "pfeiffer": behind the FFN only;
             "parallel": beside the FFN, reading the residual stream before its norm (AdaptFormer as its code has it);
             "parallel-normed": the same, reading the FFN's normalised input (AdaptFormer's equation);
-            "parallel-attention": beside attention, reading its normalised input (scaled PA of the APT comparison).
+            "parallel-attention": beside every attention, reading what its queries read (scaled PA of the APT comparison).
         scale: s in y + s A(x). AdaptFormer 0.1, scaled PA 4; sequential adapters 1.
         activation: "relu" (AdaptFormer, scaled PA), "gelu" or "silu".
         dropout: rate inside the bottleneck in training; AdaptFormer uses 0.1.
@@ -79,17 +80,20 @@ class Adapter(Method):
     def attach(self, anatomy: Anatomy) -> Part:
         """Places bottlenecks; their tree is `<stack>.blocks.<i>.<branch>.{down,up,norm}`."""
         tree = Part()
-        branches, reads = PLACEMENTS[self.placement]
+        reads = PLACEMENTS[self.placement][1]
         for block in anatomy.blocks(self.stack, self.blocks):
-            for branch in branches:
+            for branch in self._branches(block):
                 part = Bottleneck(block, self, reads)
                 grow(tree, f"{block.key}.{branch}", part)
                 anatomy.add(block, branch, part, normed=reads != "stream")
         return tree
 
+    def _branches(self, block: Block) -> list[Branch]:
+        return [branch for branch in PLACEMENTS[self.placement][0] if branch != "cross" or block.stack.cross]
+
     def _per_block(self, block: Block) -> int:
         d, r = block.sizes.width, self.rank
-        return len(PLACEMENTS[self.placement][0]) * (2 * d * r + r + d + (2 * d if self.norm else 0))
+        return len(self._branches(block)) * (2 * d * r + r + d + (2 * d if self.norm else 0))
 
     def parameters(self, anatomy: Anatomy) -> int:
         """2 d r + r + d for each bottleneck, + 2 d with its own norm."""
@@ -97,9 +101,8 @@ class Adapter(Method):
 
     def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
         """2 d r for each bottleneck and token."""
-        branches = len(PLACEMENTS[self.placement][0])
-        n = tokens[self.stack or anatomy.main]
-        return sum(branches * 2 * n * b.sizes.width * self.rank for b in anatomy.blocks(self.stack, self.blocks))
+        blocks = anatomy.blocks(self.stack, self.blocks)
+        return sum(len(self._branches(b)) * 2 * b.tokens(tokens) * b.sizes.width * self.rank for b in blocks)
 
 
 class Bottleneck(Part):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -16,6 +16,7 @@ class Method(ABC):
     """A way of adapting a model. Subclasses are frozen keyword-only dataclasses of plain values, so they are JSON."""
 
     name: ClassVar[str]
+    learning_rate: ClassVar[float] = 1e-3  # AdamW's largest, where a run says nothing
     trains_backbone: ClassVar[bool] = False  # its backbone is in training mode while training, dropout included
 
     @abstractmethod
@@ -33,6 +34,17 @@ class Method(ABC):
     def rate(self, tensor: str) -> float:
         """Factor of the learning rate of one of its tensors, by its name in the tree. Default: 1."""
         return 1.0
+
+    def prepare(self, adapted: Any, data: Any) -> None:  # noqa: B027 most methods need none
+        """What the method takes from training data before its training starts; most take nothing.
+
+        `adapted` is the model that the method is part of; `data` has a length, and items by index, dictionaries of the model's
+        inputs.
+        """
+
+    def head(self, anatomy: Anatomy, width: int, outputs: int) -> nn.Module | None:
+        """The task head that the method comes with, from what is read out [B, width] to [B, outputs]; None: one Linear."""
+        return None
 
     def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
         """Multiply-adds added to one sample in the finished model, by closed formula; `tokens` counts each stack's tokens."""

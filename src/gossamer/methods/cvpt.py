@@ -176,9 +176,9 @@ class CVPT(Method):
         """For each block: folded 2 n d H m; projected 2 n h H (d + m); one prompt is a constant and costs nothing."""
         if not self.prompts:
             return 0
-        n, total = tokens[self.stack or anatomy.main], 0
+        total = 0
         for block in anatomy.blocks(self.stack, self.blocks):
-            sizes, heads = block.sizes, block.sizes.inner // block.head_width
+            n, sizes, heads = block.tokens(tokens), block.sizes, block.sizes.inner // block.head_width
             total += {
                 "constant": 0,
                 "folded": 2 * n * sizes.width * heads * self.prompts,

@@ -68,7 +68,8 @@ class DAS(Method):
         dropout: rate on the r hidden units. 0; LaVIN 0.1.
         groups: G, router only.
         temperature: t, router only.
-        stacks: the stacks whose modules are candidates, numbered through in this order. None: every fusion stack, or the main one.
+        stacks: the stacks whose modules are candidates, numbered through in this order. None: the main one; METER's is the fusion,
+            text layers first.
         shortcut_lr: factor of the learning rate of shortcuts. 0.2 reproduces METER's training.
     """
 
@@ -132,7 +133,7 @@ class DAS(Method):
         """
         sites = self.candidates(anatomy)
         if isinstance(self.skip, int):
-            deepest = sorted(range(len(sites)), key=lambda i: (sites[i].block.index, i))
+            deepest = sorted(range(len(sites)), key=lambda i: (_depth(anatomy, sites[i].block), i))
             chosen = deepest[len(sites) - self.skip :] if self.skip <= len(sites) else []
         else:
             chosen = sorted(self.skip)
@@ -243,7 +244,7 @@ class DAS(Method):
 
     def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
         """2 n d r for each adapter and shortcut, less what the skipped modules would have cost."""
-        added = sum(self._macs(tokens[s.block.stack.name], s.block.sizes.width, r) for s, r in self._ranks(anatomy))
+        added = sum(self._macs(s.block.tokens(tokens), s.block.sizes.width, r) for s, r in self._ranks(anatomy))
         return added - sum(_site_macs(site, tokens) for site in self.skipped(anatomy))
 
     def _ranks(self, anatomy: Anatomy) -> list[tuple[Any, int]]:
@@ -428,6 +429,14 @@ def _path(site: Site) -> str:
     return f"{site.block.key}.shortcut" + ("" if site.branch is None else f"_{site.branch}")
 
 
+def _depth(anatomy: Anatomy, block: Block) -> int:
+    """How many blocks run behind a block, negated."""
+    column = anatomy.column(block)
+    return column.index(block) - len(column)
+
+
 def _site_macs(site: Site, tokens: dict[str, int]) -> int:
-    n, context, sizes = tokens[site.block.stack.name], tokens.get("encoder", 0), site.block.sizes
-    return sizes.macs(n, context) if site.branch is None else sizes.branch_macs(site.branch, n, context)
+    block = site.block
+    if site.branch is None:
+        return block.macs(tokens)
+    return block.sizes.branch_macs(site.branch, block.tokens(tokens), block.context(tokens))

@@ -12,6 +12,7 @@ class FullFineTuning(Method):
     """Every parameter of the backbone is trained, its dropout is on in training, and all of it is saved."""
 
     name = "full"
+    learning_rate = 1e-4
     trains_backbone = True
 
     def attach(self, anatomy: Anatomy) -> Part:

@@ -1,7 +1,8 @@
 """Any tuner of the peft library as a method: LoRA and the rest.
 
-Besides names of modules, `target_modules` may name parts by role ("q", "k", "v", "out", "up", "gate", "down"), which mean the same
-in every family; in a fused qkv, thirds. Left out, LoRA-like tuners get the queries and values, IA3 keys, values and the FFN.
+Besides names of modules, `target_modules` may name parts by role ("q", "k", "v", "out", "up", "gate", "down"), which mean the
+same in every family, in all stacks or in one ("fusion.q"); in a fused qkv, thirds. Left out, LoRA-like tuners get the queries and
+values, IA3 keys, values and the FFN.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import nn
 
 from gossamer.anatomy import Anatomy
 from gossamer.methods.base import Method, grow
-from gossamer.seams import Part
+from gossamer.seams import Part, hand_over
 
 ADAPTER = "default"
 HOOKS = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks", "_forward_hooks_with_kwargs")
@@ -100,12 +101,7 @@ class Peft(Method):
             config.target_modules = _names(anatomy, ("k", "v", "down") if feedforward else ("q", "v"))
             if feedforward and config.feedforward_modules is None:
                 config.feedforward_modules = _names(anatomy, ("down",))
-        elif (
-            targets is not None
-            and not isinstance(targets, str)
-            and set(targets) <= set(ROLES)
-            and not _literal(anatomy, targets)
-        ):
+        elif targets is not None and not isinstance(targets, str) and _roles(anatomy, targets):
             config.target_modules = _names(anatomy, tuple(targets))
         return config
 
@@ -120,7 +116,7 @@ class Peft(Method):
             shapes, seen = self._shapes(anatomy), {}
             for block in anatomy:
                 for role, name in block.roles().items():
-                    seen[name] = tokens["encoder" if role in ("cross.k", "cross.v") else block.stack.name]
+                    seen[name] = (block.context if role in ("cross.k", "cross.v") else block.tokens)(tokens)
         return sum(seen.get(name, 1) * self.config.r * sum(shape) for name, shape in shapes.items()), 0
 
     def _shapes(self, anatomy: Anatomy) -> dict[str, tuple[int, int]]:
@@ -167,8 +163,7 @@ class PeftTree(Part):
             if plain is None:
                 kept = True
             else:
-                for hooks in HOOKS:  # what other methods placed on the layer goes on with the plain one
-                    getattr(plain, hooks).update(getattr(layer, hooks))
+                hand_over(layer, plain)
                 setattr(self.model.get_submodule(parent), child, plain)
         for child in list(self._modules) if not kept else ():
             del self._modules[child]
@@ -219,10 +214,11 @@ def _biased(config: Any) -> bool:
     return getattr(config, "bias", "none") not in ("none", None, False)
 
 
-def _literal(anatomy: Anatomy, targets: Any) -> bool:
-    """Whether the names are really module names of this model, as T5's q and v are; then peft's own rule holds."""
+def _roles(anatomy: Anatomy, targets: Any) -> bool:
+    """Whether the names are roles, and not (as T5's q and v are) module names of this model, for which peft's own rule holds."""
     ends = {name.rpartition(".")[2] for name, _ in anatomy.model.named_modules()}
-    return set(targets) <= ends
+    known = {*ROLES, *(f"{stack}.{role}" for stack in anatomy.stacks for role in ROLES)}
+    return set(targets) <= known and not set(targets) <= ends
 
 
 def _names(anatomy: Anatomy, roles: tuple[str, ...]) -> list[str]:
@@ -231,11 +227,12 @@ def _names(anatomy: Anatomy, roles: tuple[str, ...]) -> list[str]:
     Raises:
         ValueError: none does (LLaMA has a "gate", ViT has none).
     """
-    for block in anatomy.standing():
-        if set(roles) & {"q", "k", "v"}:
+    names = []
+    for block in [block for stack in anatomy.adapted for block in anatomy.blocks(stack)]:
+        wanted = {role.removeprefix(f"{block.stack.name}.") for role in roles}
+        if wanted & {"q", "k", "v"}:
             anatomy.split(block)
-    wanted = {*roles, *(f"cross.{role}" for role in roles)}
-    names = [name for block in anatomy.standing() for role, name in block.roles().items() if role in wanted]
+        names += [name for role, name in block.roles().items() if role.removeprefix("cross.") in wanted]
     if not names:
         found = sorted({role for block in anatomy for role in block.roles()})
         raise ValueError(

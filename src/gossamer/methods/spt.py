@@ -135,6 +135,7 @@ class SPT(Method):
     stack: str | None = None
 
     name = "spt"
+    learning_rate = VPT.learning_rate
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
@@ -152,6 +153,11 @@ class SPT(Method):
     def attach(self, anatomy: Anatomy) -> Part:
         """Places VPT's prompts; their tree is VPT's, and `harvested`."""
         return SelfPrompts(self, self.vpt.attach(anatomy))
+
+    def prepare(self, adapted: Any, data: Any) -> None:
+        """Harvests the prompts, unless an earlier SPT of the same model has harvested for all of them."""
+        if unharvested(adapted):
+            harvest(adapted, data)
 
     def parameters(self, anatomy: Anatomy) -> int:
         """N p d for deep prompts, p d for shallow ones."""
@@ -263,9 +269,13 @@ def harvest(
     with bare(adapted) as anatomy:
         for tree in [t for t in trees if t.prompts()]:
             placed = {p.block.key for p in tree.prompts()}  # not where another method replaces the block
-            layers = [block for block in tree.config.vpt.prompted(anatomy) if block.key in placed]
-            bank = Bank(adapted, anatomy, layers, data, collate, batch_size, with_pos=tree.config.with_pos)
-            tree.set(prompts_from(bank, tree.config, memory))
+            found, prompted = [], tree.config.vpt.prompted(anatomy)
+            for column in anatomy.columns(tree.config.stack):
+                layers = [b for b in column if b.key in placed & {p.key for p in prompted}]
+                if layers:
+                    bank = Bank(adapted, anatomy, layers, data, collate, batch_size, with_pos=tree.config.with_pos)
+                    found.append(prompts_from(bank, tree.config, memory))
+            tree.set(torch.cat(found))
 
 
 def prompts_from(bank: Bank, config: SPT, memory: int = 2**30) -> Tensor:

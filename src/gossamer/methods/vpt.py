@@ -18,10 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gossamer.anatomy import Anatomy
+from gossamer.anatomy import Anatomy, Branch
 from gossamer.block import Block
 from gossamer.methods.base import Method, grow
 from gossamer.seams import Part
+
+BRANCHES: dict[str, tuple[Branch, ...]] = {"self": ("attention",), "cross": ("cross",), "both": ("attention", "cross")}
 
 
 def prompt_range(patch_area: int, width: int) -> float:
@@ -49,6 +51,8 @@ class VPT(Method):
             The default is 0, because with dropout keys and values of prompts must be computed per sample.
         form: "exact" computes prompts as keys and values only (deep; the same function); "sequence" lets them run as tokens.
             Shallow prompts are always tokens.
+        attention: which attention of a block deep prompts are keys and values of: "self"; "cross", where a block has one (the APT
+            comparison's code on METER); "both", with prompts of their own (the number of prompts its table prints).
         stay: the last block's prompts stay in the model's output, so that a read-out that averages tokens (MAE's) averages over
             them too, as the paper's code does. They then run as tokens there.
         blocks: indices of the prompted blocks, 0 first. None: all. Shallow: the one block before which prompts enter (None: 0).
@@ -60,11 +64,13 @@ class VPT(Method):
     project: int | None = None
     dropout: float = 0.0
     form: Literal["exact", "sequence"] = "exact"
+    attention: Literal["self", "cross", "both"] = "self"
     stay: bool = False
     blocks: tuple[int, ...] | None = None
     stack: str | None = None
 
     name = "vpt"
+    learning_rate = 1e-2
 
     def __post_init__(self) -> None:
         if self.prompts < 0:
@@ -75,6 +81,12 @@ class VPT(Method):
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         if self.form not in ("exact", "sequence"):
             raise ValueError(f"form must be 'exact' or 'sequence', got {self.form!r}")
+        if self.attention not in BRANCHES:
+            raise ValueError(f"attention must be one of {', '.join(BRANCHES)}, got {self.attention!r}")
+        if self.attention != "self" and not (self.deep and self.form == "exact"):
+            raise ValueError(
+                f"attention={self.attention!r} is for deep prompts of form 'exact': cross-attention has no other"
+            )
         if not self.deep and self.blocks is not None and len(self.blocks) != 1:
             raise ValueError(f"shallow prompts enter before one block, got blocks={self.blocks}")
 
@@ -82,12 +94,16 @@ class VPT(Method):
         """Places prompts in the model; their tree is `<stack>.blocks.<i>.prompts` [p, d or d_p] and `projection`."""
         tree = PromptTree()
         blocks = self.prompted(anatomy)
+        if self.attention != "self" and blocks[0].stack.cross is None:
+            name = blocks[0].stack.name
+            raise ValueError(f"attention={self.attention!r}: blocks of the {name} stack have no cross-attention")
         if self.prompts == 0:
             return tree
-        width, final = blocks[0].sizes.width, anatomy.blocks(self.stack)[-1]
-        if self.stay and self.deep and blocks[-1].index != final.index:
+        width, finals = blocks[0].sizes.width, [column[-1] for column in anatomy.columns(self.stack)]
+        left_out = [b.index for b in finals if b not in blocks]
+        if self.stay and self.deep and left_out:
             raise ValueError(
-                f"stay=True keeps the prompts of the last block, {final.index}, which blocks={self.blocks} leaves out"
+                f"stay=True keeps the prompts of the last block, {left_out[0]}, which blocks={self.blocks} leaves out"
             )
         bound = prompt_range(patch_area(anatomy, blocks[0]), self.project or width)
         projection = None
@@ -96,54 +112,75 @@ class VPT(Method):
             nn.init.kaiming_normal_(projection.weight, mode="fan_out")
             tree.add_module("projection", projection)
         for block in blocks:
-            remembers = self._exact(anatomy, block, warn=True)
-            prompts = (RememberedPrompts if remembers else InsertedPrompts)(block, self, bound, projection)
-            grow(tree, block.key, prompts)
-            if remembers:
-                anatomy.remember(block, prompts)
-            else:
-                last = block if self.deep else final
-                stay = self.stay and last.index == final.index
-                anatomy.insert(block, prompts, last=None if stay else last, stay=stay)
+            for branch in BRANCHES[self.attention]:
+                key = block.key if branch == "attention" else f"{block.key}.{branch}"
+                if branch == "cross" or self._exact(anatomy, block, warn=True):
+                    remembered = RememberedPrompts(block, self, bound, projection, branch)
+                    grow(tree, key, remembered)
+                    anatomy.remember(block, remembered, branch)
+                else:
+                    tokens = InsertedPrompts(block, self, bound, projection)
+                    grow(tree, key, tokens)
+                    last = block if self.deep else anatomy.column(block)[-1]
+                    anatomy.insert(block, tokens, last=last, stay=self.stay and last in finals, read=not self.deep)
         return tree
 
     def prompted(self, anatomy: Anatomy) -> list[Block]:
-        """The blocks that get prompts of their own; of shallow prompts the one before which they enter."""
-        blocks = anatomy.blocks(self.stack, self.blocks)
-        return blocks if self.deep else blocks[:1]
+        """The blocks that get prompts of their own; of shallow prompts the one before which they enter (of two columns two)."""
+        if not self.deep and self.blocks is None:
+            return [column[0] for column in anatomy.columns(self.stack)]
+        return anatomy.blocks(self.stack, self.blocks)
 
     def parameters(self, anatomy: Anatomy) -> int:
-        """N p d for deep prompts, p d for shallow ones; with projection N p d_p + d_p d + d."""
-        blocks, d = self.prompted(anatomy), anatomy.blocks(self.stack)[0].sizes.width
+        """N p d for deep prompts, p d for shallow ones; with projection N p d_p + d_p d + d. For both attentions twice N."""
+        tables, d = len(self.prompted(anatomy)), anatomy.blocks(self.stack)[0].sizes.width
+        tables *= len(BRANCHES[self.attention])
         if self.prompts == 0:
             return 0
         if self.project is None:
-            return len(blocks) * self.prompts * d
-        return len(blocks) * self.prompts * self.project + self.project * d + d
+            return tables * self.prompts * d
+        return tables * self.prompts * self.project + self.project * d + d
 
     def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
         """2 n p d_h h for each block with stored K_P, V_P; where prompts run as tokens, a block of n + p less one of n."""
-        blocks, p = self.prompted(anatomy), self.prompts
-        n, context = tokens[self.stack or anatomy.main], tokens.get("encoder", 0)
-
-        def longer(block: Block) -> int:
-            return block.sizes.macs(n + p, context) - block.sizes.macs(n, context)
-
+        blocks, p, total = self.prompted(anatomy), self.prompts, 0
         if not self.deep:
-            return sum(longer(b) for b in anatomy.blocks(self.stack) if b.index >= blocks[0].index)
-        return sum(2 * n * p * b.sizes.inner if self._exact(anatomy, b) else longer(b) for b in blocks)
+            return self._shallow_macs(anatomy, tokens)
+        for block in blocks if p else ():
+            n = block.tokens(tokens)
+            if self.attention != "self":
+                total += 2 * n * p * block.sizes.cross_inner
+            if self.attention != "cross" and self._exact(anatomy, block):
+                total += 2 * n * p * block.sizes.inner
+            elif self.attention != "cross":
+                total += block.sizes.macs(n + p, block.context(tokens)) - block.macs(tokens)
+        return total
+
+    def _shallow_macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
+        """Blocks whose own stream, or whose other one, has p tokens more than it had, from where these entered."""
+        starts = {id(b.stack): anatomy.column(b).index(b) for b in self.prompted(anatomy)}
+        total, p = 0, self.prompts
+        for column in anatomy.columns(self.stack):
+            for i, block in enumerate(column):
+                own = p * (starts.get(id(block.stack), len(column)) <= i)
+                other = p * any(start <= i for stack, start in starts.items() if stack != id(block.stack))
+                longer = block.sizes.macs(block.tokens(tokens) + own, block.context(tokens) + other)
+                total += longer - block.macs(tokens)
+        return total
 
     def overhead(self, anatomy: Anatomy, tokens: dict[str, int]) -> tuple[int, int]:
         """Once per batch: 2 p d inner_kv for K_P, V_P of each block (with dropout for each sample), p d_p d where projected."""
         blocks, d = self.prompted(anatomy), anatomy.blocks(self.stack)[0].sizes.width
-        projection = len(blocks) * self.prompts * (self.project or 0) * d
-        exact = [b for b in blocks if self._exact(anatomy, b)]
+        projection = len(blocks) * len(BRANCHES[self.attention]) * self.prompts * (self.project or 0) * d
+        exact = [b for b in blocks if self.attention != "cross" and self._exact(anatomy, b)]
         keys_values = sum(2 * self.prompts * d * b.sizes.inner_kv for b in exact)
+        if self.attention != "self":
+            keys_values += sum(2 * self.prompts * d * b.sizes.cross_inner for b in blocks)
         return (keys_values, projection) if self.dropout else (0, projection + keys_values)
 
     def _exact(self, anatomy: Anatomy, block: Block, warn: bool = False) -> bool:
         """Whether the prompts of a block are keys and values only."""
-        if not self.deep or self.form != "exact" or (self.stay and block is anatomy.blocks(self.stack)[-1]):
+        if not self.deep or self.form != "exact" or (self.stay and block is anatomy.column(block)[-1]):
             return False
         reason = anatomy.obstacle(block, "remember")
         if reason is not None and warn:
@@ -214,8 +251,9 @@ class RememberedPrompts(Prompts):
     keys: Tensor
     values: Tensor
 
-    def __init__(self, block: Block, config: VPT, bound: float, projection: nn.Linear | None):
+    def __init__(self, block: Block, config: VPT, bound: float, projection: nn.Linear | None, branch: str):
         super().__init__(block, config, bound, projection)
+        self.branch = branch
         self.register_buffer("keys", None)
         self.register_buffer("values", None)
 
@@ -224,11 +262,12 @@ class RememberedPrompts(Prompts):
         if self.prompts is None:
             return self.keys, self.values
         tokens = self.tokens(batch)
-        return self.block.keys_values(tokens.to(self.block.part("out").weight.dtype))
+        return self.block.keys_values(tokens.to(self.block.part("out").weight.dtype), self.branch)
 
     @torch.no_grad()
     def finalize(self) -> None:
         """Keys and values are stored in place of the prompts, 2 p inner_kv numbers."""
+        super().finalize()
         self.eval()
         self.keys, self.values = (t.clone() for t in self.forward(1))
         self.prompts = None

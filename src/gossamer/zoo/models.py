@@ -33,6 +33,7 @@ def load(
     task: str | None = None,
     num_labels: int | None = None,
     revision: str | None = None,
+    kind: str | None = None,
     **options: Any,
 ) -> PreTrainedModel | nn.Module:
     """The pre-trained model `name` (see `resolve`), in evaluation mode, on the CPU.
@@ -40,7 +41,8 @@ def load(
     `task=None` gives the model as it was published (`dinov2-small` is a Dinov2Model without a head, `smollm2-135m` a
     LlamaForCausalLM); a task of `TASKS` gives it the head of that task, new and random where the published model has
     none or has another number of labels. `num_labels` needs a task with labels. A model of timm comes as timm's own
-    class. `model.name_or_path` is `name`, so that loading it again gives the same backbone. `options` go to
+    class. `kind` names another class of transformers to load it as: a part (`CLIPVisionModel` of a CLIP), or the bare model of
+    a published one with a head. `model.name_or_path` is `name`, so that loading it again gives the same backbone. `options` go to
     `from_pretrained` (`attn_implementation`, `dtype`, ...) or to `timm.create_model` (`img_size`, ...).
 
     Every weight must be accounted for: one that is missing, left over or of another shape outside the head is a
@@ -56,6 +58,8 @@ def load(
             f"{name} has no .safetensors file ({found or 'no weights at all'}); pickled weights are never read"
         )
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if kind is not None:
+        config = {**config, "architectures": [_checked(kind, task, config)]}
     load_one = _load_timm if _is_timm(config) else _load_transformers
     model: Any = load_one(folder, config, task, num_labels, options).eval()
     model.name_or_path = os.fspath(name)
@@ -103,6 +107,20 @@ def _check_request(task: str | None, num_labels: int | None, options: dict[str, 
         raise ValueError(f"num_labels must be 1 or more, got {num_labels}")
     if refused := [option for option in _REFUSED if option in options]:
         raise ValueError(f"{', '.join(refused)} cannot be chosen: the zoo sets it to what is safe")
+
+
+def _checked(kind: str, task: str | None, config: dict[str, Any]) -> str:
+    """The name of a model class of transformers, if it is one and nothing else was asked for."""
+    import transformers
+
+    found = getattr(transformers, kind, None)
+    if task is not None or _is_timm(config):
+        raise ValueError(
+            f"kind={kind!r} chooses a class of transformers; it goes with neither a task nor a model of timm"
+        )
+    if not isinstance(found, type) or not issubclass(found, transformers.PreTrainedModel):
+        raise ValueError(f"kind={kind!r} is no model class of transformers {transformers.__version__}")
+    return kind
 
 
 def _is_timm(config: dict[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 from gossamer import carriers
-from gossamer.zoo import cache, convert
+from gossamer.zoo import authors, cache, convert
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,19 +62,23 @@ def names() -> tuple[str, ...]:
 def resolve(name: str | os.PathLike[str], revision: str | None = None) -> Path:
     """Local folder with the configuration and weights of the model `name`, fetched or converted where necessary.
 
-    `name` is, in this order: one of `names()`, a folder in the Hugging Face or timm layout, or a model of the Hugging
-    Face hub ("facebook/dinov2-base", "timm/vit_small_patch16_224.augreg_in21k"); `revision` is a branch, tag or commit
-    of the hub. Models of the hub are kept in its own cache and are found there without a network.
+    `name` is, in this order: one of `names()`, a file as its authors publish it ("moco-v3:vit-b-300ep.pth.tar", "dino:...",
+    "mae:..."; see `authors`), a folder in the Hugging Face or timm layout, or a model of the Hugging Face hub
+    ("facebook/dinov2-base", "timm/vit_small_patch16_224.augreg_in21k"); `revision` is a branch, tag or commit of the hub.
+    Models of the hub are kept in its own cache and are found there without a network.
 
     Raises ValueError for a name that is none of these, ConnectionError where the hub would be needed and cannot be
     reached, FileNotFoundError for a carrier that is not installed.
     """
     name = os.fspath(name)
     folder = Path(name).expanduser()
-    if revision is not None and (name in CARRIED or folder.is_dir()):
+    published = authors.of(name)
+    if revision is not None and (name in CARRIED or published or folder.is_dir()):
         raise ValueError(f"revision={revision!r} is for models of the hub, and {name} is not one")
     if name in CARRIED:
         return _converted(name)
+    if published:
+        return authors.resolve(name, *published)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ValueError(f"the folder {folder} holds no model: it has no config.json")

@@ -24,13 +24,15 @@ class Case:
     name: str
     config: dict[str, Any]
     tensors: dict[str, Tensor]
+    folder: Path = Path()  # some cases take their weights from another one beside them
 
     @classmethod
     def read(cls, legend: Path) -> Case:
         """The case whose legend is NAME.json, with NAME.safetensors beside it; some legends repeat the name, some have a title."""
         described = json.loads(legend.read_text())
         name = next((n for n in (legend.stem, described.get("case")) if n and runner(n)), legend.stem)
-        return cls(name, described.get("config", {}), safetensors.torch.load_file(legend.with_suffix(".safetensors")))
+        tensors = safetensors.torch.load_file(legend.with_suffix(".safetensors"))
+        return cls(name, described.get("config", {}), tensors, legend.parent)
 
 
 @dataclass(frozen=True)

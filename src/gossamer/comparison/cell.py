@@ -1,0 +1,155 @@
+"""What the process of one cell does: train, measure, and leave what came of it beside the run.
+
+An error is left there too, so that whoever started the process can read it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from gossamer import machine
+from gossamer.comparison.plan import Cell
+from gossamer.runfolder import RunFolder
+
+if TYPE_CHECKING:
+    from gossamer.adapted import Adapted
+
+ROW, ERROR = "row.json", "error.txt"
+LATENCY_REPEATS = 20
+COLUMNS = (
+    "method", "task", "seed", "split", "accuracy", "balanced_accuracy", "trainable_parameters", "gmacs", "bare_gmacs",
+    "training_gmacs", "latency_ms", "bare_latency_ms", "latency_ratio", "seconds", "images", "settings", "selection",
+    "protocol", "curve", "versions", "hardware", "error",
+)  # fmt: skip
+"""Of every row, see docs/compare.md."""
+
+
+def finished(cell: Cell) -> bool:
+    """Whether the cell needs no more work."""
+    return (cell.folder / ROW).is_file()
+
+
+def attempt(cell: Cell, threads: int) -> str | None:
+    """Performs a cell with so many threads; None, or what went wrong in one sentence, which is then in its folder too.
+
+    A process that was killed may still be dying: its lock is waited for.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(cell.folder / ".lock"):
+        (cell.folder / ERROR).unlink(missing_ok=True)
+        try:
+            perform(cell)
+        except Exception as error:
+            sentence = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            (cell.folder / ERROR).write_text(f"{sentence}\n\n{traceback.format_exc()}", encoding="utf-8")
+            return sentence
+    return None
+
+
+def perform(cell: Cell) -> None:
+    """Trains the cell, or goes on where it was killed, and writes what came of it.
+
+    Settings that make training diverge are an outcome where settings are being chosen, and an error elsewhere.
+
+    Raises:
+        ValueError: there is nothing to score; and whatever `gossamer.train.train` raises.
+    """
+    from gossamer.train import train
+
+    try:
+        metrics = train(cell.run, resume=True)
+        found = _tried(cell, metrics) if cell.choosing else row(cell, metrics)
+    except FloatingPointError as error:
+        if not cell.choosing:
+            raise
+        found = {"validation_accuracy": None, "error": str(error)}
+    RunFolder(cell.run, resume=True).write(ROW, json.dumps(found) + "\n")
+
+
+def _tried(cell: Cell, metrics: dict[str, Any]) -> dict[str, Any]:
+    if "val" not in metrics:
+        raise ValueError(f"{cell.run.data.name} has no validation split to choose on: set selection.validation above 0")
+    return {"validation_accuracy": metrics["val"]["accuracy"], "error": None}
+
+
+def row(cell: Cell, metrics: dict[str, Any]) -> dict[str, Any]:
+    """The row of a trained cell, with the values of `COLUMNS` that the cell itself can know; latency is measured now.
+
+    Raises:
+        ValueError: the data have neither a test nor a validation split.
+    """
+    from gossamer.evaluate import load_adapter
+
+    split = next((name for name in ("test", "val") if name in metrics), None)
+    if split is None:
+        raise ValueError(
+            f"{cell.run.data.name} has neither a test nor a validation split to score: set data.validation above 0"
+        )
+    protocol = {n: v for n, v in dataclasses.asdict(cell.run).items() if n not in ("output", "seed")}
+    training = metrics["training_flops"]
+    return {
+        "method": cell.method,
+        "task": cell.task,
+        "seed": cell.run.seed,
+        "split": split,
+        "accuracy": metrics[split]["accuracy"],
+        "balanced_accuracy": metrics[split]["balanced_accuracy"],
+        "trainable_parameters": metrics["trainable_parameters"],
+        "gmacs": metrics["macs"]["finished"] / 1e9,
+        "bare_gmacs": metrics["macs"]["bare"] / 1e9,
+        "training_gmacs": None if training is None else training / 2e9,
+        **latency(load_adapter(cell.folder)),
+        "seconds": metrics["seconds"],
+        "images": metrics["images"],
+        "settings": cell.settings,
+        "protocol": protocol,
+        "curve": _history(cell),
+        "versions": machine.versions(),
+        "hardware": machine.hardware(),
+    }
+
+
+def latency(adapted: Adapted) -> dict[str, float]:
+    """Median milliseconds of one image through the finished model and through the bare backbone with a head of the same size.
+
+    Both take turns; `latency_ratio` is the median of the ratios within each turn. The adapter is taken off its backbone.
+    """
+    import torch
+
+    from gossamer import adapt
+    from gossamer.evaluate import labels_of, preprocessing_of
+    from gossamer.measure import measure
+    from gossamer.methods import LinearProbe
+
+    size, labels = preprocessing_of(adapted).size, len(labels_of(adapted))
+    device = next(adapted.parameters()).device
+    finished = adapted.finalize()
+    bare = adapt(adapted.detach(), LinearProbe(), num_labels=labels).finalize().to(device)
+    image = torch.zeros(1, 3, size, size, device=device)
+    with torch.no_grad():
+        found = measure(
+            {"bare": lambda: bare(pixel_values=image), "finished": lambda: finished(pixel_values=image)},
+            repeats=LATENCY_REPEATS,
+        )
+    return {
+        "latency_ms": 1000 * found["finished"].seconds,
+        "bare_latency_ms": 1000 * found["bare"].seconds,
+        "latency_ratio": found["finished"].ratio(found["bare"]),
+    }
+
+
+def _history(cell: Cell) -> list[dict[str, Any]]:
+    """One record an epoch; none where the head was solved and nothing tuned."""
+    with contextlib.suppress(FileNotFoundError):
+        lines = (cell.folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+    return []

@@ -1,0 +1,253 @@
+"""The comparison file: a base run, named methods and tasks that change it, seeds; and the cells that follow from them.
+
+Every method and every task is a piece of a run file. A cell's run is the base, changed by the task, then by the method, then by
+what was chosen from the method's grid.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gossamer import methods as registry
+from gossamer import run as runs
+
+SETTINGS_FILE = "compare.yaml"
+OURS = ("output", "seed")  # of a run: set for every cell here
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """How a setting is chosen from a method's grid: on held-out training images, never on the test split.
+
+    Args:
+        validation: part of the training images held out while choosing, for sets without a validation split.
+        seeds: each candidate is trained once with each; the best mean validation accuracy wins, ties go to the one listed first.
+    """
+
+    validation: float = 0.2
+    seeds: list[int] = field(default_factory=lambda: [0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Methods x tasks x seeds: `gossamer compare comparison.yaml`.
+
+    Args:
+        run: what all cells have in common, as in a run file.
+        methods: name -> what the method changes, as in a run file; and under `grid` settings to choose among, such as
+            {training.lr: [1e-3, 1e-2]}.
+        tasks: name -> what the task changes, as in a run file.
+        seeds: every method is trained on every task with each.
+        output: folder of the comparison: a run folder for every cell, rows.jsonl, rows.csv and report.html.
+        baseline: the method that the others are set against. None: the first.
+        selection: how settings are chosen from grids.
+    """
+
+    run: dict[str, Any]
+    methods: dict[str, dict[str, Any]]
+    tasks: dict[str, dict[str, Any]]
+    output: str
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    baseline: str | None = None
+    selection: Selection = field(default_factory=Selection)
+
+    def __post_init__(self) -> None:
+        for name in ("methods", "tasks", "seeds"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty; a comparison needs one or more")
+        for name in ("methods", "tasks"):
+            _require_distinct_folders(name, getattr(self, name))
+        for name, seeds in (("seeds", self.seeds), ("selection.seeds", self.selection.seeds)):
+            if not seeds or len(set(seeds)) < len(seeds):
+                raise ValueError(f"{name} must be different whole numbers, got {seeds}")
+        if self.baseline is not None and self.baseline not in self.methods:
+            raise ValueError(f"baseline {self.baseline!r} is no method; {_known(self.baseline, self.methods)}")
+
+    @property
+    def reference(self) -> str:
+        """The method that the others are set against."""
+        return self.baseline or next(iter(self.methods))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One run of a comparison: a method on a task with a seed.
+
+    `settings` are those from the method's grid; `choosing` says that the run tries them on validation images, and is no result.
+    """
+
+    method: str
+    task: str
+    run: runs.Run
+    settings: dict[str, Any] = field(default_factory=dict)
+    choosing: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its run."""
+        return Path(self.run.output)
+
+    def __str__(self) -> str:
+        tried = f", trying {spelled(self.settings)}" if self.choosing else ""
+        return f"{self.method} on {self.task}, seed {self.run.seed}{tried}"
+
+
+def read(path: str | Path, overrides: Sequence[str] = ()) -> Comparison:
+    """The comparison of a YAML file, changed by `overrides` such as "run.training.epochs=3".
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a name or value in it does not fit; the message says which.
+    """
+    from jsonargparse import get_loader
+
+    load = get_loader("yaml")  # unlike YAML 1.1 it reads 1e-3 as a number
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no such comparison file: {path}")
+    values = load(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is no comparison file: it holds {type(values).__name__}, not named settings")
+    for override in overrides:
+        name, equals, value = override.partition("=")
+        if not equals:
+            raise ValueError(f"{override!r} is no setting; settings are NAME=VALUE, such as run.training.epochs=3")
+        values = changed(values, name, load(value))
+    return runs.build(Comparison, values)
+
+
+def candidates(comparison: Comparison) -> dict[tuple[str, str], list[Cell]]:
+    """(method, task) -> the runs among which its settings are chosen, for the methods that have a grid.
+
+    Raises:
+        ValueError: a grid or a setting in it does not fit.
+    """
+    chosen = comparison.selection
+    hold_out = {"data": {"train": "train", "validation": chosen.validation, "test": False}}
+    found = {}
+    for method, task in itertools.product(comparison.methods, comparison.tasks):
+        grid = _grid(comparison, method)
+        if grid:
+            found[method, task] = [
+                _cell(comparison, method, task, seed, settings, extra=hold_out)
+                for settings in grid
+                for seed in chosen.seeds
+            ]
+    return found
+
+
+def cells(comparison: Comparison, chosen: Mapping[tuple[str, str], dict[str, Any]]) -> list[Cell]:
+    """The runs that give the results, task by task; `chosen` maps (method, task) to settings from the method's grid.
+
+    A method with a grid has no cells on a task for which nothing was chosen.
+
+    Raises:
+        ValueError: the settings make no run; the message names method and task.
+    """
+    return [
+        _cell(comparison, method, task, seed, chosen.get((method, task), {}))
+        for task, method in itertools.product(comparison.tasks, comparison.methods)
+        if (method, task) in chosen or not comparison.methods[method].get("grid")
+        for seed in comparison.seeds
+    ]
+
+
+def changed(values: Any, name: str, value: Any) -> Any:
+    """A copy of nested settings with one of them set, named by its path: training.lr, or methods.0.prompts for one in a list.
+
+    Raises:
+        ValueError: the path leads into a value that has no parts.
+    """
+    first, _, rest = name.partition(".")
+    if isinstance(values, list):
+        if not first.isdecimal() or int(first) >= len(values):
+            raise ValueError(f"{first!r} is no place in a list of {len(values)}; places count from 0")
+        place = int(first)
+        return [*values[:place], changed(values[place], rest, value) if rest else value, *values[place + 1 :]]
+    if not isinstance(values, dict):
+        raise ValueError(f"cannot set {name!r} inside {values!r}")
+    return {**values, first: changed(values.get(first, {}), rest, value) if rest else value}
+
+
+def spelled(settings: Mapping[str, Any]) -> str:
+    """Settings on one line: training.lr=0.01, methods.0.prompts=5."""
+    return ", ".join(f"{name}={value}" for name, value in settings.items())
+
+
+def _cell(
+    comparison: Comparison,
+    method: str,
+    task: str,
+    seed: int,
+    settings: dict[str, Any],
+    extra: dict[str, Any] | None = None,
+) -> Cell:
+    """One run; with `extra` settings it is one that tries what a grid offers."""
+    of_method = {name: value for name, value in comparison.methods[method].items() if name != "grid"}
+    folder = Path(comparison.output, "runs", _folder(task), _folder(method), f"seed-{seed}")
+    if extra is not None:
+        folder = folder.parent / "grid" / _folder(spelled(settings)) / folder.name
+    values = comparison.run
+    try:
+        for change in (comparison.tasks[task], of_method):
+            _require_free(values, change)
+            values = _merged(values, change)
+        for name, value in settings.items():
+            values = changed(values, name, value)
+        values = _merged(values, {**(extra or {}), "output": str(folder), "seed": seed})
+        run = runs.build(runs.Run, values)
+        # As a run's folder records them, so that it is known again.
+        applied = [registry.to_dict(registry.from_dict(applied)) for applied in run.methods]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"method {method!r} on task {task!r}: {error}") from error
+    run = dataclasses.replace(run, methods=applied)
+    return Cell(method=method, task=task, run=run, settings=settings, choosing=extra is not None)
+
+
+def _grid(comparison: Comparison, method: str) -> list[dict[str, Any]]:
+    """Every combination of the settings that a method's grid offers; none where there is no grid."""
+    grid = comparison.methods[method].get("grid") or {}
+    if not isinstance(grid, dict) or not all(isinstance(values, list) and values for values in grid.values()):
+        raise ValueError(f"grid of method {method!r} must map settings to lists of values, got {grid!r}")
+    if not grid:
+        return []
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
+def _merged(values: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """Settings changed by others, part by part; lists are replaced."""
+    both = {
+        k: _merged(values[k], v) for k, v in change.items() if isinstance(v, dict) and isinstance(values.get(k), dict)
+    }
+    return {**values, **change, **both}
+
+
+def _require_free(*pieces: dict[str, Any]) -> None:
+    taken = [name for piece in pieces for name in OURS if name in piece]
+    if taken:
+        raise ValueError(f"{taken[0]} of a run is set by the comparison itself; use its own output and seeds")
+
+
+def _require_distinct_folders(kind: str, names: Mapping[str, Any]) -> None:
+    """Names become folders, also on disks that do not tell A from a."""
+    taken: dict[str, str] = {}
+    for name in names:
+        other = taken.setdefault(_folder(name).lower(), name)
+        if other != name:
+            raise ValueError(f"{kind} {other!r} and {name!r} would have the same folder; rename one")
+
+
+def _folder(name: str) -> str:
+    """A name as a folder's: letters, digits and -_.=,+ stay, all else becomes a single -."""
+    return re.sub(r"[^\w.=,+-]+", "-", name).strip("-.") or "-"
+
+
+def _known(name: str, known: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"there are {', '.join(known)}" + (f" (did you mean {close[0]!r}?)" if close else "")

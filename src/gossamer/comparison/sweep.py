@@ -1,0 +1,217 @@
+"""`gossamer compare`: performs the cells of a comparison, again from where it was killed, and writes rows and report."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import io
+import itertools
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import filelock
+import yaml
+
+from gossamer import run as runs
+from gossamer.comparison import engines, plan
+from gossamer.comparison.board import Board
+from gossamer.comparison.cell import COLUMNS, ROW, finished
+from gossamer.comparison.plan import Cell, Comparison
+from gossamer.progress import Journal
+from gossamer.runfolder import RunFolder, write_whole
+
+ROWS, TABLE, REPORT, JOURNAL = "rows.jsonl", "rows.csv", "report.html", "compare.log"
+
+
+def compare(comparison: Comparison, *, engine: str = "local", workers: int = 1) -> list[dict[str, Any]]:
+    """Performs every cell that is not finished, writes rows.jsonl, rows.csv and report.html, and returns the rows.
+
+    A cell that fails leaves a row with its error and stops no other. Called again with the same comparison it performs what is
+    missing: what failed, and what a kill interrupted, from its last epoch. Methods, tasks and seeds may have been added since.
+
+    Args:
+        comparison: methods, tasks, seeds, and what they have in common.
+        engine: where the cells' processes run, "local" or "ray".
+        workers: cells at a time, on each machine.
+
+    Raises:
+        ValueError: the settings make no run, or a cell was begun with other settings.
+        BlockingIOError: another process works in the output folder.
+        ImportError: the report or the engine needs a package that is not installed.
+    """
+    from gossamer.comparison import page
+
+    if engine not in engines.ENGINES or workers < 1:
+        known = ", ".join(engines.ENGINES)
+        raise ValueError(f"engine must be one of {known} and workers 1 or more, got {engine!r} and {workers}")
+    if not page.available():
+        raise ImportError("the report of a comparison needs scipy: pip install 'gossamer[report]'")
+    offered = plan.candidates(comparison)
+    plan.cells(comparison, {})  # every mistake in the settings is found before anything runs
+    output = Path(comparison.output)
+    output.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(output / ".lock", timeout=0):
+            write_whole(output / plan.SETTINGS_FILE, yaml.safe_dump(dataclasses.asdict(comparison), sort_keys=False))
+            rows = _Sweep(comparison, engine, workers).rows(offered)
+            _write(output, rows)
+            write_whole(output / REPORT, page.render(rows, baseline=comparison.reference))
+    except filelock.Timeout as error:
+        raise BlockingIOError(f"another gossamer compare works in {output}: wait for it, or end it") from error
+    return rows
+
+
+class _Sweep:
+    """One pass over a comparison: which settings are chosen, which cells performed, what failed."""
+
+    def __init__(self, comparison: Comparison, engine: str, workers: int):
+        self.comparison, self.engine, self.workers = comparison, engine, workers
+        self.journal = Journal(Path(comparison.output, JOURNAL))
+        self.board = Board(comparison, self.journal.console)
+        self.errors: dict[Path, str] = {}
+        self.undecided: dict[tuple[str, str], str] = {}
+
+    def rows(self, offered: dict[tuple[str, str], list[Cell]]) -> list[dict[str, Any]]:
+        """The rows of all cells, after every candidate and then every cell has been performed."""
+        fields = len(self.comparison.methods) * len(self.comparison.tasks)
+        tries = [cell for cells in offered.values() for cell in cells]
+        self.board.plan(len(tries) + fields * len(self.comparison.seeds))
+        for place, cells in offered.items():
+            self.board.offer(*place, len(cells))
+        with self.board:
+            self._perform(tries)
+            selections = {place: _selection(cells) for place, cells in offered.items()}
+            chosen = {place: best for place, cells in offered.items() if (best := self._choose(place, cells))}
+            cells = plan.cells(self.comparison, chosen)
+            self.board.plan(len(tries) + len(cells))
+            self._perform(cells)
+        done = {(cell.method, cell.task, cell.run.seed): cell for cell in cells}
+        places = itertools.product(self.comparison.tasks, self.comparison.methods, self.comparison.seeds)
+        return [
+            dict.fromkeys(COLUMNS)
+            | {"method": method, "task": task, "seed": seed, "selection": selections.get((method, task))}
+            | self._result(done.get((method, task, seed)), self.undecided.get((method, task)))
+            for task, method, seed in places
+        ]
+
+    def _perform(self, cells: Sequence[Cell]) -> None:
+        _require_same(cells)
+        missing = []
+        for cell in cells:
+            if finished(cell):
+                self.board.end(cell, _accuracy(cell))
+            else:
+                missing.append(cell)
+        for cell, ended, error in engines.perform(missing, self.engine, self.workers):
+            if not ended:
+                self.board.start(cell)
+                continue
+            if error is not None:
+                self.errors[cell.folder] = error
+            accuracy = _accuracy(cell)
+            self.board.end(cell, accuracy)
+            result = f"failed: {error}" if error else "done" if accuracy is None else f"accuracy {accuracy:.2%}"
+            self.journal.say(f"{cell}: {result}")
+
+    def _choose(self, place: tuple[str, str], cells: Sequence[Cell]) -> dict[str, Any] | None:
+        """The settings with the best mean validation accuracy, the first of those where several have it.
+
+        None, and a reason in `undecided`, where a candidate has failed or all have diverged.
+        """
+        failed = [cell for cell in cells if not finished(cell)]
+        scored = [c for c in _selection(cells) if c["validation_accuracy"] is not None]
+        if failed:
+            self.undecided[place] = f"nothing was chosen from its grid: {failed[0]}: {self.errors[failed[0].folder]}"
+        elif not scored:
+            self.undecided[place] = "nothing was chosen from its grid: training diverged with every candidate"
+        else:
+            return max(scored, key=lambda candidate: candidate["validation_accuracy"])["settings"]
+        return None
+
+    def _result(self, cell: Cell | None, why_not: str | None) -> dict[str, Any]:
+        """What a cell left, or the error where it has no result, or why it was never performed."""
+        if cell is None:
+            return {"error": why_not}
+        return _read(cell.folder / ROW) or {"error": self.errors[cell.folder]}
+
+
+def _selection(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """The candidates of a grid with their validation accuracies, averaged over seeds; None for one that has none with some seed."""
+    tried: dict[str, list[Cell]] = {}
+    for cell in cells:
+        tried.setdefault(plan.spelled(cell.settings), []).append(cell)
+    found = []
+    for same in tried.values():
+        scores = [(_read(cell.folder / ROW) or {}).get("validation_accuracy") for cell in same]
+        known = [score for score in scores if score is not None]
+        mean = statistics.fmean(known) if len(known) == len(same) else None
+        found.append({"settings": same[0].settings, "validation_accuracy": mean})
+    return found
+
+
+def command(arguments: Sequence[str]) -> None:
+    """`gossamer compare`: performs a comparison and prints where its report is; exit code 1 if a cell failed."""
+    parser = argparse.ArgumentParser(
+        prog="gossamer compare",
+        description="Methods x tasks x seeds from one file. The same command goes on after a kill.",
+        epilog=f"The file:\n{_explained(Comparison)}\n\nselection:\n{_explained(plan.Selection)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", help="the comparison, YAML")
+    parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="settings that change the file's")
+    parser.add_argument(
+        "--workers", type=int, default=1, help="cells at a time, on each machine (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--engine", choices=engines.ENGINES, default="local", help="where cells run (default: %(default)s)"
+    )
+    asked = parser.parse_intermixed_args(arguments)
+    comparison = plan.read(asked.file, asked.settings)
+    rows = compare(comparison, engine=asked.engine, workers=asked.workers)
+    failed = [row for row in rows if row["error"]]
+    for row in failed:
+        print(f"failed: {row['method']} on {row['task']}, seed {row['seed']}: {row['error']}")
+    print(f"{len(rows) - len(failed)} of {len(rows)} cells; the report is {Path(comparison.output, REPORT)}")
+    if failed:
+        raise SystemExit(1)
+
+
+def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as CSV with a heading; what has parts is JSON in its field."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in rows:
+        writer.writerow(json.dumps(v) if isinstance(v, dict | list) else v for v in (row[name] for name in COLUMNS))
+    return text.getvalue()
+
+
+def _write(output: Path, rows: list[dict[str, Any]]) -> None:
+    write_whole(output / ROWS, "".join(json.dumps(row) + "\n" for row in rows))
+    write_whole(output / TABLE, to_csv(rows))
+
+
+def _require_same(cells: Sequence[Cell]) -> None:
+    """ValueError if a cell was begun with other settings."""
+    for cell in cells:
+        if (cell.folder / runs.RUN_FILE).is_file():
+            RunFolder(cell.run, resume=True)
+
+
+def _accuracy(cell: Cell) -> float | None:
+    return None if cell.choosing else (_read(cell.folder / ROW) or {}).get("accuracy")
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _explained(kind: type) -> str:
+    """The settings of a dataclass, as its docstring tells them."""
+    import inspect
+
+    return inspect.getdoc(kind).partition("Args:\n")[2].rstrip()  # type: ignore[union-attr]

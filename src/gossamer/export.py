@@ -1,0 +1,256 @@
+"""A finished adapter as one file for other runtimes: ONNX for onnxruntime, or a torch.export program; checked and measured.
+
+What is written is `adapted.finalize()`: prompt keys and values stored, projections folded, nothing that only training needs. The
+first dimension of every input is free, so a file serves any batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.measure import measure
+
+if TYPE_CHECKING:
+    from gossamer.adapted import Adapted
+    from gossamer.data import ImageDataset
+
+TOLERANCE = (
+    1e-4  # largest difference of an exported model's logits from the adapter's, against their largest magnitude or 1
+)
+SUFFIX = {"onnx": ".onnx", "torch": ".pt2"}
+REPEATS = 15
+Answer = Callable[[Mapping[str, Tensor]], Tensor]
+
+
+class Logits(nn.Module):
+    """A finished model that takes its inputs as positional tensors and gives the logits, as exporters like it."""
+
+    def __init__(self, finished: nn.Module, names: Sequence[str]):
+        super().__init__()
+        self.finished, self.names = finished, tuple(names)
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        """Logits [B, C] of the inputs, in the order of their names."""
+        output = self.finished(**dict(zip(self.names, tensors, strict=True)))
+        return output if isinstance(output, Tensor) else output.logits
+
+
+class _Positional(nn.Module):
+    """A model of timm, which names its one input `x`, called with pixel_values."""
+
+    def __init__(self, finished: nn.Module):
+        super().__init__()
+        self.finished = finished
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self.finished(pixel_values)
+
+
+def export(
+    adapted: Adapted,
+    inputs: Mapping[str, Tensor],
+    file: str | os.PathLike[str],
+    *,
+    format: Literal["onnx", "torch"] = "onnx",
+    int8: bool = False,
+) -> dict[str, Any]:
+    """Writes the finished model to a file, checks that file against the adapter, and measures it.
+
+    Args:
+        adapted: a classifier, or another model with `.logits`.
+        inputs: example inputs with 2 or more samples; the file takes inputs of these names, with any number of samples.
+        file: where to; its folder must exist. An older file is replaced once the new one is found right.
+        format: "onnx" needs the extra `export`; "torch" is read back by `torch.export.load`.
+        int8: weights of the matrix products as 8-bit integers, activations scaled as they come (onnxruntime's dynamic
+            quantisation).
+            Only for ONNX; not equal to the adapter, so it is not held to `TOLERANCE`: measure its accuracy.
+
+    Returns:
+        {"file", "format", "int8", "mib", "difference", "latency"}: `difference` is the largest of the logits, all samples at once
+        and the first one alone; `latency` holds milliseconds of the example batch, the median of 15 runs that took turns: "torch"
+        of the finished model here, "exported" of the file in its runtime.
+
+    Raises:
+        ValueError: fewer than 2 samples, int8 for torch.export, or the file's answers differ by more than `TOLERANCE`; nothing
+            is written then.
+        ImportError: the extra `export` is not installed.
+    """
+    _check(inputs, format, int8)
+    file, names = Path(file), list(inputs)
+    if not file.parent.is_dir():
+        raise FileNotFoundError(f"cannot export to {file}: there is no folder {file.parent}")
+    finished = adapted.finalize().eval().cpu()
+    tensors = {name: tensor.cpu() for name, tensor in inputs.items()}
+    if not hasattr(adapted.backbone, "config") and adapted.head_built is None:
+        finished = _Positional(finished)
+    model = Logits(finished, names).eval()
+    staged = file.with_name(f".{file.stem}.new{SUFFIX[format]}")
+    try:
+        (_write_onnx if format == "onnx" else _write_torch)(model, tuple(tensors.values()), names, staged)
+        if int8:
+            _quantise(staged)
+        answer = answers(staged)
+        difference = _difference(model, answer, tensors)
+        if not int8 and not difference <= TOLERANCE:
+            raise ValueError(
+                f"the exported model's logits differ from the adapter's by {difference:.2g}, more than {TOLERANCE:g}; nothing "
+                "was written"
+            )
+        latency = _latency(model, answer, tensors)
+        os.replace(staged, file)
+    finally:
+        staged.unlink(missing_ok=True)
+    mib = file.stat().st_size / 2**20
+    return {"file": file.name, "format": format, "int8": int8, "mib": mib, "difference": difference, "latency": latency}
+
+
+def answers(file: str | os.PathLike[str]) -> Answer:
+    """A function that gives an exported file's logits [B, C] for named inputs, in the file's own runtime."""
+    if Path(file).suffix == SUFFIX["torch"]:
+        program = torch.export.load(file).module()
+        return lambda inputs: program(*inputs.values())
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(os.fspath(file), providers=["CPUExecutionProvider"])
+    return lambda inputs: torch.from_numpy(session.run(None, {name: t.numpy() for name, t in inputs.items()})[0])
+
+
+def command(arguments: Sequence[str]) -> None:
+    """`gossamer export`: writes the classifier of a run as one file and says what it measured."""
+    parser = argparse.ArgumentParser(
+        prog="gossamer export", description="Write a trained classifier as one file for another runtime."
+    )
+    parser.add_argument("run", help="folder of a run")
+    parser.add_argument("--format", choices=list(SUFFIX), default="onnx", help="default: %(default)s")
+    parser.add_argument("--int8", action="store_true", help="8-bit weights (onnx only), with their accuracy beside it")
+    parser.add_argument("--output", help="file (default: model.onnx or model.pt2 in the folder of the run)")
+    asked = parser.parse_args(arguments)
+    file = Path(asked.output or Path(asked.run) / f"model{'.int8' if asked.int8 else ''}{SUFFIX[asked.format]}")
+    found = export_run(asked.run, file, format=asked.format, int8=asked.int8)
+    times, size = found["latency"], f"{found['mib']:.1f} MiB"
+    print(f"{file}: {size}; logits differ from the adapter's by at most {found['difference']:.1g}")
+    print(
+        f"a batch of {times['batch']}: {times['torch']:.1f} ms in torch, {times['exported']:.1f} ms in the file's runtime"
+    )
+    if "accuracy" in found:
+        of = found["accuracy"]
+        print(
+            f"accuracy on {of['split']}: {of['adapter']:.2%} as trained, {of['exported']:.2%} in 8 bits ({of['n']:,} images)"
+        )
+
+
+def export_run(run: str | Path, file: Path, *, format: Literal["onnx", "torch"], int8: bool) -> dict[str, Any]:
+    """`export` for the classifier of a run's folder, on images of the run; what came of it is added to the model card.
+
+    With int8 the accuracy of the file is measured on the run's test images, or the validation ones where there is no test split.
+    """
+    from gossamer import saving
+    from gossamer.evaluate import images_of, load_adapter, preprocessing_of
+    from gossamer.prepared import Prepared
+
+    adapted = load_adapter(run).eval()
+    split, images = images_of(str(run), None, None)
+    prepared = Prepared(images.subset(range(min(len(images), 8))), preprocessing_of(adapted))
+    if len(prepared) < 2:
+        raise ValueError(
+            f"export checks the file on 2 or more images, and the {split} split of {run} has {len(prepared)}"
+        )
+    pixels = torch.stack([torch.as_tensor(prepared[i]["pixel_values"]) for i in range(len(prepared))])
+    found = export(adapted, {"pixel_values": pixels}, file, format=format, int8=int8)
+    if int8:
+        found["accuracy"] = {"split": split, **_accuracy(adapted, answers(file), images)}
+    adapted.metadata["exports"] = {**adapted.metadata.get("exports", {}), found.pop("file"): found}
+    saving.save(adapted, Path(run) / "adapter")
+    return found
+
+
+def _check(inputs: Mapping[str, Tensor], format: str, int8: bool) -> None:
+    if format not in SUFFIX:
+        raise ValueError(f"format must be one of {', '.join(SUFFIX)}, got {format!r}")
+    if int8 and format != "onnx":
+        raise ValueError("int8 is onnxruntime's quantisation: use format='onnx'")
+    counts = {name: len(tensor) for name, tensor in inputs.items()}
+    if not counts or len(set(counts.values())) > 1 or min(counts.values()) < 2:
+        raise ValueError(f"export needs example inputs of 2 or more samples, the same number in each; got {counts}")
+    if format == "onnx":
+        for package in ("onnx", "onnxruntime", "onnxscript"):
+            try:
+                __import__(package)
+            except ImportError as error:
+                raise ImportError(f"ONNX needs {package}: pip install 'gossamer[export]'") from error
+
+
+def _write_onnx(model: nn.Module, tensors: tuple[Tensor, ...], names: list[str], file: Path) -> None:
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")  # of the exporter, about itself
+        program = torch.onnx.export(
+            model,
+            tensors,
+            dynamo=True,
+            input_names=names,
+            output_names=["logits"],
+            dynamic_shapes=(_free(tensors),),
+        )
+    assert program is not None
+    program.save(file)
+
+
+def _write_torch(model: nn.Module, tensors: tuple[Tensor, ...], names: list[str], file: Path) -> None:
+    torch.export.save(torch.export.export(model, tensors, dynamic_shapes=(_free(tensors),)), file)
+
+
+def _free(tensors: tuple[Tensor, ...]) -> tuple[dict[int, Any], ...]:
+    """Names the first dimension of every input as one that is free."""
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    return tuple({0: batch} for _ in tensors)
+
+
+def _quantise(file: Path) -> None:
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = onnx.load(file)
+    del model.graph.value_info[:]  # shapes that the exporter inferred for the example batch; they are inferred again
+    quantize_dynamic(model, file, weight_type=QuantType.QInt8)
+
+
+@torch.no_grad()
+def _difference(model: nn.Module, answer: Answer, inputs: Mapping[str, Tensor]) -> float:
+    """Largest difference of the logits relative to the largest of them, or to 1, for all samples and for the first alone."""
+    worst = 0.0
+    for some in (dict(inputs), {name: tensor[:1] for name, tensor in inputs.items()}):
+        ours = model(*some.values())
+        difference = (answer(some) - ours).abs().max() / ours.abs().max().clamp(min=1)
+        worst = max(worst, float(difference)) if torch.isfinite(difference) else float("nan")
+    return worst
+
+
+@torch.no_grad()
+def _latency(model: nn.Module, answer: Answer, inputs: Mapping[str, Tensor]) -> dict[str, float]:
+    taken = measure({"torch": lambda: model(*inputs.values()), "exported": lambda: answer(inputs)}, repeats=REPEATS)
+    return {"batch": len(next(iter(inputs.values()))), **{name: 1000 * t.seconds for name, t in taken.items()}}
+
+
+def _accuracy(adapted: Adapted, answer: Answer, images: ImageDataset) -> dict[str, float]:
+    """Accuracy of the adapter and of the exported file on the same images."""
+    from gossamer.evaluate import classify, labels_of, outputs, preprocessing_of, score
+    from gossamer.prepared import Prepared
+
+    classes = labels_of(adapted)
+    prepared = Prepared(images.with_classes(classes), preprocessing_of(adapted))
+    exported = outputs(lambda **x: answer(x), prepared, device=torch.device("cpu"))
+    by = {"adapter": classify(adapted, prepared), "exported": exported}
+    return {
+        "n": len(prepared),
+        **{name: score(logits, prepared.labels, classes).accuracy for name, logits in by.items()},
+    }

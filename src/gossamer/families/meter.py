@@ -1,0 +1,53 @@
+"""METER's fusion: two columns of post-norm co-attention blocks, text first. Its encoders are CLIP's and RoBERTa's."""
+
+from gossamer.stack import AttentionNames, FfnNames, Stack
+
+
+def _attention(path: str) -> AttentionNames:
+    return AttentionNames(
+        module=f"{path}.self",
+        q=f"{path}.self.query",
+        k=f"{path}.self.key",
+        v=f"{path}.self.value",
+        out=f"{path}.output.dense",
+        norm=None,
+        after=f"{path}.output.LayerNorm",
+        head_width="attention_head_size",
+    )
+
+
+_FFN = (FfnNames(up="intermediate.dense", down="output.dense", norm=None, after="output.LayerNorm"),)
+
+STACKS = (
+    Stack(
+        name="fusion",
+        owners=("meter",),
+        blocks="text_layers",
+        attention=_attention("attention"),
+        cross=_attention("crossattention"),
+        ffn=_FFN,
+        prefix=1,
+        readout="pooled",
+        pooled=2,
+        modality="text",
+        counts_as="text",
+        context="vision",
+        entrance="text_transform",
+        words="text_model.embeddings",
+    ),
+    Stack(
+        name="fusion",
+        owners=("meter",),
+        blocks="image_layers",
+        attention=_attention("attention"),
+        cross=_attention("crossattention"),
+        ffn=_FFN,
+        prefix=1,
+        readout="pooled",
+        pooled=2,
+        modality="vision",
+        counts_as="vision",
+        context="text",
+        entrance="image_transform",
+    ),
+)

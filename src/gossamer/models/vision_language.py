@@ -1,0 +1,275 @@
+"""A frozen vision tower and a frozen language model as one model that reads images and text.
+
+Nothing connects the two until a method does (DVP, MemVP, VisualTokens): without one, the answer is the language model's own.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+
+from gossamer import anatomy, checkpointing, heads
+from gossamer.sight import Scene, Seen, Sight
+
+
+class VisionLanguageConfig(PreTrainedConfig):
+    """The configurations of the two halves; what Trainer and cost sheets ask a model's configuration for."""
+
+    model_type = "gossamer_vision_language"
+
+    def __init__(self, vision_config: Any = None, text_config: Any = None, **options: Any):
+        super().__init__(**options)
+        self.vision_config, self.text_config = vision_config, text_config
+
+
+class VisionLanguage(nn.Module):
+    """A language model that can be made to see.
+
+    Args:
+        vision: a vision tower of transformers (CLIP, SigLIP, ViT, DeiT, DINOv2), without a task head or with one that is ignored.
+        language: BERT, RoBERTa, T5, BART or LLaMA of transformers: bare for classification, a language model for generation.
+
+    Raises:
+        TypeError: one of the two is no model that a family describes, or not of this kind.
+        ValueError: the language model has a task head of its own.
+    """
+
+    stack_order = ("encoder", "text", "decoder", "vision")  # methods go to the language model unless told otherwise
+    accepts_loss_kwargs = False
+    base_model_prefix = ""  # peft lets transformers look for names of older checkpoints here
+
+    def __init__(self, vision: nn.Module, language: nn.Module):
+        super().__init__()
+        tower, reader = anatomy.read(vision), anatomy.read(language)
+        if list(tower.stacks) != ["vision"] or not hasattr(vision, "config"):
+            raise TypeError(
+                f"{type(vision).__name__} is no vision tower of transformers: it has {', '.join(tower.stacks)}"
+            )
+        if "vision" in reader.stacks or "fusion" in reader.stacks:
+            raise TypeError(f"{type(language).__name__} is no language model: it has {', '.join(reader.stacks)}")
+        for half, parts in ((vision, tower), (language, reader)):
+            if found := heads.find(half, parts):
+                raise ValueError(
+                    f"{type(half).__name__} has a task head ({', '.join(found)}): compose the bare model, "
+                    "and ask adapt() for a head with num_labels"
+                )
+        self.vision, self.language = vision, language
+        self.config = VisionLanguageConfig(vision_config=vision.config, text_config=language.config)  # type: ignore[attr-defined]
+        self.sight = Sight()
+        self.last_block, self.image_size = tower.blocks()[-1].name, _pair(tower.owner().config.image_size)  # type: ignore[union-attr]
+        self.decoder_only = reader.readout.causal and list(reader.stacks) == ["decoder"]
+        self.class_first = reader.main == "text"
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The two halves by name; an adapter refers to each."""
+        return {"vision": self.vision, "language": self.language}
+
+    # ---- seeing ----
+
+    def see(self, pixel_values: Tensor | Sequence[Tensor]) -> Seen:
+        """Images as the methods keep them, computed once; give the result as `seen` to any number of calls.
+
+        Args:
+            pixel_values: [I, 3, H, W], or images [3, H_i, W_i] of different sizes. Sizes other than the tower's own interpolate
+                its position table.
+        """
+        if isinstance(pixel_values, Tensor):
+            return self.keep(self._states(pixel_values))
+        sizes = [tuple(image.shape[-2:]) for image in pixel_values]
+        found: dict[int, Tensor] = {}
+        for size in dict.fromkeys(sizes):
+            places = [i for i, s in enumerate(sizes) if s == size]
+            states = self._states(torch.stack([pixel_values[i] for i in places]))
+            found |= dict(zip(places, states, strict=True))
+        rows = [found[i] for i in range(len(sizes))]
+        lengths = torch.tensor([len(r) for r in rows], device=rows[0].device)
+        states = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        mask = torch.arange(states.shape[1], device=states.device) < lengths[:, None]
+        return self.keep(states, None if bool(mask.all()) else mask)
+
+    def keep(self, states: Tensor, mask: Tensor | None = None) -> Seen:
+        """What the methods keep of features that are there already.
+
+        Args:
+            states: [I, N, d_v], every token behind the vision tower's last block, before its last norm.
+            mask: [I, N], which tokens exist; None: all.
+        """
+        readers: list[Any] = self.sight.readers
+        return Seen([reader(states, mask) for reader in readers], len(states))
+
+    def _states(self, pixel_values: Tensor) -> Tensor:
+        """[I, N, d_v] behind the tower's last block."""
+        output = _Output()
+        handle = self.vision.get_submodule(self.last_block).register_forward_hook(output.keep)
+        takes = inspect.signature(self.vision.forward).parameters  # DINOv2 always interpolates
+        other = "interpolate_pos_encoding" in takes and pixel_values.shape[-2:] != self.image_size
+        try:
+            self.vision(pixel_values=pixel_values, **({"interpolate_pos_encoding": True} if other else {}))
+        finally:
+            handle.remove()
+        return output.states
+
+    def _scene(self, seen: Seen | None, index: Tensor | None, batch: int, question: Tensor | None) -> Scene:
+        if seen is None or (index is not None and bool((index < 0).all())):
+            return Scene(None, None, question)
+        if index is None and seen.images != batch:
+            raise ValueError(
+                f"{seen.images} images and {batch} texts: say with image_index [{batch}] which image belongs to each text "
+                "(-1: none)"
+            )
+        if index is not None:
+            first, last = int(index.min()), int(index.max())
+            if index.shape != (batch,) or not -1 <= first <= last < seen.images:
+                raise ValueError(
+                    f"image_index must give each of {batch} texts one of {seen.images} images (0 is the first), or -1; "
+                    f"it is {list(index.shape)} long and reaches from {first} to {last}"
+                )
+        readers: list[Any] = self.sight.readers
+        rows = [reader.rows(kept, index) for reader, kept in zip(readers, seen.kept, strict=True)]
+        present = None if index is None or bool((index >= 0).all()) else index >= 0
+        return Scene(rows, present, question)
+
+    # ---- being a language model ----
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | Sequence[Tensor] | None = None,
+        image_index: Tensor | None = None,
+        seen: Seen | None = None,
+        labels: Tensor | None = None,
+        **inputs: Any,
+    ) -> Any:
+        """What the language model returns for the texts, each with its image.
+
+        Args:
+            input_ids: [B, n]; `inputs_embeds` instead is passed on.
+            attention_mask: [B, n], 0 where padding stands.
+            pixel_values: see `see`.
+            image_index: [B], the image of each text, -1 for none; None: text i belongs to image i.
+            seen: what `see` gave, in place of `pixel_values`.
+            labels: tokens to predict, -100 where none is asked for; in decoder-only models what has a label is the answer, and
+                what stands before it the question.
+            inputs: what else the language model takes.
+
+        Raises:
+            ValueError: images and texts do not belong together, or a text of an encoder is padded on the left.
+        """
+        text: Any = input_ids if input_ids is not None else inputs["inputs_embeds"]
+        self._check_padding(attention_mask)
+        question = _question(attention_mask, labels if self.decoder_only else None)
+        scene = self._scene(self._seen(pixel_values, seen), image_index, len(text), question)
+        named = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        given = {k: v for k, v in named.items() if v is not None} | inputs
+        with self.sight.showing(scene):
+            return self.language(**self._positions(given), **self._start(given, text), **given)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | Sequence[Tensor] | None = None,
+        image_index: Tensor | None = None,
+        seen: Seen | None = None,
+        **options: Any,
+    ) -> Any:
+        """The language model's `generate` with its options; images are looked at once, for all steps and beams.
+
+        Raises:
+            TypeError: the language model does not generate.
+        """
+        language: Any = self.language
+        if not hasattr(language, "generate"):
+            raise TypeError(
+                f"{type(language).__name__} does not generate: compose a language model such as LlamaForCausalLM"
+            )
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        scene = self._scene(self._seen(pixel_values, seen), image_index, len(input_ids), mask.bool())
+        with self.sight.showing(scene):
+            return language.generate(input_ids=input_ids, attention_mask=mask, **options)
+
+    def _seen(self, pixel_values: Any, seen: Seen | None) -> Seen | None:
+        if seen is not None and pixel_values is not None:
+            raise ValueError("give pixel_values or seen, not both")
+        return self.see(pixel_values) if pixel_values is not None else seen
+
+    def _check_padding(self, mask: Tensor | None) -> None:
+        if mask is None or mask.is_meta or not self.class_first:
+            return
+        if not bool(mask[:, 0].all()):
+            raise ValueError(
+                f"{type(self.language).__name__} reads its class token at the first place, where a text of this batch is padded: "
+                "pad on the right"
+            )
+
+    def _positions(self, given: dict[str, Any]) -> dict[str, Tensor]:
+        """Positions that count real tokens, so that padding on the left moves nothing; for decoder-only models."""
+        mask = given.get("attention_mask")
+        if mask is None or mask.dim() != 2 or {"position_ids", "past_key_values"} & set(given) or not self.decoder_only:
+            return {}
+        return {"position_ids": (mask.long().cumsum(-1) - 1).clamp(min=0)}
+
+    def _start(self, given: dict[str, Any], text: Tensor) -> dict[str, Tensor]:
+        """The start token alone as decoder input of a bare encoder-decoder, whose one state is classified."""
+        config: Any = self.language.config
+        asked = {"decoder_input_ids", "decoder_inputs_embeds", "labels"} & set(given)
+        if not config.is_encoder_decoder or asked or self.get_output_embeddings() is not None:
+            return {}
+        start = torch.full((len(text), 1), config.decoder_start_token_id, dtype=torch.long, device=text.device)
+        return {"decoder_input_ids": start}
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        """The language model's output layer; None for a bare one."""
+        return getattr(self.language, "get_output_embeddings", lambda: None)()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the language model is."""
+        return next(self.language.parameters()).device
+
+    # ---- checkpointing ----
+
+    def activation_checkpointing_enable(self, activation_checkpointing_kwargs: Any = None, **options: Any) -> None:
+        """Blocks of both halves compute their activations again in the backward pass, seeing what they saw."""
+        kwargs = dict(activation_checkpointing_kwargs or {})
+        checkpointing.enable(self.vision, kwargs, **options)
+        checkpointing.enable(self.language, {**kwargs, "context_fn": self.sight.again}, **options)
+
+    def activation_checkpointing_disable(self) -> None:
+        """Both halves keep activations again."""
+        for part in self.parts.values():
+            checkpointing.disable(part)
+
+    def disable_input_require_grads(self) -> None:
+        """Nothing: the halves were told already."""
+
+
+class _Output:
+    """Keeps what the block that it hooks returns."""
+
+    states: Tensor
+
+    def keep(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self.states = output[0] if isinstance(output, tuple) else output
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _question(mask: Tensor | None, labels: Tensor | None) -> Tensor | None:
+    """[B, n], tokens that are neither padding nor answer; None: all."""
+    real = None if mask is None or mask.dim() != 2 else mask.bool()
+    if labels is None:
+        return real
+    answered = (labels != -100).cumsum(dim=1) > 0
+    answered = answered & answered[:, -1:]  # a row without labels is all question
+    return ~answered if real is None else real & ~answered

@@ -1,0 +1,187 @@
+"""The report in headless Chromium: it sorts, fits a phone, prints, and shows something in light and dark."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from gossamer.comparison import page
+
+from . import made
+
+pytest.importorskip("selenium", reason="selenium is not installed (pip install 'gossamer[dev]')")
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed, see CONTRIBUTING.md"
+)
+
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
+DESKTOP, PHONE = (1280, 900), (390, 844)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for flag in [*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    path.write_text(page.render(made.rows(failing=("AdaptFormer", "fashion", 1)), baseline="linear probe"))
+    return path.as_uri()
+
+
+@pytest.fixture
+def opened(browser: Any, report: str) -> Any:
+    show(browser, *DESKTOP)
+    browser.get(report)
+    return browser
+
+
+def show(browser: Any, width: int, height: int, scheme: str = "light") -> None:
+    screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
+def screenshot(browser: Any) -> Image.Image:
+    found = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "format": "png"})
+    return Image.open(io.BytesIO(base64.b64decode(found["data"]))).convert("RGB")
+
+
+def first_cells(browser: Any, table: str) -> list[str]:
+    script = (
+        "return [...document.querySelectorAll(`table[data-table=${arguments[0]}] tbody th`)].map(c => c.dataset.value)"
+    )
+    return browser.execute_script(script, table)
+
+
+def heading(browser: Any, table: str, place: int) -> Any:
+    return browser.find_elements("css selector", f"table[data-table={table}] thead th")[place]
+
+
+def test_the_page_loads_without_complaint_and_without_network(opened: Any, report: str) -> None:
+    assert opened.get_log("browser") == []
+    told = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
+    asked = [m["params"] for m in told if m["method"] == "Network.requestWillBeSent"]
+    ours = {params["request"]["url"] for params in asked if params["documentURL"] == report}
+    assert report in ours
+    assert all(url == report or url.startswith("data:") for url in ours)
+
+
+def test_headings_sort_by_mouse(opened: Any) -> None:
+    before = first_cells(opened, "overview")
+    button = heading(opened, "overview", 3).find_element("tag name", "button")
+    button.click()
+    parameters = {name: numbers[0] for name, numbers in made.METHODS.items()}
+    assert heading(opened, "overview", 3).get_attribute("aria-sort") == "descending"
+    assert [parameters[name] for name in first_cells(opened, "overview")] == sorted(parameters.values(), reverse=True)
+    button.click()
+    assert heading(opened, "overview", 3).get_attribute("aria-sort") == "ascending"
+    assert [parameters[name] for name in first_cells(opened, "overview")] == sorted(parameters.values())
+    assert opened.find_element("id", "told").get_attribute("textContent") == "Sorted by Trained parameters, ascending"
+    heading(opened, "overview", 0).find_element("tag name", "button").click()
+    assert first_cells(opened, "overview") == sorted(before, key=str.lower)
+    assert heading(opened, "overview", 3).get_attribute("aria-sort") == "none"
+
+
+def test_headings_sort_by_keyboard_and_what_has_no_value_stays_last(opened: Any) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    opened.execute_script("arguments[0].focus()", heading(opened, "overview", 4).find_element("tag name", "button"))
+    opened.switch_to.active_element.send_keys(Keys.TAB)
+    step = heading(opened, "overview", 5).find_element("tag name", "button")
+    assert opened.switch_to.active_element == step
+    for key, order in ((Keys.ENTER, "descending"), (Keys.SPACE, "ascending")):
+        step.send_keys(key)
+        assert heading(opened, "overview", 5).get_attribute("aria-sort") == order
+        assert first_cells(opened, "overview")[-1] == "linear probe"
+
+
+def test_a_phone_scrolls_down_only(opened: Any) -> None:
+    show(opened, *PHONE)
+    for details in opened.find_elements("css selector", "details"):
+        opened.execute_script("arguments[0].open = true", details)
+    assert opened.execute_script("return document.documentElement.scrollWidth") == PHONE[0]
+    wide = (
+        "return [...document.querySelectorAll('.scroll')].every(d => d.clientWidth <= innerWidth && d.tabIndex === 0)"
+    )
+    assert opened.execute_script(wide), "tables scroll in their own frames, which the keyboard reaches"
+    smallest = "return Math.min(...[...document.querySelectorAll('svg[role=img] text')].map(t => t.getBoundingClientRect().height))"
+    assert opened.execute_script(smallest) > 9
+    assert screenshot(opened).size[0] == PHONE[0]
+
+
+def test_both_colour_schemes_have_contrast(opened: Any) -> None:
+    for scheme in ("light", "dark"):
+        show(opened, *DESKTOP, scheme)
+        script = "const s = getComputedStyle(document.documentElement); return [s.color, s.backgroundColor]"
+        ink, paper = (luminance(colour) for colour in opened.execute_script(script))
+        assert (ink < paper) == (scheme == "light")
+        assert contrast(ink, paper) > 10
+        soft = "return getComputedStyle(document.querySelector('caption')).color"
+        assert contrast(luminance(opened.execute_script(soft)), paper) > 4.5
+        marks = "return [...document.querySelectorAll('.legend .symbol path')].map(p => getComputedStyle(p).fill)"
+        assert all(contrast(luminance(c), paper) > 3 for c in opened.execute_script(marks))
+        picture = screenshot(opened)
+        assert picture.size[0] in (DESKTOP[0], DESKTOP[0] - 15)
+        assert len(picture.getcolors(1 << 24) or []) > 200
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of "rgb(r, g, b)", as WCAG 2 defines it."""
+    shares = [int(part) / 255 for part in colour[4:-1].split(",")]
+    linear = [s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(a: float, b: float) -> float:
+    return (max(a, b) + 0.05) / (min(a, b) + 0.05)
+
+
+def test_every_picture_has_a_name_for_a_screen_reader(opened: Any) -> None:
+    tree = opened.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    named: dict[str, list[str]] = {}
+    for node in tree:
+        named.setdefault(node.get("role", {}).get("value", ""), []).append(node.get("name", {}).get("value", ""))
+    assert "Accuracy against compute" in named["image"]
+    assert all(named["image"])
+    assert all(named["table"])
+    assert {"Overview", "Differences to linear probe", "Protocol"} <= set(named["region"])
+    assert any(name.startswith("Accuracy") for name in named["columnheader"])
+
+
+def test_it_prints_opened_up_on_white(opened: Any, tmp_path: Path) -> None:
+    show(opened, *DESKTOP, "dark")
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": []})
+    opened.execute_script("dispatchEvent(new Event('beforeprint'))")
+    script = "return getComputedStyle(document.documentElement).getPropertyValue('--paper').trim()"
+    assert opened.execute_script(script) == "#fff"
+    assert opened.execute_script("return getComputedStyle(document.querySelector('nav')).display") == "none"
+    closed = "return [...document.querySelectorAll('details:not([open])')].map(d => d.closest('section').id)"
+    assert opened.execute_script(closed) == ["cells"]
+    printed = base64.b64decode(opened.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})["data"])
+    assert printed.startswith(b"%PDF")
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import onnxruntime
+import pytest
+import torch
+
+import gossamer as gm
+from gossamer import cli, export
+from gossamer.evaluate import classify, preprocessing_of
+from gossamer.prepared import Prepared
+
+from . import squares
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(squares.trained(), tmp_path / "run"))
+
+
+def test_the_onnx_file_of_a_run_answers_alone_like_the_adapter(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["export", str(run)]) == 0
+    assert "a batch of 8" in capsys.readouterr().out
+    adapted = gm.load(run / "adapter")
+    images = Prepared(gm.data.load(squares.images(), "test"), preprocessing_of(adapted))
+    expected = classify(adapted, images)
+    session = onnxruntime.InferenceSession(run / "model.onnx", providers=["CPUExecutionProvider"])
+    assert [i.name for i in session.get_inputs()] == ["pixel_values"]
+    for count in (1, 5, 120):
+        pixels = torch.stack([images[i]["pixel_values"] for i in range(count)])  # type: ignore[arg-type]
+        found = torch.from_numpy(session.run(["logits"], {"pixel_values": pixels.numpy()})[0])
+        torch.testing.assert_close(found, expected[:count], rtol=0, atol=1e-4)
+    exports = adapted.metadata["exports"]["model.onnx"]
+    assert exports["difference"] < 1e-4
+    assert exports["latency"]["exported"] > 0
+    assert "## Exports\n\n- model.onnx: a batch of 8 in" in (run / "adapter" / "README.md").read_text()
+
+
+def test_a_torch_program_is_read_back_and_takes_any_batch(run: Path) -> None:
+    assert cli.main(["export", str(run), "--format", "torch"]) == 0
+    adapted = gm.load(run / "adapter").eval()
+    program = torch.export.load(run / "model.pt2").module()
+    for count in (1, 7):
+        pixels = torch.randn(count, 3, squares.SIZE, squares.SIZE)
+        torch.testing.assert_close(program(pixels), adapted(pixel_values=pixels).logits, rtol=0, atol=1e-5)
+
+
+def test_int8_comes_with_its_accuracy(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["export", str(run), "--int8"]) == 0
+    assert "in 8 bits (120 images)" in capsys.readouterr().out
+    found = gm.load(run / "adapter").metadata["exports"]["model.int8.onnx"]
+    metrics = gm.load(run / "adapter").metadata["results"]
+    assert found["accuracy"]["adapter"] == metrics["test_accuracy"]
+    assert abs(found["accuracy"]["exported"] - found["accuracy"]["adapter"]) < 0.1
+    assert found["difference"] > 0
+    onnx = export.answers(run / "model.int8.onnx")
+    assert onnx({"pixel_values": torch.zeros(3, 3, squares.SIZE, squares.SIZE)}).shape == (3, 2)
+
+
+def test_what_cannot_be_exported_is_said_and_leaves_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapted = gm.load(run / "adapter")
+    two = {"pixel_values": torch.zeros(2, 3, squares.SIZE, squares.SIZE)}
+    with pytest.raises(ValueError, match="example inputs of 2 or more samples"):
+        export.export(adapted, {"pixel_values": two["pixel_values"][:1]}, run / "a.onnx")
+    with pytest.raises(ValueError, match="int8 is onnxruntime's"):
+        export.export(adapted, two, run / "a.pt2", format="torch", int8=True)
+    with pytest.raises(ValueError, match="one of onnx, torch, got 'tflite'"):
+        export.export(adapted, two, run / "a.onnx", format="tflite")  # type: ignore[arg-type]
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        export.export(adapted, two, run / "none" / "a.onnx")
+    monkeypatch.setattr(export, "answers", lambda file: lambda inputs: torch.zeros(len(inputs["pixel_values"]), 2))
+    with pytest.raises(ValueError, match="nothing was written"):
+        export.export(adapted, two, run / "a.pt2", format="torch")
+    assert not [path for path in run.iterdir() if path.name.startswith((".a", "a."))]
