@@ -37,17 +37,48 @@ def test_paper_costs_agree_with_the_papers(run) -> None:
         assert set(row) == {"what", "paper", "ours", "difference", "unit", "how"}
         assert row["difference"] == pytest.approx(row["ours"] - row["paper"], abs=1e-6)
     formula = {r["paper"]: r["ours"] for r in answer["rows"] if "formula" in r["what"]}
-    assert formula == pytest.approx({p: p for p in (17.56, 22.22, 26.97, 31.81, 36.74)}, abs=0.005)
+    of_swin = (15.43, 16.29, 17.16, 19.80, 24.33)
+    assert formula == pytest.approx({p: p for p in (17.56, 22.22, 26.97, 31.81, 36.74, *of_swin)}, abs=0.007)
     printed = {r["paper"]: r["ours"] for r in answer["rows"] if "printed" in r["what"]}
     assert printed == pytest.approx({p: p for p in (17.6, 22.2, 26.9, 31.8, 36.7)}, abs=0.1)
-    (exact,) = (r["ours"] for r in answer["rows"] if "exact" in r["what"])
-    assert exact <= 17.95
-    parameters = [r["ours"] for r in answer["rows"] if r["unit"] == "parameters"]
-    assert parameters == [460_800, 38_400, 3_594_240, 5_376_384]
-    das = {r["paper"]: r["ours"] for r in answer["rows"] if r["unit"].startswith("%")}
+    exact = {r["what"]: r["ours"] for r in answer["rows"] if "exact" in r["what"]}
+    assert max(ours for what, ours in exact.items() if "ViT-B/16" in what) <= 17.95
+    condensed = [r["ours"] for r in answer["rows"] if r["what"].startswith("PC, sequence form")]
+    assert condensed == pytest.approx([26.97, 20.35, 20.38], abs=0.005)
+    parameters = [r for r in answer["rows"] if r["unit"] == "parameters"]
+    assert {460_800, 38_400, 601_600, 276_480, 1_916_940, 3_833_880} <= {r["ours"] for r in parameters}
+    found = {r["what"]: r["ours"] for r in answer["rows"]}
+    assert found["APT p=200 r=4, ViLT: added"] == 0.907
+    assert found["APT p=200 r=4, METER: added"] == 2.308
+    assert found["deep prompts p=200, ViLT, with queries: added"] == 5.139
+    ways = [
+        found[f"deep prompts p=200, METER, {way}: added"]
+        for way in ("stored", "projected", "with queries", "in the table")
+    ]
+    assert ways == pytest.approx([2.28, 7.94, 10.77, 13.05], abs=0.005)
+    assert found["deep prompts p=200, METER, in the table: saved by APT"] == pytest.approx(82.30, abs=0.02)
+    of = {r["what"]: (r["paper"], r["ours"]) for r in answer["rows"] if r["unit"] == "parameters"}
+    unused = {
+        "the paper's sum": 24_576,
+        "the authors' module 7B": 24_576 + 2 * 4096,
+        "the authors' module 13B": 24_576 + 2 * 5120,
+    }
+    for what, (paper, ours) in of.items():
+        size = "13B" if "13B" in what else "7B"
+        label = what.partition(": ")[2]
+        assert paper - ours == unused.get(label, unused.get(f"{label} {size}", 0)), what
+    seen = {r["what"]: r["ours"] for r in answer["rows"] if "GMACs per image and text" in r["unit"]}
+    assert [seen[f"DVP, BERT-base, K = {k}"] for k in (0, 6, 11)] == [1.683, 1.640, 1.605]
+    assert seen["all visual tokens, BERT-base"] == pytest.approx(18.93 + 0.116, abs=0.005)
+    percent = {r["what"]: r["ours"] for r in answer["rows"] if r["unit"] == "% of MACs"}
+    assert percent["MemVP, LLaMA-7B, added to a token"] == 1.30
+    assert percent["DVP, K = 0, saved: abstract"] == pytest.approx(91, abs=0.5)
+    assert percent["DVP, K = 0, saved with the image encoder: abstract"] == pytest.approx(47, abs=0.5)
+    das = {r["paper"]: r["ours"] for r in answer["rows"] if r["unit"] == "% of the bare model's MACs"}
     assert len(das) == 9
     assert das == pytest.approx({p: p for p in das}, abs=0.06)
     assert das[-11.97] == pytest.approx(-11.97, abs=0.005)
+    assert {3_594_240, 5_376_384} <= {r["ours"] for r in parameters}
 
 
 def test_deep_prompts_writes_a_row_for_each_form(run, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from transformers import ResNetConfig
 
 import gossamer
 from gossamer import cli
@@ -116,14 +117,23 @@ def test_inspect_shows_parts_and_verbs(capsys: pytest.CaptureFixture[str]) -> No
 def test_inspect_says_why_a_verb_does_not_work(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("gossamer.seams.memory_obstacle", lambda block: "it is told so")
+    monkeypatch.setattr("gossamer.seams.memory_obstacle", lambda block, branch: "it is told so")
     assert cli.main(["inspect", str(squares.backbone())]) == 0
     assert "remember     no: it is told so" in capsys.readouterr().out
 
 
-def test_inspect_names_what_it_looked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["inspect", "swin-b"]) == 2
-    assert "cannot read SwinModel" in capsys.readouterr().err
+def test_inspect_shows_stages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["inspect", "swin-b"]) == 0
+    shown = capsys.readouterr().out
+    assert "width 128 (2), 256 (2), 512 (18), 1024 (2)" in shown
+    assert "heads          4 (2), 8 (2), 16 (18), 32 (2)" in shown
+    assert "windows        7 x 7 tokens, merged 2 x 2 between stages" in shown
+
+
+def test_inspect_names_what_it_looked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ResNetConfig(depths=[1], hidden_sizes=[8], architectures=["ResNetModel"]).save_pretrained(tmp_path)
+    assert cli.main(["inspect", str(tmp_path / "config.json")]) == 2
+    assert "cannot read ResNetModel" in capsys.readouterr().err
 
 
 def test_cost_of_a_method_on_an_architecture(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ from gossamer.measure import measure, peak_bytes
 from .contract.table import BACKBONES, LABELS, METHODS, VISION, adapt, unfit
 
 EVERYWHERE = ("vpt", "vpt-sequence", "houlsby", "lora")
-WITH_EVERY_METHOD = ("vit-bare", "timm", "t5", "llama")
+WITH_EVERY_METHOD = ("vit-bare", "timm", "swin", "t5", "llama", "meter")
 FORMULAS = [m for m, row in METHODS.items() if not isinstance(row.method, list) and m not in ("ia3", "oft")]
 PAIRS = [(b, m) for b in BACKBONES for m in (FORMULAS if b in WITH_EVERY_METHOD else EVERYWHERE)]
 TOKENS = {"text": 7, "both": 7, "seq2seq": {"encoder": 7, "decoder": 4}, "image": None}
@@ -245,13 +245,31 @@ def test_vilt_is_counted_without_weights() -> None:
     assert sheet.finished.counted - sheet.bare.counted == 12 * 2 * (40 + 1 + 144) * 200 * 768
 
 
-def test_swin_has_a_cost_but_takes_no_method_yet() -> None:
-    sheet = cost(architectures.build("swin-b"))
-    assert sheet.bare.counted / 1e9 == pytest.approx(15.43, abs=0.005)
-    assert sheet.bare.closed is None
-    assert "no closed form: bare" in str(sheet)
-    with pytest.raises(TypeError, match="cannot read SwinModel"):
-        command("swin-b", ["vpt"], {}, False)
+def test_swin_b_with_prompts_in_every_window() -> None:
+    """VPT's formula also counts the merging of prompts that the next stage replaces: 8 C^2 for each, 2.75 MMACs."""
+    answer = json.loads(command("swin-b", ["vpt"], {"prompts": 25, "form": "sequence"}, True))
+    assert answer["bare"]["counted"] == answer["bare"]["closed"]
+    assert answer["bare"]["counted"] / 1e9 == pytest.approx(15.43, abs=0.005)
+    merged = 25 * sum(8 * width**2 for width in (128, 256, 512))
+    assert answer["finished"]["counted"] == answer["finished"]["closed"]
+    assert (answer["finished"]["counted"] + merged) / 1e9 == pytest.approx(19.80, abs=0.005)
+    assert answer["method_parameters"] == 12_032 * 25
+
+
+@pytest.mark.parametrize("backbone", ["swin", "timm-swin"])
+def test_windows_and_stages_have_closed_forms_for_images_that_are_not_square(backbone: str) -> None:
+    if backbone == "swin":
+        model = BACKBONES[backbone].model()
+    else:
+        sizes = {"embed_dim": 12, "depths": [2, 1], "num_heads": [2, 3], "window_size": 3, "patch_size": 2}
+        model = timm.create_model("swin_tiny_patch4_window7_224", img_size=(24, 16), num_classes=LABELS, **sizes)
+    for prompts in (gm.VPT(prompts=4, deep=False), gm.VPT(prompts=(2, 0, 3))):
+        adapted = gm.adapt(model, prompts)
+        sheet = cost(adapted, image_size=(24, 16))
+        assert sheet.image == (24, 16)
+        for name in ("bare", "adapted", "per_batch", "finished"):
+            assert getattr(sheet, name).closed == getattr(sheet, name).counted, name
+        adapted.detach()
 
 
 def test_architectures_from_configurations(tmp_path: Path) -> None:

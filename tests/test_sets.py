@@ -112,3 +112,10 @@ def test_a_large_image_is_only_opened_when_asked_for(tmp_path: Path) -> None:
     Image.new("RGB", (40, 30)).save(folder / "train" / "same" / "000.png")
     prepared = Prepared(data.load(folder, "train"), Preprocessing(size=16), memory=100)
     assert prepared[2]["pixel_values"].shape == (3, 16, 16)
+
+
+def test_the_test_split_can_be_left_unread(tmp_path: Path) -> None:
+    run = squares.run(tmp_path)
+    unread = dataclasses.replace(run, data=dataclasses.replace(run.data, test=False))
+    assert set(load_sets(run)) == {"train", "val", "test"}
+    assert set(load_sets(unread)) == {"train", "val"}

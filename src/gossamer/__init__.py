@@ -16,6 +16,7 @@ _WHERE = {
     "load": "gossamer.saving",
     "AdapterError": "gossamer.storage",
     "read": "gossamer.anatomy",
+    "condense": "gossamer.condensation",
     "VPT": "gossamer.methods.vpt",
     "SPT": "gossamer.methods.spt",
     "CVPT": "gossamer.methods.cvpt",
@@ -38,7 +39,7 @@ _WHERE = {
     "Bandit": "gossamer.bandit",
 }
 _MODULES = (
-    *("anatomy", "comparison", "cost", "data", "evaluate", "export", "methods", "recipes"),
+    *("anatomy", "comparison", "condensation", "cost", "data", "evaluate", "export", "methods", "recipes"),
     *("storage", "train", "zoo"),
 )
 
@@ -66,6 +67,7 @@ __all__ = [
     "VisualTokens",
     "__version__",
     "adapt",
+    "condense",
     "load",
     "read",
     "search",
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
     from gossamer.adapted import adapt as adapt
     from gossamer.anatomy import read as read
     from gossamer.bandit import Bandit as Bandit
+    from gossamer.condensation import condense as condense
     from gossamer.cost import CostSheet as CostSheet
     from gossamer.methods import APT as APT
     from gossamer.methods import CVPT as CVPT

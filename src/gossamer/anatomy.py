@@ -30,8 +30,8 @@ from typing import Any, Literal
 
 from torch import nn
 
-from gossamer import leading, replaced, seams, sight, stream
-from gossamer.block import SIZES, Block, Site, get, has
+from gossamer import leading, replaced, seams, sight, stream, windows
+from gossamer.block import SIZES, Block, Site, get, has, listed
 from gossamer.families import FAMILIES
 from gossamer.seams import Part
 from gossamer.stack import FfnNames, Stack
@@ -194,6 +194,11 @@ class Anatomy:
         the block has one, with outside=True behind the norm that ends the branch of a post-norm block). Cross-attention: x is the
         querying side.
         """
+        if branch == "attention" and not normed and block.stack.windows is not None:
+            raise ValueError(
+                f"{block.name} attends in windows: what enters its norm has other tokens than what leaves its attention, so "
+                "nothing that reads the stream can be added to the attention branch; let it read the normalised input"
+            )
         names: dict[str, Any] = {"attention": block.stack.attention, "cross": block.stack.cross, "ffn": block.ffn}
         if branch not in names:
             raise KeyError(f"no branch {branch!r}: there are {', '.join(names)}")
@@ -307,6 +312,9 @@ class Anatomy:
                     f"tokens inserted from {first.name} to {last.name} would interleave with those from {other.span[0].name} "
                     f"to {other.span[-1].name}: {'insert the longer span first' if longer else 'let one span contain the other'}"
                 )
+        if first.stack.windows is not None:
+            self._do(windows.WindowInserted(self.owner(first.stack.name), span, part, stay))
+            return
         others = [c for c in self.columns(first.stack.name) if c[0].stack is not first.stack]
         beside = [b for column in others for b in column[start:end]]
         self._do(seams.Inserted(span, part, stay, beside=beside, read=read))
@@ -452,26 +460,22 @@ def read(model: nn.Module) -> Anatomy:
     for name, module in model.named_modules():
         kinds = set(_kinds(module))
         for stack in FAMILIES:
-            if kinds.isdisjoint(stack.owners) or not has(module, stack.blocks):
+            found = [] if kinds.isdisjoint(stack.owners) else list(listed(module, stack.blocks))
+            if not found:
                 continue
-            found = get(module, stack.blocks)
-            if not isinstance(found, nn.ModuleList | nn.Sequential) or len(found) == 0:
-                continue
-            if any(blocks[0].module is found[0] for blocks in stacks.values()):
+            if any(blocks[0].module is found[0][2] for blocks in stacks.values()):
                 continue  # the same list, reached through a wrapper of the owner
             problems = [
-                f".{i} ({type(b).__name__}) {why}" for i, b in enumerate(found) if (why := _missing_part(b, stack))
+                f"{path} ({type(b).__name__}) {why}" for _, path, b in found if (why := _missing_part(b, stack))
             ]
             if problems:
-                missing.append(f"{name or type(module).__name__}.{stack.blocks}{problems[0]}")
+                missing.append(f"{name or type(module).__name__}.{problems[0]}")
                 continue
             if stack.name in stacks and owners[stack.name] != name:
                 raise TypeError(f"{type(model).__name__} has two {stack.name} stacks, {owners[stack.name]} and {name}")
-            path = f"{name}.{stack.blocks}" if name else stack.blocks
-            prefix = _prefix(module, stack)
-            blocks = stacks.setdefault(stack.name, [])
-            first = len(blocks)
-            blocks += [Block(stack, first + i, block, f"{path}.{i}", prefix) for i, block in enumerate(found)]
+            stacks.setdefault(stack.name, []).extend(
+                _blocks(name, module, stack, found, len(stacks.get(stack.name, [])))
+            )
             owners[stack.name] = name
     if not stacks:
         raise TypeError(_unknown(model, missing))
@@ -482,6 +486,20 @@ def read(model: nn.Module) -> Anatomy:
 def _set(model: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)
+
+
+def _blocks(
+    name: str, owner: nn.Module, stack: Stack, found: list[tuple[int, str, nn.Module]], first: int
+) -> list[Block]:
+    """The blocks of one column, numbered from `first`; those behind a merging of patches with it."""
+    prefix, blocks = _prefix(owner, stack), list[Block]()
+    for i, (stage, path, module) in enumerate(found, start=first):
+        block = Block(stack, i, module, f"{name}.{path}" if name else path, prefix, stage)
+        if stack.windows is not None and blocks and blocks[-1].stage < stage:
+            merges = stage if stack.windows.merges_first else stage - 1
+            block.merging = get(owner, stack.windows.merging.replace("*", str(merges)))
+        blocks.append(block)
+    return blocks
 
 
 def _unknown(model: nn.Module, missing: list[str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -23,21 +25,37 @@ class Sizes(NamedTuple):
     ffn_matrices: int
     cross_inner: int = 0
 
-    def macs(self, tokens: int, context: int = 0) -> int:
+    def macs(self, tokens: int, context: int = 0, *, windows: int = 1, window: int | None = None) -> int:
         """Multiply-adds of the block's Linears and attention products for `tokens` tokens of one sample.
 
-        `context` counts the encoder's states that cross-attention reads, where the block has one.
+        `context` counts the encoder's states that cross-attention reads, where the block has one. Attention is in `windows` windows
+        of `window` tokens each (None: all).
         """
-        return self.branch_macs("attention", tokens) + self.branch_macs("cross", tokens, context) + self._ffn(tokens)
+        attention = self.branch_macs("attention", tokens, windows=windows, window=window)
+        ffn = tokens * self.ffn_matrices * self.width * self.ffn
+        return attention + self.branch_macs("cross", tokens, context) + ffn
 
-    def branch_macs(self, branch: str, tokens: int, context: int = 0) -> int:
+    def branch_macs(
+        self, branch: str, tokens: int, context: int = 0, *, windows: int = 1, window: int | None = None
+    ) -> int:
         """Those of its "attention" or its "cross"-attention alone."""
         if branch == "cross":
             return 2 * (tokens + context) * self.width * self.cross_inner + 2 * tokens * context * self.cross_inner
-        return 2 * tokens * self.width * (self.inner + self.inner_kv) + 2 * tokens * tokens * self.inner
+        window = tokens if window is None else window
+        return windows * window * (2 * self.width * (self.inner + self.inner_kv) + 2 * window * self.inner)
 
-    def _ffn(self, tokens: int) -> int:
-        return tokens * self.ffn_matrices * self.width * self.ffn
+
+class Extent(NamedTuple):
+    """Tokens of one sample in a block: in its stream, and windows of attention with the tokens of each, padding included."""
+
+    tokens: int
+    windows: int
+    window: int
+
+    @property
+    def attending(self) -> int:
+        """Tokens that the attention's Linears see."""
+        return self.windows * self.window
 
 
 class Projection(NamedTuple):
@@ -75,8 +93,10 @@ class Block:
     Parts are looked up at every use, because a method may have wrapped one of them since.
     """
 
-    def __init__(self, stack: Stack, index: int, module: nn.Module, name: str, prefix: int):
+    def __init__(self, stack: Stack, index: int, module: nn.Module, name: str, prefix: int, stage: int = 0):
         self.stack, self.index, self.module, self.name, self.prefix = stack, index, module, name, prefix
+        self.stage = stage  # patches have been merged so many times when they come here
+        self.merging: nn.Module | None = None  # of patches, right before this block
         self.key = f"{stack.name}.blocks.{index}"  # the block's name in saved adapters
         self.ffn = next((f for f in stack.ffn if has(module, f.up) and has(module, f.down)), stack.ffn[0])
 
@@ -85,17 +105,23 @@ class Block:
         """Where the block's weights are."""
         return next(self.module.parameters()).device
 
-    def tokens(self, counts: dict[str, int]) -> int:
-        """Tokens of one sample that the block sees, of how many each stack sees."""
-        return counts[self.stack.counts_as or self.stack.name]
+    def tokens(self, counts: Mapping[str, int]) -> int:
+        """Tokens of one sample in the block's stream, of how many each stack is given."""
+        return self.extent(counts).tokens
 
-    def context(self, counts: dict[str, int]) -> int:
+    def seen(self, counts: Mapping[str, int], branch: str) -> int:
+        """Tokens of one sample that the Linears of a branch see: in windows attention sees padding too."""
+        return self.extent(counts).attending if branch == "attention" else self.tokens(counts)
+
+    def context(self, counts: Mapping[str, int]) -> int:
         """Tokens of one sample that its cross-attention reads; 0 where it has none, or nothing to read."""
         return counts.get(self.stack.context, 0) if self.stack.context else 0
 
-    def macs(self, counts: dict[str, int]) -> int:
-        """Multiply-adds of the block for one sample."""
-        return self.sizes.macs(self.tokens(counts), self.context(counts))
+    def macs(self, counts: Mapping[str, int], extra: int = 0, extra_context: int = 0) -> int:
+        """Multiply-adds of the block for one sample, with `extra` tokens more (in every window), or more to read across."""
+        extent, context = self.extent(counts), self.context(counts) + extra_context
+        seen = extent.tokens + extra
+        return self.sizes.macs(seen, context, windows=extent.windows, window=extent.window + extra)
 
     def path(self, role: str) -> str | None:
         """Name of a part relative to the block, or None where this kind of block has no such part."""
@@ -145,9 +171,30 @@ class Block:
         return Sizes(width, inner, inner_kv, weights["down"].shape[1], 2 + (self.ffn.gate is not None), cross)
 
     @property
+    def window(self) -> tuple[int, int] | None:
+        """Height and width of the windows that the block attends in, in tokens; None where it attends to all."""
+        if self.stack.windows is None:
+            return None
+        size = getattr(self.module, self.stack.windows.size)
+        return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+    def extent(self, counts: Mapping[str, int]) -> Extent:
+        """The tokens in this block when its stack is given so many ("vision"), in so many rows ("vision.rows"; None: a square)."""
+        given, window = counts[self.stack.counts_as or self.stack.name], self.window
+        if window is None:
+            return Extent(given, 1, given)
+        rows = counts.get(f"{self.stack.name}.rows", math.isqrt(given))
+        sides = [-(-side // 2**self.stage) for side in (rows, given // rows)]
+        high, wide = (-(-side // size) for side, size in zip(sides, window, strict=True))
+        return Extent(sides[0] * sides[1], high * wide, window[0] * window[1])
+
+    @property
     def head_width(self) -> int:
         """Width of one attention head."""
-        return int(getattr(self.part("attention"), self.stack.attention.head_width))
+        names, module = self.stack.attention, self.part("attention")
+        return (
+            self.sizes.inner // getattr(module, names.heads) if names.heads else int(getattr(module, names.head_width))
+        )
 
     @property
     def scaling(self) -> float:
@@ -226,6 +273,20 @@ class Site(NamedTuple):
         """The parameters that nothing reads any more."""
         stay = {id(p) for module in self.kept() for p in module.parameters()}
         return [p for module in self.modules() for p in module.parameters() if id(p) not in stay]
+
+
+def listed(owner: nn.Module, path: str) -> Iterator[tuple[int, str, nn.Module]]:
+    """Stage, dotted name and module of every block in the list at a path, or in the lists of all stages at a path with a star."""
+    before, star, after = path.partition(".*.")
+    paths = [path]
+    if star:
+        paths = (
+            [f"{before}.{i}.{after}" for i, _ in enumerate(get(owner, before).children())] if has(owner, before) else []
+        )
+    for stage, name in enumerate(paths):
+        found = get(owner, name) if has(owner, name) else None
+        if isinstance(found, nn.ModuleList | nn.Sequential):
+            yield from ((stage, f"{name}.{i}", block) for i, block in enumerate(found))
 
 
 def has(module: nn.Module, path: str) -> bool:

@@ -14,6 +14,7 @@ COMMANDS = {
     "cost": ("gossamer.cli_cost", "parameters and multiply-adds of a model with a method, without weights"),
     "train": ("gossamer.train", "adapt a model to labelled images"),
     "search": ("gossamer.cli_search", "find which layers a method such as DAS should skip, for the task of a run file"),
+    "condense": ("gossamer.cli_condense", "keep the prompts of a finished run that matter, and tune them further"),
     "evaluate": ("gossamer.evaluate", "score a trained adapter on labelled images"),
     "compare": (
         "gossamer.comparison.sweep",
@@ -25,8 +26,8 @@ COMMANDS = {
 }
 """Name -> module with a function `command(arguments)`, and one line of help."""
 
-RESUMES = "; the same command with --resume continues"
-AGAIN = {"train": RESUMES, "search": RESUMES, "compare": "; the same command continues"}
+_RESUMED = "; the same command with --resume continues"
+AGAIN = {"train": _RESUMED, "search": _RESUMED, "condense": _RESUMED, "compare": "; the same command continues"}
 USER_ERRORS = (ValueError, KeyError, TypeError, OSError, ImportError, ArithmeticError)
 
 

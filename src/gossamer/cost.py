@@ -95,7 +95,7 @@ class CostSheet:
         return {**values, "trained_percent": self.trained_percent, "ratios": self.ratios, "units": UNITS}
 
     def __str__(self) -> str:
-        head = "  ".join(filter(None, [self.model, " + ".join(_brief(m) for m in self.methods), self._sample()]))
+        head = "  ".join(filter(None, [self.model, " + ".join(brief(m) for m in self.methods), self._sample()]))
         once = f" with {_giga(self.per_batch.counted)} once per batch of {self.batch}" if self.per_batch.counted else ""
         rows = [
             ("parameters", "", ""),
@@ -137,7 +137,7 @@ def _giga(count: int) -> str:
     return f"{count / 1e9:,.3f}"
 
 
-def _brief(method: dict[str, Any]) -> str:
+def brief(method: dict[str, Any]) -> str:
     """A method with its first setting and those that differ from their defaults: `vpt(prompts=100, form=sequence)`."""
     if method["method"] == "peft":
         shown = {k: method[k] for k in ("peft_type", "r", "target_modules") if method.get(k) is not None}
@@ -293,12 +293,12 @@ def _formulas(
         return None, None, None
     tokens = sample.tokens(anatomy)
     anatomy.sites = [site for method in applied for site in method.skipped(anatomy)]
-    added = sum(m.macs(anatomy, tokens) for m in applied)
+    added = sample.images * sum(m.macs(anatomy, tokens) for m in applied)
     try:
         overheads = [m.overhead(anatomy, tokens) for m in applied]
     except ValueError:
         return added, None, None
-    return added, sum(o[0] for o in overheads), sum(o[1] for o in overheads)
+    return added, sample.images * sum(o[0] for o in overheads), sample.images * sum(o[1] for o in overheads)
 
 
 def _sum(*terms: int | None) -> int | None:

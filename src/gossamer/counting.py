@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any
@@ -18,17 +19,22 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from gossamer.anatomy import Anatomy
+from gossamer.block import get
 
 TEXT_TOKENS = 32  # tokens of a text where none are asked for
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The size of one sample: pixels (height, width) of its image, and tokens of its text and of what the decoder reads."""
+    """The size of one sample: pixels (height, width) of its image, and tokens of its text and of what the decoder reads.
+
+    Where a sample has several images (NLVR2), the backbone runs once for each, with the whole text.
+    """
 
     image: tuple[int, int] | None
     text: int | None
     decoder: int | None
+    images: int = 1
 
     @classmethod
     def of(
@@ -43,7 +49,8 @@ class Sample:
             ValueError: a size for something that the model does not read, or longer than it can read.
         """
         texts = _texts(backbone, tokens)
-        return cls(_image(backbone, image_size), texts.get("text", texts.get("encoder")), texts.get("decoder"))
+        images = 2 if "ForImagesAndText" in type(backbone).__name__ else 1
+        return cls(_image(backbone, image_size), texts.get("text", texts.get("encoder")), texts.get("decoder"), images)
 
     def inputs(self, backbone: nn.Module, batch: int) -> dict[str, Any]:
         """What the model is called with, on its device, in a batch."""
@@ -63,7 +70,8 @@ class Sample:
         ):  # without a mask it asks its configuration for what it has not
             given["attention_mask"] = torch.ones(batch, self.text or 0, dtype=torch.long, device=device)
         channels = setting(config, "num_channels") or getattr(backbone, "in_chans", 3)
-        given["pixel_values"] = torch.zeros(batch, channels, *self.image, device=device, dtype=dtype)
+        several = () if self.images == 1 else (self.images,)
+        given["pixel_values"] = torch.zeros(batch, *several, channels, *self.image, device=device, dtype=dtype)
         if config is not None and self.image != _pair(setting(config, "image_size")) and _interpolates(backbone):
             given["interpolate_pos_encoding"] = True
         return given
@@ -86,6 +94,8 @@ class Sample:
                 dropped = setting(getattr(anatomy.model, "config", None), "mask_ratio") or 0  # masked autoencoders
                 patches = int(patches * (1 - dropped))
             text = self.decoder if name == "decoder" and self.decoder is not None else self.text
+            if stack.windows is not None and self.image is not None:
+                counts[f"{name}.rows"] = self.image[0] // _patch_convolution(anatomy.owner(name)).stride[0]
             both = (text or 0) + 1 + patches
             counts[name] = {"vision": patches + blocks[0].prefix, "text": text or 0, "both": both}[stack.modality]
         return counts
@@ -247,8 +257,9 @@ def _first(output: Any) -> Tensor:
 def closed_macs(model: nn.Module, head: nn.Module | None, anatomy: Anatomy, sample: Sample) -> int:
     """Multiply-adds of one sample in a model without methods: patch embedding, blocks, poolers, projections and heads.
 
-    What stands outside the blocks is taken to run once a sample, except the patch convolution (once a patch), output embeddings
-    and the heads of decoder-only models (once a token), and attention pooling (keys and values once a patch).
+    What stands outside the blocks is taken to run once a sample, except the patch convolution (once a patch), what maps tokens into
+    a stack (once a token), output embeddings and the heads of decoder-only models (once a token), and attention pooling (keys and
+    values once a patch).
 
     Args:
         model: the backbone; the parts of methods that a finished model carries are left out.
@@ -257,23 +268,37 @@ def closed_macs(model: nn.Module, head: nn.Module | None, anatomy: Anatomy, samp
         sample: sizes.
     """
     tokens = sample.tokens(anatomy)
-    total = sum(block.macs(tokens) for block in anatomy)
+    total = sample.images * sum(block.macs(tokens) for block in anatomy)
     known = {id(m) for block in anatomy for m in block.module.modules()}
+    for block in [b for b in anatomy if b.merging is not None]:
+        total += block.merging.reduction.weight.numel() * block.extent(tokens).tokens  # type: ignore[union-attr,operator]
+        known |= {id(m) for m in block.merging.modules()}  # type: ignore[union-attr]
     known |= {id(m) for m in getattr(model, "gossamer", nn.Module()).modules()}
-    last = tokens[anatomy.readout.name]
+    last = anatomy.stacks[anatomy.readout.name][0].tokens(tokens)
     each_token = {id(getattr(model, "get_output_embeddings", lambda: None)())}
     if anatomy.stacks[anatomy.main][0].stack.causal:
         each_token |= {id(m) for m in anatomy.heads.values()}
+    times = {id(module): count for module, count in _entrances(anatomy, tokens)}
+    once = {id(m) for root in (*anatomy.heads.values(), head) if root is not None for m in root.modules()}
     for module in [m for root in (model, head) if root is not None for m in root.modules() if id(m) not in known]:
+        images = 1 if id(module) in once else sample.images
         if isinstance(module, nn.Conv2d) and sample.image is not None:
-            total += _convolution_macs(module, sample.image)
+            total += images * _convolution_macs(module, sample.image)
         elif isinstance(module, nn.Linear):
-            total += module.weight.numel() * (last if id(module) in each_token else 1)
+            total += images * module.weight.numel() * (last if id(module) in each_token else times.get(id(module), 1))
         elif isinstance(module, nn.MultiheadAttention):
             d = module.embed_dim
             pooled = tokens.get("vision", last)
             total += d * d + 2 * pooled * d * d + 2 * pooled * d  # its output projection is a Linear
     return total
+
+
+def _entrances(anatomy: Anatomy, tokens: dict[str, int]) -> Iterator[tuple[nn.Module, int]]:
+    """Linears through which tokens enter a column of blocks, and how many do."""
+    for name in anatomy.stacks:
+        for block in (column[0] for column in anatomy.columns(name)):
+            if block.stack.entrance is not None:
+                yield get(anatomy.owner(name), block.stack.entrance), block.tokens(tokens)
 
 
 def _convolution_macs(conv: nn.Conv2d, image: tuple[int, int]) -> int:

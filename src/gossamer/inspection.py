@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -48,7 +49,8 @@ def _stack(found: Anatomy, blocks: list[Block]) -> dict[str, Any]:
         "causal": first.stack.causal,
         "reads_out": first.stack.readout,
         "sizes": _sizes(blocks),
-        "attention_heads": _heads(found, first),
+        "attention_heads": _heads(found, blocks),
+        "windows": _shared([block.window for block in blocks]),
         "parts": {role: name[start:] for role, name in first.roles().items()},
         "verbs": {verb: next((reason for reason in of.values() if reason), None) for verb, of in obstacles.items()},
     }
@@ -57,11 +59,20 @@ def _stack(found: Anatomy, blocks: list[Block]) -> dict[str, Any]:
 def _sizes(blocks: list[Block]) -> dict[str, Any]:
     """Widths that all blocks share as numbers, others as one list over the blocks."""
     sizes = [block.sizes._asdict() for block in blocks]
-    return {k: v if all(s[k] == v for s in sizes) else [s[k] for s in sizes] for k, v in sizes[0].items()}
+    return {name: _shared([s[name] for s in sizes]) for name in sizes[0]}
 
 
-def _heads(found: Anatomy, block: Block) -> int | None:
-    """Number of attention heads, as the model's configuration or its attention module says it."""
+def _shared(values: list[Any]) -> Any:
+    """What all blocks have in common, or the list."""
+    return values[0] if all(value == values[0] for value in values) else values
+
+
+def _heads(found: Anatomy, blocks: list[Block]) -> Any:
+    """Number of attention heads, as the model's configuration or its attention modules say it."""
+    return _shared([_heads_of(found, block) for block in blocks])
+
+
+def _heads_of(found: Anatomy, block: Block) -> int | None:
     owner = found.owner(block.stack.name)
     places = [getattr(owner, "config", None), block.part("attention")]
     names = ("num_attention_heads", "num_heads", "encoder_attention_heads", "n_heads")
@@ -76,12 +87,14 @@ def text(seen: dict[str, Any]) -> str:
     heads = ", ".join(f"{name} ({kind})" for name, kind in seen["heads"].items()) or "none"
     lines = [f"{seen['model']}: {seen['parameters']:,} parameters", f"task head: {heads}"]
     for name, stack in seen["stacks"].items():
-        sizes = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in stack["sizes"].items() if v)
+        sizes = ", ".join(f"{k.replace('_', ' ')} {_runs(v)}" for k, v in stack["sizes"].items() if v)
         lines += [
             "",
             f"{name} stack{' (main)' if stack['main'] else ''}: {stack['blocks']} blocks {stack['block']}, {stack['at']} ...",
         ]
-        lines += [f"  {'sizes':<15}{sizes}", f"  {'heads':<15}{stack['attention_heads'] or 'unknown'}"]
+        lines += [f"  {'sizes':<15}{sizes}", f"  {'heads':<15}{_runs(stack['attention_heads'] or 'unknown')}"]
+        if stack["windows"]:
+            lines += [f"  {'windows':<15}{_runs(stack['windows'])} tokens, merged 2 x 2 between stages"]
         lines += [f"  {'prefix tokens':<15}{stack['prefix_tokens']}{', causal' if stack['causal'] else ''}"]
         lines += [f"  {'read out':<15}{stack['reads_out']}", "  parts"]
         lines += [f"    {role:<13}{path}" for role, path in stack["parts"].items()]
@@ -89,6 +102,15 @@ def text(seen: dict[str, Any]) -> str:
             f"    {verb:<13}{'yes' if why is None else f'no: {why}'}" for verb, why in stack["verbs"].items()
         ]
     return "\n".join(lines)
+
+
+def _runs(value: Any) -> str:
+    """A number, a pair as 7 x 7, or the numbers of all blocks, those of equal neighbours together: 128 (2), 256 (2), 512 (18)."""
+    if isinstance(value, tuple):
+        return " x ".join(map(str, value))
+    if not isinstance(value, list):
+        return str(value)
+    return ", ".join(f"{_runs(v)} ({sum(1 for _ in of)})" for v, of in itertools.groupby(value))
 
 
 def command(arguments: Sequence[str]) -> None:

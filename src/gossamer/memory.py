@@ -10,6 +10,8 @@ A memory is a part: part(batch) = keys, values, each [1 or batch, p, inner_kv].
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,6 +46,17 @@ def widen(mask: Tensor | None, count: int) -> Tensor | None:
     if mask is None or count == 0:
         return mask
     return torch.cat([mask.new_full((*mask.shape[:-1], count), mask.dtype == torch.bool), mask], dim=-1)
+
+
+def weigh(module: nn.Module, mask: Tensor | None, keys: Tensor) -> Tensor | None:
+    """A mask for keys [..., N_k, d_h], with what `weighted` has set for this module added to single columns; then additive."""
+    if "gossamer_log_weights" not in module.__dict__:
+        return mask
+    start, logits = module.__dict__["gossamer_log_weights"]
+    columns = F.pad(logits, (start, keys.shape[-2] - start - len(logits))).to(keys.dtype)
+    if mask is not None and mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=keys.dtype).masked_fill(~mask, torch.finfo(keys.dtype).min)
+    return columns.expand(1, 1, 1, -1) if mask is None else mask + columns
 
 
 def causal_mask(length: int, count: int, device: torch.device) -> Tensor:
@@ -115,10 +128,11 @@ def _joined(
         key, value = key[:, :, :length], value[:, :, :length]
         bias = None if bias is None else bias[..., :length]
     key, value, count = join(module, key, value)
-    if causal and count:
+    if causal and (count or "gossamer_log_weights" in module.__dict__):
         mask, causal = causal_mask(length, count, query.device), False
     else:
         mask = widen(mask, count)
+    mask = weigh(module, mask, key)
     if bias is not None and count:
         bias = torch.cat([bias.new_zeros((*bias.shape[:-1], count)), bias], dim=-1)
     return key, value, mask, bias, causal
@@ -144,8 +158,25 @@ class OwnAttention(nn.Module):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, scale: float, dropout: float) -> Tensor:
         """softmax(q k^T s + mask) v over this module's memory and the given keys; [B, heads, N, d_h] -> the same."""
         k, v, count = join(self, k, v)
-        mask = widen(mask, count)
+        mask = weigh(self, widen(mask, count), k)
         return F.scaled_dot_product_attention(q, k, v, mask, dropout if self.training else 0.0, scale=scale)
+
+
+class WindowAttention(OwnAttention):
+    """Base of the attentions in windows: a bias by relative position, and a mask in windows of parts that do not touch.
+
+    Tokens in front of a window's own (x has more rows than the bias) have no position: no bias, and no mask.
+    """
+
+    def attend_in_windows(
+        self, q: Tensor, k: Tensor, v: Tensor, *, bias: Tensor, mask: Tensor | None, scale: float, dropout: float
+    ) -> Tensor:
+        """q, k, v [B windows, heads, p + w^2, d_h], bias [1, heads, w^2, w^2], mask [windows, w^2, w^2] -> as q."""
+        front = q.shape[2] - bias.shape[-1]
+        both = bias
+        if mask is not None:
+            both = bias + mask.repeat(q.shape[0] // mask.shape[0], 1, 1)[:, None]
+        return self.attend(q, k, v, mask=F.pad(both, (front, 0, front, 0)).to(q.dtype), scale=scale, dropout=dropout)
 
 
 def memories(attention: nn.Module) -> list[nn.Module]:
@@ -180,6 +211,32 @@ def detach(block: Block, part: nn.Module, replaced: nn.Module | None, branch: st
         _set(block, replaced)
     else:
         attention.config = attention.__dict__.pop("gossamer_config")
+
+
+@contextmanager
+def weighted(block: Block, start: int, log_weights: Tensor) -> Iterator[None]:
+    """While the context lasts, log_weights [p] are added to the attention logits of the keys from `start` on, whoever asks."""
+    blank = Blank(block.sizes.inner_kv, log_weights)
+    replaced = attach(block, blank)
+    attention = block.part("attention")
+    attention.__dict__["gossamer_log_weights"] = (start, log_weights)
+    try:
+        yield
+    finally:
+        del attention.__dict__["gossamer_log_weights"]
+        detach(block, blank, replaced)
+
+
+class Blank(nn.Module):
+    """A memory of no rows: the attention becomes ours and its answers stay the same."""
+
+    def __init__(self, width: int, like: Tensor):
+        super().__init__()
+        self.rows = like.new_empty(1, 0, width)
+
+    def forward(self, batch: int) -> tuple[Tensor, Tensor]:
+        """No keys and no values, [1, 0, inner_kv]."""
+        return self.rows, self.rows
 
 
 def with_memory(config: Any) -> Any:
@@ -222,10 +279,11 @@ def obstacle(block: Block, branch: str = "attention") -> str | None:
     weight = block.part("out").weight
     if weight.device.type == "meta":
         return None  # nothing to compute with; the structure was checked when the model was read
-    cross = branch == "cross"
+    cross, window = branch == "cross", block.window
     probe = _Probe(block.sizes.cross_inner if cross else block.sizes.inner_kv, weight)
-    was_training = attention.training
-    x = torch.sin(torch.arange(6 * block.sizes.width, device=weight.device).float()).to(weight.dtype).view(2, 3, -1)
+    was_training, count = attention.training, 3 if window is None else window[0] * window[1]
+    x = torch.arange(2 * count * block.sizes.width, device=weight.device).float().sin()
+    x = x.to(weight.dtype).view(2, count, -1)
     try:
         attention.eval()
         expected = call(block, attention, x, cross=cross)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.block import SIZES, Site
-from gossamer.seams import Change, PromptCache, argument_names, first_bias, past_length
+from gossamer.seams import Change, PromptCache, argument_names, as_states, first_bias, past_length, tokens_of
 
 MASKS = ("attention_mask", "attn_mask", "mask")
 
@@ -117,12 +117,13 @@ class BlockStandIn(StandIn):
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The part's answer, in the shape in which the block returned its own."""
         given = dict(zip(self.names[1:], args, strict=False)) | kwargs
-        output = self.answer(hidden_states, given)
+        output = as_states(self.answer(tokens_of(hidden_states), given), hidden_states)
         bias = self.bias(output, given)
         self.count(output, given)
         if self.relative_bias:
             return output, bias, given.get("encoder_decoder_position_bias")
-        return (output,) if self.site.block.stack.returns_tuple else output
+        count = self.site.block.stack.returns_tuple
+        return (output, *[None] * (count - 1)) if count else output
 
 
 class AttentionStandIn(StandIn):

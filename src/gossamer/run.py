@@ -180,6 +180,29 @@ class Search:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Condense:
+    """Prompt condensation of a finished run: its trained prompts are cut, and what is left is tuned; see docs/pc.md.
+
+    Args:
+        run: folder of the finished run. Model, data and methods are those of that run.
+        keep: share of all prompts that stays. The paper: 0.3.
+        score: what a prompt is judged by; magnitude and random are controls.
+        ranking: global, the best of all blocks together, or local, of each block.
+        min_per_block: prompts that every block keeps at least.
+        rounds: cuts on the way, with scores taken anew before each.
+        per_sample: the mean of every training image's own score in place of the score of the mean gradient.
+    """
+
+    run: str
+    keep: float = 0.3
+    score: Literal["taylor", "norm", "grad", "gate", "inner", "magnitude", "random"] = "taylor"
+    ranking: Literal["global", "local"] = "global"
+    min_per_block: int = 0
+    rounds: int = 1
+    per_sample: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """One training run: `gossamer train run.yaml`, or all of it as options.
 
@@ -193,6 +216,8 @@ class Run:
         training: optimisation.
         search: how `gossamer search` finds the arms of a method; training alone does not read it.
         seed: of prompts, held-out images, order of the images and dropout.
+        condense: start from the condensed prompts and the head of a finished run; `gossamer condense` writes it. None: from the
+            pre-trained model.
     """
 
     model: Model
@@ -203,6 +228,7 @@ class Run:
     training: Training = field(default_factory=Training)
     search: Search = field(default_factory=Search)
     seed: int = 0
+    condense: Condense | None = None
 
     def __post_init__(self) -> None:
         _require(len(self.methods) > 0, "methods is empty; [{method: linear_probe}] trains the head alone")

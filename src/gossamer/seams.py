@@ -113,7 +113,7 @@ class Observed(Change):
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Shows the states, changes nothing."""
-        self.part(args[0] if args else next(iter(kwargs.values())))
+        self.part(tokens_of(args[0] if args else next(iter(kwargs.values()))))
 
 
 class Swapped(Change):
@@ -479,6 +479,16 @@ def contains(outer: list[Block], inner: list[Block]) -> bool:
 def overlap(one: list[Block], two: list[Block]) -> bool:
     """Whether two spans share blocks."""
     return one[0].stack is two[0].stack and one[0].index <= two[-1].index and two[0].index <= one[-1].index
+
+
+def tokens_of(x: Tensor) -> Tensor:
+    """States as tokens [B, N, d], where a family holds them as a grid [B, h, w, d]."""
+    return x.flatten(1, -2)
+
+
+def as_states(tokens: Tensor, x: Tensor) -> Tensor:
+    """Tokens [B, N, d], or what stands for equal ones, in the shape of the states x they came from."""
+    return tokens if x.dim() == 3 else tokens.expand(x.shape[0], x[0, ..., 0].numel(), -1).reshape(x.shape)
 
 
 def states(output: Any) -> Tensor:

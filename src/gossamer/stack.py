@@ -21,6 +21,7 @@ class AttentionNames:
     fused: str | None = None  # one Linear for q, k and v in this order; q, k, v then name the thirds
     after: str | None = None  # post-norm blocks: the normalisation after the residual sum
     head_width: str = "head_dim"
+    heads: str | None = None  # an attribute of `module`: the number of heads, where it does not say their width
     scaling: str | None = "scaling"  # factor of q k^T; None: head_width ** -0.5
     q_norm: str | None = None  # normalisation of each head's queries and keys
     k_norm: str | None = None
@@ -42,6 +43,21 @@ class FfnNames:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WindowNames:
+    """Where a stack that attends in windows keeps them; its stages differ in width, and patches are merged between them.
+
+    `size` is an attribute of a block. `merging` is the merging of four patches to one, relative to the owner, a star for
+    the number of the stage at whose end (or, with `merges_first`, at whose start) it runs; it has a `norm` and a Linear
+    `reduction`. `norm` is the owner's last norm, behind which the read-out averages everything that comes through.
+    """
+
+    size: str
+    merging: str
+    norm: str
+    merges_first: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stack:
     """One column of equal blocks: where it sits and the facts in which families differ.
 
@@ -56,7 +72,7 @@ class Stack:
 
     name: Literal["vision", "text", "encoder", "decoder", "fusion"]
     owners: tuple[str, ...]  # config.model_type, or package.Class for models without a Hugging Face config
-    blocks: str  # the list of blocks, relative to the owner
+    blocks: str  # the list of blocks, relative to the owner; with a star, the lists of all stages
     attention: AttentionNames
     ffn: tuple[FfnNames, ...]
     cross: AttentionNames | None = None
@@ -77,7 +93,8 @@ class Stack:
     counts_as: str | None = None  # the stack whose number of tokens its blocks see; None: a number of its own
     context: str | None = None  # the stack whose tokens the cross-attention reads
     relative_bias: bool = False  # the first block computes a bias that the others receive
-    returns_tuple: bool = False  # a block returns (states, ...) and not the states alone
+    returns_tuple: int = 0  # a block returns a tuple of so many, the states first, and not the states alone
+    windows: WindowNames | None = None
     needs_zero: str | None = (
         None  # an attribute of the owner; above 0 it sees only a part of its input, and cannot be adapted
     )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from gossamer.replaced import MASKS, first_token
-from gossamer.seams import Change, argument_names, states, with_states
+from gossamer.seams import Change, argument_names, as_states, states, tokens_of, with_states
 
 
 class Start(Change):
@@ -28,10 +28,9 @@ class Start(Change):
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The block's arguments, the states with the part's answer."""
-        if args:
-            return (args[0] + self.part(args[0]), *args[1:]), kwargs
-        x = kwargs[self.name]
-        return args, kwargs | {self.name: x + self.part(x)}
+        x = args[0] if args else kwargs[self.name]
+        x = x + as_states(self.part(tokens_of(x)), x)
+        return ((x, *args[1:]), kwargs) if args else (args, kwargs | {self.name: x})
 
 
 class End(Change):
@@ -48,7 +47,7 @@ class End(Change):
     def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """What the block returns, the states with the part's answer."""
         y = states(output)
-        return with_states(output, y + self.part(y))
+        return with_states(output, y + as_states(self.part(tokens_of(y)), y))
 
 
 class MiddlePreNorm(Change):
@@ -78,7 +77,8 @@ class MiddlePreNorm(Change):
         """The block's last sum, which used x, gets part(x) as well."""
         addition, self.addition = self.addition, None
         assert addition is not None, "the norm runs before the block ends"
-        return with_states(output, states(output) + addition)
+        y = states(output)
+        return with_states(output, y + as_states(addition, y))
 
 
 class MiddlePostNorm(Change):

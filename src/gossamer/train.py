@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PrinterCallback, TrainingArguments
 
-from gossamer import heads, methods, probe, zoo
+from gossamer import condensed_run, heads, methods, probe, zoo
 from gossamer import run as runs
 from gossamer.adapted import Adapted, adapt
 from gossamer.data import Preprocessing
@@ -58,13 +58,21 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> dict[st
     journal.say(f"reading images of {run.data.name}: {', '.join(f'{len(s):,} {name}' for name, s in sets.items())}")
     images = {name: Prepared(split, prepare) for name, split in sets.items()}
     torch.manual_seed(run.seed)
-    adapted = _adapted(run, applied, sets["train"].classes, prepare)
+    if run.condense is None:
+        adapted, started = _adapted(run, applied, sets["train"].classes, prepare), None
+    else:
+        adapted, started = condensed_run.start(run.condense, images, run, folder, journal)
     arguments = _arguments(run, folder, validate="val" in sets)
     adapted.to(arguments.device)
     folder.begin(run)
-    prepared = _prepare(adapted, applied, images["train"], folder, journal)
-    warm = _warm_start(adapted, images["train"], run, folder, journal)
-    history = _tune(adapted, images, run, arguments, folder, journal, solved=warm is not None)
+    if started is None:
+        prepared = _prepare(adapted, applied, images["train"], folder, journal)
+        warm = _warm_start(adapted, images["train"], run, folder, journal)
+    else:
+        folder.write(condensed_run.RECORD, json.dumps(started))
+        prepared, warm = 0.0, None
+    solved = warm is not None or started is not None
+    history = _tune(adapted, images, run, arguments, folder, journal, solved=solved)
     return _conclude(adapted, images, run, folder, journal, warm=warm, history=history, prepared=prepared)
 
 
@@ -183,9 +191,9 @@ def _tune(
     *,
     solved: bool,
 ) -> list[dict[str, Any]]:
-    """Trains methods and head; one record an epoch, none where the head is solved and all there is to train."""
+    """Trains methods and head; one record an epoch, none where the head is `solved` and nothing else is to be trained."""
     if solved and (run.training.epochs == 0 or _only_a_linear_head(adapted)):
-        journal.say("nothing is left to tune: the head is solved")
+        journal.say("nothing is left to tune: the head is solved" if run.condense is None else "the cut is not tuned")
         return []
     if run.training.epochs == 0:
         raise ValueError(f"training.epochs=0 trains nothing, because the heads of {run.model.name} could not be solved")
@@ -255,6 +263,7 @@ def _conclude(
         "macs": {"bare": sheet.bare.counted, "finished": sheet.finished.counted},
         "training_flops": sheet.training_flops if history else None,  # of one image in one step
         "warm_start": warm,
+        "condensed": condensed_run.summary(folder),
         "train_loss": history[-1]["loss"] if history else None,
         "seconds": prepared + (warm["seconds"] if warm else 0) + sum(record["seconds"] for record in history),
         **{name: s.to_dict() for name, s in scores.items()},

@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from gossamer import methods as registry
 from gossamer.comparison.cell import COLUMNS
+from gossamer.methods import VPT
 
 METHODS = {  # name -> trained parameters, GMACs, gain in accuracy, slower by
     "linear probe": (3850, 0.8059, 0.0, 1.0),
@@ -62,7 +64,7 @@ def _row(draw: random.Random, method: str, task: str, seed: int) -> dict[str, An
         "protocol": {
             "model": {"name": "dinov2-small", "revision": None, "head": "plain"},
             "data": {"name": task, "validation": 0.2, "limit": 1000},
-            "methods": [{"method": method.partition(" ")[0].lower(), "prompts": 10}],
+            "methods": [registry.to_dict(VPT(prompts=10, stay=trained))],
             "training": {"epochs": 8, "batch": 32, "lr": rate if method == "VPT-deep" else 1e-3, "warm_start": True},
         },
         "curve": [_record(draw, epoch, accuracy) for epoch in range(1, 9)] if trained else [],

@@ -205,7 +205,8 @@ def test_chosen_settings_and_what_diverged_are_told(shown: Page) -> None:
         == "training.lr 0.003: 78.0; training.lr 0.01: 82.0; training.lr 0.03: 81.0; training.lr 1.0: diverged"
     )
     settings = shown.body("settings")
-    assert settings["VPT-deep"][0][1].endswith("training.lr 0.01 or 0.03")
+    assert settings["VPT-deep"][0][1] == "methods vpt(prompts=10, stay=True); training.lr 0.01 or 0.03"
+    assert settings["linear probe"][0][1] == "methods vpt(prompts=10); training.lr 0.001"
     assert "epochs" not in settings["VPT-deep"][0][1], "what is the same everywhere stands elsewhere"
 
 
@@ -215,3 +216,7 @@ def test_chosen_settings_and_what_diverged_are_told(shown: Page) -> None:
 )
 def test_differences_are_printed_with_their_sign(value: float | None, text: str) -> None:
     assert page.points(value) == text
+
+
+def test_small_models_keep_their_figures() -> None:
+    assert [page.giga(v) for v in (17.5625, 0.80594, 0.000275, None)] == ["17.562", "0.806", "0.000275", "\u2013"]

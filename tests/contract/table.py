@@ -50,6 +50,7 @@ class Backbone:
     crosses: bool = False  # its main stack has cross-attention
     headless: bool = False  # a language model: nothing but a method can be trained
     sees: bool = False  # composed of a vision tower and a language model
+    windows: bool = False  # its attention is in windows
 
     def model(self, attention: str = "sdpa") -> nn.Module:
         torch.manual_seed(1)
@@ -113,6 +114,17 @@ def _seeing(vision: Callable[..., nn.Module], language: Callable[..., nn.Module]
         return gm.VisionLanguage(vision(**options), language(**options))
 
     return build
+
+
+SWIN = {  # windows of 3 x 3 in grids of 8 x 8 and 4 x 4: shifted ones, and padding
+    "embed_dim": 12, "depths": [2, 1], "num_heads": [2, 3], "window_size": 3, "image_size": 16, "patch_size": 2,
+    "mlp_ratio": 2.0,
+}  # fmt: skip
+
+
+def _timm_swin() -> nn.Module:
+    sizes = {("img_size" if k == "image_size" else k): v for k, v in SWIN.items()}
+    return timm.create_model("swin_tiny_patch4_window7_224", num_classes=LABELS, **sizes)
 
 
 T5 = {"d_model": 12, "d_kv": 5, "d_ff": 20, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 2, "vocab_size": 50}
@@ -189,6 +201,9 @@ BACKBONES: dict[str, Backbone] = {
     "llama-classifier": Backbone(
         _of(tf.LlamaForSequenceClassification, tf.LlamaConfig, LLAMA, num_labels=LABELS), "text", biases=False
     ),
+    "swin": Backbone(_of(tf.SwinForImageClassification, tf.SwinConfig, SWIN, num_labels=LABELS), windows=True),
+    "swin-bare": Backbone(_of(tf.SwinModel, tf.SwinConfig, SWIN), num_labels=LABELS, windows=True),
+    "timm-swin": Backbone(_timm_swin, eager=False, windows=True),
     "timm": Backbone(_timm(num_classes=LABELS, init_values=0.2), eager=False),
     "timm-avg": Backbone(_timm(num_classes=LABELS, global_pool="avg", reg_tokens=2, qk_norm=True), eager=False),
     "timm-bare": Backbone(_timm(num_classes=0), num_labels=LABELS, eager=False),
@@ -253,6 +268,7 @@ METHODS: dict[str, Row] = {
     "vpt-shallow": Row(gm.VPT(prompts=4, deep=False)),
     "vpt-cross": Row(gm.VPT(prompts=4, attention="both")),
     "vpt-none": Row(gm.VPT(prompts=0), identity=True),
+    "vpt-uneven": Row(gm.VPT(prompts=(3, 0, 2), blocks=(0, 1, 2))),
     "vpt-projected": Row(gm.VPT(prompts=3, project=7, blocks=(0, 2))),
     "vpt-dropout": Row(gm.VPT(prompts=3, dropout=0.3)),
     "linear-probe": Row(gm.LinearProbe(), identity=True),
@@ -304,8 +320,17 @@ def unfit(backbone: Backbone, row: Row) -> str | None:
         return "no cross-attention"
     if isinstance(row.method, gm.BitFit) and not backbone.biases:
         return "no bias vectors"
-    if isinstance(row.method, gm.DAS) and row.method.form != "parallel" and backbone.post_norm:
-        return "a post-norm block"
+    for method in row.method if isinstance(row.method, list) else [row.method]:
+        if backbone.windows and isinstance(method, gm.SPT) and method.deep:
+            return "SPT harvests tokens of one width"
+        if backbone.windows and isinstance(method, gm.VPT) and method.project is not None:
+            return "project=7 maps to one width"
+        if backbone.windows and isinstance(method, gm.CVPT) and method.placement == 2:
+            return "attends in windows"
+        if isinstance(method, gm.DAS) and backbone.windows:
+            return "attends in windows"
+        if isinstance(method, gm.DAS) and method.form != "parallel" and backbone.post_norm:
+            return "a post-norm block"
     nothing = isinstance(row.method, gm.LinearProbe) or (isinstance(row.method, gm.VPT) and row.method.prompts == 0)
     return "nothing would be trained" if nothing and backbone.headless else None
 

@@ -76,19 +76,23 @@ def _published(name: str, config: dict[str, Any], overrides: dict[str, Any]) -> 
     """A configuration in the form of transformers: its first class, or the plain model of its kind."""
     import transformers
 
+    from gossamer import models
+
     kind = config.get("model_type")
+    published = (config.get("architectures") or [""])[0]
+    models.register()
     if kind not in transformers.CONFIG_MAPPING:
         raise ValueError(f"{name}: model_type is {kind!r}, which transformers {transformers.__version__} does not know")
-    published = (config.get("architectures") or [""])[0]
-    return _transformers(published if hasattr(transformers, published) else "AutoModel", config, {}, overrides)
+    return _transformers(published if models.find(published) else "AutoModel", config, {}, overrides)
 
 
 def _transformers(kind: str, config: dict[str, Any], arguments: dict[str, Any], overrides: dict[str, Any]) -> nn.Module:
     import transformers
 
+    from gossamer import models
     from gossamer.zoo.quiet import quiet
 
-    model_class: Any = getattr(transformers, kind)
+    model_class: Any = models.find(kind)
     config_class = transformers.CONFIG_MAPPING[config["model_type"]]
     for field in overrides:
         if not hasattr(config_class(), field):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 WIDTH, HEIGHT = 360.0, 270.0
-LEFT, RIGHT, TOP, BOTTOM = 46.0, 12.0, 14.0, 44.0  # margins for tick labels and titles
+LEFT, RIGHT, TOP, BOTTOM = 50.0, 12.0, 14.0, 44.0  # margins for tick labels and titles
 NAMES = 132.0  # the left margin where it holds names
 CHARACTER, LINE = 6.2, 14.0  # width and height of a label's letter
 LONGEST = 20  # letters of a label

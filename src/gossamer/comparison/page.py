@@ -23,6 +23,7 @@ from gossamer.comparison.statistics import (
     over_tasks,
     paired,
 )
+from gossamer.cost import brief
 from gossamer.runfolder import flat
 
 COSTS = {
@@ -77,7 +78,7 @@ def render(rows: Rows, *, baseline: str) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {f.__name__: f for f in (percent, points, number, shown, count_of)}
+    environment.filters |= {f.__name__: f for f in (percent, points, number, giga, shown, count_of)}
     size = {name.lower(): getattr(charts, name) for name in ("WIDTH", "LEFT", "RIGHT", "TOP", "BOTTOM", "NAMES")}
     files = {"stylesheet": _file("page.css"), "script": _file("page.js")}
     environment.globals |= {"next": next, "size": size, "shapes": SHAPES, **files}
@@ -177,12 +178,19 @@ def number(value: float | None, digits: int = 0) -> str:
     return "\u2013" if value is None else f"{value:,.{digits}f}"
 
 
+def giga(value: float | None) -> str:
+    """GMACs with three decimals, small ones with three figures."""
+    return "\u2013" if value is None else f"{value:,.3f}" if value >= 0.1 else f"{value:.3g}"
+
+
 def shown(value: Any) -> str:
     """A setting as it would stand in a run file."""
     if value is None:
         return "not set"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, dict) and "method" in value:
+        return brief(value)
     if isinstance(value, dict):
         return ", ".join(f"{k} {shown(v)}" for k, v in value.items() if v is not None)
     return ", ".join(map(shown, value)) or "none" if isinstance(value, list | tuple) else f"{value}"

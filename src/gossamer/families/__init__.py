@@ -1,6 +1,6 @@
 """Backbone families: where parts sit. One file a family, one line here to make it known."""
 
-from gossamer.families import bart, bert, clip, dinov2, llama, meter, t5, timm_vit, vilt, vit
+from gossamer.families import bart, bert, clip, dinov2, llama, meter, swin, t5, timm_swin, timm_vit, vilt, vit
 from gossamer.stack import Stack
 
 FAMILIES: tuple[Stack, ...] = (
@@ -8,6 +8,8 @@ FAMILIES: tuple[Stack, ...] = (
     *dinov2.STACKS,
     *clip.STACKS,
     *timm_vit.STACKS,
+    *swin.STACKS,
+    *timm_swin.STACKS,
     *bert.STACKS,
     *vilt.STACKS,
     *meter.STACKS,

@@ -100,9 +100,9 @@ class Adapter(Method):
         return sum(self._per_block(b) for b in anatomy.blocks(self.stack, self.blocks))
 
     def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
-        """2 d r for each bottleneck and token."""
+        """2 d r for each bottleneck and token that it sees."""
         blocks = anatomy.blocks(self.stack, self.blocks)
-        return sum(len(self._branches(b)) * 2 * b.tokens(tokens) * b.sizes.width * self.rank for b in blocks)
+        return sum(2 * b.seen(tokens, w) * b.sizes.width * self.rank for b in blocks for w in self._branches(b))
 
 
 class Bottleneck(Part):

@@ -137,7 +137,7 @@ class APT(Method):
 
     def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
         """2 n p d for each read-out."""
-        return sum(2 * b.tokens(tokens) * self.prompts * b.sizes.width for b, _ in self.places(anatomy))
+        return sum(2 * b.seen(tokens, where) * self.prompts * b.sizes.width for b, where in self.places(anatomy))
 
     def overhead(self, anatomy: Anatomy, tokens: dict[str, int]) -> tuple[int, int]:
         """Once per batch: 2 p r d for P~ of each read-out."""

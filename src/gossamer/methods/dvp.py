@@ -200,7 +200,7 @@ class DVP(Method):
 
     def head(self, anatomy: Anatomy, width: int, outputs: int) -> nn.Module:
         """W_b GELU(LN(W_a x + b_a)) + b_b, 2 d wide (decoder-only models: d / 8); weights start normal (0.02), biases zero."""
-        hidden = max(1, width // 8) if _decoder_only(anatomy) else 2 * width
+        hidden = max(2, width // 8) if _decoder_only(anatomy) else 2 * width
         head = nn.Sequential(nn.Linear(width, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, outputs))
         for linear in (head[0], head[-1]):
             nn.init.normal_(linear.weight, std=HEAD_STD)  # type: ignore[arg-type]

@@ -116,7 +116,8 @@ class Peft(Method):
             shapes, seen = self._shapes(anatomy), {}
             for block in anatomy:
                 for role, name in block.roles().items():
-                    seen[name] = (block.context if role in ("cross.k", "cross.v") else block.tokens)(tokens)
+                    own = block.seen(tokens, "attention" if role in ("q", "k", "v", "qkv", "out") else role)
+                    seen[name] = block.context(tokens) if role in ("cross.k", "cross.v") else own
         return sum(seen.get(name, 1) * self.config.r * sum(shape) for name, shape in shapes.items()), 0
 
     def _shapes(self, anatomy: Anatomy) -> dict[str, tuple[int, int]]:

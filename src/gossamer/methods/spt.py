@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from gossamer.anatomy import Anatomy
 from gossamer.bank import Bank, bare
+from gossamer.block import Block
 from gossamer.methods.base import Method
 from gossamer.methods.vpt import VPT, Prompts
 from gossamer.seams import Part
@@ -109,7 +110,7 @@ class SPT(Method):
     saved adapter holds them, and loads without data.
 
     Args:
-        prompts: m. The paper: 20 deep, 100 shallow.
+        prompts: m. The paper: 20 deep, 100 shallow. A tuple, as `gossamer.condense` leaves it, cannot be harvested again.
         deep: as in VPT.
         strategy: how prompts are made of the bank; see the module.
         images: B_h, drawn from the training set. None: all, but at most 1024; the authors take as many as there are.
@@ -122,7 +123,7 @@ class SPT(Method):
         stack: None: the model's main stack. In stacks of text, tokens are words; of text and image, patches.
     """
 
-    prompts: int = 20
+    prompts: int | tuple[int, ...] = 20
     deep: bool = True
     strategy: Literal["random", "mean_pooling", "max_pooling", "kmeans"] = "random"
     images: int | None = None
@@ -130,7 +131,7 @@ class SPT(Method):
     compat: bool = False
     seed: int = 0
     form: Literal["exact", "sequence"] = "exact"
-    stay: bool = False
+    stay: bool | None = None
     blocks: tuple[int, ...] | None = None
     stack: str | None = None
 
@@ -150,8 +151,34 @@ class SPT(Method):
         same = ("prompts", "deep", "form", "stay", "blocks", "stack")
         return VPT(**{name: getattr(self, name) for name in same})
 
+    @property
+    def each(self) -> int:
+        """m, the prompts of every block that is harvested.
+
+        Raises:
+            ValueError: the blocks have different numbers.
+        """
+        if isinstance(self.prompts, int):
+            return self.prompts
+        raise ValueError(
+            f"prompts={self.prompts} is what condensing has left of a harvest; only the same number for all blocks can be harvested"
+        )
+
+    def targets(self, anatomy: Anatomy) -> list[Block]:
+        """VPT's."""
+        return self.vpt.targets(anatomy)
+
     def attach(self, anatomy: Anatomy) -> Part:
-        """Places VPT's prompts; their tree is VPT's, and `harvested`."""
+        """Places VPT's prompts; their tree is VPT's, and `harvested`.
+
+        Raises:
+            ValueError: the blocks differ in width (Swin, which the paper leaves out as well).
+        """
+        widths = sorted({block.sizes.width for block, _ in self.vpt.prompted(anatomy)})
+        if len(widths) > 1:
+            raise ValueError(
+                f"SPT harvests tokens of one width, and these blocks have {widths}: use VPT, or blocks of one stage"
+            )
         return SelfPrompts(self, self.vpt.attach(anatomy))
 
     def prepare(self, adapted: Any, data: Any) -> None:
@@ -269,9 +296,9 @@ def harvest(
     with bare(adapted) as anatomy:
         for tree in [t for t in trees if t.prompts()]:
             placed = {p.block.key for p in tree.prompts()}  # not where another method replaces the block
-            found, prompted = [], tree.config.vpt.prompted(anatomy)
+            found, prompted = [], {block.index for block, _ in tree.config.vpt.prompted(anatomy)}
             for column in anatomy.columns(tree.config.stack):
-                layers = [b for b in column if b.key in placed & {p.key for p in prompted}]
+                layers = [b for b in column if b.index in prompted and b.key in placed]
                 if layers:
                     bank = Bank(adapted, anatomy, layers, data, collate, batch_size, with_pos=tree.config.with_pos)
                     found.append(prompts_from(bank, tree.config, memory))
@@ -291,16 +318,14 @@ def prompts_from(bank: Bank, config: SPT, memory: int = 2**30) -> Tensor:
         bank.draw(torch.randint(size, (count,), generator=generator))
     else:
         bank.draw(torch.randperm(size, generator=generator)[:count])
-    rows = config.prompts * count if config.strategy.endswith("pooling") else sum(bank.lengths)
-    if config.prompts > rows:
+    rows = config.each * count if config.strategy.endswith("pooling") else sum(bank.lengths)
+    if config.each > rows:
         raise ValueError(
-            f"prompts={config.prompts}, but {count} images give only {rows} rows to choose from: harvest more images"
+            f"prompts={config.each}, but {count} images give only {rows} rows to choose from: harvest more images"
         )
     if config.strategy == "kmeans":
         return _clustered(bank, config, generator, memory)
-    return _sampled(
-        bank, config, [smallest(torch.rand(rows, generator=generator), config.prompts) for _ in bank.layers]
-    )
+    return _sampled(bank, config, [smallest(torch.rand(rows, generator=generator), config.each) for _ in bank.layers])
 
 
 def _sampled(bank: Bank, config: SPT, chosen: Sequence[Tensor]) -> Tensor:
@@ -314,9 +339,9 @@ def _sampled(bank: Bank, config: SPT, chosen: Sequence[Tensor]) -> Tensor:
                 tokens = slice(row - int(starts[image]), row - int(starts[image]) + 1)
             else:
                 window, image = divmod(row, len(bank.lengths))
-                tokens = windows(bank.lengths[image], config.prompts, compat=config.compat)[window]
+                tokens = windows(bank.lengths[image], config.each, compat=config.compat)[window]
             wanted.setdefault(image, []).append((layer, place, tokens))
-    prompts = torch.empty(len(bank.layers), config.prompts, bank.width)
+    prompts = torch.empty(len(bank.layers), config.each, bank.width)
     for image, layers in bank.tokens(sorted(wanted), bank.layers):
         for layer, place, tokens in wanted[image]:
             source = layers[layer]
@@ -344,5 +369,5 @@ def _clustered(bank: Bank, config: SPT, generator: torch.Generator, memory: int)
         for image, found in bank.tokens(range(len(bank.lengths)), layers):
             for place, tokens in enumerate(found):
                 rows[place, ends[image] - len(tokens) : ends[image]] = tokens
-        centres += [kmeans(r, r[kmeans_start(r, config.prompts, generator)])[0] for r in rows]
+        centres += [kmeans(r, r[kmeans_start(r, config.each, generator)])[0] for r in rows]
     return torch.stack(centres)

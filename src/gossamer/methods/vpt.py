@@ -44,28 +44,31 @@ class VPT(Method):
     """Prompts in front of the patches (Jia et al., arXiv 2203.12119).
 
     Args:
-        prompts: p, learnt tokens in each prompted block. The paper tries 1 to 200.
+        prompts: p, learnt tokens in each prompted block. The paper tries 1 to 200. A tuple gives every prompted block its own
+            number, 0 for none; `gossamer.condense` makes such models.
         deep: fresh prompts in every block (VPT-deep) or one set that runs through all blocks (VPT-shallow).
         project: d_p; prompts are stored with this width and mapped to the model's by one Linear for all blocks. None: no map.
         dropout: rate on prompt coordinates in training, drawn for every sample and block. The paper: 0.1 deep, 0 shallow.
-            The default is 0, because with dropout keys and values of prompts must be computed per sample.
+            The default is 0, because with dropout keys and values of prompts must be computed per sample; in Swin's windows
+            prompts with dropout run as tokens.
         form: "exact" computes prompts as keys and values only (deep; the same function); "sequence" lets them run as tokens.
             Shallow prompts are always tokens.
         attention: which attention of a block deep prompts are keys and values of: "self"; "cross", where a block has one (the APT
             comparison's code on METER); "both", with prompts of their own (the number of prompts its table prints).
-        stay: the last block's prompts stay in the model's output, so that a read-out that averages tokens (MAE's) averages over
-            them too, as the paper's code does. They then run as tokens there.
+        stay: the last block's prompts stay in the model's output, so that a read-out that averages tokens (MAE's, Swin's)
+            averages over them too, as the paper's code does. They then run as tokens there. None: on Swin only, since other
+            read-outs take tokens one by one.
         blocks: indices of the prompted blocks, 0 first. None: all. Shallow: the one block before which prompts enter (None: 0).
         stack: "vision", "text", "encoder", "decoder", "fusion"; None: the model's main stack.
     """
 
-    prompts: int = 10
+    prompts: int | tuple[int, ...] = 10
     deep: bool = True
     project: int | None = None
     dropout: float = 0.0
     form: Literal["exact", "sequence"] = "exact"
     attention: Literal["self", "cross", "both"] = "self"
-    stay: bool = False
+    stay: bool | None = None
     blocks: tuple[int, ...] | None = None
     stack: str | None = None
 
@@ -73,7 +76,7 @@ class VPT(Method):
     learning_rate = 1e-2
 
     def __post_init__(self) -> None:
-        if self.prompts < 0:
+        if min(counts(self.prompts), default=-1) < 0:
             raise ValueError(f"prompts must be 0 or more, got {self.prompts}")
         if self.project is not None and self.project < 1:
             raise ValueError(f"project must be at least 1 (or None for no projection), got {self.project}")
@@ -92,101 +95,138 @@ class VPT(Method):
 
     def attach(self, anatomy: Anatomy) -> Part:
         """Places prompts in the model; their tree is `<stack>.blocks.<i>.prompts` [p, d or d_p] and `projection`."""
-        tree = PromptTree()
-        blocks = self.prompted(anatomy)
-        if self.attention != "self" and blocks[0].stack.cross is None:
-            name = blocks[0].stack.name
+        tree, targets, prompted = PromptTree(), self.targets(anatomy), self.prompted(anatomy)
+        if self.attention != "self" and targets[0].stack.cross is None:
+            name = targets[0].stack.name
             raise ValueError(f"attention={self.attention!r}: blocks of the {name} stack have no cross-attention")
-        if self.prompts == 0:
+        if not prompted:
             return tree
-        width, finals = blocks[0].sizes.width, [column[-1] for column in anatomy.columns(self.stack)]
-        left_out = [b.index for b in finals if b not in blocks]
+        self._check_widths(targets)
+        width, finals = targets[0].sizes.width, [column[-1] for column in anatomy.columns(self.stack)]
+        left_out = [b.index for b in finals if b not in targets]
         if self.stay and self.deep and left_out:
             raise ValueError(
                 f"stay=True keeps the prompts of the last block, {left_out[0]}, which blocks={self.blocks} leaves out"
             )
-        bound = prompt_range(patch_area(anatomy, blocks[0]), self.project or width)
+        first = anatomy.blocks(self.stack)[0]
+        bound = prompt_range(patch_area(anatomy, first), self.project or first.sizes.width)
         projection = None
         if self.project is not None:
-            projection = nn.Linear(self.project, width, device=blocks[0].device)
+            projection = nn.Linear(self.project, width, device=first.device)
             nn.init.kaiming_normal_(projection.weight, mode="fan_out")
             tree.add_module("projection", projection)
-        for block in blocks:
+        for block, count in prompted:
             for branch in BRANCHES[self.attention]:
                 key = block.key if branch == "attention" else f"{block.key}.{branch}"
                 if branch == "cross" or self._exact(anatomy, block, warn=True):
-                    remembered = RememberedPrompts(block, self, bound, projection, branch)
+                    remembered = RememberedPrompts(block, count, self, bound, projection, branch)
                     grow(tree, key, remembered)
                     anatomy.remember(block, remembered, branch)
                 else:
-                    tokens = InsertedPrompts(block, self, bound, projection)
+                    tokens = InsertedPrompts(block, count, self, bound, projection)
                     grow(tree, key, tokens)
                     last = block if self.deep else anatomy.column(block)[-1]
-                    anatomy.insert(block, tokens, last=last, stay=self.stay and last in finals, read=not self.deep)
+                    stay = self.stays(anatomy) and last in finals
+                    anatomy.insert(block, tokens, last=last, stay=stay, read=not self.deep)
         return tree
 
-    def prompted(self, anatomy: Anatomy) -> list[Block]:
-        """The blocks that get prompts of their own; of shallow prompts the one before which they enter (of two columns two)."""
+    def _check_widths(self, targets: list[Block]) -> None:
+        widths = [block.sizes.width for block in targets]
+        if self.project is not None and len(set(widths)) > 1:
+            raise ValueError(
+                f"project={self.project} maps to one width, and the blocks have {min(widths)} to {max(widths)}"
+            )
+
+    def stays(self, anatomy: Anatomy) -> bool:
+        """Whether prompts that come out of the last block are read out."""
+        return anatomy.blocks(self.stack)[0].stack.windows is not None if self.stay is None else self.stay
+
+    def targets(self, anatomy: Anatomy) -> list[Block]:
+        """The blocks that may have prompts of their own; of shallow prompts where they enter (of two columns two)."""
         if not self.deep and self.blocks is None:
             return [column[0] for column in anatomy.columns(self.stack)]
         return anatomy.blocks(self.stack, self.blocks)
 
+    def prompted(self, anatomy: Anatomy) -> list[tuple[Block, int]]:
+        """The blocks that have prompts of their own, and how many.
+
+        Raises:
+            ValueError: `prompts` gives numbers for more or fewer blocks.
+        """
+        blocks, each = self.targets(anatomy), counts(self.prompts)
+        if isinstance(self.prompts, int):
+            each *= len(blocks)
+        if len(each) != len(blocks):
+            raise ValueError(
+                f"prompts={self.prompts} gives numbers for {len(each)} blocks, and {len(blocks)} are prompted"
+            )
+        return [(block, p) for block, p in zip(blocks, each, strict=True) if p]
+
     def parameters(self, anatomy: Anatomy) -> int:
         """N p d for deep prompts, p d for shallow ones; with projection N p d_p + d_p d + d. For both attentions twice N."""
-        tables, d = len(self.prompted(anatomy)), anatomy.blocks(self.stack)[0].sizes.width
-        tables *= len(BRANCHES[self.attention])
-        if self.prompts == 0:
-            return 0
-        if self.project is None:
-            return tables * self.prompts * d
-        return tables * self.prompts * self.project + self.project * d + d
+        prompted, tables = self.prompted(anatomy), len(BRANCHES[self.attention])
+        if self.project is None or not prompted:
+            return tables * sum(p * block.sizes.width for block, p in prompted)
+        return tables * sum(p for _, p in prompted) * self.project + (self.project + 1) * prompted[0][0].sizes.width
 
     def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
         """2 n p d_h h for each block with stored K_P, V_P; where prompts run as tokens, a block of n + p less one of n."""
-        blocks, p, total = self.prompted(anatomy), self.prompts, 0
         if not self.deep:
             return self._shallow_macs(anatomy, tokens)
-        for block in blocks if p else ():
-            n = block.tokens(tokens)
+        total = 0
+        for block, p in self.prompted(anatomy):
+            extent = block.extent(tokens)
             if self.attention != "self":
-                total += 2 * n * p * block.sizes.cross_inner
+                total += 2 * extent.tokens * p * block.sizes.cross_inner
             if self.attention != "cross" and self._exact(anatomy, block):
-                total += 2 * n * p * block.sizes.inner
+                total += 2 * extent.attending * p * block.sizes.inner
             elif self.attention != "cross":
-                total += block.sizes.macs(n + p, block.context(tokens)) - block.macs(tokens)
+                total += block.macs(tokens, extra=p) - block.macs(tokens)
         return total
 
     def _shallow_macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
         """Blocks whose own stream, or whose other one, has p tokens more than it had, from where these entered."""
-        starts = {id(b.stack): anatomy.column(b).index(b) for b in self.prompted(anatomy)}
-        total, p = 0, self.prompts
+        starts = {id(b.stack): (anatomy.column(b).index(b), p) for b, p in self.prompted(anatomy)}
+        total = 0
         for column in anatomy.columns(self.stack):
             for i, block in enumerate(column):
-                own = p * (starts.get(id(block.stack), len(column)) <= i)
-                other = p * any(start <= i for stack, start in starts.items() if stack != id(block.stack))
-                longer = block.sizes.macs(block.tokens(tokens) + own, block.context(tokens) + other)
-                total += longer - block.macs(tokens)
+                at, p = starts.get(id(block.stack), (len(column), 0))
+                own = p if at <= i else 0
+                other = sum(q for stack, (at, q) in starts.items() if stack != id(block.stack) and at <= i)
+                total += block.macs(tokens, own, other) - block.macs(tokens)
+                if block.merging is not None and at < i:
+                    total += p * block.merging.reduction.weight.numel()  # type: ignore[union-attr,operator]
         return total
 
     def overhead(self, anatomy: Anatomy, tokens: dict[str, int]) -> tuple[int, int]:
         """Once per batch: 2 p d inner_kv for K_P, V_P of each block (with dropout for each sample), p d_p d where projected."""
-        blocks, d = self.prompted(anatomy), anatomy.blocks(self.stack)[0].sizes.width
-        projection = len(blocks) * len(BRANCHES[self.attention]) * self.prompts * (self.project or 0) * d
-        exact = [b for b in blocks if self.attention != "cross" and self._exact(anatomy, b)]
-        keys_values = sum(2 * self.prompts * d * b.sizes.inner_kv for b in exact)
+        prompted = self.prompted(anatomy)
+        projection = len(BRANCHES[self.attention]) * sum(p * (self.project or 0) * b.sizes.width for b, p in prompted)
+        exact = [(b, p) for b, p in prompted if self.attention != "cross" and self._exact(anatomy, b)]
+        keys_values = sum(2 * p * b.sizes.width * b.sizes.inner_kv for b, p in exact)
         if self.attention != "self":
-            keys_values += sum(2 * self.prompts * d * b.sizes.cross_inner for b in blocks)
+            keys_values += sum(2 * p * b.sizes.width * b.sizes.cross_inner for b, p in prompted)
         return (keys_values, projection) if self.dropout else (0, projection + keys_values)
 
     def _exact(self, anatomy: Anatomy, block: Block, warn: bool = False) -> bool:
         """Whether the prompts of a block are keys and values only."""
-        if not self.deep or self.form != "exact" or (self.stay and block is anatomy.column(block)[-1]):
+        last = block is anatomy.column(block)[-1]
+        if not self.deep or self.form != "exact" or (last and self.stays(anatomy)):
             return False
+        if self.dropout and block.stack.windows is not None:
+            return (
+                False  # the windows of a sample share its masks, and an attention does not know whose windows it sees
+            )
         reason = anatomy.obstacle(block, "remember")
         if reason is not None and warn:
             message = f"{block.name}: prompts run as tokens here, the exact form is not possible: {reason}"
             warnings.warn(message, stacklevel=3)
         return reason is None
+
+
+def counts(prompts: int | tuple[int, ...]) -> tuple[int, ...]:
+    """The setting `prompts` as numbers: one for all blocks, or one for each."""
+    return (prompts,) if isinstance(prompts, int) else prompts
 
 
 class PromptTree(Part):
@@ -205,15 +245,15 @@ class Prompts(Part):
     projection: nn.Linear | None
     folded: Tensor
 
-    def __init__(self, block: Block, config: VPT, bound: float, projection: nn.Linear | None):
+    def __init__(self, block: Block, count: int, config: VPT, bound: float, projection: nn.Linear | None):
         super().__init__()
         width = config.project or block.sizes.width
         self.prompts: nn.Parameter | None = nn.Parameter(
-            torch.empty(config.prompts, width, device=block.device).uniform_(-bound, bound)
+            torch.empty(count, width, device=block.device).uniform_(-bound, bound)
         )
         # Neither is a child: the block is the backbone's, the projection stands once in the method's tree.
         self.__dict__.update(block=block, projection=projection)
-        self.dropout = config.dropout
+        self.deep, self.dropout = config.deep, config.dropout
         self.register_buffer("folded", None)
 
     def tokens(self, batch: int) -> Tensor:
@@ -251,8 +291,8 @@ class RememberedPrompts(Prompts):
     keys: Tensor
     values: Tensor
 
-    def __init__(self, block: Block, config: VPT, bound: float, projection: nn.Linear | None, branch: str):
-        super().__init__(block, config, bound, projection)
+    def __init__(self, block: Block, count: int, config: VPT, bound: float, projection: nn.Linear | None, branch: str):
+        super().__init__(block, count, config, bound, projection)
         self.branch = branch
         self.register_buffer("keys", None)
         self.register_buffer("values", None)

@@ -133,6 +133,9 @@ def _load_transformers(
     """A model of transformers from its folder, its loading report checked."""
     import transformers
 
+    from gossamer import models
+
+    models.register()
     if "auto_map" in config and config.get("model_type") not in transformers.CONFIG_MAPPING:
         raise ValueError(
             f"{folder.name}: {config.get('model_type')} is code of its own in that folder, which is never run"
@@ -147,7 +150,7 @@ def _load_transformers(
             )
     else:
         published = (config.get("architectures") or [""])[0]
-        kind = getattr(transformers, published, transformers.AutoModel)
+        kind = models.find(published) or transformers.AutoModel
     labels = {} if num_labels is None else {"num_labels": num_labels, "ignore_mismatched_sizes": True}
     with quiet():
         model, report = kind.from_pretrained(

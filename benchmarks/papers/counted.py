@@ -1,0 +1,61 @@
+"""What the papers' files share: a line of the table, and figures that are counted and must equal the closed form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gossamer as gm
+from gossamer import architectures
+from gossamer.anatomy import read
+from gossamer.counting import Sample, closed_macs, count
+from gossamer.methods import Method, as_method
+
+HOW = {
+    "sequence": "prompts run as tokens; torch's counter on meta = closed form",
+    "exact": "stored keys and values of prompts; torch's counter on meta = closed form",
+    "parameters": "tensors of the adapter = closed form",
+}
+
+
+def row(what: str, paper: float, ours: float, unit: str, how: str) -> dict[str, Any]:
+    """One line of the table; a difference of 0.1 from a figure printed with one decimal is its rounding."""
+    return {"what": what, "paper": paper, "ours": ours, "difference": round(ours - paper, 6), "unit": unit, "how": how}
+
+
+def gmacs(model: str, method: Method | None, **sizes: Any) -> float:
+    """GMACs of one sample in the finished model (None: in the bare backbone), counted; they must equal the closed form."""
+    backbone = architectures.build(model)
+    sample, anatomy = Sample.of(backbone, **sizes), read(backbone)
+    closed = closed_macs(backbone, None, anatomy, sample)
+    closed += method.macs(anatomy, sample.tokens(anatomy)) if method else 0
+    finished = gm.adapt(backbone, method).finalize() if method else backbone
+    counted = count(finished, finished, sample)[0]
+    if counted != closed:
+        raise SystemExit(f"{model}, {method}: counted {counted:,} MACs, closed form {closed:,}")
+    return round(counted / 1e9, 3)
+
+
+def parameters(model: str, method: Any) -> int:
+    """Parameters of the method without a head, counted; they must equal the closed form."""
+    closed = as_method(method).parameters(read(architectures.build(model)))
+    placed = gm.adapt(architectures.build(model), method).methods.parameters()
+    counted = sum(p.numel() for p in placed if p.requires_grad)
+    if counted != closed:
+        raise SystemExit(f"{model}, {method}: {counted:,} parameters, closed form {closed:,}")
+    return counted
+
+
+def seeing(vision: str, language: str, **sizes: Any) -> gm.VisionLanguage:
+    """A vision tower and a language model on the meta device, without a pooler."""
+    model: Any = architectures.build(language, **sizes)
+    model.pooler = None
+    return gm.VisionLanguage(architectures.build(vision), model)
+
+
+def seen_parameters(method: Method, *halves: str, **sizes: Any) -> int:
+    """Parameters of the method without a head, counted; they must equal the closed form."""
+    closed = method.parameters(read(seeing(*halves, **sizes)))
+    counted = sum(p.numel() for p in gm.adapt(seeing(*halves, **sizes), method).trainable().values())
+    if counted != closed:
+        raise SystemExit(f"{halves}, {method}: {counted:,} parameters, closed form {closed:,}")
+    return counted
