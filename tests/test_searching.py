@@ -24,6 +24,8 @@ from gossamer.savings import Savings
 from gossamer.seams import Part
 from gossamer.searching import Batches, Found, SuperNetwork, rate
 
+from .contract.table import BACKBONES
+
 IDLE = (1, 4)  # blocks whose branches give nothing
 RULES: dict[str, Any] = {"interval": 1, "warmup": 1, "eta": 2.0}
 
@@ -175,6 +177,26 @@ def test_a_method_that_places_one_thing_plugs_in() -> None:
         searched(Gate(), Search(saving=1.0), model=model, data=data)
 
 
+def test_dvp_finds_a_place_for_its_prompt() -> None:
+    row = BACKBONES["clip+bert"]
+    model, inputs = row.model(), row.inputs()
+    data = [{**{k: v[i % 3] for k, v in inputs.items()}, "labels": torch.tensor(i % 2)} for i in range(24)]
+    settings = Search(epochs=2, hold_out=0.25, rules={"eta": 1.0, "reward": "100 exp(-loss)"})
+    method = gm.DVP(block=1, heads=3, rank=2)
+    records: list[Any] = []
+    training = Training(batch=6)
+    options: dict[str, Any] = {"model": model, "data": data, "training": training, "num_labels": 2}
+    found = searched(method, settings, **options, after_update=records.append)
+    assert found.updates == len(records) == 2 * 3
+    assert all(len(r["subsets"]) == 5 and all(len(s) == 1 for s in r["subsets"]) for r in records)
+    assert found.methods == (replace(method, block=found.chosen[0]),)
+    assert len(found.arms) == len(found.preferences) >= 2
+    network = SuperNetwork(model, [method], 0, training, 2)
+    network.learn({k: torch.stack([d[k] for d in data[:6]]) for k in data[0]}, 6, (0,))
+    generators = {n: p.grad for n, p in network.adapted.trainable().items() if ".prompt." in n}
+    assert all((grad is None) == (".blocks.0." not in name) for name, grad in generators.items())
+
+
 class Killed(BaseException):
     pass
 
@@ -267,10 +289,10 @@ def test_scoring_leaves_no_trace() -> None:
     before = {k: v.clone() for k, v in net.adapted.state_dict().items()}
     gradients = {n: None if p.grad is None else p.grad.clone() for n, p in net.adapted.trainable().items()}
     random, modes = torch.get_rng_state(), [m.training for m in net.adapted.modules()]
-    calm = net.score(batches.scoring(0), (1, 4), dropout=False)
-    wild = net.score(batches.scoring(0), (1, 4), dropout=True)
+    calm = net.score(batches.scoring(0), (1, 4), dropout=False, right=True)
+    wild = net.score(batches.scoring(0), (1, 4), dropout=True, right=True)
     assert calm != wild
-    assert calm == net.score(batches.scoring(0), (1, 4), dropout=False)
+    assert calm == net.score(batches.scoring(0), (1, 4), dropout=False, right=True)
     assert torch.equal(torch.get_rng_state(), random)
     assert [m.training for m in net.adapted.modules()] == modes
     assert all(torch.equal(before[k], v) for k, v in net.adapted.state_dict().items())

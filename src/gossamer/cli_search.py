@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Subset
 
-from gossamer import methods, processes, zoo
+from gossamer import methods, processes, tasks
 from gossamer import run as runs
 from gossamer.adapted import Adapted
-from gossamer.prepared import Prepared
 from gossamer.run import Run
 from gossamer.searchfolder import FOUND, HISTORY
 from gossamer.searching import Found, search
-from gossamer.sets import load_sets, preprocessing
+from gossamer.sets import apart, load_sets
 from gossamer.train import solve_head
 
 FOLDER = "search"  # inside the output of the run
@@ -36,7 +34,8 @@ def command(arguments: Sequence[str]) -> None:
 def search_run(run: Run, *, resume: bool = False, overwrite: bool = False) -> Found:
     """Searches as the run says, in the folder `search` of its output, and writes the run with what was found as found.yaml there.
 
-    The candidates are scored on a part of the training images (`search.hold_out`); validation and test images are not opened.
+    The candidates are scored on a part of the training set (`search.hold_out`): images with every class in proportion, of texts
+    about images all those about some of the images. Validation and test items are not opened.
 
     Raises:
         FileExistsError: the folder holds a search and neither `resume` nor `overwrite` was asked for.
@@ -45,21 +44,24 @@ def search_run(run: Run, *, resume: bool = False, overwrite: bool = False) -> Fo
     processes.begin()
     applied = [methods.from_dict(values) for values in run.methods]
     train = load_sets(run)["train"]
-    images = Prepared(train, preprocessing(run))
+    task = tasks.kind(run).begin(run, train)
+    items, held_out = (task.prepare(part) for part in apart(train, run.search.hold_out, run.seed))
     torch.manual_seed(run.seed)
-    task = {"task": "image-classification", "num_labels": len(train.classes)} if run.model.head == "published" else {}
-    model: Any = zoo.load(run.model.name, revision=run.model.revision, **task)
+    model = task.backbone(run)
     if torch.accelerator.is_available():
         model.to(torch.accelerator.current_accelerator())
 
-    def prepare(adapted: Adapted, part: Subset) -> None:
-        if run.training.warm_start and len(adapted.head_modules()) == 1:
-            solve_head(adapted, part, images.labels[torch.tensor(part.indices)], run)
+    def prepare(adapted: Adapted, data: Any) -> None:
+        items.settle(adapted)
+        held_out.settle(adapted)
+        if run.training.warm_start and items.labels is not None and len(adapted.head_modules()) == 1:
+            solve_head(adapted, items, run)
 
     folder = Path(run.output) / FOLDER
     found = search(
-        model, applied, images, settings=run.search, training=run.training, num_labels=len(train.classes),
-        prepare=prepare, after_update=_tell, folder=folder, resume=resume, overwrite=overwrite, seed=run.seed,
+        model, applied, items, held_out=held_out, settings=run.search, training=run.training, num_labels=task.outputs,
+        collate=items.collate, loss=task.loss, prepare=prepare, after_update=_tell, folder=folder, resume=resume,
+        overwrite=overwrite, seed=run.seed,
     )  # fmt: skip
     if processes.first():
         chosen = dataclasses.replace(run, methods=[methods.to_dict(m) for m in found.methods])

@@ -11,7 +11,6 @@ from gossamer import methods
 from gossamer import run as runs
 from gossamer.condensation import condense, cut, number
 from gossamer.evaluate import classify, load_adapter, score
-from gossamer.prepared import Prepared
 from gossamer.progress import Journal
 from gossamer.run import Condense, Run
 from gossamer.runfolder import METRICS, RunFolder
@@ -25,7 +24,7 @@ SHOWN = ("run", "keep", "score", "ranking", "prompts_before", "prompts_after", "
 
 
 def start(
-    chosen: Condense, images: dict[str, Prepared], run: Run, folder: RunFolder, journal: Journal
+    chosen: Condense, images: dict[str, Any], run: Run, folder: RunFolder, journal: Journal
 ) -> tuple[Adapted, dict[str, Any]]:
     """The adapter of the finished run with its prompts cut, and the record of the cut.
 

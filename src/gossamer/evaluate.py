@@ -1,4 +1,4 @@
-"""How good an adapted classifier is on labelled images: accuracy, balanced accuracy, recall of every class, confusion."""
+"""How good an adapter is: a classifier of images by accuracy, recalls and confusion; other tasks by their own."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from gossamer.data import ImageDataset, Preprocessing
-from gossamer.prepared import Prepared
+from gossamer.data import ImageDataset, ImageTextDataset, Preprocessing
+from gossamer.prepared import Prepared, PreparedSet
 
 if TYPE_CHECKING:
     from gossamer.adapted import Adapted
@@ -38,6 +38,10 @@ class Scores:
     loss: float
     recall: dict[str, float | None]
     confusion: list[list[int]]
+
+    def headline(self) -> dict[str, float]:
+        """Accuracy and balanced accuracy."""
+        return {"accuracy": self.accuracy, "balanced_accuracy": self.balanced_accuracy}
 
     def to_dict(self) -> dict[str, Any]:
         """The scores as JSON."""
@@ -63,11 +67,12 @@ def score(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> Scores:
 
 @torch.no_grad()
 def outputs(
-    of: Callable[..., Tensor], images: Prepared, *, device: torch.device, batch: int = BATCH, workers: int = 0
+    of: Callable[..., Tensor], items: PreparedSet, *, device: torch.device, batch: int = BATCH, workers: int = 0
 ) -> Tensor:
-    """What `of(pixel_values=...)` gives for every image, [n, ...] on the CPU in float32."""
-    loader = DataLoader(images, batch_size=batch, num_workers=workers)
-    return torch.cat([of(pixel_values=b["pixel_values"].to(device)).float().cpu() for b in loader])
+    """What `of(pixel_values=..., ...)` gives for every item, [n, ...] on the CPU in float32."""
+    loader: Any = DataLoader(items, batch_size=batch, num_workers=workers, collate_fn=items.collate)  # type: ignore[arg-type]
+    inputs = ({name: tensor.to(device) for name, tensor in b.items() if name != "labels"} for b in loader)
+    return torch.cat([of(**given).float().cpu() for given in inputs])
 
 
 def classify(adapted: Adapted, images: Prepared, *, batch: int = BATCH, workers: int = 0) -> Tensor:
@@ -77,28 +82,30 @@ def classify(adapted: Adapted, images: Prepared, *, batch: int = BATCH, workers:
     return outputs(lambda **x: adapted(**x).logits, images, device=device, batch=batch, workers=workers)
 
 
-def evaluate(adapted: Adapted, images: ImageDataset, *, batch: int = BATCH) -> Scores:
-    """The scores of an adapter on labelled images, which are prepared as in its training.
+def evaluate(adapted: Adapted, items: ImageDataset | ImageTextDataset, *, batch: int = BATCH) -> Any:
+    """The scores of an adapter on labelled images (`Scores`) or on texts about images (`gossamer.tasks.texts.AnswerScores`).
 
-    Classes are matched by name: those of the images must be among the adapter's.
+    Images and texts are prepared as in its training. Classes are matched by name: those of labelled images must be among the
+    adapter's; an answer that it does not know counts as one that it gets wrong.
 
     Raises:
-        ValueError: the adapter does not record labels and preprocessing, an image is of a class it does not know, or
-            cannot be read.
+        ValueError: the adapter does not record labels and preprocessing or is for another task, an image is of a class it does
+            not know, or cannot be read, or the answers are not published.
     """
-    classes = labels_of(adapted)
-    prepared = Prepared(images.with_classes(classes), preprocessing_of(adapted))
-    return score(classify(adapted, prepared, batch=batch), prepared.labels, classes)
+    from gossamer import tasks
+
+    task = tasks.of(adapted)
+    return task.score(adapted, task.prepare(items), batch=batch)
 
 
 def labels_of(adapted: Adapted) -> list[str]:
     """Names of the classes that an adapter was trained on."""
-    return _recorded(adapted, "labels")
+    return recorded(adapted, "labels")
 
 
 def preprocessing_of(adapted: Adapted) -> Preprocessing:
     """How images were prepared when an adapter was trained."""
-    return Preprocessing.from_dict(_recorded(adapted, "preprocessing"))
+    return Preprocessing.from_dict(recorded(adapted, "preprocessing"))
 
 
 def load_adapter(folder: str | Path) -> Adapted:
@@ -124,32 +131,66 @@ def table(scores: Scores) -> str:
 
 def command(arguments: Sequence[str]) -> None:
     """`gossamer evaluate`: prints the scores of a run on one split."""
+    from gossamer import tasks
+
     parser = argparse.ArgumentParser(
-        prog="gossamer evaluate", description="Score a trained adapter on labelled images."
+        prog="gossamer evaluate", description="Score a trained adapter on labelled images or on texts about images."
     )
     parser.add_argument("run", help="folder of a run, or of an adapter (then with --data)")
-    parser.add_argument("--data", help="other images than those of the run: an offline set, folder, file or hub name")
+    parser.add_argument("--data", help="other data than those of the run: an offline set, folder, file or hub name")
+    parser.add_argument("--path", help="folder of the files of --data, where it is a published benchmark")
     parser.add_argument("--split", help="train, val or test (default: test if there is one, else val)")
-    parser.add_argument("--batch", type=int, default=BATCH, help="images at a time (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=BATCH, help="images or texts at a time (default: %(default)s)")
+    parser.add_argument(
+        "--results",
+        metavar="FILE",
+        help="write the answers as the VQA server takes them; then no answers need be published",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     asked = parser.parse_args(arguments)
-    split, images = images_of(asked.run, asked.data, asked.split)
-    scores = evaluate(load_adapter(asked.run), images, batch=asked.batch)
-    if asked.json:
-        print(json.dumps({"run": asked.run, "data": images.name, "split": split, **scores.to_dict()}, indent=2))
+    split, items = items_of(asked.run, asked.data, asked.split, asked.path)
+    adapted = load_adapter(asked.run)
+    if asked.results is not None:
+        scores = _write_results(adapted, items, asked.results, asked.batch)
+        if scores is None:
+            print(f"{items.name}: {len(items):,} answers are in {asked.results}; the right ones are not published")
+            return
     else:
-        print(f"{images.name}\n{table(scores)}")
+        scores = evaluate(adapted, items, batch=asked.batch)
+    if asked.json:
+        print(json.dumps({"run": asked.run, "data": items.name, "split": split, **scores.to_dict()}, indent=2))
+    else:
+        print(f"{items.name}\n{tasks.of(adapted).table(scores.to_dict())}")
 
 
-def images_of(run: str, data: str | None, split: str | None) -> tuple[str, ImageDataset]:
-    """A split and its images: of a run's own data, or of other data; None for the split: test, else what there is."""
+def _write_results(adapted: Adapted, items: Any, file: str, batch: int) -> Any:
+    """Writes an answer for each text; the scores, or None where right answers are not published."""
+    from gossamer import tasks
+    from gossamer.data.vqav2 import save_results
+    from gossamer.tasks.texts import score_answers
+
+    task: Any = tasks.of(adapted)
+    if task.unit != "texts":
+        raise ValueError("--results writes answers to texts about images, and this adapter classifies images")
+    prepared = task.prepare(items)
+    answers, loss = task.answers(adapted, prepared, batch=batch)
+    save_results(file, items, answers)
+    published = all(example.references for example in items.examples)
+    return score_answers(answers, prepared.texts, loss) if published else None
+
+
+def items_of(run: str, data: str | None, split: str | None, path: str | None = None) -> tuple[str, Any]:
+    """A split and its images or texts: of a run's own data, or of other data; None for the split: test, else what there is."""
     from gossamer import data as sources
     from gossamer import run as runs
     from gossamer.sets import load_sets
 
+    if data in sources.IMAGE_TEXT_SETS:
+        split = split or sources.IMAGE_TEXT_SETS[data].test or "val"
+        return split, sources.load_image_text(data, split, path=path)
     if data is not None:
         split = split or ("test" if "test" in sources.splits(data) else "train")
-        return split, sources.load(data, split)
+        return split, sources.load(data, split, path=path)
     if not (Path(run) / runs.RUN_FILE).is_file():
         raise ValueError(
             f"{run} is no folder of a run ({runs.RUN_FILE}), so say on which images: --data SET --split test"
@@ -166,7 +207,8 @@ def _shares(scores: Scores) -> Iterator[tuple[str, float]]:
     yield "balanced accuracy", scores.balanced_accuracy
 
 
-def _recorded(adapted: Adapted, section: str) -> Any:
+def recorded(adapted: Adapted, section: str) -> Any:
+    """What an adapter's metadata say of one thing; ValueError where they say nothing."""
     if section not in adapted.metadata:
         raise ValueError(
             f"this adapter does not record its {section}; adapters made by gossamer train do, others can set "

@@ -155,11 +155,14 @@ def export_run(run: str | Path, file: Path, *, format: Literal["onnx", "torch"],
     With int8 the accuracy of the file is measured on the run's test images, or the validation ones where there is no test split.
     """
     from gossamer import saving
-    from gossamer.evaluate import images_of, load_adapter, preprocessing_of
+    from gossamer.data import ImageDataset
+    from gossamer.evaluate import items_of, load_adapter, preprocessing_of
     from gossamer.prepared import Prepared
 
     adapted = load_adapter(run).eval()
-    split, images = images_of(str(run), None, None)
+    split, images = items_of(str(run), None, None)
+    if not isinstance(images, ImageDataset):
+        raise ValueError(f"export is of image classifiers, and {run} answers texts about images")
     prepared = Prepared(images.subset(range(min(len(images), 8))), preprocessing_of(adapted))
     if len(prepared) < 2:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Labels and probabilities for images."""
+"""Labels and probabilities for images, answers to texts about images."""
 
 from __future__ import annotations
 
@@ -47,6 +47,28 @@ def predict(adapted: Adapted, files: Sequence[str | Path], *, batch: int = BATCH
             yield {"file": str(file), "label": label, "probability": share, "probabilities": found}
 
 
+def answer(adapted: Adapted, files: Sequence[str | Path], text: str) -> list[dict[str, Any]]:
+    """Answers to one text about image files: {"images", "text", "answer"}, and probabilities where the answers are classes.
+
+    A model that reads two images with a text (NLVR2) takes the files as pairs; others answer for each file, and a composed model
+    also without any.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a file cannot be read, the files are not pairs, or the adapter does not answer texts.
+    """
+    from gossamer import tasks
+
+    task: Any = tasks.of(adapted)
+    if task.unit != "texts":
+        raise ValueError("this adapter classifies images: it takes no text")
+    each = task.images or 1
+    if len(files) % each or (not files and task.images is not None):
+        raise ValueError(f"the model reads {each} image(s) with a text, and there are {len(files)} image files")
+    groups = [files[start : start + each] for start in range(0, len(files), each)] or [[]]
+    return [task.predict(adapted, group, text) for group in groups]
+
+
 def image_files(paths: Sequence[str | Path]) -> list[Path]:
     """The files that `paths` name: files as they are, and the images of folders and of the folders in them, sorted.
 
@@ -68,19 +90,34 @@ def image_files(paths: Sequence[str | Path]) -> list[Path]:
 
 
 def command(arguments: Sequence[str]) -> None:
-    """`gossamer predict`: prints labels and probabilities of image files."""
-    parser = argparse.ArgumentParser(prog="gossamer predict", description="Classify images with a trained adapter.")
+    """`gossamer predict`: prints labels and probabilities of image files, or answers to a text about them."""
+    from gossamer import tasks
+
+    parser = argparse.ArgumentParser(
+        prog="gossamer predict", description="Classify images with a trained adapter, or answer a text about them."
+    )
     parser.add_argument("run", help="folder of a run, or of an adapter")
-    parser.add_argument("images", nargs="+", help="image files, and folders of images")
+    parser.add_argument(
+        "images", nargs="+", help="image files, and folders of images; then the text, if it answers texts"
+    )
     parser.add_argument("--top", type=int, default=3, help="labels shown for each image (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON, with every label")
     asked = parser.parse_args(arguments)
-    files = image_files(asked.images)
-    found = predict(load_adapter(asked.run), files)
+    adapted = load_adapter(asked.run)
+    if tasks.of(adapted).unit == "texts":
+        *paths, text = asked.images
+        files = image_files(paths)
+        found = answer(adapted, files, text)
+        names = [" ".join(record["images"]) for record in found]
+    else:
+        files = image_files(asked.images)
+        found = list(predict(adapted, files))
+        names = [record["file"] for record in found]
     if asked.json:
-        print(json.dumps(list(found), indent=2))
+        print(json.dumps(found, indent=2))
         return
-    width = max(len(str(file)) for file in files)
-    for record in found:
-        top = list(record["probabilities"].items())[: asked.top]
-        print(f"{record['file']:<{width}}  " + "  ".join(f"{label} {p:.1%}" for label, p in top))
+    width = max(map(len, names))
+    for name, record in zip(names, found, strict=True):
+        top = list(record.get("probabilities", {}).items())[: asked.top]
+        shown = "  ".join(f"{label} {p:.1%}" for label, p in top) or record["answer"]
+        print(f"{name:<{width}}  {shown}".strip())

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from gossamer.data import ImageDataset, Preprocessing
 from gossamer.data.images import to_rgb
@@ -15,8 +15,31 @@ from gossamer.data.images import to_rgb
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from gossamer.adapted import Adapted
+
 AUGMENTATIONS = ("random-crop", "horizontal-flip", "vertical-flip")
 MEMORY = 2**30  # bytes that one set of prepared images may take
+
+
+class PreparedSet(Protocol):
+    """A set as a model reads it."""
+
+    @property
+    def labels(self) -> Tensor | None:
+        """[n], the class of each item; None where items have no single class."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int) -> dict[str, Any]: ...
+
+    def collate(self, items: Any) -> dict[str, Tensor]:
+        """Items -> a batch of the model's inputs, and "labels"."""
+        ...
+
+    def settle(self, adapted: Adapted) -> None:
+        """Computes once what the training of this adapter leaves as it is."""
+        ...
 
 
 class Prepared(Dataset):
@@ -44,6 +67,13 @@ class Prepared(Dataset):
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def collate(self, items: Any) -> dict[str, Tensor]:
+        """{"pixel_values": [B, 3, S, S], "labels": [B]}."""
+        return default_collate(items)
+
+    def settle(self, adapted: Adapted) -> None:
+        """Nothing: images are decoded already where they fit."""
 
     def __getitem__(self, i: int) -> dict[str, Tensor | int]:
         pixels = self._decoded(i) if self.kept is None else self.kept[i]

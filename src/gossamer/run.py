@@ -26,11 +26,16 @@ class Model:
         revision: branch, tag or commit of the hub. None: the newest.
         head: what the classifier reads. published: what the model's own classification class reads (DINOv2: the class token
             and the mean of the patches); plain: what its family reads out, for a ViT the class token.
+        vision: for texts about images, the vision tower that the language model `name` is composed with, such as dinov2-small.
+            None: `name` reads images and texts itself, as ViLT and METER do.
+        vision_revision: that of the tower.
     """
 
     name: str
     revision: str | None = None
     head: Literal["published", "plain"] = "published"
+    vision: str | None = None
+    vision_revision: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,19 +59,45 @@ class Images:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Texts:
+    """How texts about images are read and answered; labelled images have none.
+
+    Args:
+        answers: classes: one of the answers that the set knows, by a head; text: written by the language model. None: text where
+            the language model was published as one that writes (LLaMA, T5, BART), else classes.
+        tokens: longest text that a head is put on; longer ones are cut, as the published protocols do.
+        prompt: what a language model that writes is given, {text} being the text.
+        answer_tokens: longest answer that is written.
+    """
+
+    answers: Literal["classes", "text"] | None = None
+    tokens: int = 40
+    prompt: str = "Question: {text}\nAnswer:"
+    answer_tokens: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "answer_tokens"):
+            _require(getattr(self, name) > 0, f"texts.{name} must be 1 or more, got {getattr(self, name)}")
+        _require("{text}" in self.prompt, f"texts.prompt must hold {{text}}, where the text goes; got {self.prompt!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Data:
-    """Labelled images.
+    """Labelled images, or texts about images.
 
     Args:
         name: a set with a name such as elpv, desk/location, vtab/dtd or fgvc/cub, a folder of images (class/image.jpg, or
-            train/class/image.jpg), a parquet or arrow file or folder, or a data set of the hub.
+            train/class/image.jpg), a parquet or arrow file or folder, or a data set of the hub; or a set of texts about images
+            such as easy-vqa, vqav2 or nlvr2.
         path: folder of the files of a published benchmark such as vtab/dtd. None: $GOSSAMER_DATA/vtab-1k and the like.
         image: the column of images, for parquet, arrow and hub. None: found by its type.
         label: the column of labels, likewise.
         subset: the configuration of a data set of the hub.
         train: train on the images for training, or on these and those for validation together (trainval), once settings are chosen.
-        validation: part of the training images held out for validation where the set has no validation split. 0: none.
-        limit: train on this many images only, drawn so that every class keeps its share. None: all.
+        validation: part of the training images, with every text about them, held out for validation where the set has no
+            validation split. 0: none.
+        limit: train on this many images only, drawn so that every class keeps its share; of texts about images, on this many texts.
+            None: all.
         test: score the test split at the end. False: it is not even read, as where settings are being chosen.
     """
 
@@ -101,7 +132,7 @@ class Training:
             cosine and linear rise for the first 10 % and fall to 0.
         clip: largest norm of the gradients of a step; larger ones are scaled down. 0: never.
         warm_start: start the head from the linear probe, solved exactly on features that are computed once (Kumar et al., arXiv
-            2202.10054). linear_probe alone is then finished: nothing is left to tune.
+            2202.10054). linear_probe alone is then finished: nothing is left to tune. Soft scores and written answers have none.
         keep: what is saved at the end, the last epoch or the one with the best validation accuracy.
         bf16: compute in bfloat16 where torch's autocast deems it safe.
         gradient_checkpointing: compute activations again in the backward pass: less memory, about a third more time.
@@ -208,11 +239,12 @@ class Run:
 
     Args:
         model: the pre-trained backbone.
-        data: labelled images.
+        data: labelled images, or texts about images.
         methods: what is trained besides the head, as a list such as [{method: vpt, prompts: 10}]; peft's too: {method: peft,
             peft_type: LORA, r: 8}.
         output: folder of this run: its settings, adapter, metrics, pictures and log.
         images: how images are prepared.
+        texts: how texts about images are read and answered.
         training: optimisation.
         search: how `gossamer search` finds the arms of a method; training alone does not read it.
         seed: of prompts, held-out images, order of the images and dropout.
@@ -225,6 +257,7 @@ class Run:
     methods: list[dict[str, Any]]
     output: str
     images: Images = field(default_factory=Images)
+    texts: Texts = field(default_factory=Texts)
     training: Training = field(default_factory=Training)
     search: Search = field(default_factory=Search)
     seed: int = 0

@@ -34,6 +34,7 @@ TASKS = {  # ending of a transformers class -> task of the zoo that makes one
     "ForImageClassification": "image-classification",
     "ForSequenceClassification": "text-classification",
     "ForQuestionAnswering": "visual-question-answering",
+    "ForImagesAndTextClassification": "two-image-classification",
     "ForCausalLM": "text-generation",
 }
 

@@ -91,6 +91,7 @@ def search(
     training: Training | None = None,
     num_labels: int | None = None,
     collate: Callable[[list[Any]], dict[str, Any]] | None = None,
+    loss: Callable[[nn.Module, dict[str, Any]], Tensor] | None = None,
     prepare: Callable[[Adapted, Any], None] | None = None,
     after_update: Callable[[dict[str, Any]], None] | None = None,
     folder: str | Path | None = None,
@@ -110,6 +111,7 @@ def search(
             do not matter here.
         num_labels: outputs of the head, as for `adapt`.
         collate: makes a batch of a list of items. None: torch's.
+        loss: of the model and a batch. None: what the model says itself for a batch with labels.
         prepare: called with the super-network and the items it will train on before its first step, such as to solve the head.
         after_update: called with the record of every update.
         folder: for history.jsonl, preferences.png, result.json and, while it lasts, the state. None: nothing is written.
@@ -145,7 +147,7 @@ def search(
     devices = [p.device for p in model.parameters() if p.device.type == "cuda"][:1]
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        network = SuperNetwork(model, methods, place, training, num_labels)
+        network = SuperNetwork(model, methods, place, training, num_labels, loss)
         try:
             part = Subset(batches.data, batches.items)
             for method in network.adapted.applied:
@@ -186,8 +188,15 @@ class SuperNetwork:
     """An adapted model with every arm of one method, and its optimizer."""
 
     def __init__(
-        self, model: nn.Module, methods: Sequence[Method], place: int, training: Training, num_labels: int | None
+        self,
+        model: nn.Module,
+        methods: Sequence[Method],
+        place: int,
+        training: Training,
+        num_labels: int | None = None,
+        loss: Callable[[nn.Module, dict[str, Any]], Tensor] | None = None,
     ):
+        self.loss = loss
         searched: Any = methods[place]
         self.size: int = searched.picks(read(model))
         supernet = searched.supernet()
@@ -207,9 +216,7 @@ class SuperNetwork:
         self.adapted.train()
         self.board.use(subset)
         own = _rows(batch)
-        loss = self._forward(batch).loss
-        if loss is None:
-            raise ValueError("the model gives no loss for these batches: they need labels")
+        loss, _ = self._measured(batch, right=False)
         (loss * own / rows).backward()
         processes.sum_gradients(self.adapted.trainable().values())
         (value,) = processes.total([float(loss.detach()) * own])
@@ -229,24 +236,33 @@ class SuperNetwork:
         self.optimizer.zero_grad(set_to_none=True)
 
     @torch.no_grad()
-    def score(self, batch: dict[str, Any], subset: Sequence[int], *, dropout: bool) -> tuple[float, float]:
-        """Mean loss and accuracy over the rows of all processes with these arms; leaves no trace."""
+    def score(self, batch: dict[str, Any], subset: Sequence[int], *, dropout: bool, right: bool) -> tuple[float, float]:
+        """Mean loss and, where asked for (`right`), accuracy over the rows of all processes with these arms; leaves no trace."""
         mode = self.adapted.training
         with self._random_as_before():
             self.adapted.train(dropout)
             self.board.use(subset)
-            output = self._forward(batch)
+            loss, correct = self._measured(batch, right=right)
         self.adapted.train(mode)
         own = _rows(batch)
-        right = _right(output.get("logits"), batch.get("labels"))
-        loss, right, rows = processes.total([float(output.loss) * own, right, own])
-        return loss / rows, right / rows
+        total, correct, rows = processes.total([float(loss) * own, correct, own])
+        return total / rows, correct / rows
 
-    def _forward(self, batch: dict[str, Any]) -> Any:
+    def _measured(self, batch: dict[str, Any], *, right: bool) -> tuple[Tensor, float]:
+        """The loss of a batch, and how many of its rows are right, or their scores summed."""
         device = next(self.adapted.backbone.parameters()).device
         inputs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
         with torch.autocast(device.type, torch.bfloat16, enabled=self.training.bf16):
-            return self.adapted(**inputs)
+            if self.loss is None:
+                output = self.adapted(**inputs)
+                loss, logits = output.loss, output.get("logits")
+            else:
+                loss = self.loss(self.adapted, inputs)
+                unlabelled = {k: v for k, v in inputs.items() if k != "labels"}
+                logits = self.adapted(**unlabelled).logits if right else None
+        if loss is None:
+            raise ValueError("the model gives no loss for these batches: they need labels")
+        return loss, _right(logits, inputs["labels"]) if right else 0.0
 
     def _random_as_before(self) -> Any:
         device = next(self.adapted.backbone.parameters()).device
@@ -421,13 +437,15 @@ class Play:
             with self.network._random_as_before():
                 batch = self.batches.scoring(self.game.updates)
         subsets = processes.agreed(self.game.candidates)
-        scores = [self.network.score(batch, s, dropout=self.settings.dropout) for s in subsets]
+        right = self.game.rules.reward == "accuracy"
+        scores = [self.network.score(batch, s, dropout=self.settings.dropout, right=right) for s in subsets]
         rewards = [self._reward(subset, *score) for subset, score in zip(subsets, scores, strict=True)]
         self.game.update(subsets, rewards)
         record = {
             "update": self.game.updates, "step": self.step, "epoch": self.step // self.batches.steps_per_epoch,
             "train_loss": loss, "subsets": subsets, "losses": [s[0] for s in scores],
-            "accuracies": [s[1] for s in scores], "rewards": rewards, "preferences": self.game.preferences.tolist(),
+            "accuracies": [s[1] for s in scores] if right else None,
+            "rewards": rewards, "preferences": self.game.preferences.tolist(),
         }  # fmt: skip
         self.records.append(record)
         self.kept.append(record)
@@ -475,11 +493,17 @@ def _rows(batch: dict[str, Any]) -> int:
     return len(next(v for v in batch.values() if isinstance(v, Tensor)))
 
 
-def _right(logits: Any, labels: Any) -> float:
-    """Number of rows of logits [n, C] that are right for class indices [n], or the sum of their scores in labels [n, C]."""
-    if not isinstance(logits, Tensor) or not isinstance(labels, Tensor) or logits.dim() != 2:
-        return 0.0
-    found = logits.argmax(dim=1).to(labels.device)
-    if labels.dim() == 1 and not labels.is_floating_point():
-        return float((found == labels).sum())
-    return float(labels.gather(1, found[:, None]).sum()) if labels.shape == logits.shape else 0.0
+def _right(logits: Tensor, labels: Tensor) -> float:
+    """Number of rows of logits [n, C] that are right for class indices [n], or the sum of their scores in labels [n, C].
+
+    Raises:
+        ValueError: labels of another shape, such as those of written answers.
+    """
+    if logits.dim() == 2 and labels.dim() == 1 and not labels.is_floating_point():
+        return float((logits.argmax(dim=1) == labels).sum())
+    if logits.dim() == 2 and labels.shape == logits.shape:
+        return float(labels.gather(1, logits.argmax(dim=1, keepdim=True)).sum())
+    raise ValueError(
+        f"reward 'accuracy' needs logits [n, C] and labels [n] or [n, C], and these are {tuple(logits.shape)} and "
+        f"{tuple(labels.shape)}: use rules={{'reward': '100 exp(-loss)', 'eta': 10.0}}"
+    )

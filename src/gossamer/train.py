@@ -1,4 +1,4 @@
-"""Training of an image classifier: from one run file to one folder, on the Hugging Face Trainer.
+"""Training of an adapter: from one run file to one folder, on the Hugging Face Trainer. What differs by task is in `tasks`.
 
 Warm start (the head is solved exactly on fixed features), tuning of methods and head together, scores, pictures. A run that was
 killed at any moment continues from its last epoch and ends with the numbers of one that was not.
@@ -13,19 +13,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PrinterCallback, TrainingArguments
 
-from gossamer import condensed_run, heads, methods, probe, zoo
+from gossamer import condensed_run, heads, methods, probe, tasks
 from gossamer import run as runs
 from gossamer.adapted import Adapted, adapt
-from gossamer.data import Preprocessing
-from gossamer.evaluate import Scores, classify, outputs, score, table
-from gossamer.prepared import Augmented, Prepared
+from gossamer.evaluate import outputs
+from gossamer.prepared import PreparedSet
 from gossamer.progress import Bar, Journal, epochs
 from gossamer.run import Run
 from gossamer.runfolder import CHECKPOINTS, METRICS, RunFolder
-from gossamer.sets import load_sets, preprocessing
+from gossamer.sets import load_sets
+from gossamer.tasks.base import Scores, Task
 from gossamer.trainer import ClassifierTrainer
 
 PREPARED, WARM_START = "prepared.json", "warm_start.json"
@@ -35,7 +35,7 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> dict[st
     """Trains as the run says, fills its folder, and returns what is in metrics.json.
 
     The folder holds run.yaml (every setting), adapter/ (for `gossamer.load`), metrics.json, history.jsonl (one line an epoch),
-    curves.png, confusion.png and train.log.
+    curves.png, train.log, and for image classification confusion.png.
 
     Args:
         run: the settings.
@@ -53,27 +53,31 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> dict[st
     if folder.finished():
         return folder.read_json(METRICS)
     journal = Journal(folder / "train.log")
+    kind = tasks.kind(run)
     sets = load_sets(run)
-    prepare = preprocessing(run)
-    journal.say(f"reading images of {run.data.name}: {', '.join(f'{len(s):,} {name}' for name, s in sets.items())}")
-    images = {name: Prepared(split, prepare) for name, split in sets.items()}
+    task = kind.begin(run, sets["train"])
+    sizes = ", ".join(f"{len(split):,} {name}" for name, split in sets.items())
+    journal.say(f"reading {task.unit} of {run.data.name}: {sizes}")
+    items = {name: task.prepare(split) for name, split in sets.items()}
     torch.manual_seed(run.seed)
     if run.condense is None:
-        adapted, started = _adapted(run, applied, sets["train"].classes, prepare), None
+        adapted, started = _adapted(run, applied, task), None
     else:
-        adapted, started = condensed_run.start(run.condense, images, run, folder, journal)
+        adapted, started = condensed_run.start(run.condense, items, run, folder, journal)
     arguments = _arguments(run, folder, validate="val" in sets)
     adapted.to(arguments.device)
     folder.begin(run)
     if started is None:
-        prepared = _prepare(adapted, applied, images["train"], folder, journal)
-        warm = _warm_start(adapted, images["train"], run, folder, journal)
+        prepared = _prepare(adapted, applied, items["train"], folder, journal)
+        for split in items.values():
+            split.settle(adapted)
+        warm = _warm_start(adapted, items["train"], run, folder, journal)
     else:
         folder.write(condensed_run.RECORD, json.dumps(started))
         prepared, warm = 0.0, None
     solved = warm is not None or started is not None
-    history = _tune(adapted, images, run, arguments, folder, journal, solved=solved)
-    return _conclude(adapted, images, run, folder, journal, warm=warm, history=history, prepared=prepared)
+    history = _tune(adapted, task, items, run, arguments, folder, journal, solved=solved)
+    return _conclude(adapted, task, items, run, folder, journal, warm=warm, history=history, prepared=prepared)
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -82,21 +86,26 @@ def command(arguments: Sequence[str]) -> None:
     metrics = train(run, **switches)
     for split in ("val", "test"):
         if split in metrics:
-            print(f"{split}\n{table(Scores(**metrics[split]))}")
+            print(f"{split}\n{tasks.kind(run).table(metrics[split])}")
     print(f"everything is in {run.output}")
 
 
-def _adapted(run: Run, applied: list[methods.Method], classes: tuple[str, ...], prepare: Preprocessing) -> Adapted:
-    """The adapted model with a head for the classes, and with what must be known to use it later."""
-    task = {"task": "image-classification", "num_labels": len(classes)} if run.model.head == "published" else {}
-    model = zoo.load(run.model.name, revision=run.model.revision, **task)
-    adapted = adapt(model, applied, num_labels=len(classes))
-    if not any(name.startswith("head.") for name in adapted.trainable()):
+def _adapted(run: Run, applied: list[methods.Method], task: Task) -> Adapted:
+    """The adapted model with the head that the task needs, and with what must be known to use it later."""
+    if learning := [m.name for m in _learning(applied) if task.unit != "images"]:
+        raise ValueError(f"{learning[0]} starts from labelled images, and {run.data.name} has texts about images")
+    adapted = adapt(task.backbone(run), applied, num_labels=task.outputs)
+    if task.outputs is not None and not any(name.startswith("head.") for name in adapted.trainable()):
         raise ValueError(
-            f"the head of {run.model.name} would not be trained, so it could not learn the {len(classes)} classes"
+            f"the head of {run.model.name} would not be trained, so it could not learn the {task.outputs} classes"
         )
-    adapted.metadata |= {"task": "image-classification", "labels": list(classes), "preprocessing": prepare.to_dict()}
+    adapted.metadata |= {"task": task.name, **task.record()}
     return adapted
+
+
+def _learning(applied: list[methods.Method]) -> list[methods.Method]:
+    """The methods that take something from the training data before training."""
+    return [method for method in applied if type(method).prepare is not methods.Method.prepare]
 
 
 def _arguments(run: Run, folder: RunFolder, *, validate: bool) -> TrainingArguments:
@@ -130,10 +139,10 @@ def _arguments(run: Run, folder: RunFolder, *, validate: bool) -> TrainingArgume
 
 
 def _prepare(
-    adapted: Adapted, applied: list[methods.Method], images: Prepared, folder: RunFolder, journal: Journal
+    adapted: Adapted, applied: list[methods.Method], images: PreparedSet, folder: RunFolder, journal: Journal
 ) -> float:
     """Lets the methods see the training images, such as SPT, which takes its prompts from them; seconds that it took."""
-    learning = [method for method in applied if type(method).prepare is not methods.Method.prepare]
+    learning = _learning(applied)
     if not learning:
         return 0.0
     if folder.checkpoint() is not None:
@@ -148,10 +157,13 @@ def _prepare(
 
 
 def _warm_start(
-    adapted: Adapted, images: Prepared, run: Run, folder: RunFolder, journal: Journal
+    adapted: Adapted, items: PreparedSet, run: Run, folder: RunFolder, journal: Journal
 ) -> dict[str, Any] | None:
     """Solves the head on what it reads before tuning; what came of it, as JSON. A run with a checkpoint is past this."""
     if not run.training.warm_start:
+        return None
+    if items.labels is None:
+        journal.say("no warm start: the linear probe needs one class for each training item, and a head")
         return None
     if len(adapted.head_modules()) > 1:
         journal.say(f"no warm start: {run.model.name} has several heads ({', '.join(adapted.head_modules())})")
@@ -159,31 +171,37 @@ def _warm_start(
     if folder.checkpoint() is not None:
         return folder.read_json(WARM_START)
     start = time.monotonic()
-    journal.say(f"solving the head on features of {len(images):,} images")
-    solved = solve_head(adapted, images, images.labels, run)
+    unit = tasks.of(adapted).unit
+    journal.say(f"solving the head on features of {len(items):,} {unit}")
+    solved = solve_head(adapted, items, run)
     found = {"l2": solved.l2, "held_out_accuracy": solved.held_out_accuracy, "seconds": time.monotonic() - start}
     folder.write(WARM_START, json.dumps(found))
     accuracy = solved.held_out_accuracy
     quality = (
-        "no image could be held out" if accuracy is None else f"accuracy {accuracy:.2%} on held-out training images"
+        f"no {unit[:-1]} could be held out"
+        if accuracy is None
+        else f"accuracy {accuracy:.2%} on held-out training {unit}"
     )
     journal.say(f"head solved with l2={solved.l2:.3g}: {quality}")
     return found
 
 
-def solve_head(adapted: Adapted, images: Any, labels: Tensor, run: Run) -> probe.Probe:
-    """Gives the head the linear probe of what it reads of these images now, and returns that probe."""
+def solve_head(adapted: Adapted, items: PreparedSet, run: Run) -> probe.Probe:
+    """Gives the head the linear probe of what it reads of these items now, and returns that probe."""
+    assert items.labels is not None, "the probe needs one class for each item"
     adapted.eval()
     device = next(adapted.parameters()).device
-    features = outputs(adapted.features, images, device=device, workers=run.training.workers)
-    solved = probe.fit(features, labels, heads.last_linear(adapted.head).out_features, seed=run.seed)  # type: ignore[arg-type]
-    solved.put_into(heads.last_linear(adapted.head))  # type: ignore[arg-type]
+    features = outputs(adapted.features, items, device=device, workers=run.training.workers)
+    linear = heads.last_linear(adapted.head)  # type: ignore[arg-type]
+    solved = probe.fit(features, items.labels, linear.out_features, seed=run.seed)
+    solved.put_into(linear)
     return solved
 
 
 def _tune(
     adapted: Adapted,
-    images: dict[str, Prepared],
+    task: Task,
+    items: dict[str, PreparedSet],
     run: Run,
     arguments: TrainingArguments,
     folder: RunFolder,
@@ -206,15 +224,20 @@ def _tune(
         journal.say(f"continuing from {checkpoint}")
     if run.training.gradient_checkpointing:
         adapted.activation_checkpointing_enable()
-    classes = adapted.metadata["labels"]
+
+    def validate() -> dict[str, Any]:
+        scores = task.score(adapted, items["val"], workers=run.training.workers)
+        return {"loss": scores.loss, **scores.headline()}
+
     trainer = ClassifierTrainer(
         adapted,
         arguments,
         chosen=run.training,
-        train_dataset=Augmented(images["train"], run.images.augment) if run.images.augment else images["train"],
-        eval_dataset=images.get("val"),
-        data_collator=torch.utils.data.default_collate,
-        compute_metrics=lambda p: _validation(torch.as_tensor(p.predictions), torch.as_tensor(p.label_ids), classes),
+        loss=task.loss,
+        validate=validate,
+        train_dataset=task.varied(items["train"], run),
+        eval_dataset=items.get("val"),
+        data_collator=items["train"].collate,
         callbacks=[Bar(journal, keep_history)],
     )
     trainer.remove_callback(PrinterCallback)
@@ -224,11 +247,6 @@ def _tune(
     return epochs(trainer.state.log_history)
 
 
-def _validation(logits: Tensor, labels: Tensor, classes: list[str]) -> dict[str, float]:
-    scores = score(logits, labels, classes)
-    return {"accuracy": scores.accuracy, "balanced_accuracy": scores.balanced_accuracy}
-
-
 def _only_a_linear_head(adapted: Adapted) -> bool:
     """Whether only a head of one Linear is trained, of which the probe is the optimum."""
     return isinstance(adapted.head, nn.Linear) and all(name.startswith("head.") for name in adapted.trainable())
@@ -236,7 +254,8 @@ def _only_a_linear_head(adapted: Adapted) -> bool:
 
 def _conclude(
     adapted: Adapted,
-    images: dict[str, Prepared],
+    task: Task,
+    items: dict[str, PreparedSet],
     run: Run,
     folder: RunFolder,
     journal: Journal,
@@ -246,19 +265,18 @@ def _conclude(
     prepared: float,
 ) -> dict[str, Any]:
     """Scores, saves and draws; the metrics come last, since their presence says that the run has finished."""
-    classes = adapted.metadata["labels"]
     scores = {
-        name: score(classify(adapted, split, workers=run.training.workers), split.labels, classes)
-        for name, split in images.items()
+        name: task.score(adapted, split, workers=run.training.workers)
+        for name, split in items.items()
         if name != "train"
     }
-    flat = {f"{split}_{n}": getattr(s, n) for split, s in scores.items() for n in ("accuracy", "balanced_accuracy")}
+    flat = {f"{split}_{n}": value for split, s in scores.items() for n, value in s.headline().items()}
     adapted.metadata["results"] = flat
     adapted.save_pretrained(folder / "adapter")
     sheet = adapted.cost(image_size=adapted.metadata["preprocessing"]["size"], batch=run.training.batch)
     metrics = {
         "seed": run.seed,
-        "images": {name: len(split) for name, split in images.items()},
+        task.unit: {name: len(split) for name, split in items.items()},
         "trainable_parameters": sheet.trained_parameters,
         "macs": {"bare": sheet.bare.counted, "finished": sheet.finished.counted},
         "training_flops": sheet.training_flops if history else None,  # of one image in one step
@@ -268,12 +286,14 @@ def _conclude(
         "seconds": prepared + (warm["seconds"] if warm else 0) + sum(record["seconds"] for record in history),
         **{name: s.to_dict() for name, s in scores.items()},
     }
-    _draw(folder, journal, history, scores)
+    _draw(folder, journal, task, history, scores)
     folder.finish(metrics)
     return metrics
 
 
-def _draw(folder: RunFolder, journal: Journal, history: list[dict[str, Any]], scores: dict[str, Scores]) -> None:
+def _draw(
+    folder: RunFolder, journal: Journal, task: Task, history: list[dict[str, Any]], scores: dict[str, Scores]
+) -> None:
     from gossamer import report
 
     if not report.available():
@@ -283,4 +303,4 @@ def _draw(folder: RunFolder, journal: Journal, history: list[dict[str, Any]], sc
         report.curves(history, folder / "curves.png")
     if scores:
         split, last = list(scores.items())[-1]
-        report.confusion(last, folder / "confusion.png", title=f"{split}: {last.accuracy:.1%} of {last.n:,} images")
+        task.draw(last, folder.path, split)

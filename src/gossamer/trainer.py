@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,11 +18,24 @@ from gossamer.run import Training
 
 
 class ClassifierTrainer(Trainer):
-    """The Hugging Face Trainer with learning rates of their own for methods and head, and no silence about a loss of NaN."""
+    """The Hugging Face Trainer with learning rates of their own for methods and head, and no silence about a loss of NaN.
 
-    def __init__(self, *args: Any, chosen: Training, **kwargs: Any):
+    Args:
+        chosen: optimisation.
+        loss: of a model on a batch. None: what the model returns.
+        validate: scores after an epoch, accuracy and loss among them. None: as the Trainer does.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        chosen: Training,
+        loss: Callable[[nn.Module, dict[str, Tensor]], Tensor] | None = None,
+        validate: Callable[[], dict[str, float]] | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(*args, **kwargs)
-        self.chosen = chosen
+        self.chosen, self.loss, self.validate = chosen, loss, validate
         self.model_accepts_loss_kwargs = False  # an Adapted hands unknown arguments to its backbone
         self.epoch_began = time.monotonic()
 
@@ -53,6 +67,19 @@ class ClassifierTrainer(Trainer):
                 f"or training.head_lr{', or switch training.bf16 off' if self.chosen.bf16 else ''}"
             )
         return loss
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The loss of one batch."""
+        return super().compute_loss(model, inputs, *args, **kwargs) if self.loss is None else self.loss(model, inputs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """The scores of validation under the Trainer's names, told to all who listen."""
+        if self.validate is None:
+            return super().evaluate(*args, **kwargs)
+        metrics = {f"eval_{name}": value for name, value in self.validate().items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the seconds that an epoch of training took to its record, so that they outlive a kill."""

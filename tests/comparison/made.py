@@ -64,7 +64,7 @@ def _row(draw: random.Random, method: str, task: str, seed: int) -> dict[str, An
         "protocol": {
             "model": {"name": "dinov2-small", "revision": None, "head": "plain"},
             "data": {"name": task, "validation": 0.2, "limit": 1000},
-            "methods": [registry.to_dict(VPT(prompts=10, stay=trained))],
+            "methods": [registry.to_dict(VPT(prompts=10, deep=trained))],
             "training": {"epochs": 8, "batch": 32, "lr": rate if method == "VPT-deep" else 1e-3, "warm_start": True},
         },
         "curve": [_record(draw, epoch, accuracy) for epoch in range(1, 9)] if trained else [],

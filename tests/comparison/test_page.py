@@ -205,8 +205,8 @@ def test_chosen_settings_and_what_diverged_are_told(shown: Page) -> None:
         == "training.lr 0.003: 78.0; training.lr 0.01: 82.0; training.lr 0.03: 81.0; training.lr 1.0: diverged"
     )
     settings = shown.body("settings")
-    assert settings["VPT-deep"][0][1] == "methods vpt(prompts=10, stay=True); training.lr 0.01 or 0.03"
-    assert settings["linear probe"][0][1] == "methods vpt(prompts=10); training.lr 0.001"
+    assert settings["VPT-deep"][0][1] == "methods vpt(prompts=10); training.lr 0.01 or 0.03"
+    assert settings["linear probe"][0][1] == "methods vpt(prompts=10, deep=False); training.lr 0.001"
     assert "epochs" not in settings["VPT-deep"][0][1], "what is the same everywhere stands elsewhere"
 
 

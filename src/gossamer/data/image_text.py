@@ -85,6 +85,15 @@ class ImageTextDataset(Dataset):
         """The data set of some items, in the order given."""
         return replace(self, examples=tuple(self.examples[i] for i in items))
 
+    def with_classes(self, classes: Iterable[str]) -> ImageTextDataset:
+        """The same texts with the labels of another list of class names; scores of answers that are not in it are left out."""
+        place = {name: label for label, name in enumerate(classes)}
+        kept = tuple(
+            replace(e, scores=tuple((place[self.classes[i]], s) for i, s in e.scores if self.classes[i] in place))
+            for e in self.examples
+        )
+        return replace(self, classes=tuple(place), examples=kept)
+
     def check(self) -> None:
         """FileNotFoundError that names the images which are not there, and the records that name them. Opens none."""
         first: dict[Path, Example] = {}

@@ -35,12 +35,14 @@ class Source(Generic[T]):
     """What reads a set, and its splits.
 
     `folder` is the usual name of the folder with the files of a published set, whose reader is called with folder and split; a set
-    without one comes with a package or is drawn, and its reader is called with the split.
+    without one comes with a package or is drawn, and its reader is called with the split. `test` is the split with published
+    answers that final scores are of; None where there is none.
     """
 
     read: Callable[..., T]
     splits: tuple[str, ...] = ("train", "test")
     folder: str | None = None
+    test: str | None = "test"
 
     def load(self, name: str, split: str, path: str | os.PathLike[str] | None = None) -> T:
         """One split. `path` is the folder of the files; without it they are looked for in $GOSSAMER_DATA.
@@ -79,8 +81,8 @@ IMAGE_SETS: dict[str, Source[ImageDataset]] = {
 
 IMAGE_TEXT_SETS: dict[str, Source[ImageTextDataset]] = {
     "easy-vqa": Source(easy_vqa),
-    "vqav2": Source(vqav2, tuple(VQAV2_PARTS), "vqav2"),
-    "gqa": Source(gqa, tuple(GQA_PARTS), "gqa"),
+    "vqav2": Source(vqav2, tuple(VQAV2_PARTS), "vqav2", test=None),
+    "gqa": Source(gqa, tuple(GQA_PARTS), "gqa", test="testdev"),
     "nlvr2": Source(nlvr2, USUAL, "nlvr2"),
     "snli-ve": Source(snli_ve, USUAL, "snli-ve"),
     "scienceqa": Source(scienceqa, SCIENCEQA_SPLITS, "scienceqa"),

@@ -15,20 +15,22 @@ def register() -> None:
     """AutoConfig, AutoModel and the Auto classes of tasks know the models of this folder; calling it again changes nothing."""
     import transformers
 
-    from gossamer.models import meter, meter_heads
+    from gossamer.models import auto, meter, meter_heads
 
     transformers.AutoConfig.register("meter", meter.MeterConfig, exist_ok=True)
     transformers.AutoModel.register(meter.MeterConfig, meter.MeterModel, exist_ok=True)
     answering = transformers.AutoModelForVisualQuestionAnswering
     answering.register(meter.MeterConfig, meter_heads.MeterForQuestionAnswering, exist_ok=True)
+    pairs = meter_heads.MeterForImagesAndTextClassification
+    auto.AutoModelForTwoImages.register(meter.MeterConfig, pairs, exist_ok=True)
 
 
 def find(name: str) -> Any:
     """The model class of this name, of transformers or ours; None where there is none."""
     import transformers
 
-    from gossamer.models import meter, meter_heads
+    from gossamer.models import auto, meter, meter_heads
 
     register()
-    places = (transformers, meter, meter_heads)
+    places = (transformers, meter, meter_heads, auto)
     return next((getattr(place, name) for place in places if name and hasattr(place, name)), None)

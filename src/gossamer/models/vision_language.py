@@ -80,12 +80,12 @@ class VisionLanguage(nn.Module):
                 its position table.
         """
         if isinstance(pixel_values, Tensor):
-            return self.keep(self._states(pixel_values))
+            return self.keep(self.states(pixel_values))
         sizes = [tuple(image.shape[-2:]) for image in pixel_values]
         found: dict[int, Tensor] = {}
         for size in dict.fromkeys(sizes):
             places = [i for i, s in enumerate(sizes) if s == size]
-            states = self._states(torch.stack([pixel_values[i] for i in places]))
+            states = self.states(torch.stack([pixel_values[i] for i in places]))
             found |= dict(zip(places, states, strict=True))
         rows = [found[i] for i in range(len(sizes))]
         lengths = torch.tensor([len(r) for r in rows], device=rows[0].device)
@@ -103,8 +103,8 @@ class VisionLanguage(nn.Module):
         readers: list[Any] = self.sight.readers
         return Seen([reader(states, mask) for reader in readers], len(states))
 
-    def _states(self, pixel_values: Tensor) -> Tensor:
-        """[I, N, d_v] behind the tower's last block."""
+    def states(self, pixel_values: Tensor) -> Tensor:
+        """Images [I, 3, H, W] -> every token [I, N, d_v] behind the tower's last block; give them to `keep`, or to any call."""
         output = _Output()
         handle = self.vision.get_submodule(self.last_block).register_forward_hook(output.keep)
         takes = inspect.signature(self.vision.forward).parameters  # DINOv2 always interpolates
@@ -144,6 +144,7 @@ class VisionLanguage(nn.Module):
         pixel_values: Tensor | Sequence[Tensor] | None = None,
         image_index: Tensor | None = None,
         seen: Seen | None = None,
+        states: Tensor | None = None,
         labels: Tensor | None = None,
         **inputs: Any,
     ) -> Any:
@@ -155,6 +156,7 @@ class VisionLanguage(nn.Module):
             pixel_values: see `see`.
             image_index: [B], the image of each text, -1 for none; None: text i belongs to image i.
             seen: what `see` gave, in place of `pixel_values`.
+            states: what `states` gave, in place of `pixel_values`.
             labels: tokens to predict, -100 where none is asked for; in decoder-only models what has a label is the answer, and
                 what stands before it the question.
             inputs: what else the language model takes.
@@ -165,7 +167,7 @@ class VisionLanguage(nn.Module):
         text: Any = input_ids if input_ids is not None else inputs["inputs_embeds"]
         self._check_padding(attention_mask)
         question = _question(attention_mask, labels if self.decoder_only else None)
-        scene = self._scene(self._seen(pixel_values, seen), image_index, len(text), question)
+        scene = self._scene(self._seen(pixel_values, seen, states), image_index, len(text), question)
         named = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
         given = {k: v for k, v in named.items() if v is not None} | inputs
         with self.sight.showing(scene):
@@ -179,6 +181,7 @@ class VisionLanguage(nn.Module):
         pixel_values: Tensor | Sequence[Tensor] | None = None,
         image_index: Tensor | None = None,
         seen: Seen | None = None,
+        states: Tensor | None = None,
         **options: Any,
     ) -> Any:
         """The language model's `generate` with its options; images are looked at once, for all steps and beams.
@@ -192,13 +195,15 @@ class VisionLanguage(nn.Module):
                 f"{type(language).__name__} does not generate: compose a language model such as LlamaForCausalLM"
             )
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        scene = self._scene(self._seen(pixel_values, seen), image_index, len(input_ids), mask.bool())
+        scene = self._scene(self._seen(pixel_values, seen, states), image_index, len(input_ids), mask.bool())
         with self.sight.showing(scene):
             return language.generate(input_ids=input_ids, attention_mask=mask, **options)
 
-    def _seen(self, pixel_values: Any, seen: Seen | None) -> Seen | None:
-        if seen is not None and pixel_values is not None:
-            raise ValueError("give pixel_values or seen, not both")
+    def _seen(self, pixel_values: Any, seen: Seen | None, states: Tensor | None) -> Seen | None:
+        if sum(given is not None for given in (pixel_values, seen, states)) > 1:
+            raise ValueError("give one of pixel_values, seen and states")
+        if states is not None:
+            return self.keep(states)
         return self.see(pixel_values) if pixel_values is not None else seen
 
     def _check_padding(self, mask: Tensor | None) -> None:

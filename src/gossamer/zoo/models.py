@@ -21,8 +21,9 @@ TASKS = {
     "text-classification": "AutoModelForSequenceClassification",
     "text-generation": "AutoModelForCausalLM",
     "visual-question-answering": "AutoModelForVisualQuestionAnswering",
+    "two-image-classification": "AutoModelForTwoImages",
 }
-"""Tasks and the class of transformers that puts the head on."""
+"""Tasks and the class of transformers, or ours, that puts the head on."""
 
 _REFUSED = ("trust_remote_code", "use_safetensors", "output_loading_info", "ignore_mismatched_sizes", "config")
 
@@ -141,7 +142,7 @@ def _load_transformers(
             f"{folder.name}: {config.get('model_type')} is code of its own in that folder, which is never run"
         )
     if task is not None:
-        kind = getattr(transformers, TASKS[task])
+        kind = models.find(TASKS[task])
         with quiet():
             family = type(transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False))
         if family not in kind._model_mapping:
@@ -152,6 +153,9 @@ def _load_transformers(
         published = (config.get("architectures") or [""])[0]
         kind = models.find(published) or transformers.AutoModel
     labels = {} if num_labels is None else {"num_labels": num_labels, "ignore_mismatched_sizes": True}
+    vilt = config.get("model_type") == "vilt"
+    if vilt and task == "two-image-classification":
+        labels["num_images"] = 2
     with quiet():
         model, report = kind.from_pretrained(
             folder,
@@ -163,6 +167,11 @@ def _load_transformers(
             **options,
         )
     _check_report(model, report, new_head=task is not None)
+    if vilt:
+        from gossamer.models.vilt import hold_order, tell_images_apart
+
+        hold_order(model)
+        tell_images_apart(model)
     return model
 
 

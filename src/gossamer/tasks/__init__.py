@@ -1,0 +1,59 @@
+"""What a run teaches: how its data are loaded, prepared and put into batches, what the loss is, what counts as right.
+
+    task = tasks.kind(run).begin(run, sets)     # of a new run
+    task = tasks.of(adapted)                    # of a trained adapter, from what was saved with it
+
+One file a task; a new one is known by its line here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gossamer.tasks.base import Task
+from gossamer.tasks.classifying_answers import ClassifyingAnswers
+from gossamer.tasks.classifying_images import ClassifyingImages
+from gossamer.tasks.writing_answers import WritingAnswers
+
+if TYPE_CHECKING:
+    from gossamer.adapted import Adapted
+    from gossamer.run import Run
+
+TASKS: dict[str, type[Task]] = {task.name: task for task in (ClassifyingImages, ClassifyingAnswers, WritingAnswers)}
+"""Every task by the name that is saved with an adapter."""
+
+
+def kind(run: Run) -> type[Task]:
+    """The task of a run, from its data and its model.
+
+    Raises:
+        ValueError: the settings belong to another task.
+    """
+    from gossamer import data
+
+    if run.data.name not in data.IMAGE_TEXT_SETS:
+        if run.model.vision is not None:
+            raise ValueError(
+                f"model.vision={run.model.vision} is for texts about images ({', '.join(data.IMAGE_TEXT_SETS)}), and "
+                f"{run.data.name} has labelled images: name the tower as model.name"
+            )
+        return ClassifyingImages
+    if run.condense is not None:
+        raise ValueError(f"condense is for runs on labelled images, and {run.data.name} has texts about images")
+    if run.images.augment:
+        raise ValueError(
+            "images.augment is for labelled images: what is said of an image need not hold of a changed one"
+        )
+    return WritingAnswers if WritingAnswers.asked_for(run) else ClassifyingAnswers
+
+
+def of(adapted: Adapted) -> Task:
+    """The task that an adapter was trained for; image classification where it does not say.
+
+    Raises:
+        ValueError: it was trained for another, or does not record what the task needs.
+    """
+    name = adapted.metadata.get("task", ClassifyingImages.name)
+    if name not in TASKS:
+        raise ValueError(f"this adapter was trained for the task {name!r}; known: {', '.join(TASKS)}")
+    return TASKS[name].of(adapted)

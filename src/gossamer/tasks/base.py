@@ -1,0 +1,91 @@
+"""What every task can do."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+
+from torch import Tensor, nn
+
+from gossamer.data import Preprocessing
+from gossamer.prepared import PreparedSet
+from gossamer.run import Run
+
+if TYPE_CHECKING:
+    from gossamer.adapted import Adapted
+
+BATCH = 64
+
+
+class Scores(Protocol):
+    """How good an adapter is on a set."""
+
+    loss: float | None
+    accuracy: float
+
+    def headline(self) -> dict[str, float]:
+        """The shares by which runs are compared, accuracy first."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """The scores as JSON."""
+        ...
+
+
+class Task(ABC):
+    """One kind of task: its data, its inputs, its loss, its scores.
+
+    `name` stands in an adapter's metadata, `unit` is what a set holds.
+    """
+
+    name: ClassVar[str]
+    unit: ClassVar[str]
+    preprocessing: Preprocessing
+
+    @classmethod
+    @abstractmethod
+    def begin(cls, run: Run, train: Any) -> Self:
+        """The task of a new run with the training set `train`; ValueError where they do not fit."""
+
+    @classmethod
+    @abstractmethod
+    def of(cls, adapted: Adapted) -> Self:
+        """The task of a trained adapter, from its metadata; ValueError where something is not recorded."""
+
+    @abstractmethod
+    def record(self) -> dict[str, Any]:
+        """What `of` reads, as JSON."""
+
+    @property
+    @abstractmethod
+    def outputs(self) -> int | None:
+        """Outputs of the head; None where the model needs none."""
+
+    @abstractmethod
+    def backbone(self, run: Run) -> nn.Module:
+        """The pre-trained model of the run, ready to be adapted."""
+
+    @abstractmethod
+    def prepare(self, items: Any) -> PreparedSet:
+        """A set as the model reads it; ValueError for a set of another task."""
+
+    def varied(self, prepared: PreparedSet, run: Run) -> Any:
+        """The set for tuning, with the random changes that the run asks for."""
+        return prepared
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """The loss of a batch: the model's inputs, and "labels"."""
+
+    @abstractmethod
+    def score(self, adapted: Adapted, prepared: Any, *, batch: int = BATCH, workers: int = 0) -> Scores:
+        """The scores of an adapter on a prepared set."""
+
+    @staticmethod
+    @abstractmethod
+    def table(scores: dict[str, Any]) -> str:
+        """Scores (as JSON) as lines for people."""
+
+    def draw(self, scores: Any, folder: Path, split: str) -> None:  # noqa: B027 most have no picture
+        """Pictures of scores, in the folder of a run."""
