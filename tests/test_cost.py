@@ -21,11 +21,12 @@ from gossamer.measure import measure, peak_bytes
 
 from .contract.table import BACKBONES, LABELS, METHODS, VISION, adapt, unfit
 
-EVERYWHERE = ("vpt", "vpt-sequence", "houlsby", "lora")
-WITH_EVERY_METHOD = ("vit-bare", "timm", "swin", "t5", "llama", "meter")
+EVERYWHERE = ("vpt", "houlsby")
+WITH_EVERY_METHOD = ("vit-bare", "timm", "swin", "t5", "meter")
 FORMULAS = [m for m, row in METHODS.items() if not isinstance(row.method, list) and m not in ("ia3", "oft")]
 PAIRS = [(b, m) for b in BACKBONES for m in (FORMULAS if b in WITH_EVERY_METHOD else EVERYWHERE)]
-TOKENS = {"text": 7, "both": 7, "seq2seq": {"encoder": 7, "decoder": 4}, "image": None}
+SIDES = {"encoder": 7, "decoder": 4}
+TOKENS = {"text": 7, "both": 7, "seq2seq": SIDES, "all": SIDES, "image": None}
 
 
 def vit(**values: Any) -> tf.ViTForImageClassification:
@@ -222,6 +223,7 @@ PARAMETERS = {
     "dinov2-base": 86_580_480,
     "dinov2-small": 22_056_576,
     "llama-7b": 6_738_415_616,
+    "meter-b16": 318_843_648,
     "roberta-base": 124_645_632,
     "swin-b": 86_743_224,
     "t5-base": 222_903_552,

@@ -25,7 +25,7 @@ from . import questions, squares
 LORA = {"method": "peft", "peft_type": "LORA", "r": 2}
 KINDS = {
     "bert-gqa": ("bert", "gqa", (questions.VISUAL,)),
-    "bert-vqav2": ("bert", "vqav2", ({"method": "dvp", "block": 1},)),
+    "bert-vqav2": ("bert", "vqav2", ({"method": "dvp", "block": 1, "heads": 4},)),
     "llama-gqa": ("llama", "gqa", (questions.VISUAL, LORA)),
     "llama-vqav2": ("llama", "vqav2", ({"method": "memvp", "rank": 3},)),
     "t5-gqa": ("t5", "gqa", (questions.VISUAL,)),

@@ -40,7 +40,7 @@ _WHERE = {
 }
 _MODULES = (
     *("anatomy", "comparison", "condensation", "cost", "data", "evaluate", "export", "methods", "recipes"),
-    *("storage", "train", "zoo"),
+    *("storage", "tasks", "train", "zoo"),
 )
 
 __all__ = [

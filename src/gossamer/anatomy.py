@@ -367,6 +367,10 @@ class Anatomy:
                     f"{site.key} cannot be replaced: what a method placed in it ({type(change).__name__}) would never run again. "
                     "Replace first, and place the others in blocks that stand"
                 )
+            if isinstance(change, windows.WindowInserted) and site.block in change.span:
+                raise ValueError(
+                    f"{site.key} cannot be replaced: tokens were inserted that cannot pass it, because they live in its windows"
+                )
         change = replaced.Replaced(site, part, self.log, first=first, active=active)
         self._do(change, site.block)
         return change

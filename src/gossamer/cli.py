@@ -12,15 +12,15 @@ COMMANDS = {
     "demo": ("gossamer.demo", "teach a small vision transformer to find defective solar cells, in minutes"),
     "inspect": ("gossamer.inspection", "show where the parts of a model sit and what can be done to them"),
     "cost": ("gossamer.cli_cost", "parameters and multiply-adds of a model with a method, without weights"),
-    "train": ("gossamer.train", "adapt a model to labelled images"),
+    "train": ("gossamer.train", "adapt a model to labelled images or texts about images"),
     "search": ("gossamer.cli_search", "find which layers a method such as DAS should skip, for the task of a run file"),
     "condense": ("gossamer.cli_condense", "keep the prompts of a finished run that matter, and tune them further"),
-    "evaluate": ("gossamer.evaluate", "score a trained adapter on labelled images"),
+    "evaluate": ("gossamer.evaluate", "score a trained adapter"),
     "compare": (
         "gossamer.comparison.sweep",
         "methods x tasks x seeds from one file, and a report of accuracy against cost",
     ),
-    "predict": ("gossamer.predict", "labels and probabilities for image files"),
+    "predict": ("gossamer.predict", "labels of image files, answers to questions about them"),
     "protocol": ("gossamer.protocols", "write the run files of a published protocol on VTAB-1k or FGVC"),
     "export": ("gossamer.export", "write a trained classifier as one file: ONNX or torch.export"),
 }

@@ -271,10 +271,10 @@ def closed_macs(model: nn.Module, head: nn.Module | None, anatomy: Anatomy, samp
     total = sample.images * sum(block.macs(tokens) for block in anatomy)
     known = {id(m) for block in anatomy for m in block.module.modules()}
     for block in [b for b in anatomy if b.merging is not None]:
-        total += block.merging.reduction.weight.numel() * block.extent(tokens).tokens  # type: ignore[union-attr,operator]
+        total += sample.images * block.merging.reduction.weight.numel() * block.tokens(tokens)  # type: ignore
         known |= {id(m) for m in block.merging.modules()}  # type: ignore[union-attr]
     known |= {id(m) for m in getattr(model, "gossamer", nn.Module()).modules()}
-    last = anatomy.stacks[anatomy.readout.name][0].tokens(tokens)
+    last = tokens[anatomy.readout.counts_as or anatomy.readout.name]
     each_token = {id(getattr(model, "get_output_embeddings", lambda: None)())}
     if anatomy.stacks[anatomy.main][0].stack.causal:
         each_token |= {id(m) for m in anatomy.heads.values()}

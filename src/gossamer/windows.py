@@ -133,10 +133,11 @@ class WindowedBlock:
         ffn = get(self.block.module, self.block.ffn.up.rpartition(".")[0])
         answer = ffn(self.block.part("norm2")(self.middle))
         assert self.read is not None, "the norm read the tokens"
-        self.left, self.read = self.read + answer, None
+        left = self.left = self.read + answer
+        self.read = None
         if self.following is not None:
             merging = self.following.block.merging
-            self.following.tokens = self.left if merging is None else merge(self.left, merging)
+            self.following.tokens = left if merging is None else merge(left, merging)
 
     def __getstate__(self) -> dict[str, Any]:
         # What a forward pass has left behind is not state.

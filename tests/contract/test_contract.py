@@ -23,8 +23,21 @@ FIT = [(b, m) for b, m in PAIRS if unfit(BACKBONES[b], METHODS[m]) is None]
 UNFIT = [(b, m) for b, m in PAIRS if unfit(BACKBONES[b], METHODS[m]) is not None]
 
 
+# The whole table takes half an hour: every method meets these backbones, and these methods every backbone; the rest is slow.
+MEETS_ALL_METHODS = ("vit", "timm", "bert", "t5", "llama", "swin", "meter", "dinov2+llama")
+MEETS_ALL_BACKBONES = ("vpt", "houlsby", "lora", "dvp", "memvp")
+
+
 def pairs(chosen: list[tuple[str, str]]) -> Any:
-    rows = [pytest.param(BACKBONES[b], METHODS[m], id=f"{b}-{m}") for b, m in chosen]
+    rows = [
+        pytest.param(
+            BACKBONES[b],
+            METHODS[m],
+            id=f"{b}-{m}",
+            marks=() if b in MEETS_ALL_METHODS or m in MEETS_ALL_BACKBONES else pytest.mark.slow,
+        )
+        for b, m in chosen
+    ]
     return pytest.mark.parametrize(("backbone", "row"), rows)
 
 
@@ -125,7 +138,8 @@ def test_parameter_count_is_the_closed_form(backbone: Backbone, row: Row) -> Non
 
 
 @of(
-    [b for b, r in BACKBONES.items() if r.eager], ["vpt", "vpt-shallow", "vpt-sequence", "houlsby", "vpt+lora", *SEEING]
+    [b for b, r in BACKBONES.items() if r.eager],
+    ["vpt", "vpt-shallow", "vpt-sequence", "vpt-cross", "houlsby", "vpt+lora", "apt", *SEEING],
 )
 def test_sdpa_is_eager(backbone: Backbone, row: Row) -> None:
     sdpa, eager = (disturb(adapt(backbone, row, attention)) for attention in ("sdpa", "eager"))
@@ -139,11 +153,13 @@ def test_sdpa_is_eager(backbone: Backbone, row: Row) -> None:
         "vpt-shallow",
         "vpt-sequence",
         "vpt-dropout",
+        "vpt-cross",
         "adaptformer",
         "lora",
         "cvpt",
         "cvpt-projected",
         *DAS,
+        "apt",
         *SEEING,
     ],
 )
@@ -172,7 +188,10 @@ def test_exact_is_sequence(backbone: Backbone, row: Row) -> None:
 TEXTS = [b for b, r in BACKBONES.items() if r.reads != "image"]
 
 
-@of(TEXTS, ["vpt", "vpt-shallow", "vpt-sequence", "houlsby", "cvpt", "cvpt-projected", *DAS, *SEEING])
+@of(
+    TEXTS,
+    ["vpt", "vpt-shallow", "vpt-sequence", "vpt-cross", "houlsby", "cvpt", "cvpt-projected", *DAS, "apt", *SEEING],
+)
 def test_padding_changes_nothing(backbone: Backbone, row: Row) -> None:
     adapted = disturb(adapt(backbone, row))
     inputs = backbone.inputs()
@@ -189,6 +208,7 @@ def test_padding_changes_nothing(backbone: Backbone, row: Row) -> None:
         "vpt",
         "vpt-shallow",
         "vpt-sequence",
+        "vpt-cross",
         "houlsby",
         "adaptformer",
         "lora",
@@ -196,6 +216,7 @@ def test_padding_changes_nothing(backbone: Backbone, row: Row) -> None:
         "cvpt-projected",
         "cvpt-learnt",
         *DAS,
+        "apt",
         *SEEING,
     ],
 )
@@ -220,7 +241,19 @@ def test_checkpointing_changes_nothing(backbone: Backbone, row: Row) -> None:
 
 @of(
     list(BACKBONES),
-    ["vpt", "vpt-shallow", "vpt-projected", "houlsby", "lora", "cvpt", "cvpt-projected", "cvpt-learnt", *DAS, *SEEING],
+    [
+        "vpt",
+        "vpt-shallow",
+        "vpt-projected",
+        "houlsby",
+        "lora",
+        "cvpt",
+        "cvpt-projected",
+        "cvpt-learnt",
+        *DAS,
+        "apt",
+        *SEEING,
+    ],
 )
 def test_bfloat16_backbone_runs(backbone: Backbone, row: Row) -> None:
     torch.manual_seed(3)
@@ -248,6 +281,7 @@ def test_bfloat16_backbone_runs(backbone: Backbone, row: Row) -> None:
         "cvpt-projected",
         *DAS,
         "vpt+das+lora",
+        "apt",
         *SEEING,
     ],
 )

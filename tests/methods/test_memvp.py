@@ -149,15 +149,15 @@ def test_without_slots_or_scale_the_model_is_the_frozen_one(language: str) -> No
 def test_the_start_is_the_frozen_model_without_an_image_and_close_to_it_with_one() -> None:
     model, given = composed("clip", SPOKEN["llama"]), texts(6, 6)
     bare = model(**given).logits
-    states = model._states(PIXELS)
+    states = model.states(PIXELS)
     start = gm.adapt(model, gm.MemVP()).eval()
     assert torch.equal(start(**given).logits, bare)
     difference = float((start(**given, pixel_values=PIXELS).logits - bare).detach().abs().max())
     assert 0 < difference < 0.1 * 0.01 * 10  # of the order s lambda
     adapters = gm.adapt(composed("clip", SPOKEN["llama"]), gm.MemVP(vision_rank=3)).eval()
     without = gm.adapt(composed("clip", SPOKEN["llama"]), gm.MemVP(vision_rank=0)).eval()
-    assert torch.equal(adapters.backbone._states(PIXELS), without.backbone._states(PIXELS))
-    assert not torch.equal(without.backbone._states(PIXELS), states)  # the last block is not run
+    assert torch.equal(adapters.backbone.states(PIXELS), without.backbone.states(PIXELS))
+    assert not torch.equal(without.backbone.states(PIXELS), states)  # the last block is not run
 
 
 def test_the_cache_holds_the_text_alone() -> None:

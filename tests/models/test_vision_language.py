@@ -177,7 +177,7 @@ def test_images_and_texts_must_belong_together() -> None:
         model(**given, pixel_values=pixels, image_index=torch.tensor([0, 3]))
     with pytest.raises(ValueError, match=r"each of 2 texts .* it is \[3\] long"):
         model(**given, pixel_values=pixels, image_index=torch.tensor([0, 1, 2]))
-    with pytest.raises(ValueError, match="pixel_values or seen, not both"):
+    with pytest.raises(ValueError, match="give one of pixel_values, seen and states"):
         model(**given, pixel_values=pixels, seen=model.see(pixels))
     with pytest.raises(ValueError, match="BertModel reads its class token at the first place"):
         model(**texts(5, 4, left=True))

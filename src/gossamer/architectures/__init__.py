@@ -90,7 +90,7 @@ def _transformers(kind: str, config: dict[str, Any], arguments: dict[str, Any], 
     import transformers
 
     from gossamer import models
-    from gossamer.zoo.quiet import quiet
+    from gossamer.quiet import quiet
 
     model_class: Any = models.find(kind)
     config_class = transformers.CONFIG_MAPPING[config["model_type"]]

@@ -59,7 +59,7 @@ class DVP(Method):
 
     Args:
         block: K, the block in front of which the prompt enters; 0 is the first. Where the query is a state of this stack, at 0 it
-            is an embedding, and hardly depends on the text.
+            is an embedding, and hardly depends on the text. 4 is that of the authors' script for ScienceQA; search for it.
         query: "token": the class token of an encoder, the last token of a decoder-only model's question, the mean over the
             encoder's output of an encoder-decoder (the authors'); "mean": the mean over the question's tokens; "all": every token
             of the question asks for a prompt of its own.
@@ -75,7 +75,7 @@ class DVP(Method):
             search for the placement trains.
     """
 
-    block: int
+    block: int = 4
     query: Literal["token", "mean", "all"] = "token"
     width: int | None = None
     heads: int | None = None

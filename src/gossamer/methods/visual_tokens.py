@@ -49,6 +49,7 @@ class VisualTokens(Method):
 
     def attach(self, anatomy: Anatomy) -> Part:
         """Places the tokens; their tree is `<stack>.blocks.<i>.visual.projector`."""
+        sight.of(anatomy.model)
         tree, (first,) = Part(), anatomy.blocks(self.stack, (self.block,))
         part = Projected(anatomy, self)
         grow(tree, f"{first.key}.visual", part)

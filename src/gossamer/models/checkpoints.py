@@ -6,6 +6,7 @@ tensors is three of ours, joined along the first dimension, `ours` is a tuple of
 
 from __future__ import annotations
 
+import copy
 import pickle
 import re
 from collections.abc import Iterable, Mapping
@@ -16,8 +17,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+
+from gossamer.quiet import quiet
 
 Pair = tuple[str, "str | tuple[str, str, str]"]
 
@@ -142,35 +145,40 @@ def _renamed(key: str, pattern: str, target: Any) -> Any:
     return "".join(a + b for a, b in zip(parts, [*match.groups(), ""], strict=True))
 
 
-def fit(
-    model: nn.Module, tensors: Mapping[str, Tensor], unknown: Iterable[str], new: tuple[str, ...], where: str
-) -> None:
-    """Puts tensors into a model, every one of them, in place.
+def build(
+    kind: Any, config: Any, tensors: Mapping[str, Tensor], unknown: Iterable[str], where: str, new: tuple[str, ...] = ()
+) -> Any:
+    """A model of transformers with these tensors, every one of them, in evaluation mode.
 
     Args:
-        model: with all its parameters and buffers.
-        tensors: under the model's names; those of task heads that the model has not are left out.
+        kind: its class.
+        config: its configuration.
+        tensors: under the model's names.
         unknown: keys of the file that no table knows.
-        new: beginnings of names that a file may lack: a task head keeps its fresh start then.
         where: the file, for messages.
+        new: beginnings of names that a file may lack: a task head starts fresh then.
 
     Raises:
-        ValueError: keys unknown, missing or left over, or of another shape; the message lists them.
+        ValueError: keys unknown, missing or left over, or of another shape, values that are not finite; the message lists them.
     """
-    own = model.state_dict()
+    with torch.device("meta"), quiet():
+        own = kind(copy.deepcopy(config)).state_dict()
     faults = {
         "unknown": sorted(unknown),
-        "missing": [k for k in own if k not in tensors and not k.startswith(new)],
+        "missing": [k for k in own if k not in tensors and not (new and k.startswith(new))],
         "left over": [k for k in tensors if k not in own],
         "of another shape": [
-            f"{k} {tuple(t.shape)} for {tuple(own[k].shape)}" for k, t in tensors.items() if k in own and t.shape != own[k].shape
+            f"{k} {tuple(t.shape)} for {tuple(own[k].shape)}"
+            for k, t in tensors.items()
+            if k in own and t.shape != own[k].shape
         ],
         "not finite": [k for k, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()],
-    }  # fmt: skip
+    }
     found = [f"{what}: {', '.join(keys[:4])} ({len(keys)} in all)" for what, keys in faults.items() if keys]
     if found:
-        raise ValueError(f"{where} does not fit {type(model).__name__}; {'; '.join(found)}")
-    model.load_state_dict(dict(tensors), strict=False)
+        raise ValueError(f"{where} does not fit {kind.__name__}; {'; '.join(found)}")
+    with quiet():
+        return kind.from_pretrained(None, config=config, state_dict=dict(tensors)).eval()
 
 
 def grid(rows: Tensor, size: int) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from gossamer.models import checkpoints, meter_heads
 from gossamer.models.checkpoints import Pair, Table
@@ -114,15 +115,28 @@ def load(
     config.image_types = 2 if kind.__name__ == TWO_IMAGES else _rows(tensors, prefix) - 1
     _grow_types(tensors, prefix, 1 + config.image_types)
     head = [t for k, t in tensors.items() if k == "classifier.3.weight"]
-    config.num_labels = len(head[0]) if head else num_labels or config.num_labels
+    config.num_labels = len(head[0]) if head else num_labels or config.num_labels  # type: ignore[assignment]
     if head and num_labels not in (None, len(head[0])):
         raise ValueError(f"num_labels={num_labels}, but the head in {path} has {len(head[0])}")
-    model: Any = kind(config)
-    tensors = _installed(tensors, model)
-    checkpoints.fit(model, tensors, unknown, ("classifier.", "rank_output."), str(path))
+    model = build(kind, config, tensors, unknown, str(path), ("classifier.", "rank_output."))
     if kind is meter_heads.MeterForRetrieval and "rank_output.weight" not in tensors:
         model.start_rank_head()
-    return model.eval()
+    return model
+
+
+def build(
+    kind: Any,
+    config: MeterConfig,
+    tensors: dict[str, Tensor],
+    unknown: list[str],
+    where: str,
+    new: tuple[str, ...] = (),
+) -> Any:
+    """`checkpoints.build`, with keys as the installed transformers has them: before 5.23 it wraps the CLIP tower once more."""
+    with torch.device("meta"):
+        wrapped = hasattr(CLIPVisionModel(CLIPVisionConfig(num_hidden_layers=1)), "vision_model")
+    own = {k.replace("vision_model.", "vision_model.vision_model.") if wrapped else k: t for k, t in tensors.items()}
+    return checkpoints.build(kind, config, own, unknown, where, new)
 
 
 def export(model: MeterPreTrainedModel) -> dict[str, Tensor]:
@@ -150,9 +164,3 @@ def _grow_types(tensors: dict[str, Tensor], prefix: str, rows: int) -> None:
     types = tensors.get(prefix + TYPES)
     if types is not None and len(types) == 2 < rows:
         tensors[prefix + TYPES] = torch.cat([types, types[1:]])
-
-
-def _installed(tensors: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
-    """Keys as the installed transformers has them: before 5.23 it wraps the CLIP tower once more."""
-    wrapped = any(".vision_model.vision_model." in f".{k}" for k in model.state_dict())
-    return {k.replace("vision_model.", "vision_model.vision_model.") if wrapped else k: t for k, t in tensors.items()}

@@ -51,7 +51,7 @@ HEADS: dict[str, Pair] = {
 
 MATCHING = "itm_score.fc"
 OTHER_HEADS = ("mlm_score.*", f"{MATCHING}.*", *(theirs for theirs, _ in HEADS.values()))
-TWO_IMAGES = "ViltForImagesAndTextClassification"
+TWO_IMAGES, RANKS = "ViltForImagesAndTextClassification", "ViltForImageAndTextRetrieval"
 
 
 def table(kind: type[nn.Module]) -> Table:
@@ -102,13 +102,12 @@ def load(
     head = tensors.get("classifier.3.weight")
     if head is not None and num_labels not in (None, len(head)):
         raise ValueError(f"num_labels={num_labels}, but the head in {path} has {len(head)}")
-    config.num_labels = len(head) if head is not None else num_labels or config.num_labels
-    model = kind(config)
-    if hasattr(model, "rank_output") and "rank_output.weight" not in tensors and f"{MATCHING}.weight" in theirs:
+    config.num_labels = len(head) if head is not None else num_labels or config.num_labels  # type: ignore[assignment]
+    if kind.__name__ == RANKS and "rank_output.weight" not in tensors and f"{MATCHING}.weight" in theirs:
         tensors |= {f"rank_output.{leaf}": theirs[f"{MATCHING}.{leaf}"][1:] for leaf in ("weight", "bias")}
-    checkpoints.fit(model, tensors, unknown, ("classifier.", "rank_output."), str(path))
+    model = checkpoints.build(kind, config, tensors, unknown, str(path), ("classifier.", "rank_output."))
     hold_order(model)
-    return model.eval()
+    return model
 
 
 def export(model: nn.Module) -> dict[str, Tensor]:

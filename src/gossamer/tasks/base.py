@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
@@ -13,6 +13,8 @@ from gossamer.prepared import PreparedSet
 from gossamer.run import Run
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from gossamer.adapted import Adapted
 
 BATCH = 64

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from gossamer.tasks.base import BATCH
 from gossamer.tasks.texts import PreparedTexts, TextTask
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from gossamer.adapted import Adapted
 
 UNKNOWN = -100  # label of a text whose answer is none of the classes; torch's cross-entropy passes over it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -17,6 +17,8 @@ from gossamer.sets import preprocessing
 from gossamer.tasks.base import BATCH, Task
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from gossamer.adapted import Adapted
 
 

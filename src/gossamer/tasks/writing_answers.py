@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from gossamer.tasks.base import BATCH
 from gossamer.tasks.texts import PreparedTexts, TextTask
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from gossamer.adapted import Adapted
 
 IGNORED = -100  # label of tokens that are not to be predicted

@@ -54,7 +54,8 @@ def _bare(name: str, revision: str | None, part: str | None = None) -> Any:
     if inner is None and getattr(bare, "get_output_embeddings", lambda: None)() is None:
         bare.name_or_path = model.name_or_path
         return bare
-    return load(name, revision=revision, kind=AutoModel._model_mapping[type(inner or config)].__name__)
+    kind: Any = AutoModel._model_mapping[type(inner or config)]
+    return load(name, revision=revision, kind=kind.__name__)
 
 
 def _config(name: str, revision: str | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gossamer.zoo.quiet import quiet
+from gossamer.quiet import quiet
 
 if TYPE_CHECKING:
     import torch

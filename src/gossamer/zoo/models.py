@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gossamer.zoo.quiet import quiet
+from gossamer.quiet import quiet
 from gossamer.zoo.sources import resolve
 
 if TYPE_CHECKING:

@@ -65,7 +65,7 @@ def whole_model(case: Case) -> Iterator[Check]:
     width = t["logits"].shape[1]
     answer = adapted(input_ids=t["input_ids"], pixel_values=t["image"], image_index=index, labels=labels)
     answer.loss.backward()
-    states = adapted.backbone._states(t["image"])
+    states = adapted.backbone.states(t["image"])
     yield Check("Z", adapted.methods["memvp"].memory.view(states, None)[0], t["Z"])
     yield Check("logits", answer.logits[:, :width], t["logits"])
     yield Check("loss", answer.loss[None], t["loss"])

@@ -19,8 +19,8 @@ from . import Case, Check
 COVERS = ("meter-tiny",)
 
 
-def tiny(vision: dict[str, Any], text: dict[str, Any], cross_modal: dict[str, Any]) -> MeterModel:
-    return MeterModel(MeterConfig(vision_config=vision, text_config=text, cross_modal_config=cross_modal))
+def tiny(vision: dict[str, Any], text: dict[str, Any], cross_modal: dict[str, Any], **options: Any) -> MeterModel:
+    return MeterModel(MeterConfig(vision_config=vision, text_config=text, cross_modal_config=cross_modal, **options))
 
 
 def config(c: dict[str, Any], theirs: dict[str, Tensor], **options: Any) -> MeterConfig:
