@@ -22,7 +22,8 @@ from gossamer.methods.base import Method, grow
 from gossamer.run import Search, Training
 from gossamer.savings import Savings
 from gossamer.seams import Part
-from gossamer.searching import Batches, Found, SuperNetwork, rate
+from gossamer.searching import Found, rate
+from gossamer.supernetwork import Batches, SuperNetwork
 
 from .contract.table import BACKBONES
 

@@ -24,7 +24,6 @@ class SearchFolder:
         settings: everything that the result depends on, as JSON.
         resume: go on with what an earlier process began there with the same settings; begin where there is nothing.
         overwrite: remove what an earlier search left there.
-        writes: whether this process writes; the others read.
 
     Raises:
         FileExistsError: a search is there and neither was asked for.
@@ -38,9 +37,8 @@ class SearchFolder:
         *,
         resume: bool = False,
         overwrite: bool = False,
-        writes: bool = True,
     ):
-        self.path, self.writes = path, writes and path is not None
+        self.path, self.writes = path, path is not None  # of several processes only the first writes
         if path is None:
             return
         if resume and overwrite:

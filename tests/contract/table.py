@@ -247,9 +247,11 @@ METER = {
     },
 }
 BACKBONES["meter"] = Backbone(
-    _of(MeterForQuestionAnswering, MeterConfig, METER, num_labels=LABELS), "both", crosses=True
+    _of(MeterForQuestionAnswering, MeterConfig, METER, num_labels=LABELS), "both", crosses=True, post_norm=True
 )
-BACKBONES["meter-bare"] = Backbone(_of(MeterModel, MeterConfig, METER), "both", num_labels=LABELS, crosses=True)
+BACKBONES["meter-bare"] = Backbone(
+    _of(MeterModel, MeterConfig, METER), "both", num_labels=LABELS, crosses=True, post_norm=True
+)
 
 
 @dataclass(frozen=True)

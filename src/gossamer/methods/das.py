@@ -146,13 +146,11 @@ class DAS(Method):
         return [sites[i] for i in sorted(chosen)]
 
     def _stacks(self, anatomy: Anatomy) -> tuple[str, ...]:
-        known = self.stacks or tuple(n for n in anatomy.stacks if "fusion" in n) or (anatomy.main,)
-        for name in known:
-            if name not in anatomy.stacks:
-                raise KeyError(
-                    f"no stack {name!r} in {type(anatomy.model).__name__}: it has {', '.join(anatomy.stacks)}"
-                )
-        return known
+        chosen = self.stacks or (anatomy.main,)
+        for first in (anatomy.columns(name)[0][0] for name in chosen):
+            if first.stack.windows is not None:
+                raise ValueError(f"{first.name} attends in windows, beside which DAS has no place for its adapters")
+        return chosen
 
     # ---- placing ----
 
