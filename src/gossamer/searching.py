@@ -75,7 +75,8 @@ class Found:
     def from_dict(cls, values: dict[str, Any]) -> Found:
         """What `to_dict` wrote."""
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**fields | {"methods": tuple(from_dict(m) for m in values["methods"])})
+        fields["methods"] = tuple(from_dict(m) for m in values["methods"])
+        return cls(**fields)
 
 
 def search(
