@@ -137,11 +137,11 @@ def caption_scores(captions: Mapping[str, str], references: Mapping[str, Sequenc
         odd = sorted(captions.keys() ^ references.keys())
         raise ValueError(f"captions and references must be of the same images, one or more; they differ in {odd[:5]}")
     try:
-        from pycocoevalcap.bleu.bleu import Bleu
-        from pycocoevalcap.cider.cider import Cider
-        from pycocoevalcap.meteor.meteor import Meteor
-        from pycocoevalcap.rouge.rouge import Rouge
-        from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+        from pycocoevalcap.bleu.bleu import Bleu  # pyright: ignore[reportMissingImports]
+        from pycocoevalcap.cider.cider import Cider  # pyright: ignore[reportMissingImports]
+        from pycocoevalcap.meteor.meteor import Meteor  # pyright: ignore[reportMissingImports]
+        from pycocoevalcap.rouge.rouge import Rouge  # pyright: ignore[reportMissingImports]
+        from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError("caption scores need pycocoevalcap: pip install 'gossamer[captions]'") from error
     if shutil.which("java") is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES  # pyright: ignore[reportPrivateImportUsage]
 
 
 class AutoModelForTwoImages(_BaseAutoModelClass):
