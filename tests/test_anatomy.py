@@ -123,7 +123,7 @@ def test_branches_roles_places_and_verbs_that_do_not_exist() -> None:
         block.part("mlp")
     with pytest.raises(KeyError, match=r"vit\.layers\.0 \(ViTLayer\) has no part 'gate'"):
         block.part("gate")
-    with pytest.raises(KeyError, match="no place 'beside': there are start, middle, end, ffn"):
+    with pytest.raises(KeyError, match="no place 'beside': there are start, middle, end, attention, ffn"):
         anatomy.middle(block, part, at="beside")  # type: ignore[arg-type]
     with pytest.raises(KeyError, match="no verb 'forget': there are add, rewrite"):
         anatomy.obstacle(block, "forget")
@@ -275,14 +275,16 @@ FREE = {
     "block": {"stack"},
     "memory": {"block"},
     "seams": {"memory", "block"},
-    "stream": {"seams"},
+    "replaced": {"block", "seams"},
+    "stream": {"seams", "replaced"},
     "leading": {"seams"},
     "sight": {"seams"},
     "families": {"stack", "memory"},
     "windows": {"block", "memory", "seams", "stack"},
-    "anatomy": {"stack", "block", "seams", "stream", "leading", "sight", "windows", "families"},
+    "anatomy": {"stack", "block", "seams", "stream", "leading", "replaced", "sight", "windows", "families"},
     "bank": {"anatomy", "block"},
-    "methods": {"anatomy", "block", "bank", "seams", "leading", "sight", "methods", "storage"},
+    "methods": {"anatomy", "bandit", "block", "bank", "seams", "leading", "sight", "methods", "storage"},
+    "bandit": set(),
     "heads": {"anatomy", "stack"},
     "models": {"anatomy", "heads", "checkpointing", "sight", "quiet"},
     "storage": set(),

@@ -74,6 +74,11 @@ def test_paper_costs_agree_with_the_papers(run) -> None:
     assert percent["MemVP, LLaMA-7B, added to a token"] == 1.30
     assert percent["DVP, K = 0, saved: abstract"] == pytest.approx(91, abs=0.5)
     assert percent["DVP, K = 0, saved with the image encoder: abstract"] == pytest.approx(47, abs=0.5)
+    das = {r["paper"]: r["ours"] for r in answer["rows"] if r["unit"] == "% of the bare model's MACs"}
+    assert len(das) == 9
+    assert das == pytest.approx({p: p for p in das}, abs=0.06)
+    assert das[-11.97] == pytest.approx(-11.97, abs=0.005)
+    assert {3_594_240, 5_376_384} <= {r["ours"] for r in parameters}
 
 
 def test_deep_prompts_writes_a_row_for_each_form(run, tmp_path: Path) -> None:
@@ -105,3 +110,20 @@ def test_deep_prompts_stops_where_the_forms_differ(run, tmp_path: Path, monkeypa
     with pytest.raises(SystemExit, match="values of the exact and the sequence form differ by"):
         run("deep_prompts", "--prompts", "2", "--layers", "1", "--size", "32", "--out", str(tmp_path / "rows.jsonl"))
     assert not (tmp_path / "rows.jsonl").exists()
+
+
+def test_das_latency_compares_the_bare_with_the_finished_model(run, tmp_path: Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    small = ("--layers", "4", "--size", "32", "--batch", "2", "--repeats", "1", "--threads", "1", "--out", str(out))
+    text = run("das_latency", "--skip", "0", "2", *small)
+    assert text.splitlines()[0].split()[:2] == ["model", "skipped"]
+    none, two = (json.loads(line) for line in out.read_text().splitlines())
+    assert (none["skipped"], two["skipped"]) == (0, 2)
+    assert none["macs_ratio"] > 1 > two["macs_ratio"]
+    assert two["macs_saved"] == pytest.approx(1 - two["macs_ratio"], abs=1e-3)
+    assert two["parameters_ratio"] < 1 < none["parameters_ratio"]
+    assert two["bytes_ratio"] < 1 < none["bytes_ratio"]
+    for row in (none, two):
+        assert row["time_ratio"] > 0
+        assert row["kept_share"] == pytest.approx((1 - row["time_ratio"]) / (1 - row["macs_ratio"]), abs=0.05)
+        assert row["seed"] == 0

@@ -176,6 +176,12 @@ def test_what_windows_do_not_allow() -> None:
         anatomy.replace(second, Mix(12))
         with pytest.raises(ValueError, match=r"tokens cannot pass .*blocks\.1: it was replaced"):
             anatomy.insert(first, Rows(12), stay=True)
+    with anatomy.tentatively():
+        anatomy.insert(first, Rows(12), last=second)
+        with pytest.raises(
+            ValueError, match=r"vision\.blocks\.1 cannot be replaced: tokens were inserted that cannot pass it"
+        ):
+            anatomy.replace(second, Mix(12))
     with pytest.raises(ValueError, match="project=4 maps to one width, and the blocks have 12 to 24"):
         gm.adapt(BACKBONES["swin"].model(), gm.VPT(prompts=2, project=4))
     with pytest.raises(ValueError, match=r"SPT harvests tokens of one width, and these blocks have \[12, 24\]"):

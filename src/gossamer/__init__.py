@@ -20,6 +20,7 @@ _WHERE = {
     "VPT": "gossamer.methods.vpt",
     "SPT": "gossamer.methods.spt",
     "CVPT": "gossamer.methods.cvpt",
+    "DAS": "gossamer.methods.das",
     "DVP": "gossamer.methods.dvp",
     "MemVP": "gossamer.methods.memvp",
     "VisualTokens": "gossamer.methods.visual_tokens",
@@ -33,6 +34,9 @@ _WHERE = {
     "Unfreeze": "gossamer.methods.unfreeze",
     "METHODS": "gossamer.methods",
     "CostSheet": "gossamer.cost",
+    "search": "gossamer.searching",
+    "Search": "gossamer.run",
+    "Bandit": "gossamer.bandit",
 }
 _MODULES = (
     *("anatomy", "comparison", "condensation", "cost", "data", "evaluate", "export", "methods", "recipes"),
@@ -42,6 +46,7 @@ _MODULES = (
 __all__ = [
     "APT",
     "CVPT",
+    "DAS",
     "DVP",
     "METHODS",
     "SPT",
@@ -49,12 +54,14 @@ __all__ = [
     "Adapted",
     "Adapter",
     "AdapterError",
+    "Bandit",
     "BitFit",
     "ClassifierToken",
     "CostSheet",
     "FullFineTuning",
     "LinearProbe",
     "MemVP",
+    "Search",
     "Unfreeze",
     "VisionLanguage",
     "VisualTokens",
@@ -63,16 +70,19 @@ __all__ = [
     "condense",
     "load",
     "read",
+    "search",
 ]
 
 if TYPE_CHECKING:
     from gossamer.adapted import Adapted as Adapted
     from gossamer.adapted import adapt as adapt
     from gossamer.anatomy import read as read
+    from gossamer.bandit import Bandit as Bandit
     from gossamer.condensation import condense as condense
     from gossamer.cost import CostSheet as CostSheet
     from gossamer.methods import APT as APT
     from gossamer.methods import CVPT as CVPT
+    from gossamer.methods import DAS as DAS
     from gossamer.methods import DVP as DVP
     from gossamer.methods import METHODS as METHODS
     from gossamer.methods import SPT as SPT
@@ -86,7 +96,9 @@ if TYPE_CHECKING:
     from gossamer.methods import Unfreeze as Unfreeze
     from gossamer.methods import VisualTokens as VisualTokens
     from gossamer.models.vision_language import VisionLanguage as VisionLanguage
+    from gossamer.run import Search as Search
     from gossamer.saving import load as load
+    from gossamer.searching import search as search
     from gossamer.storage import AdapterError as AdapterError
 
 

@@ -99,6 +99,7 @@ class Adapted(nn.Module):
             self.head_built = heads.place(self.anatomy, self.num_labels, self._new_head)
         for parameter in self.backbone.parameters():
             parameter.requires_grad_(False)
+        self.anatomy.sites = [site for method in self.applied for site in method.skipped(self.anatomy)]
         for method in self.applied:
             self.methods[_unique(method.name, self.methods)] = method.attach(self.anatomy)
         for head in self.head_modules().values():
@@ -366,6 +367,7 @@ class Adapted(nn.Module):
         for tree in reversed(list(model.methods.values())):
             tree.finalize()  # type: ignore[operator]
         model.anatomy.fuse()
+        model.anatomy.prune()
         backbone = model.backbone
         del backbone.__dict__[OCCUPANT]
         for parameter in [*model.parameters(), *backbone.parameters()]:

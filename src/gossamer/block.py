@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from gossamer.stack import Stack
+from gossamer.stack import AttentionNames, Stack
+
+SIZES = "gossamer_sizes"  # set on a block whose weights are gone, because something else stands in its place
 
 
 class Sizes(NamedTuple):
@@ -29,10 +31,18 @@ class Sizes(NamedTuple):
         `context` counts the encoder's states that cross-attention reads, where the block has one. Attention is in `windows` windows
         of `window` tokens each (None: all).
         """
+        attention = self.branch_macs("attention", tokens, windows=windows, window=window)
+        ffn = tokens * self.ffn_matrices * self.width * self.ffn
+        return attention + self.branch_macs("cross", tokens, context) + ffn
+
+    def branch_macs(
+        self, branch: str, tokens: int, context: int = 0, *, windows: int = 1, window: int | None = None
+    ) -> int:
+        """Those of its "attention" or its "cross"-attention alone."""
+        if branch == "cross":
+            return 2 * (tokens + context) * self.width * self.cross_inner + 2 * tokens * context * self.cross_inner
         window = tokens if window is None else window
-        attention = windows * window * (2 * self.width * (self.inner + self.inner_kv) + 2 * window * self.inner)
-        cross = 2 * (tokens + context) * self.width * self.cross_inner + 2 * tokens * context * self.cross_inner
-        return attention + tokens * self.ffn_matrices * self.width * self.ffn + cross
+        return windows * window * (2 * self.width * (self.inner + self.inner_kv) + 2 * window * self.inner)
 
 
 class Extent(NamedTuple):
@@ -150,7 +160,9 @@ class Block:
 
     @cached_property
     def sizes(self) -> Sizes:
-        """Widths, read from the weights' shapes."""
+        """Widths, read from the weights' shapes; those that were there where a finished model has let weights go."""
+        if SIZES in self.module.__dict__:
+            return self.module.__dict__[SIZES]
         weights = {r: self.part(r).weight for r in ("out", "up", "down")}
         width, inner = weights["out"].shape
         fused = self.stack.attention.fused is not None and "qkv" in self.roles()
@@ -221,6 +233,46 @@ class Block:
         norm = self.stack.attention.norm
         states = get(self.module, norm).forward(tokens) if norm else tokens
         return self.projection("k")(states), self.projection("v")(states)
+
+
+class Site(NamedTuple):
+    """What something else may take the place of: a whole block, or its "attention" or "cross"-attention alone.
+
+    `keep` names roles of the block that stay, because what takes the place reads them ("norm1").
+    """
+
+    block: Block
+    branch: Literal["attention", "cross"] | None = None
+    keep: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Our name for it: `vision.blocks.3`, or `vision.blocks.3.attention`."""
+        return self.block.key if self.branch is None else f"{self.block.key}.{self.branch}"
+
+    def modules(self) -> list[nn.Module]:
+        """The modules that give way: the block, or everything from the branch's input to the sum, its norm included."""
+        block, names = self.block, self.names
+        if names is None:
+            return [block.module]
+        beside = [] if names.out.startswith(f"{names.module}.") else [names.out]
+        paths = [names.module, *beside, names.norm, names.after, names.layer_scale]
+        found = [get(block.module, path) for path in paths if path and has(block.module, path)]
+        return [module for module in found if all(module is not k for k in self.kept())]
+
+    @property
+    def names(self) -> AttentionNames | None:
+        """The names of the attention that gives way; None for a whole block."""
+        return {None: None, "attention": self.block.stack.attention, "cross": self.block.stack.cross}[self.branch]
+
+    def kept(self) -> list[nn.Module]:
+        """The modules that stay."""
+        return [self.block.part(role) for role in self.keep]
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that nothing reads any more."""
+        stay = {id(p) for module in self.kept() for p in module.parameters()}
+        return [p for module in self.modules() for p in module.parameters() if id(p) not in stay]
 
 
 def listed(owner: nn.Module, path: str) -> Iterator[tuple[int, str, nn.Module]]:

@@ -13,6 +13,7 @@ COMMANDS = {
     "inspect": ("gossamer.inspection", "show where the parts of a model sit and what can be done to them"),
     "cost": ("gossamer.cli_cost", "parameters and multiply-adds of a model with a method, without weights"),
     "train": ("gossamer.train", "adapt a model to labelled images or texts about images"),
+    "search": ("gossamer.cli_search", "find which layers a method such as DAS should skip, for the task of a run file"),
     "condense": ("gossamer.cli_condense", "keep the prompts of a finished run that matter, and tune them further"),
     "evaluate": ("gossamer.evaluate", "score a trained adapter"),
     "compare": (
@@ -26,7 +27,7 @@ COMMANDS = {
 """Name -> module with a function `command(arguments)`, and one line of help."""
 
 _RESUMED = "; the same command with --resume continues"
-AGAIN = {"train": _RESUMED, "condense": _RESUMED, "compare": "; the same command continues"}
+AGAIN = {"train": _RESUMED, "search": _RESUMED, "condense": _RESUMED, "compare": "; the same command continues"}
 USER_ERRORS = (ValueError, KeyError, TypeError, OSError, ImportError, ArithmeticError)
 
 

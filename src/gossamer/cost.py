@@ -292,6 +292,7 @@ def _formulas(
     if anatomy is None or mixed:
         return None, None, None
     tokens = sample.tokens(anatomy)
+    anatomy.sites = [site for method in applied for site in method.skipped(anatomy)]
     added = sample.images * sum(m.macs(anatomy, tokens) for m in applied)
     try:
         overheads = [m.overhead(anatomy, tokens) for m in applied]

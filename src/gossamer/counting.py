@@ -276,7 +276,7 @@ def closed_macs(model: nn.Module, head: nn.Module | None, anatomy: Anatomy, samp
     known |= {id(m) for m in getattr(model, "gossamer", nn.Module()).modules()}
     last = tokens[anatomy.readout.counts_as or anatomy.readout.name]
     each_token = {id(getattr(model, "get_output_embeddings", lambda: None)())}
-    if anatomy.blocks()[0].stack.causal:
+    if anatomy.stacks[anatomy.main][0].stack.causal:
         each_token |= {id(m) for m in anatomy.heads.values()}
     times = {id(module): count for module, count in _entrances(anatomy, tokens)}
     once = {id(m) for root in (*anatomy.heads.values(), head) if root is not None for m in root.modules()}

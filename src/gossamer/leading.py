@@ -33,7 +33,6 @@ class Leading(Inserted):
     """A `Lead` enters before the first block of a span and leaves after its last.
 
     Args:
-        model: what is changed.
         owner: runs the stack.
         span: from the block before which the tokens enter to the last.
         part: gives the tokens.
@@ -42,8 +41,8 @@ class Leading(Inserted):
 
     part: Lead
 
-    def __init__(self, model: nn.Module, owner: nn.Module, span: list[Block], part: Lead, *, both_ways: bool):
-        super().__init__(model, span, part)
+    def __init__(self, owner: nn.Module, span: list[Block], part: Lead, *, both_ways: bool):
+        super().__init__(span, part)
         stack = span[0].stack
         self.rotary = None if stack.rotary is None else owner.get_submodule(stack.rotary)
         blocks = owner.get_submodule(stack.blocks)
@@ -84,8 +83,7 @@ class LedBlock(WidenedBlock):
             return bias
         assert attention is not None
         queries, before = (length + p, past) if self.present else (length, past + p)
-        device = attention.q.weight.device
-        return attention.compute_bias(queries, p + past + length, device=device, past_seen_tokens=before)
+        return attention.compute_bias(queries, p + past + length, past_seen_tokens=before)
 
     def rotation(self, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         """The rotary tables with rows for the positions -p .. -1 in front."""

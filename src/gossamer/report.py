@@ -54,6 +54,27 @@ def confusion(scores: Scores, path: str | Path, *, title: str) -> None:
     _save(figure, path)
 
 
+def preferences(
+    history: Sequence[Mapping[str, Any]], arms: Sequence[str], chosen: Sequence[int], path: str | Path
+) -> None:
+    """How the preferences of a search moved, as a PNG at `path`: arms that were found in colour and by name, the others grey.
+
+    `history` has one record an update: step and preferences of all arms.
+    """
+    figure, (axes,) = _figure(7.5, 4)
+    steps = [history[0]["step"], *(record["step"] for record in history)]
+    for arm in sorted(range(len(arms)), key=lambda i: i in chosen):
+        values = [0.0, *(record["preferences"][arm] for record in history)]
+        style: dict[str, Any] = (
+            {"label": arms[arm]} if arm in chosen else {"color": "0.75", "linewidth": 1, "zorder": 1}
+        )
+        axes.step(steps, values, where="post", **style)
+    axes.set(xlabel="training step of the super-network", ylabel="preference")
+    if chosen:
+        figure.legend(loc="outside right upper", frameon=False, title="found")
+    _save(figure, path)
+
+
 def accuracy_against_compute(methods: Mapping[str, Mapping[str, Any]], path: str | Path, *, title: str) -> None:
     """Accuracy over GMACs, one point a method with its trained parameters, as a PNG at `path`.
 

@@ -165,6 +165,52 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Search:
+    """How the arms of a method (which layers DAS skips) are searched: `gossamer search`.
+
+    Args:
+        epochs: passes over the training data with the super-network.
+        hold_out: part of the training data that scores candidates and is not trained on.
+        rules: changes to the bandit of the method's paper, such as {eta: 0.1, candidates: 5, interval: 3, warmup: 2}; see
+            gossamer.bandit.Bandit.
+        reward_data: held-out: a fresh batch of the held-out part for every update; train-batch: the batch of the step itself.
+        reward_batch: items that score candidates in one update. None: as many as a training step has.
+        dropout: whether candidates are scored in training mode, as the authors do on ViLT and METER.
+        budget: ours. The finished model is to cost at most this share of the bare backbone; how many modules are skipped follows.
+        cost: what a budget and savings are measured in, multiply-adds or time on this machine.
+        saving: ours. Exponent w: a candidate's reward is multiplied by (what it saves / what is saved on average)^w. 0: the paper.
+        checkpoint: steps between two states from which a killed search goes on.
+    """
+
+    epochs: int = 3
+    hold_out: float = 0.05
+    rules: dict[str, Any] = field(default_factory=dict)
+    reward_data: Literal["held-out", "train-batch"] = "held-out"
+    reward_batch: int | None = None
+    dropout: bool = False
+    budget: float | None = None
+    cost: Literal["macs", "latency"] = "macs"
+    saving: float = 0.0
+    checkpoint: int = 100
+
+    def __post_init__(self) -> None:
+        _require(self.epochs > 0, f"search.epochs must be 1 or more, got {self.epochs}")
+        _require(0 < self.hold_out < 1, f"search.hold_out must be between 0 and 1, got {self.hold_out}")
+        _require(
+            self.reward_batch is None or self.reward_batch > 0,
+            f"search.reward_batch must be 1 or more, got {self.reward_batch}",
+        )
+        _require(self.budget is None or self.budget > 0, f"search.budget must be above 0, got {self.budget}")
+        _require(self.saving >= 0, f"search.saving must not be negative, got {self.saving}")
+        _require(self.checkpoint > 0, f"search.checkpoint must be 1 or more, got {self.checkpoint}")
+
+    @property
+    def looks_at_cost(self) -> bool:
+        """Whether what arms save has to be known."""
+        return self.budget is not None or self.saving > 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Condense:
     """Prompt condensation of a finished run: its trained prompts are cut, and what is left is tuned; see docs/pc.md.
 
@@ -200,6 +246,7 @@ class Run:
         images: how images are prepared.
         texts: how texts about images are read and answered.
         training: optimisation.
+        search: how `gossamer search` finds the arms of a method; training alone does not read it.
         seed: of prompts, held-out images, order of the images and dropout.
         condense: start from the condensed prompts and the head of a finished run; `gossamer condense` writes it. None: from the
             pre-trained model.
@@ -212,6 +259,7 @@ class Run:
     images: Images = field(default_factory=Images)
     texts: Texts = field(default_factory=Texts)
     training: Training = field(default_factory=Training)
+    search: Search = field(default_factory=Search)
     seed: int = 0
     condense: Condense | None = None
 
@@ -219,8 +267,8 @@ class Run:
         _require(len(self.methods) > 0, "methods is empty; [{method: linear_probe}] trains the head alone")
 
 
-def parse(arguments: Sequence[str]) -> tuple[Run, dict[str, bool]]:
-    """The run that command-line arguments describe, and the switches "resume" and "overwrite".
+def parse(arguments: Sequence[str], command: str = "train") -> tuple[Run, dict[str, bool]]:
+    """The run that the arguments of `gossamer train` (or another command) describe, and the switches "resume" and "overwrite".
 
     Arguments: a run file (YAML), options `--training.epochs 3`, and the same as `training.epochs=3`; later ones win.
 
@@ -229,7 +277,7 @@ def parse(arguments: Sequence[str]) -> tuple[Run, dict[str, bool]]:
     """
     from jsonargparse import ArgumentError
 
-    parser = _parser()
+    parser = _parser(command)
     try:
         parsed = parser.parse_args(_rewritten(arguments))
         values = parser.instantiate(parsed)
@@ -283,13 +331,19 @@ def to_yaml(run: Run) -> str:
     return command + yaml.safe_dump(_plain(dataclasses.asdict(run)), sort_keys=False, allow_unicode=True)
 
 
-def _parser() -> ArgumentParser:
+DESCRIPTIONS = {
+    "train": "Adapt a model to labelled images. Every option can stand in the run file.",
+    "search": "Find the arms of a method, such as the layers that DAS skips, for the task of a run file.",
+}
+
+
+def _parser(command: str) -> ArgumentParser:
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(
-        prog="gossamer train",
-        usage="gossamer train [RUN.yaml] [--OPTION VALUE | OPTION=VALUE] ...",
-        description="Adapt a model to labelled images. Every option can stand in the run file.",
+        prog=f"gossamer {command}",
+        usage=f"gossamer {command} [RUN.yaml] [--OPTION VALUE | OPTION=VALUE] ...",
+        description=DESCRIPTIONS[command],
         exit_on_error=False,
         allow_abbrev=False,
     )

@@ -31,7 +31,13 @@ class Part(nn.Module):
 
 
 class Change:
-    """One change of a model; `revert` restores exactly what `apply` found."""
+    """One change of a model; `revert` restores exactly what `apply` found.
+
+    `place` is the block and its branch, or "middle", that it changes; "around" where what the block computes does not matter.
+    """
+
+    place: tuple[Block | None, str] = (None, "around")
+    suspended = False  # while something else stands in place of the branch, whose norm and projections only pass on
 
     def __init__(self) -> None:
         self.handles: list[Any] = []
@@ -73,8 +79,8 @@ class Added(Change):
     def left(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Adds the part's answer to the branch's output."""
         x, self.x = self.x, None
-        if x is None:
-            return output  # a probe called the attention on its own; the branch was not entered
+        if x is None or self.suspended:
+            return output  # or a probe called the attention on its own; the branch was not entered
         return output + self.part(x, output)
 
 
@@ -97,14 +103,13 @@ class Entered(Change):
 class Observed(Change):
     """part(x) is shown the states that enter a block."""
 
-    def __init__(self, model: nn.Module, block: Block, part: nn.Module):
+    def __init__(self, block: Block, part: nn.Module):
         super().__init__()
-        self.model, self.block, self.part = model, block, part
+        self.block, self.part = block, part
 
     def apply(self) -> None:
-        """Hooks in, where the block stands or what replaced it."""
-        occupant = self.model.get_submodule(self.block.name)
-        self.handles = [occupant.register_forward_pre_hook(self.before, with_kwargs=True)]
+        """Hooks in."""
+        self.handles = [self.block.module.register_forward_pre_hook(self.before, with_kwargs=True)]
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Shows the states, changes nothing."""
@@ -127,41 +132,6 @@ class Swapped(Change):
     def revert(self) -> None:
         """Puts the old module back."""
         setattr(self.parent, self.child, self.old)
-
-
-class Replaced(Swapped):
-    """A whole block gives its place to x -> module(x)."""
-
-    def __init__(self, model: nn.Module, block: Block, module: nn.Module):
-        super().__init__(model, block.name, Shortcut(block, module))
-
-
-class Shortcut(nn.Module):
-    """Stands where a block stood: the states become module(x); what the block would have passed on is passed on."""
-
-    attention: Any
-
-    def __init__(self, block: Block, module: nn.Module):
-        super().__init__()
-        self.module = module
-        self.returns_tuple, self.relative_bias = block.stack.returns_tuple, block.stack.relative_bias
-        self.names = argument_names(block.module)
-        # Not a child: its weights are not used, but it knows its layer's number and, in the first block, the relative bias.
-        self.__dict__["attention"] = block.part("attention")
-
-    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """The module's answer, in the shape in which the block returned its own."""
-        given = dict(zip(self.names[1:], args, strict=False)) | kwargs
-        output = as_states(self.module(tokens_of(hidden_states)), hidden_states)
-        bias, cache = given.get("position_bias"), given.get("past_key_values")
-        if self.relative_bias:
-            bias = first_bias(self.attention, bias, output.shape[1], past_length(cache, self.attention))
-        if cache is not None:  # models count their tokens in the cache: rows of one number stand for them
-            rows = output.new_zeros(output.shape[0], 1, output.shape[1], 1)
-            getattr(cache, "self_attention_cache", cache).update(rows, rows, self.attention.layer_idx)
-        if self.relative_bias:
-            return output, bias, given.get("encoder_decoder_position_bias")
-        return (output, *[None] * (self.returns_tuple - 1)) if self.returns_tuple else output
 
 
 class SplitLinear(nn.Module):
@@ -291,7 +261,6 @@ class Inserted(Change):
 
     def __init__(
         self,
-        model: nn.Module,
         span: list[Block],
         part: nn.Module,
         stay: bool = False,
@@ -300,24 +269,22 @@ class Inserted(Change):
         read: bool = False,  # whether that sees the tokens
     ):
         super().__init__()
-        self.model, self.span, self.part, self.stay = model, span, part, stay
+        self.span, self.part, self.stay = span, part, stay
         self.beside, self.read = beside, read
         self.count = 0
 
     def apply(self) -> None:
-        """Hooks into every block of the span, or what replaced it."""
+        """Hooks into every block of the span."""
         for i, block in enumerate(self.span):
             leaves = i == len(self.span) - 1 and not self.stay
             widened = self.widened(block, enters=i == 0, leaves=leaves)
-            occupant = self.model.get_submodule(block.name)
             self.handles += [
-                occupant.register_forward_pre_hook(widened.before, with_kwargs=True),
-                occupant.register_forward_hook(widened.after),
+                block.module.register_forward_pre_hook(widened.before, with_kwargs=True),
+                block.module.register_forward_hook(widened.after),
             ]
         for i, block in enumerate(self.beside):
             context = WidenedContext(self, block, enters=i == 0)
-            occupant = self.model.get_submodule(block.name)
-            self.handles.append(occupant.register_forward_pre_hook(context.before, with_kwargs=True))
+            self.handles.append(block.module.register_forward_pre_hook(context.before, with_kwargs=True))
 
     def widened(self, block: Block, *, enters: bool, leaves: bool) -> WidenedBlock:
         """What hooks onto one block of the span."""
@@ -487,8 +454,9 @@ def hand_over(old: nn.Module, new: nn.Module) -> None:
 
 
 def argument_names(block: nn.Module) -> list[str]:
-    """Names of what a block takes, in order."""
-    return [p for p in inspect.signature(block.forward).parameters if p not in ("args", "kwargs")]
+    """Names of what a block takes, in order; also of one that something else stands in for."""
+    names = list(inspect.signature(type(block).forward).parameters)[1:]
+    return [name for name in names if name not in ("args", "kwargs")]
 
 
 def past_length(cache: Any, attention: Any) -> int:
@@ -500,7 +468,7 @@ def first_bias(attention: Any, bias: Tensor | None, length: int, past: int) -> T
     """The relative bias [1, heads, length, past + length] that a block received, or that the first block computes."""
     if bias is not None:
         return bias
-    return attention.compute_bias(length, past + length, device=attention.q.weight.device, past_seen_tokens=past)
+    return attention.compute_bias(length, past + length, past_seen_tokens=past)
 
 
 def contains(outer: list[Block], inner: list[Block]) -> bool:

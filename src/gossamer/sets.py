@@ -62,6 +62,13 @@ def load_texts(run: Run) -> dict[str, ImageTextDataset]:
     return sets
 
 
+def apart(items: Any, fraction: float, seed: int) -> tuple[Any, Any]:
+    """Training and held-out items of a training set: images with every class in proportion, texts by the images they are about."""
+    if isinstance(items, ImageDataset):
+        return data.split(items, fraction, seed)
+    return _apart(items, fraction, seed)
+
+
 def _drawn(texts: ImageTextDataset, limit: int | None, seed: int) -> ImageTextDataset:
     """`limit` texts in their order, drawn evenly."""
     if limit is None or limit >= len(texts):

@@ -26,6 +26,7 @@ class AttentionNames:
     q_norm: str | None = None  # normalisation of each head's queries and keys
     k_norm: str | None = None
     layer_scale: str | None = None  # the module that damps the branch before the residual sum
+    returns: int = 2  # values that `module` returns: states, bias or weights, ...; 0: the states alone, no tuple
 
 
 @dataclass(frozen=True, kw_only=True)

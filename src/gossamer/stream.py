@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
-from gossamer.seams import Change, as_states, states, tokens_of, with_states
+from gossamer.replaced import MASKS, first_token
+from gossamer.seams import Change, argument_names, as_states, states, tokens_of, with_states
 
 
 class Start(Change):
@@ -17,7 +18,7 @@ class Start(Change):
     def __init__(self, block: nn.Module, part: nn.Module):
         super().__init__()
         self.block, self.part = block, part
-        self.name = next(iter(inspect.signature(block.forward).parameters))
+        self.name = argument_names(block)[0]
 
     def apply(self) -> None:
         """Hooks in."""
@@ -96,24 +97,79 @@ class MiddlePostNorm(Change):
         return output + self.part(output)
 
 
-class FfnReads(Change):
-    """The FFN reads norm(x) + part(x), or x + part(x) where no norm stands before it; the residual sum has x as it was."""
+class Reads(Change):
+    """A branch reads u + part(u) in place of u, its normalised input; the residual sum has x as it was.
 
-    def __init__(self, readers: Sequence[nn.Module], part: nn.Module, *, behind: bool):
+    Without `normed` the part gets x. Where no norm stands before the branch, u = x, and its first Linears read the sum. With
+    `firsts` the part also gets the first token of each sequence, part(u, first).
+    """
+
+    def __init__(
+        self, readers: Sequence[nn.Module], part: nn.Module, *, behind: bool, normed: bool, firsts: Firsts | None = None
+    ):
         super().__init__()
-        self.readers, self.part, self.behind = list(readers), part, behind
+        self.readers, self.part = list(readers), part
+        self.behind, self.normed, self.firsts = behind, normed, firsts
 
     def apply(self) -> None:
         """Hooks in, behind the norm or before the first Linears."""
+        if self.firsts is not None:
+            self.handles = self.firsts.hooks()
         if self.behind:
-            self.handles = [norm.register_forward_hook(self.after_norm) for norm in self.readers]
+            self.handles += [norm.register_forward_hook(self.after_norm) for norm in self.readers]
         else:
-            self.handles = [linear.register_forward_pre_hook(self.before_linear) for linear in self.readers]
+            self.handles += [linear.register_forward_pre_hook(self.before_linear) for linear in self.readers]
+
+    def answer(self, u: Tensor) -> Tensor:
+        """The part's."""
+        return self.part(u) if self.firsts is None else self.part(u, first_token(u, self.firsts.now, self.part))
 
     def after_norm(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        """norm(x) + part(x)."""
-        return output + self.part(args[0])
+        """u + part(u), or u + part(x)."""
+        if self.suspended:
+            return output
+        return output + self.answer(output if self.normed else args[0])
 
     def before_linear(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """x + part(x)."""
-        return (args[0] + self.part(args[0]), *args[1:])
+        return (args[0] + self.answer(args[0]), *args[1:])
+
+
+class Firsts:
+    """What tells the first token of a sequence inside a block: the mask and the cache that the block was called with.
+
+    Checkpointing runs what is inside a block a second time, later, and without the block's own hooks. In training the arguments
+    are therefore found by the states they came with.
+    """
+
+    def __init__(self, block: nn.Module, norm: nn.Module):
+        self.block, self.norm = block, norm
+        self.names = argument_names(block)
+        self.now: dict[str, Any] = {}
+        self.known = WeakIdKeyDictionary()
+
+    def hooks(self) -> list[Any]:
+        """On the block and on the norm that it begins with."""
+        return [
+            self.block.register_forward_pre_hook(self.enter, with_kwargs=True),
+            self.norm.register_forward_pre_hook(self.begin),
+        ]
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Keeps the arguments."""
+        given = dict(zip(self.names, args, strict=False)) | kwargs
+        self.now = {name: given[name] for name in (*MASKS, "past_key_values") if given.get(name) is not None}
+        if self.block.training:
+            self.now.pop("past_key_values", None)  # as transformers does while it checkpoints
+            self.known[given[self.names[0]]] = self.now
+
+    def begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Finds those of these states again."""
+        known = self.known.get(args[0]) if self.block.training else None
+        self.now = self.now if known is None else known
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"now": {}, "known": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, known=WeakIdKeyDictionary())

@@ -173,11 +173,7 @@ def _warm_start(
     start = time.monotonic()
     unit = tasks.of(adapted).unit
     journal.say(f"solving the head on features of {len(items):,} {unit}")
-    adapted.eval()
-    device = next(adapted.parameters()).device
-    features = outputs(adapted.features, items, device=device, workers=run.training.workers)
-    solved = probe.fit(features, items.labels, len(adapted.metadata["labels"]), seed=run.seed)
-    solved.put_into(heads.last_linear(adapted.head))  # type: ignore[arg-type]
+    solved = solve_head(adapted, items, run)
     found = {"l2": solved.l2, "held_out_accuracy": solved.held_out_accuracy, "seconds": time.monotonic() - start}
     folder.write(WARM_START, json.dumps(found))
     accuracy = solved.held_out_accuracy
@@ -188,6 +184,18 @@ def _warm_start(
     )
     journal.say(f"head solved with l2={solved.l2:.3g}: {quality}")
     return found
+
+
+def solve_head(adapted: Adapted, items: PreparedSet, run: Run) -> probe.Probe:
+    """Gives the head the linear probe of what it reads of these items now, and returns that probe."""
+    assert items.labels is not None, "the probe needs one class for each item"
+    adapted.eval()
+    device = next(adapted.parameters()).device
+    features = outputs(adapted.features, items, device=device, workers=run.training.workers)
+    linear = heads.last_linear(adapted.head)  # type: ignore[arg-type]
+    solved = probe.fit(features, items.labels, linear.out_features, seed=run.seed)
+    solved.put_into(linear)
+    return solved
 
 
 def _tune(

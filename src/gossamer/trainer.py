@@ -42,9 +42,7 @@ class ClassifierTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer of the run over the groups of `groups`."""
         if self.optimizer is None:
-            parts = groups(self.model, self.chosen)  # type: ignore[arg-type]
-            sgd = self.chosen.optimizer == "sgd"
-            self.optimizer = torch.optim.SGD(parts, momentum=0.9) if sgd else torch.optim.AdamW(parts)
+            self.optimizer = optimizer(self.model, self.chosen)  # type: ignore[arg-type]
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -92,13 +90,21 @@ class ClassifierTrainer(Trainer):
         super().log(logs, start_time)
 
 
+def optimizer(adapted: Adapted, chosen: Training, betas: tuple[float, float] = (0.9, 0.999)) -> torch.optim.Optimizer:
+    """The optimizer of a run over the groups of `groups`; `betas` are AdamW's."""
+    parts = groups(adapted, chosen)
+    return torch.optim.SGD(parts, momentum=0.9) if chosen.optimizer == "sgd" else torch.optim.AdamW(parts, betas=betas)
+
+
 def groups(adapted: Adapted, chosen: Training) -> list[dict[str, Any]]:
     """Parameter groups for the optimizer: a rate for the head and for every method, no weight decay on biases and other vectors."""
     by_setting: dict[tuple[float, float], list[nn.Parameter]] = {}
+    factors = {name: method.rate for name, method in zip(adapted.methods, adapted.applied, strict=True)}
     for name, parameter in adapted.trainable().items():
-        owner = re.sub(r"_\d+$", "", name.partition(".")[0])  # the second vpt of a list is vpt_2
+        tree, _, tensor = name.partition(".")
+        owner = re.sub(r"_\d+$", "", tree)  # the second vpt of a list is vpt_2
         own = METHODS.get(owner, Method).learning_rate if chosen.lr is None else chosen.lr
-        rate = chosen.head_lr if owner == "head" else own
+        rate = chosen.head_lr if owner == "head" else own * factors[tree](tensor)
         decay = chosen.weight_decay if parameter.ndim > 1 and not name.endswith("bias") else 0.0
         by_setting.setdefault((rate, decay), []).append(parameter)
     return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in by_setting.items()]

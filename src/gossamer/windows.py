@@ -37,8 +37,8 @@ def merge(tokens: Tensor, merging: Any) -> Tensor:
 class WindowInserted(Inserted):
     """Tokens enter before the first block of a span of windowed blocks, and leave after its last, or stay."""
 
-    def __init__(self, model: nn.Module, owner: nn.Module, span: list[Block], part: nn.Module, stay: bool):
-        super().__init__(model, span, part, stay)
+    def __init__(self, owner: nn.Module, span: list[Block], part: nn.Module, stay: bool):
+        super().__init__(span, part, stay)
         names = span[0].stack.windows
         assert names is not None, "the stack attends in windows"
         self.norm = get(owner, names.norm)
@@ -53,7 +53,7 @@ class WindowInserted(Inserted):
             ValueError: a block of the span was replaced by something that has no windows.
         """
         for block in self.span:
-            if self.model.get_submodule(block.name) is not block.module:
+            if "forward" in block.module.__dict__:
                 raise ValueError(f"tokens cannot pass {block.name}: it was replaced, and they live in its windows")
         for walked in self.walked:
             self.handles += walked.apply()

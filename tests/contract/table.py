@@ -46,6 +46,7 @@ class Backbone:
     eager: bool = True  # whether attn_implementation can be chosen
     generates: bool = False
     biases: bool = True
+    post_norm: bool = False
     crosses: bool = False  # its main stack has cross-attention
     headless: bool = False  # a language model: nothing but a method can be trained
     sees: bool = False  # composed of a vision tower and a language model
@@ -164,10 +165,13 @@ BACKBONES: dict[str, Backbone] = {
     ),
     "siglip": Backbone(_of(tf.SiglipVisionModel, tf.SiglipVisionConfig, VISION), num_labels=LABELS),
     "vit-mae": Backbone(_mae, num_labels=LABELS),
-    "bert": Backbone(_of(tf.BertForSequenceClassification, tf.BertConfig, TEXT, num_labels=LABELS), "text"),
+    "bert": Backbone(
+        _of(tf.BertForSequenceClassification, tf.BertConfig, TEXT, num_labels=LABELS), "text", post_norm=True
+    ),
     "roberta": Backbone(
         _of(tf.RobertaForSequenceClassification, tf.RobertaConfig, TEXT, num_labels=LABELS, max_position_embeddings=40),
         "text",
+        post_norm=True,
     ),
     "vilt": Backbone(
         _of(tf.ViltForQuestionAnswering, tf.ViltConfig, {**VISION, "vocab_size": 50}, num_labels=LABELS),
@@ -189,6 +193,7 @@ BACKBONES: dict[str, Backbone] = {
         "seq2seq",
         generates=True,
         headless=True,
+        post_norm=True,
     ),
     "llama": Backbone(
         _of(tf.LlamaForCausalLM, tf.LlamaConfig, LLAMA), "text", generates=True, biases=False, headless=True
@@ -242,9 +247,11 @@ METER = {
     },
 }
 BACKBONES["meter"] = Backbone(
-    _of(MeterForQuestionAnswering, MeterConfig, METER, num_labels=LABELS), "both", crosses=True
+    _of(MeterForQuestionAnswering, MeterConfig, METER, num_labels=LABELS), "both", crosses=True, post_norm=True
 )
-BACKBONES["meter-bare"] = Backbone(_of(MeterModel, MeterConfig, METER), "both", num_labels=LABELS, crosses=True)
+BACKBONES["meter-bare"] = Backbone(
+    _of(MeterModel, MeterConfig, METER), "both", num_labels=LABELS, crosses=True, post_norm=True
+)
 
 
 @dataclass(frozen=True)
@@ -289,9 +296,14 @@ METHODS: dict[str, Row] = {
     "apt-none": Row(gm.APT(prompts=0), identity=True),
     "spt": Row(gm.SPT(prompts=5)),
     "spt-shallow": Row(gm.SPT(prompts=3, deep=False, strategy="mean_pooling", images=2)),
+    "das": Row(gm.DAS(skip=(0,), rank=4)),
+    "das-attention": Row(gm.DAS(skip=(0, 2), rank=3, modules="attention", init="zero_up", dropout=0.2)),
+    "das-router": Row(gm.DAS(skip=(0,), rank=4, form="router", shortcut_rank=6, before_ffn=True)),
+    "das-bottleneck": Row(gm.DAS(skip=0, rank=4, form="bottleneck"), identity=True),
     "apt+cvpt+lora": Row([gm.CVPT(prompts=2, placement=2), gm.APT(prompts=4, rank=1), LoraConfig(r=2)]),
     "vpt+lora": Row([gm.VPT(prompts=3), LoraConfig(r=2)]),
     "cvpt+spt+lora": Row([gm.CVPT(prompts=3, placement=1), gm.SPT(prompts=2, strategy="kmeans"), LoraConfig(r=2)]),
+    "vpt+das+lora": Row([gm.VPT(prompts=3), gm.DAS(skip=(0,), rank=3), LoraConfig(r=2), gm.CVPT(prompts=2)]),
     "dvp": Row(gm.DVP(block=1, heads=3, rank=2), sees=True),
     "dvp-all": Row(gm.DVP(block=1, query="all", width=8, heads=2, train="prompt"), sees=True),
     "dvp-search": Row(gm.DVP(block=1, heads=3, train="language", super_network=True), sees=True),
@@ -317,6 +329,10 @@ def unfit(backbone: Backbone, row: Row) -> str | None:
             return "project=7 maps to one width"
         if backbone.windows and isinstance(method, gm.CVPT) and method.placement == 2:
             return "attends in windows"
+        if isinstance(method, gm.DAS) and backbone.windows:
+            return "attends in windows"
+        if isinstance(method, gm.DAS) and method.form != "parallel" and backbone.post_norm:
+            return "a post-norm block"
     nothing = isinstance(row.method, gm.LinearProbe) or (isinstance(row.method, gm.VPT) and row.method.prompts == 0)
     return "nothing would be trained" if nothing and backbone.headless else None
 

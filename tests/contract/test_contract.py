@@ -15,6 +15,7 @@ import gossamer as gm
 
 from .table import BACKBONES, METHODS, Backbone, Row, adapt, disturb, prepared, run, unfit
 
+DAS = ["das", "das-attention", "das-router"]
 ON_BOTH = ("vpt", "houlsby")  # a composed model is a language model to methods that do not see
 PAIRS = [(b, m) for b, r in BACKBONES.items() for m, row in METHODS.items() if row.sees or not r.sees or m in ON_BOTH]
 SEEING = [m for m, row in METHODS.items() if row.sees]
@@ -157,6 +158,7 @@ def test_sdpa_is_eager(backbone: Backbone, row: Row) -> None:
         "lora",
         "cvpt",
         "cvpt-projected",
+        *DAS,
         "apt",
         *SEEING,
     ],
@@ -186,7 +188,10 @@ def test_exact_is_sequence(backbone: Backbone, row: Row) -> None:
 TEXTS = [b for b, r in BACKBONES.items() if r.reads != "image"]
 
 
-@of(TEXTS, ["vpt", "vpt-shallow", "vpt-sequence", "vpt-cross", "houlsby", "cvpt", "cvpt-projected", "apt", *SEEING])
+@of(
+    TEXTS,
+    ["vpt", "vpt-shallow", "vpt-sequence", "vpt-cross", "houlsby", "cvpt", "cvpt-projected", *DAS, "apt", *SEEING],
+)
 def test_padding_changes_nothing(backbone: Backbone, row: Row) -> None:
     adapted = disturb(adapt(backbone, row))
     inputs = backbone.inputs()
@@ -210,6 +215,7 @@ def test_padding_changes_nothing(backbone: Backbone, row: Row) -> None:
         "cvpt",
         "cvpt-projected",
         "cvpt-learnt",
+        *DAS,
         "apt",
         *SEEING,
     ],
@@ -235,7 +241,19 @@ def test_checkpointing_changes_nothing(backbone: Backbone, row: Row) -> None:
 
 @of(
     list(BACKBONES),
-    ["vpt", "vpt-shallow", "vpt-projected", "houlsby", "lora", "cvpt", "cvpt-projected", "cvpt-learnt", "apt", *SEEING],
+    [
+        "vpt",
+        "vpt-shallow",
+        "vpt-projected",
+        "houlsby",
+        "lora",
+        "cvpt",
+        "cvpt-projected",
+        "cvpt-learnt",
+        *DAS,
+        "apt",
+        *SEEING,
+    ],
 )
 def test_bfloat16_backbone_runs(backbone: Backbone, row: Row) -> None:
     torch.manual_seed(3)
@@ -252,7 +270,20 @@ def test_bfloat16_backbone_runs(backbone: Backbone, row: Row) -> None:
 
 @of(
     [b for b, r in BACKBONES.items() if r.generates],
-    ["vpt", "vpt-shallow", "vpt-sequence", "houlsby", "lora", "vpt+adapter", "cvpt", "cvpt-projected", "apt", *SEEING],
+    [
+        "vpt",
+        "vpt-shallow",
+        "vpt-sequence",
+        "houlsby",
+        "lora",
+        "vpt+adapter",
+        "cvpt",
+        "cvpt-projected",
+        *DAS,
+        "vpt+das+lora",
+        "apt",
+        *SEEING,
+    ],
 )
 @pytest.mark.parametrize("beams", [1, 3])
 def test_generation_with_and_without_cache(backbone: Backbone, row: Row, beams: int) -> None:

@@ -13,6 +13,7 @@ def _attention(place: int, name: str) -> AttentionNames:
         out=f"{path}.o",
         norm=f"layer.{place}.layer_norm",
         head_width="key_value_proj_dim",
+        returns=3,
     )
 
 

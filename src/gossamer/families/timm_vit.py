@@ -61,6 +61,7 @@ STACKS = (
             q_norm="attn.q_norm",
             k_norm="attn.k_norm",
             layer_scale="ls1",
+            returns=0,
         ),
         ffn=(FfnNames(up="mlp.fc1", down="mlp.fc2", norm="norm2", layer_scale="ls2"),),
         prefix=("num_prefix_tokens",),

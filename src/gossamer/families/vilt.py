@@ -47,6 +47,7 @@ STACKS = (
             norm="layernorm_before",
             head_width="attention_head_size",
             scaling=None,
+            returns=1,
         ),
         ffn=(FfnNames(up="intermediate.dense", down="output.dense", norm="layernorm_after"),),
         prefix=1,

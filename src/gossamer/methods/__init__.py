@@ -15,6 +15,7 @@ from gossamer.methods.base import Method
 from gossamer.methods.bitfit import BitFit
 from gossamer.methods.classifier_token import ClassifierToken
 from gossamer.methods.cvpt import CVPT
+from gossamer.methods.das import DAS
 from gossamer.methods.dvp import DVP
 from gossamer.methods.full import FullFineTuning
 from gossamer.methods.linear_probe import LinearProbe
@@ -27,7 +28,7 @@ from gossamer.methods.vpt import VPT
 METHODS: dict[str, type[Method]] = {
     m.name: m
     for m in (
-        *(VPT, SPT, CVPT, APT, DVP, MemVP),
+        *(VPT, SPT, CVPT, APT, DAS, DVP, MemVP),
         *(LinearProbe, FullFineTuning, BitFit, Adapter, ClassifierToken, Unfreeze, VisualTokens),
     )
 }
@@ -35,6 +36,7 @@ METHODS: dict[str, type[Method]] = {
 __all__ = [
     "APT",
     "CVPT",
+    "DAS",
     "DVP",
     "METHODS",
     "SPT",

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from gossamer.anatomy import Anatomy
+from gossamer.block import Site
 from gossamer.seams import Part
 
 
@@ -25,6 +26,14 @@ class Method(ABC):
     @abstractmethod
     def parameters(self, anatomy: Anatomy) -> int:
         """Trained parameters without the head, by closed formula."""
+
+    def skipped(self, anatomy: Anatomy) -> list[Site]:
+        """What this method takes the place of, where no other method then places anything. Default: nothing."""
+        return []
+
+    def rate(self, tensor: str) -> float:
+        """Factor of the learning rate of one of its tensors, by its name in the tree. Default: 1."""
+        return 1.0
 
     def prepare(self, adapted: Any, data: Any) -> None:  # noqa: B027 most methods need none
         """What the method takes from training data before its training starts; most take nothing.

@@ -13,7 +13,8 @@ What is not in the paper's abstract and figures follows the authors' code.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -22,6 +23,7 @@ from torch.nn import functional as F
 
 from gossamer import sight
 from gossamer.anatomy import Anatomy, Branch
+from gossamer.bandit import Bandit
 from gossamer.block import Block
 from gossamer.leading import Lead
 from gossamer.methods.adapter import Adapter, Bottleneck
@@ -125,8 +127,26 @@ class DVP(Method):
         if self.released_compat:
             for block in (b for name in anatomy.adapted for b in anatomy.blocks(name)[1:]):
                 anatomy.withhold(block, "position_bias")
-        tree.__dict__["placement"] = placement
+        arms = [f"{anatomy.readout.name}.blocks.{i}" for i in sorted(placement.known)]
+        tree.__dict__.update(placement=placement, arms=arms, use=placement.use)
         return tree
+
+    def bandit(self) -> Bandit:
+        """The paper's rules of the search for K."""
+        return Bandit.dvp()
+
+    def picks(self, anatomy: Anatomy) -> int:
+        """One placement."""
+        return 1
+
+    def supernet(self) -> DVP:
+        """A generator in front of every block; see `gossamer.search`."""
+        return replace(self, super_network=True)
+
+    def found(self, chosen: Iterable[int]) -> DVP:
+        """The same method with the prompt in front of this block."""
+        (block,) = chosen
+        return replace(self, block=block, super_network=False)
 
     def _warn(self, anatomy: Anatomy) -> None:
         if self.block == 0 and self.query == "token" and not _two_sided(anatomy) and not self.super_network:
@@ -262,6 +282,10 @@ class Placement:
     def __init__(self, block: int):
         self.block = block
         self.known: set[int] = set()
+
+    def use(self, chosen: Iterable[int]) -> None:
+        """From now on the prompt enters in front of this one of the blocks, counted from 0."""
+        (self.block,) = chosen
 
 
 class Generator(sight.Reader):

@@ -18,6 +18,7 @@ from gossamer.methods.base import Method, grow
 from gossamer.seams import Part, hand_over
 
 ADAPTER = "default"
+HOOKS = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks", "_forward_hooks_with_kwargs")
 ROLES = ("q", "k", "v", "out", "up", "gate", "down")
 CHANGING_STARTS = ("pissa", "olora", "corda", "loftq", "lora_ga")  # values of init_lora_weights, or their beginnings
 
@@ -49,10 +50,14 @@ class Peft(Method):
 
     def attach(self, anatomy: Anatomy) -> Part:
         """Injects the tuner; its tree holds peft's parameters under our names (`vision.blocks.3.q.lora_A.weight`)."""
+        config = self._resolve(anatomy)
+        with anatomy.without_sites():
+            return self._inject(anatomy, config)
+
+    def _inject(self, anatomy: Anatomy, config: Any) -> Part:
         from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
         model = anatomy.model
-        config = self._resolve(anatomy)
         before = dict(model.named_modules())
         known = {id(t): name for name, t in model.state_dict(keep_vars=True).items()}
         flags = {p: p.requires_grad for p in model.parameters()}
@@ -128,7 +133,8 @@ class Peft(Method):
         targets = config.target_modules
         if isinstance(targets, str):
             raise ValueError(f"no closed formula for target_modules={targets!r}: count its tensors")
-        linears = {n: m.weight for n, m in anatomy.model.named_modules() if isinstance(m, nn.Linear)}
+        with anatomy.without_sites():
+            linears = {n: m.weight for n, m in anatomy.model.named_modules() if isinstance(m, nn.Linear)}
         hit = {n: w.shape for n, w in linears.items() if any(n == t or n.endswith(f".{t}") for t in targets)}
         return {n: (shape[0], shape[1]) for n, shape in hit.items()}
 

@@ -295,9 +295,10 @@ def harvest(
         )
     with bare(adapted) as anatomy:
         for tree in [t for t in trees if t.prompts()]:
+            placed = {p.block.key for p in tree.prompts()}  # not where another method replaces the block
             found, prompted = [], {block.index for block, _ in tree.config.vpt.prompted(anatomy)}
             for column in anatomy.columns(tree.config.stack):
-                layers = [b for b in column if b.index in prompted]
+                layers = [b for b in column if b.index in prompted and b.key in placed]
                 if layers:
                     bank = Bank(adapted, anatomy, layers, data, collate, batch_size, with_pos=tree.config.with_pos)
                     found.append(prompts_from(bank, tree.config, memory))
