@@ -104,6 +104,7 @@ def scores(
     per_sample: bool = False,
     batch_size: int = 32,
     collate: Callable[[list[Any]], Any] | None = None,
+    loss: Callable[[Any, dict[str, Any]], Tensor] | None = None,
     seed: int = 0,
 ) -> dict[str, Tensor]:
     """Importance of the prompts of a model by labelled data: `vpt.vision.blocks.3` -> [p], on the CPU, in float64.
@@ -118,6 +119,7 @@ def scores(
         per_sample: the score of every sample's own gradient, then the mean; False: the score of the mean gradient.
         batch_size: samples in one pass; the scores do not depend on it.
         collate: makes a batch of a list of items. None: the DataLoader's, or torch's.
+        loss: of the model and a batch, the mean over its samples. None: the model's own for labels.
         seed: of "random".
 
     Raises:
@@ -143,7 +145,7 @@ def scores(
             of_data = [v.new_zeros(len(v), dtype=torch.float64) for v in values.values()]
         for batch in loader:
             inputs = _inputs(batch, next(adapted.parameters()).device)
-            gradients = torch.autograd.grad(_loss(adapted, inputs), tensors, allow_unused=True)  # type: ignore[arg-type]
+            gradients = torch.autograd.grad((loss or _loss)(adapted, inputs), tensors, allow_unused=True)  # type: ignore[arg-type]
             size = len(inputs["labels"])
             samples += size
             for total, gradient, value in zip(of_data, gradients, values.values(), strict=True):
@@ -294,6 +296,7 @@ def condense(
     per_sample: bool = False,
     batch_size: int = 32,
     collate: Callable[[list[Any]], Any] | None = None,
+    loss: Callable[[Any, dict[str, Any]], Tensor] | None = None,
     seed: int = 0,
 ) -> Condensed:
     """Deletes all but the most important prompts of a trained model, in place; what stays can be fine-tuned like any adapter.
@@ -313,6 +316,7 @@ def condense(
         per_sample: as for `scores`.
         batch_size: as for `scores`.
         collate: as for `scores`.
+        loss: as for `scores`.
         seed: of "random".
 
     Raises:
@@ -324,7 +328,7 @@ def condense(
         warnings.warn("there are no prompts to condense: the model stays as it is", stacklevel=2)
         return Condensed(kept={}, scores={}, counts=_counts(adapted))
     kept, last = {name: list(range(size)) for name, size in sizes.items()}, {n: [0.0] * s for n, s in sizes.items()}
-    how: Any = {"per_sample": per_sample, "batch_size": batch_size, "collate": collate, "seed": seed}
+    how: Any = {"per_sample": per_sample, "batch_size": batch_size, "collate": collate, "loss": loss, "seed": seed}
     for turn in range(1, rounds + 1):
         found = scores(adapted, data, score=score, **how) if isinstance(score, str) else _given(score, sizes)
         for name, values in found.items():
