@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from gossamer import memory
-from gossamer.condensation import prompts_of
 from gossamer.methods.cvpt import CrossPrompts
 from gossamer.methods.vpt import Prompts, RememberedPrompts
 from gossamer.report import _figure, _save
+from gossamer.scoring import prompts_of
 
 if TYPE_CHECKING:
     from gossamer.adapted import Adapted
