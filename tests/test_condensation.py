@@ -15,10 +15,11 @@ from torch.utils.data import DataLoader
 
 import gossamer as gm
 from gossamer import architectures, memory
-from gossamer.condensation import cut, importance, number, prompts_of, scores, select
+from gossamer.condensation import cut, number, select
 from gossamer.data import Preprocessing
 from gossamer.evaluate import classify
 from gossamer.prepared import Prepared
+from gossamer.scoring import importance, prompts_of, scores
 
 from . import squares
 from .contract.table import BACKBONES, disturb, prepared, run

@@ -12,9 +12,10 @@ import torch
 
 import gossamer as gm
 from gossamer import cli, condensed_run
-from gossamer.condensation import number, prompts_of, scores
+from gossamer.condensation import number
 from gossamer.prepared import Prepared
 from gossamer.run import read
+from gossamer.scoring import prompts_of, scores
 from gossamer.sets import load_sets, preprocessing
 from gossamer.train import train
 

@@ -29,8 +29,7 @@ def command(arguments: Sequence[str]) -> None:
     parser.add_argument("--overwrite", action="store_true", help="remove an earlier run in the folder")
     parser.add_argument("training", nargs="*", metavar="training.NAME=VALUE", help="what differs in the tuning")
     asked = parser.parse_intermixed_args(arguments)
-    from gossamer import condensed_run
-    from gossamer.evaluate import Scores, table
+    from gossamer import condensed_run, tasks
     from gossamer.train import train
 
     names = ("keep", "score", "ranking", "min_per_block", "rounds", "per_sample")
@@ -41,7 +40,7 @@ def command(arguments: Sequence[str]) -> None:
     metrics = train(run, **switches)
     for split in ("val", "test"):
         if split in metrics:
-            print(f"{split}\n{table(Scores(**metrics[split]))}")
+            print(f"{split}\n{tasks.kind(run).table(metrics[split])}")
     if asked.controls:
         found = {name: train(control, **switches) for name, control in condensed_run.controls(run).items()}
         print(condensed_run.compared(run, {"condensed": metrics, **found}))

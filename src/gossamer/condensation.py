@@ -13,40 +13,22 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
 
-from gossamer import memory, seams
-from gossamer.methods.vpt import Prompts, RememberedPrompts, counts
+from gossamer.methods.vpt import counts
+from gossamer.scoring import Score, has_prompts, prompts_of, scores
 
 if TYPE_CHECKING:
     from gossamer.adapted import Adapted
 
-Score = Literal["taylor", "norm", "grad", "gate", "inner", "magnitude", "random"]
 Ranking = Literal["global", "local"]
-SCORES = ("taylor", "norm", "grad", "gate", "inner", "magnitude", "random")
 RANKINGS = ("global", "local")
-
-
-def importance(gradient: Tensor, prompts: Tensor, score: str) -> Tensor:
-    """Scores [p] of prompts P [p, d] with the loss's gradient G of their shape; for "gate" [p], with respect to key weights.
-
-    taylor sum_j |G_j P_j|; inner |sum_j G_j P_j|; norm ||G|| ||P||; grad ||G||; gate |G|.
-    """
-    if score == "taylor":
-        return (gradient * prompts).abs().sum(dim=-1)
-    if score == "inner":
-        return (gradient * prompts).sum(dim=-1).abs()
-    if score == "norm":
-        return gradient.norm(dim=-1) * prompts.norm(dim=-1)
-    return gradient.abs() if score == "gate" else gradient.norm(dim=-1)
 
 
 def number(keep: float, total: int) -> int:
@@ -96,167 +78,6 @@ def _order(scores: Tensor) -> list[int]:
     return scores.sort(descending=True, stable=True).indices.tolist()
 
 
-def scores(
-    adapted: Adapted,
-    data: Any,
-    *,
-    score: Score = "taylor",
-    per_sample: bool = False,
-    batch_size: int = 32,
-    collate: Callable[[list[Any]], Any] | None = None,
-    seed: int = 0,
-) -> dict[str, Tensor]:
-    """Importance of the prompts of a model by labelled data: `vpt.vision.blocks.3` -> [p], on the CPU, in float64.
-
-    Evaluation mode, one pass over the data. Nothing of the model is changed: no parameter, buffer, `.grad`, mode or flag.
-
-    Args:
-        adapted: with VPT or SPT in it.
-        data: items by index, or a DataLoader, of which data set, collation and batch size are used. Items are what the model is
-            called with, labels included, or pairs of an image and its label.
-        score: see the module and docs/pc.md; "magnitude" and "random" need no data.
-        per_sample: the score of every sample's own gradient, then the mean; False: the score of the mean gradient.
-        batch_size: samples in one pass; the scores do not depend on it.
-        collate: makes a batch of a list of items. None: the DataLoader's, or torch's.
-        seed: of "random".
-
-    Raises:
-        ValueError: no prompts, no labels, a half-precision model, or a score that cannot be computed on it.
-    """
-    if score not in SCORES:
-        raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
-    parts = prompts_of(adapted)
-    values = {name: part.prompts.detach() for name, part in parts.items() if part.prompts is not None}
-    if score == "magnitude":
-        return {name: value.norm(dim=-1).double().cpu() for name, value in values.items()}
-    if score == "random":
-        generator = torch.Generator().manual_seed(seed)
-        return {n: torch.rand(len(v), generator=generator, dtype=torch.float64) for n, v in values.items()}
-    _check_scorable(adapted, parts, score)
-    if isinstance(data, DataLoader):
-        collate, batch_size, data = collate or data.collate_fn, data.batch_size or batch_size, data.dataset
-    loader = DataLoader(data, batch_size=1 if per_sample else batch_size, collate_fn=collate or default_collate)
-    with _scoring(adapted, list(parts.values())), ExitStack() as gates:
-        tensors = _gates(adapted, parts, gates) if score == "gate" else [p.prompts for p in parts.values()]
-        of_data, samples = [torch.zeros_like(t, dtype=torch.float64) for t in tensors], 0  # type: ignore[arg-type]
-        if per_sample:
-            of_data = [v.new_zeros(len(v), dtype=torch.float64) for v in values.values()]
-        for batch in loader:
-            inputs = _inputs(batch, next(adapted.parameters()).device)
-            gradients = torch.autograd.grad(_loss(adapted, inputs), tensors, allow_unused=True)  # type: ignore[arg-type]
-            size = len(inputs["labels"])
-            samples += size
-            for total, gradient, value in zip(of_data, gradients, values.values(), strict=True):
-                if gradient is not None:
-                    found = gradient.double()
-                    total += size * (importance(found, value.double(), score) if per_sample else found)
-    if samples == 0:
-        raise ValueError("there are no samples to score prompts by")
-    means = [total / samples for total in of_data]
-    if not per_sample:
-        means = [importance(m, v.double(), score) for m, v in zip(means, values.values(), strict=True)]
-    return {name: mean.cpu() for name, mean in zip(values, means, strict=True)}
-
-
-def prompts_of(adapted: Adapted) -> dict[str, Prompts]:
-    """The prompts of a model in network order, `vpt.vision.blocks.3` -> its part; blocks without any have no entry.
-
-    Raises:
-        ValueError: no method with prompts.
-    """
-    trees = {name: tree for (name, tree), m in zip(adapted.methods.items(), adapted.applied, strict=True) if _has(m)}
-    if any(getattr(m, "attention", "self") == "both" for m in adapted.applied):
-        raise ValueError(
-            "attention='both' has one number of prompts for two attentions of a block; condense either alone"
-        )
-    if not trees:
-        found = ", ".join(m.name for m in adapted.applied)
-        raise ValueError(f"only prompts of VPT and SPT can be condensed, and this model is adapted by {found}")
-    return {
-        f"{name}.{path}": module
-        for name, tree in trees.items()
-        for path, module in tree.named_modules()
-        if isinstance(module, Prompts)
-    }
-
-
-def _has(method: Any) -> bool:
-    return method.name in ("vpt", "spt")
-
-
-def _check_scorable(adapted: Adapted, parts: dict[str, Prompts], score: str) -> None:
-    dtype = next(adapted.backbone.parameters()).dtype
-    if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"scores need a model in float32, and this one is in {dtype}: convert it with .float() first")
-    deep = [p for p in parts.values() if p.deep and p.block.stack.attention.norm is not None]
-    if score == "inner" and deep:
-        warnings.warn(
-            "the inner product of a deep prompt and its gradient is rounding noise in pre-norm blocks, which read prompts "
-            "through a normalisation; taylor, norm and gate are well defined",
-            stacklevel=3,
-        )
-
-
-@contextmanager
-def _scoring(adapted: Adapted, parts: list[Prompts]) -> Iterator[None]:
-    """Evaluation mode, full precision, gradients of prompts; all as it was afterwards, the random numbers included."""
-    modes = {module: module.training for module in adapted.modules()}
-    flags = {part.prompts: part.prompts.requires_grad for part in parts if part.prompts is not None}
-    adapted.eval()
-    for prompts in flags:
-        prompts.requires_grad_(True)
-    device = next(adapted.backbone.parameters()).device.type
-    try:
-        with torch.enable_grad(), torch.autocast(device, enabled=False), torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        for prompts, flag in flags.items():
-            prompts.requires_grad_(flag)
-
-
-def _inputs(batch: Any, device: torch.device) -> dict[str, Any]:
-    """A batch as the arguments of the model, on its device."""
-    pair = isinstance(batch, list | tuple) and len(batch) == 2
-    named: Any = {"pixel_values": batch[0], "labels": batch[1]} if pair else batch
-    if not hasattr(named, "keys") or "labels" not in named:
-        found = ", ".join(named) if hasattr(named, "keys") else type(named).__name__
-        raise ValueError(f"prompts are scored by the loss, for which data must have 'labels'; a batch has {found}")
-    return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in named.items()}
-
-
-def _loss(adapted: Adapted, inputs: dict[str, Any]) -> Tensor:
-    loss = getattr(adapted(**inputs), "loss", None)
-    if loss is None:
-        raise ValueError(f"{type(adapted.backbone).__name__} gives no loss for labels; adapt it with a head")
-    return loss
-
-
-def _gates(adapted: Adapted, parts: dict[str, Prompts], gates: ExitStack) -> list[Tensor]:
-    """ln a = 0 [p] for the prompts of each part, added to the logits of their key columns in every block that sees them."""
-    if any(getattr(part, "branch", "attention") == "cross" for part in parts.values()):
-        raise ValueError("the gate score weighs keys of self-attention, and these prompts are keys of cross-attention")
-    changes = [c for c in adapted.anatomy.log if isinstance(c, seams.Inserted | seams.Remembered)]
-    if len(changes) > len(parts) or len({name.partition(".")[0] for name in parts}) > 1:
-        raise ValueError(
-            "the gate score finds key columns of one method's prompts, and here other methods add tokens too"
-        )
-    logits = []
-    for part in parts.values():
-        assert part.prompts is not None
-        zeros = part.prompts.new_zeros(len(part.prompts)).requires_grad_()
-        first, column = part.block, adapted.anatomy.column(part.block)
-        start = 0 if isinstance(part, RememberedPrompts) else first.prefix
-        for block in [first] if part.deep else column[column.index(first) :]:
-            reason = adapted.anatomy.obstacle(block, "remember")
-            if reason is not None:
-                raise ValueError(f"{block.name} does not let single keys be weighted for the gate score: {reason}")
-            gates.enter_context(memory.weighted(block, start, zeros))
-        logits.append(zeros)
-    return logits
-
-
 @dataclass(frozen=True, kw_only=True)
 class Condensed:
     """What condensing has done to the prompts of a model.
@@ -294,6 +115,7 @@ def condense(
     per_sample: bool = False,
     batch_size: int = 32,
     collate: Callable[[list[Any]], Any] | None = None,
+    loss: Callable[[Any, dict[str, Any]], Tensor] | None = None,
     seed: int = 0,
 ) -> Condensed:
     """Deletes all but the most important prompts of a trained model, in place; what stays can be fine-tuned like any adapter.
@@ -313,6 +135,7 @@ def condense(
         per_sample: as for `scores`.
         batch_size: as for `scores`.
         collate: as for `scores`.
+        loss: as for `scores`.
         seed: of "random".
 
     Raises:
@@ -324,7 +147,7 @@ def condense(
         warnings.warn("there are no prompts to condense: the model stays as it is", stacklevel=2)
         return Condensed(kept={}, scores={}, counts=_counts(adapted))
     kept, last = {name: list(range(size)) for name, size in sizes.items()}, {n: [0.0] * s for n, s in sizes.items()}
-    how: Any = {"per_sample": per_sample, "batch_size": batch_size, "collate": collate, "seed": seed}
+    how: Any = {"per_sample": per_sample, "batch_size": batch_size, "collate": collate, "loss": loss, "seed": seed}
     for turn in range(1, rounds + 1):
         found = scores(adapted, data, score=score, **how) if isinstance(score, str) else _given(score, sizes)
         for name, values in found.items():
@@ -355,7 +178,7 @@ def cut(adapted: Adapted, kept: Mapping[str, Sequence[int]]) -> None:
     }
     applied = []
     for name, method in zip(adapted.methods, adapted.applied, strict=True):
-        if _has(method):
+        if has_prompts(method):
             of_blocks = [left.get((name, block.key), 0) for block in method.targets(adapted.anatomy)]  # type: ignore
             method = dataclasses.replace(method, prompts=tuple(of_blocks))  # type: ignore[type-var]
         applied.append(method)
@@ -397,7 +220,7 @@ def _counts(adapted: Adapted) -> dict[str, list[int]]:
     """Name of a method's tree -> prompts of each of its blocks."""
     found = {}
     for name, method in zip(adapted.methods, adapted.applied, strict=True):
-        if _has(method):
+        if has_prompts(method):
             each, blocks = counts(method.prompts), method.targets(adapted.anatomy)  # type: ignore[attr-defined]
             found[name] = list(each if len(each) == len(blocks) else each * len(blocks))
     return found

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from gossamer import methods
 from gossamer import run as runs
 from gossamer.condensation import condense, cut, number
-from gossamer.evaluate import classify, load_adapter, score
+from gossamer.evaluate import load_adapter
 from gossamer.progress import Journal
 from gossamer.run import Condense, Run
 from gossamer.runfolder import METRICS, RunFolder
 
 if TYPE_CHECKING:
     from gossamer.adapted import Adapted
+    from gossamer.tasks import Task
 
 RECORD = "condensed.json"
 CONTROLS = "controls.json"
@@ -24,18 +25,19 @@ SHOWN = ("run", "keep", "score", "ranking", "prompts_before", "prompts_after", "
 
 
 def start(
-    chosen: Condense, images: dict[str, Any], run: Run, folder: RunFolder, journal: Journal
+    run: Run, task: Task, items: dict[str, Any], folder: RunFolder, journal: Journal
 ) -> tuple[Adapted, dict[str, Any]]:
     """The adapter of the finished run with its prompts cut, and the record of the cut.
 
-    A run that is taken up again is cut as its record says. The scores are taken on the training images, prepared as for testing.
+    A run that is taken up again is cut as its record says. Prompts are scored on the training set as it is read for testing.
 
     Raises:
         FileNotFoundError: the run is not there, or has not finished.
         ValueError: it was trained on other classes, or cannot be condensed as asked.
     """
+    assert run.condense is not None
+    chosen, classes = run.condense, task.record().get("labels")
     adapted = load_adapter(chosen.run)
-    classes = list(images["train"].images.classes)
     if adapted.metadata.get("labels") != classes:
         raise ValueError(
             f"the run in {chosen.run} was trained on the classes {adapted.metadata.get('labels')}, and the data has {classes}"
@@ -45,14 +47,15 @@ def start(
         cut(adapted, record["kept"])
         return adapted, record
     settings = {k: v for k, v in dataclasses.asdict(chosen).items() if k != "run"}
-    done = condense(adapted, images["train"], **settings, seed=run.seed, batch_size=run.training.batch)
+    how: Any = {"collate": items["train"].collate, "loss": task.loss, "batch_size": run.training.batch}
+    done = condense(adapted, items["train"], **settings, **how, seed=run.seed)
     journal.say(f"{done.after:,} of {done.before:,} prompts stay: {done.counts}")
     record = {**dataclasses.asdict(chosen), **dataclasses.asdict(done), "prompts_before": done.before}
     record |= {"prompts_after": done.after, "after_cut": None}
-    if "val" in images:
-        found = score(classify(adapted, images["val"], workers=run.training.workers), images["val"].labels, classes)
-        record["after_cut"] = {"val_accuracy": found.accuracy, "val_loss": found.loss}
-        journal.say(f"right after the cut: validation loss {found.loss:.4f}, accuracy {found.accuracy:.2%}")
+    if "val" in items:
+        found = task.score(adapted, items["val"], workers=run.training.workers)
+        record["after_cut"] = {f"val_{name}": value for name, value in found.headline().items()}
+        journal.say(f"right after the cut: validation accuracy {found.accuracy:.2%}")
     return adapted, record
 
 

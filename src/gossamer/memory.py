@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gossamer.block import Block
 
 NAMES = {"sdpa": "gossamer_sdpa", "eager": "gossamer_eager"}
+LOOKED_AT = ("gossamer_log_weights", "gossamer_watched")  # on an attention: somebody needs its mask as a tensor
 
 
 def join(module: nn.Module, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, int]:
@@ -77,6 +78,7 @@ def sdpa_with_memory(
 ) -> tuple[Tensor, None]:
     """Transformers' own sdpa attention over joined keys and values; [B, N, heads, d_h]."""
     key, value, mask, bias, causal = _joined(module, query, key, value, attention_mask, position_bias, is_causal)
+    show(module, query, key, mask, bias, kwargs.get("scaling"))
     return AttentionInterface()["sdpa"](
         module, query, key, value, mask, is_causal=causal, **({} if bias is None else {"position_bias": bias}), **kwargs
     )
@@ -98,18 +100,31 @@ def eager_with_memory(
     As in transformers' eager attentions, causality is in the mask and nowhere else.
     """
     key, value, mask, bias, _ = _joined(module, query, key, value, attention_mask, position_bias, False)
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    show(module, query, key, mask, bias, scaling)
+    weights = softmax(query, key, mask, bias, scaling)
+    value = value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
+    weights = F.dropout(weights, p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+def softmax(query: Tensor, key: Tensor, mask: Tensor | None, bias: Tensor | None, scaling: float | None) -> Tensor:
+    """softmax(q k^T s + bias + mask) [B, heads, N, M], for keys that several heads may share."""
+    key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
     scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     if bias is not None:
         scores = scores + bias
     if mask is not None:
         least = torch.finfo(scores.dtype).min
         scores = scores.masked_fill(~mask, least) if mask.dtype == torch.bool else scores + mask
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = F.dropout(weights, p=dropout, training=module.training)
-    return (weights @ value).transpose(1, 2).contiguous(), weights
+    return scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+
+
+def show(
+    module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, bias: Tensor | None, scaling: float | None
+) -> None:
+    """Keeps the weights of attention for whoever watches this module."""
+    if "gossamer_watched" in module.__dict__:
+        module.__dict__["gossamer_watched"].append(softmax(query, key, mask, bias, scaling).detach())
 
 
 def _joined(
@@ -128,7 +143,7 @@ def _joined(
         key, value = key[:, :, :length], value[:, :, :length]
         bias = None if bias is None else bias[..., :length]
     key, value, count = join(module, key, value)
-    if causal and (count or "gossamer_log_weights" in module.__dict__):
+    if causal and (count or not module.__dict__.keys().isdisjoint(LOOKED_AT)):
         mask, causal = causal_mask(length, count, query.device), False
     else:
         mask = widen(mask, count)
@@ -159,6 +174,7 @@ class OwnAttention(nn.Module):
         """softmax(q k^T s + mask) v over this module's memory and the given keys; [B, heads, N, d_h] -> the same."""
         k, v, count = join(self, k, v)
         mask = weigh(self, widen(mask, count), k)
+        show(self, q, k, mask, None, scale)
         return F.scaled_dot_product_attention(q, k, v, mask, dropout if self.training else 0.0, scale=scale)
 
 
@@ -216,14 +232,32 @@ def detach(block: Block, part: nn.Module, replaced: nn.Module | None, branch: st
 @contextmanager
 def weighted(block: Block, start: int, log_weights: Tensor) -> Iterator[None]:
     """While the context lasts, log_weights [p] are added to the attention logits of the keys from `start` on, whoever asks."""
-    blank = Blank(block.sizes.inner_kv, log_weights)
+    with _holding(block, "gossamer_log_weights", (start, log_weights)):
+        yield
+
+
+@contextmanager
+def watched(block: Block) -> Iterator[list[Tensor]]:
+    """While the context lasts, the list gets the weights [B, heads, N, p + N] of every call of a block's self-attention.
+
+    Keys that are remembered come first. In windows B counts windows.
+    """
+    seen: list[Tensor] = []
+    with _holding(block, "gossamer_watched", seen):
+        yield seen
+
+
+@contextmanager
+def _holding(block: Block, name: str, value: Any) -> Iterator[None]:
+    """A block's self-attention is ours, and holds something, while the context lasts."""
+    blank = Blank(block.sizes.inner_kv, block.part("out").weight)
     replaced = attach(block, blank)
     attention = block.part("attention")
-    attention.__dict__["gossamer_log_weights"] = (start, log_weights)
+    attention.__dict__[name] = value
     try:
         yield
     finally:
-        del attention.__dict__["gossamer_log_weights"]
+        del attention.__dict__[name]
         detach(block, blank, replaced)
 
 

@@ -21,6 +21,8 @@ MADE = (
     "warm_start.json",
     "condensed.json",
     "controls.json",
+    "prompts.png",
+    "attention.png",
     "controls",
     "history.jsonl",
     "curves.png",

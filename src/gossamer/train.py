@@ -63,18 +63,18 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> dict[st
     if run.condense is None:
         adapted, started = _adapted(run, applied, task), None
     else:
-        adapted, started = condensed_run.start(run.condense, items, run, folder, journal)
+        adapted, started = condensed_run.start(run, task, items, folder, journal)
     arguments = _arguments(run, folder, validate="val" in sets)
     adapted.to(arguments.device)
     folder.begin(run)
     if started is None:
         prepared = _prepare(adapted, applied, items["train"], folder, journal)
-        for split in items.values():
-            split.settle(adapted)
-        warm = _warm_start(adapted, items["train"], run, folder, journal)
     else:
         folder.write(condensed_run.RECORD, json.dumps(started))
-        prepared, warm = 0.0, None
+        prepared = 0.0
+    for split in items.values():
+        split.settle(adapted)
+    warm = _warm_start(adapted, items["train"], run, folder, journal) if started is None else None
     solved = warm is not None or started is not None
     history = _tune(adapted, task, items, run, arguments, folder, journal, solved=solved)
     return _conclude(adapted, task, items, run, folder, journal, warm=warm, history=history, prepared=prepared)
@@ -286,7 +286,9 @@ def _conclude(
         "seconds": prepared + (warm["seconds"] if warm else 0) + sum(record["seconds"] for record in history),
         **{name: s.to_dict() for name, s in scores.items()},
     }
+    shown = items[list(scores)[-1] if scores else "train"]
     _draw(folder, journal, task, history, scores)
+    _draw_prompts(folder, journal, task, adapted, shown)
     folder.finish(metrics)
     return metrics
 
@@ -304,3 +306,18 @@ def _draw(
     if scores:
         split, last = list(scores.items())[-1]
         task.draw(last, folder.path, split)
+
+
+def _draw_prompts(folder: RunFolder, journal: Journal, task: Task, adapted: Adapted, images: Any) -> None:
+    from gossamer import pictures, report
+
+    if not report.available():
+        return
+    condensed = folder.read_json(condensed_run.RECORD)
+    if condensed is not None:
+        pictures.kept_prompts(condensed["counts"], folder / "prompts.png")
+    try:
+        if task.unit == "images":
+            pictures.attention_of_run(adapted, images, folder / "attention.png")
+    except ValueError as error:
+        journal.say(f"no picture of the prompts' attention: {error}")

@@ -278,6 +278,12 @@ class CrossPrompts(Part):
         repeats = self.block.sizes.inner // self.block.head_width // k.shape[-3]
         return k.repeat_interleave(repeats, dim=-3), v.repeat_interleave(repeats, dim=-3)
 
+    def weights(self, x: Tensor) -> Tensor:
+        """How much each token of x [B, N, d] reads of each prompt, [B, H, N, m], in evaluation."""
+        k, _ = self.keys_values(self._normed(self.prompts.to(x.dtype), self.config.prompt_norm))  # type: ignore[union-attr]
+        q = self._through("q_norm", self._heads("q", self._normed(x, self.config.query_norm)))
+        return (q @ k.mT * self.block.scaling).softmax(dim=-1)
+
     def _fold(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         w_o = self._projection("out").weights()[0]
         return fold(k, v, *self._projection("q").weights(), w_o, self.block.scaling)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import SwinConfig, SwinForImageClassification
 
 import gossamer as gm
-from gossamer.condensation import prompts_of
+from gossamer.scoring import prompts_of
 from gossamer.windows import WindowInserted
 
 from . import Case, Check, pc

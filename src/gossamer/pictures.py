@@ -1,0 +1,236 @@
+"""What prompts do, as arrays and as pictures: where they are looked at, how many are left, how rich attention is with them.
+
+Arrays are torch tensors and need nothing else; matplotlib is imported when a picture is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from gossamer import memory
+from gossamer.methods.cvpt import CrossPrompts
+from gossamer.methods.vpt import Prompts, RememberedPrompts
+from gossamer.report import _figure, _save
+from gossamer.scoring import prompts_of
+
+if TYPE_CHECKING:
+    from gossamer.adapted import Adapted
+    from gossamer.block import Block
+    from gossamer.prepared import Prepared
+
+SHARE = 0.9  # of the squared singular values that an effective rank holds
+SHOWN = 4  # images, and prompts of each, in a picture of attention
+
+
+# ---- arrays ----
+
+
+def effective_rank(attention: Tensor, share: float = SHARE) -> Tensor:
+    """Of matrices [..., N, M] the smallest k [...] with sum_{j <= k} sigma_j^2 >= share sum_j sigma_j^2."""
+    squares = torch.linalg.svdvals(attention.double()).square().cumsum(dim=-1)
+    return (squares < share * squares[..., -1:]).sum(dim=-1) + 1
+
+
+@torch.no_grad()
+def attention_rank(adapted: Adapted, share: float = SHARE, **inputs: Any) -> dict[str, float]:
+    """Effective rank of each block's attention, `vision.blocks.3` -> mean over samples, heads and windows.
+
+    Rows are those that are computed: prompts of the exact form are keys only, and ask nothing.
+
+    Raises:
+        ValueError: an attention that does not let itself be watched; the message says why.
+    """
+    watched = _watched(adapted, adapted.anatomy.blocks(), inputs)
+    return {key: float(effective_rank(weights, share).double().mean()) for key, weights in watched.items()}
+
+
+@torch.no_grad()
+def prompt_attention(adapted: Adapted, **inputs: Any) -> dict[str, Tensor]:
+    """How much each patch reads of each prompt: `vision.blocks.3` -> [B, p, h, w], the mean over heads of softmax weights.
+
+    For VPT and SPT these are the prompts' columns of self-attention, deep or shallow, in either form; for CVPT the weights of its
+    cross-attention. Blocks without prompts are left out.
+
+    Args:
+        adapted: with one of these methods on an image model.
+        inputs: as the model is called, pixel_values among them.
+
+    Raises:
+        ValueError: none of these methods or several, no grid of patches, or attention that cannot be watched.
+    """
+    blocks = adapted.anatomy.blocks()
+    if blocks[0].stack.modality != "vision" or "pixel_values" not in inputs:
+        raise ValueError(f"{type(adapted.backbone).__name__} has no grid of patches to draw over an image")
+    if blocks[0].stack.windows is not None:
+        raise ValueError("in windows every prompt is read anew by each, so no single map belongs to an image")
+    grid = _grid(adapted, inputs["pixel_values"])
+    crossed = [m for m in adapted.methods.modules() if isinstance(m, CrossPrompts)]
+    if crossed:
+        return _read_across(adapted, crossed, grid, inputs)
+    if not any(isinstance(m, Prompts) for m in adapted.methods.modules()):
+        raise ValueError(f"there are no prompts: the model is adapted by {', '.join(m.name for m in adapted.applied)}")
+    parts = list(prompts_of(adapted).values())
+    if len({part.block.key for part in parts}) < len(parts):
+        raise ValueError("several methods put prompts into a block, and their columns cannot be told apart")
+    seers = {b.key: (part, b) for part in parts for b in ([part.block] if part.deep else _from(adapted, part.block))}
+    weights = _watched(adapted, [block for _, block in seers.values()], inputs)
+    return {key: _columns(weights[key], *seers[key], grid) for key in seers}
+
+
+def _from(adapted: Adapted, block: Block) -> list[Block]:
+    column = adapted.anatomy.column(block)
+    return column[column.index(block) :]
+
+
+def _columns(weights: Tensor, part: Prompts, block: Block, grid: tuple[int, int]) -> Tensor:
+    """Of weights [B, H, N, M] the rows of patches, which are the last, and the columns of prompts, as maps [B, p, h, w]."""
+    assert part.prompts is not None, "a model in training still has its prompts"
+    remembered = isinstance(part, RememberedPrompts)
+    start = 0 if remembered else weights.shape[3] - weights.shape[2] + block.prefix
+    columns = weights.mean(dim=1)[:, -grid[0] * grid[1] :, start : start + len(part.prompts)]
+    return columns.transpose(1, 2).unflatten(2, grid)
+
+
+def _watched(adapted: Adapted, blocks: Sequence[Block], inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights of every block's self-attention in one pass in evaluation mode."""
+    mode = adapted.training
+    for block in blocks:
+        reason = adapted.anatomy.obstacle(block, "remember")
+        if reason is not None:
+            raise ValueError(f"the attention of {block.name} cannot be watched: {reason}")
+    with ExitStack() as stack:
+        seen = {block.key: stack.enter_context(memory.watched(block)) for block in blocks}
+        adapted.eval()(**inputs)
+    adapted.train(mode)
+    return {key: weights[0] for key, weights in seen.items()}
+
+
+def _read_across(
+    adapted: Adapted, parts: Sequence[CrossPrompts], grid: tuple[int, int], inputs: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    mode, maps = adapted.training, {}
+
+    def look(part: Any, args: tuple[Any, ...]) -> None:
+        weights = part.weights(args[0]).mean(dim=1)[:, -grid[0] * grid[1] :]
+        maps[part.block.key] = weights.transpose(1, 2).unflatten(2, grid)
+
+    handles = [part.register_forward_pre_hook(look) for part in parts]
+    try:
+        adapted.eval()(**inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+        adapted.train(mode)
+    return maps
+
+
+def _grid(adapted: Adapted, pixels: Tensor) -> tuple[int, int]:
+    """Rows and columns of patches."""
+    convolution = next(m for m in adapted.anatomy.owner().modules() if isinstance(m, torch.nn.Conv2d))
+    high, wide = (side // step for side, step in zip(pixels.shape[-2:], convolution.stride, strict=True))
+    return high, wide
+
+
+# ---- pictures ----
+
+
+def kept_prompts(counts: Mapping[str, Sequence[int]], path: str | Path) -> None:
+    """How many prompts each block has, as a PNG at `path`; `counts` is `Condensed.counts`, method -> number for each block."""
+    figure, axes = _figure(max(5.0, 0.35 * max(map(len, counts.values()))), 3.0, columns=len(counts))
+    for column, (method, numbers) in zip(axes, counts.items(), strict=True):
+        bars = column.bar(range(len(numbers)), numbers)
+        column.bar_label(bars, fontsize=8)
+        column.set(xlabel="block", ylabel="prompts", title=f"{method}: {sum(numbers):,} prompts")
+        column.xaxis.get_major_locator().set_params(integer=True)
+        column.margins(y=0.15)
+    _save(figure, path)
+
+
+def attention_ranks(ranks: Mapping[int, Mapping[str, float]], path: str | Path) -> None:
+    """Effective rank of attention over the number of prompts, as a PNG at `path`: every block, and their mean.
+
+    `ranks` maps a number of prompts to what `attention_rank` found of the model that has them.
+    """
+    figure, (axes,) = _figure(5.5, 3.6)
+    prompts = sorted(ranks)
+    blocks = list(ranks[prompts[0]])
+    for i, block in enumerate(blocks):
+        axes.plot(
+            prompts,
+            [ranks[p][block] for p in prompts],
+            color="C7",
+            linewidth=0.8,
+            label="one block" if i == 0 else None,
+        )
+    mean = [sum(ranks[p].values()) / len(ranks[p]) for p in prompts]
+    axes.plot(prompts, mean, color="C0", marker="o", label="mean of all blocks")
+    axes.set(xlabel="prompts in each block", ylabel="effective rank of attention", ylim=(0, None))
+    axes.legend()
+    _save(figure, path)
+
+
+def prompt_maps(images: Tensor, maps: Tensor, prompts: Sequence[int], path: str | Path, *, title: str) -> None:
+    """Attention to prompts drawn over images, as a PNG at `path`: a row an image, a column a prompt, with its mean weight.
+
+    Args:
+        images: [B, 3, H, W], 0 to 1.
+        maps: [B, p, h, w] of one block, as `prompt_attention` gives them. Each is drawn from its smallest weight to its largest.
+        prompts: places of those of the p that are drawn.
+        path: of the PNG.
+        title: above all.
+    """
+    from matplotlib.colors import Normalize
+
+    figure, grid = _grid_of_axes(len(images), 1 + len(prompts))
+    high, wide = images.shape[-2:]
+    for row, image, of_image in zip(grid, images, maps, strict=True):
+        row[0].imshow(image.permute(1, 2, 0).clamp(0, 1).numpy())
+        for axes, place in zip(row[1:], prompts, strict=True):
+            weights = of_image[place]
+            axes.imshow(image.mean(dim=0).numpy(), cmap="gray", vmin=0, vmax=1)
+            norm = Normalize(float(weights.min()), float(weights.max()))
+            axes.imshow(
+                weights.numpy(), cmap="inferno", norm=norm, alpha=0.5, extent=(-0.5, wide - 0.5, high - 0.5, -0.5)
+            )
+            axes.set_title(f"prompt {place}: {float(weights.mean()):.2g}", fontsize=7)
+    figure.suptitle(title, fontsize=9)
+    _save(figure, path)
+
+
+def _grid_of_axes(rows: int, columns: int) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1.3 * columns, 1.45 * rows + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    return figure, grid
+
+
+def attention_of_run(adapted: Adapted, images: Prepared, path: str | Path) -> None:
+    """`prompt_maps` of the first images of a split, for the last block with prompts and those of them that vary most.
+
+    Nothing is drawn for a model without prompts.
+
+    Raises:
+        ValueError: its prompts cannot be drawn; the message says why.
+    """
+    if not any(isinstance(m, Prompts | CrossPrompts) for m in adapted.methods.modules()):
+        return
+    device = next(adapted.parameters()).device
+    pixels = torch.stack([torch.as_tensor(images[i]["pixel_values"]) for i in range(min(SHOWN, len(images)))])
+    maps = prompt_attention(adapted, pixel_values=pixels.to(device))
+    key, last = list(maps.items())[-1]
+    chosen = last.flatten(2).std(dim=2, correction=0).mean(dim=0).topk(min(SHOWN, last.shape[1])).indices.sort().values
+    prepare = images.preprocessing
+    shown = pixels * torch.tensor(prepare.std)[:, None, None] + torch.tensor(prepare.mean)[:, None, None]
+    title = f"how much patches read of the prompts in {key}; mean weights above"
+    prompt_maps(shown, last.cpu(), chosen.tolist(), path, title=title)
