@@ -1,7 +1,7 @@
 """Models that transformers lacks, in its style, and readers of the authors' own checkpoints.
 
     from gossamer.models.meter import MeterForQuestionAnswering
-    from gossamer.models import meter_checkpoint, vilt_checkpoint
+    from gossamer.models import meter_checkpoint, vilt
 
 `register` makes them known to transformers' Auto classes; what loads models by name calls it.
 """
