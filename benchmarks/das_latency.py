@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import gossamer as gm
 from gossamer import architectures
-from gossamer.measure import measure
+from gossamer.cost.measure import measure
 
 RESULTS = Path(__file__).parent / "results" / "das_latency.jsonl"
 LABELS, SEED, ENOUGH = 100, 0, 0.9

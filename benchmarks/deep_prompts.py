@@ -23,7 +23,7 @@ from peft import LoraConfig
 from torch import Tensor, nn
 
 import gossamer as gm
-from gossamer.measure import Measured, measure
+from gossamer.cost.measure import Measured, measure
 
 RESULTS = Path(__file__).parent / "results" / "deep_prompts.jsonl"
 LABELS, SEED, TOLERANCE = 100, 0, 1e-5

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gossamer import machine
+from gossamer.cost import machine
 
 
 def describe(seed: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification
 from transformers.utils import logging
 
-from gossamer.run import Data, Images, Model, Run, Training
+from gossamer.training.run import Data, Images, Model, Run, Training
 
 SIZE = 16
 COLOURS = {"red": (220, 40, 40), "blue": (40, 40, 220)}
@@ -91,7 +91,7 @@ def run(output: Path, method: dict[str, Any] = VPT, *, data: Path | None = None,
 @functools.cache
 def trained() -> Path:
     """The folder of a finished run: VPT, 2 epochs, validation part of 0.2."""
-    from gossamer.train import train
+    from gossamer.training.train import train
 
     train(run(home() / "trained", epochs=2, lr=0.03))
     return home() / "trained"

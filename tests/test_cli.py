@@ -11,7 +11,7 @@ from transformers import ResNetConfig
 
 import gossamer
 from gossamer import cli
-from gossamer.run import to_yaml
+from gossamer.training.run import to_yaml
 
 from . import squares
 
@@ -76,7 +76,7 @@ def test_an_interrupted_training_says_how_to_go_on(
     def command(arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gossamer.train.command", command)
+    monkeypatch.setattr("gossamer.training.train.command", command)
     assert cli.main(["train"]) == 130
     assert capsys.readouterr().err == "gossamer train: interrupted; the same command with --resume continues\n"
 
@@ -117,7 +117,7 @@ def test_inspect_shows_parts_and_verbs(capsys: pytest.CaptureFixture[str]) -> No
 def test_inspect_says_why_a_verb_does_not_work(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("gossamer.seams.memory_obstacle", lambda block, branch: "it is told so")
+    monkeypatch.setattr("gossamer.anatomy.seams.memory_obstacle", lambda block, branch: "it is told so")
     assert cli.main(["inspect", str(squares.backbone())]) == 0
     assert "remember     no: it is told so" in capsys.readouterr().out
 

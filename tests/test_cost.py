@@ -15,9 +15,10 @@ from peft import LoraConfig
 
 import gossamer as gm
 from gossamer import architectures, heads
-from gossamer.cost import command, cost
-from gossamer.counting import on_meta
-from gossamer.measure import measure, peak_bytes
+from gossamer.commands.cost import answer
+from gossamer.cost import cost
+from gossamer.cost.counting import on_meta
+from gossamer.cost.measure import measure, peak_bytes
 
 from .contract.table import BACKBONES, LABELS, METHODS, VISION, adapt, unfit
 
@@ -249,13 +250,13 @@ def test_vilt_is_counted_without_weights() -> None:
 
 def test_swin_b_with_prompts_in_every_window() -> None:
     """VPT's formula also counts the merging of prompts that the next stage replaces: 8 C^2 for each, 2.75 MMACs."""
-    answer = json.loads(command("swin-b", ["vpt"], {"prompts": 25, "form": "sequence"}, True))
-    assert answer["bare"]["counted"] == answer["bare"]["closed"]
-    assert answer["bare"]["counted"] / 1e9 == pytest.approx(15.43, abs=0.005)
+    found = json.loads(answer("swin-b", ["vpt"], {"prompts": 25, "form": "sequence"}, True))
+    assert found["bare"]["counted"] == found["bare"]["closed"]
+    assert found["bare"]["counted"] / 1e9 == pytest.approx(15.43, abs=0.005)
     merged = 25 * sum(8 * width**2 for width in (128, 256, 512))
-    assert answer["finished"]["counted"] == answer["finished"]["closed"]
-    assert (answer["finished"]["counted"] + merged) / 1e9 == pytest.approx(19.80, abs=0.005)
-    assert answer["method_parameters"] == 12_032 * 25
+    assert found["finished"]["counted"] == found["finished"]["closed"]
+    assert (found["finished"]["counted"] + merged) / 1e9 == pytest.approx(19.80, abs=0.005)
+    assert found["method_parameters"] == 12_032 * 25
 
 
 @pytest.mark.parametrize("backbone", ["swin", "timm-swin"])
@@ -309,19 +310,19 @@ def test_architectures_that_cannot_be_built(tmp_path: Path) -> None:
 
 def test_command_prints_a_table_or_json() -> None:
     settings = {"prompts": "100", "image_size": "224", "num_labels": 7}
-    values = json.loads(command("vit-b16", ["vpt"], settings, True))
+    values = json.loads(answer("vit-b16", ["vpt"], settings, True))
     assert values["model"] == "vit-b16"
     assert values["method_parameters"] == 12 * 100 * 768
     assert values["head_parameters"] == 769 * 7
     assert values["finished"]["counted"] == 17_563_060_224 + 12 * 2 * 197 * 100 * 768 + 768 * 7
-    assert command("deit", [], {}, False).startswith("deit  224 x 224 pixels\n")
+    assert answer("deit", [], {}, False).startswith("deit  224 x 224 pixels\n")
 
 
 def test_command_gives_settings_to_every_method_that_has_them() -> None:
     settings = {"prompts": 3, "rank": "5", "blocks": "[0, 11]", "deep": "False", "r": 4, "peft_type": "LORA"}
     with pytest.raises(ValueError, match=r"blocks=\(0, 11\)"):
-        command("vit-b16", ["vpt", "adapter", "peft"], settings, True)
-    values = json.loads(command("vit-b16", ["vpt", "adapter", "peft"], {**settings, "blocks": "[11]"}, True))
+        answer("vit-b16", ["vpt", "adapter", "peft"], settings, True)
+    values = json.loads(answer("vit-b16", ["vpt", "adapter", "peft"], {**settings, "blocks": "[11]"}, True))
     assert values["method_parameters"] == 3 * 768 + (2 * 768 * 5 + 5 + 768) + 24 * 4 * 2 * 768
 
 
@@ -338,7 +339,7 @@ def test_command_gives_settings_to_every_method_that_has_them() -> None:
 )
 def test_command_refuses(method: list[str], settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        command("vit-b16", method, settings, False)
+        answer("vit-b16", method, settings, False)
 
 
 # ---- measured ----

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gossamer.comparison import plan
-from gossamer.run import parse
+from gossamer.training.run import parse
 
 from . import squares
 

@@ -10,7 +10,7 @@ import torch
 import gossamer as gm
 from gossamer import cli, export
 from gossamer.evaluate import classify, preprocessing_of
-from gossamer.prepared import Prepared
+from gossamer.training.prepared import Prepared
 
 from . import squares
 

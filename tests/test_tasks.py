@@ -13,12 +13,12 @@ import gossamer as gm
 from gossamer import cli, data, tasks
 from gossamer.evaluate import evaluate, load_adapter
 from gossamer.predict import answer
-from gossamer.run import Data
-from gossamer.sets import load_sets
 from gossamer.tasks.classifying_answers import answer_loss
 from gossamer.tasks.texts import score_answers
-from gossamer.train import train
-from gossamer.trainer import ClassifierTrainer
+from gossamer.training.run import Data
+from gossamer.training.sets import load_sets
+from gossamer.training.train import train
+from gossamer.training.trainer import ClassifierTrainer
 
 from . import questions, squares
 

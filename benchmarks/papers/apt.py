@@ -10,7 +10,7 @@ from peft import LoraConfig
 import gossamer as gm
 from gossamer import architectures
 from gossamer.anatomy import read
-from gossamer.counting import Sample, count, on_meta
+from gossamer.cost.counting import Sample, count, on_meta
 from gossamer.methods import Method, as_method
 from papers.counted import HOW, parameters, row
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import gossamer as gm
 from gossamer.anatomy import read
-from gossamer.counting import Sample, closed_macs, count
+from gossamer.cost.counting import Sample, closed_macs, count
 from gossamer.methods import Method
 from papers.counted import HOW, row, seeing, seen_parameters
 

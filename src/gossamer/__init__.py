@@ -34,9 +34,9 @@ _WHERE = {
     "Unfreeze": "gossamer.methods.unfreeze",
     "METHODS": "gossamer.methods",
     "CostSheet": "gossamer.cost",
-    "search": "gossamer.searching",
-    "Search": "gossamer.run",
-    "Bandit": "gossamer.bandit",
+    "search": "gossamer.searching.search",
+    "Search": "gossamer.training.run",
+    "Bandit": "gossamer.searching.bandit",
 }
 _MODULES = (
     *("anatomy", "comparison", "condensation", "cost", "data", "evaluate", "export", "methods", "recipes"),
@@ -77,7 +77,6 @@ if TYPE_CHECKING:
     from gossamer.adapted import Adapted as Adapted
     from gossamer.adapted import adapt as adapt
     from gossamer.anatomy import read as read
-    from gossamer.bandit import Bandit as Bandit
     from gossamer.condensation import condense as condense
     from gossamer.cost import CostSheet as CostSheet
     from gossamer.methods import APT as APT
@@ -96,10 +95,11 @@ if TYPE_CHECKING:
     from gossamer.methods import Unfreeze as Unfreeze
     from gossamer.methods import VisualTokens as VisualTokens
     from gossamer.models.vision_language import VisionLanguage as VisionLanguage
-    from gossamer.run import Search as Search
     from gossamer.saving import load as load
-    from gossamer.searching import search as search
+    from gossamer.searching.bandit import Bandit as Bandit
+    from gossamer.searching.search import search as search
     from gossamer.storage import AdapterError as AdapterError
+    from gossamer.training.run import Search as Search
 
 
 def __getattr__(name: str) -> Any:

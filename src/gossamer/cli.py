@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from gossamer import __version__
 
 COMMANDS = {
-    "demo": ("gossamer.demo", "teach a small vision transformer to find defective solar cells, in minutes"),
-    "inspect": ("gossamer.inspection", "show where the parts of a model sit and what can be done to them"),
-    "cost": ("gossamer.cli_cost", "parameters and multiply-adds of a model with a method, without weights"),
-    "train": ("gossamer.train", "adapt a model to labelled images or texts about images"),
-    "search": ("gossamer.cli_search", "find which layers a method such as DAS should skip, for the task of a run file"),
-    "condense": ("gossamer.cli_condense", "keep the prompts of a finished run that matter, and tune them further"),
+    "demo": ("gossamer.commands.demo", "teach a small vision transformer to find defective solar cells, in minutes"),
+    "inspect": ("gossamer.commands.inspect", "show where the parts of a model sit and what can be done to them"),
+    "cost": ("gossamer.commands.cost", "parameters and multiply-adds of a model with a method, without weights"),
+    "train": ("gossamer.training.train", "adapt a model to labelled images or texts about images"),
+    "search": (
+        "gossamer.commands.search",
+        "find which layers a method such as DAS should skip, for the task of a run file",
+    ),
+    "condense": ("gossamer.commands.condense", "keep the prompts of a finished run that matter, and tune them further"),
     "evaluate": ("gossamer.evaluate", "score a trained adapter"),
     "compare": (
         "gossamer.comparison.sweep",

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from gossamer.data import ImageDataset, ImageTextDataset, Preprocessing
-from gossamer.prepared import Prepared, PreparedSet
+from gossamer.training.prepared import Prepared, PreparedSet
 
 if TYPE_CHECKING:
     from gossamer.adapted import Adapted
@@ -182,8 +182,8 @@ def _write_results(adapted: Adapted, items: Any, file: str, batch: int) -> Any:
 def items_of(run: str, data: str | None, split: str | None, path: str | None = None) -> tuple[str, Any]:
     """A split and its images or texts: of a run's own data, or of other data; None for the split: test, else what there is."""
     from gossamer import data as sources
-    from gossamer import run as runs
-    from gossamer.sets import load_sets
+    from gossamer.training import run as runs
+    from gossamer.training.sets import load_sets
 
     if data in sources.IMAGE_TEXT_SETS:
         split = split or sources.IMAGE_TEXT_SETS[data].test or "val"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from gossamer.measure import measure
+from gossamer.cost.measure import measure
 
 if TYPE_CHECKING:
     from gossamer.adapted import Adapted
@@ -145,7 +145,7 @@ def export_run(run: str | Path, file: Path, *, format: Literal["onnx", "torch"],
     from gossamer import saving
     from gossamer.data import ImageDataset
     from gossamer.evaluate import items_of, load_adapter, preprocessing_of
-    from gossamer.prepared import Prepared
+    from gossamer.training.prepared import Prepared
 
     adapted = load_adapter(run).eval()
     split, images = items_of(str(run), None, None)
@@ -235,7 +235,7 @@ def _latency(model: nn.Module, answer: Answer, inputs: Mapping[str, Tensor]) -> 
 def _accuracy(adapted: Adapted, answer: Answer, images: ImageDataset) -> dict[str, float]:
     """Accuracy of the adapter and of the exported file on the same images."""
     from gossamer.evaluate import classify, labels_of, outputs, preprocessing_of, score
-    from gossamer.prepared import Prepared
+    from gossamer.training.prepared import Prepared
 
     classes = labels_of(adapted)
     prepared = Prepared(images.with_classes(classes), preprocessing_of(adapted))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gossamer.anatomy import Anatomy
-from gossamer.stack import Stack
+from gossamer.anatomy.stack import Stack
 
 
 def find(model: Any, anatomy: Anatomy) -> dict[str, nn.Module]:

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gossamer import memory
+from gossamer.anatomy import memory
+from gossamer.condensation.scoring import prompts_of
 from gossamer.methods.cvpt import CrossPrompts
 from gossamer.methods.vpt import Prompts, RememberedPrompts
 from gossamer.report import _figure, _save
-from gossamer.scoring import prompts_of
 
 if TYPE_CHECKING:
     from gossamer.adapted import Adapted
-    from gossamer.block import Block
-    from gossamer.prepared import Prepared
+    from gossamer.anatomy.block import Block
+    from gossamer.training.prepared import Prepared
 
 SHARE = 0.9  # of the squared singular values that an effective rank holds
 SHOWN = 4  # images, and prompts of each, in a picture of attention

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gossamer import run as runs
 from gossamer.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from gossamer.run import Data, Images, Model, Run, Training
+from gossamer.training import run as runs
+from gossamer.training.run import Data, Images, Model, Run, Training
 
 BACKBONE = "google/vit-base-patch16-224-in21k"
 SIZE = 224

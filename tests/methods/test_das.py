@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import gossamer as gm
 from gossamer import architectures
-from gossamer.block import Site
+from gossamer.anatomy.block import Site
 from gossamer.methods import from_dict, to_dict
 from gossamer.methods.das import Switchboard, mixture
 

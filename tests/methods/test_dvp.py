@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import gossamer as gm
 from gossamer import architectures
-from gossamer.counting import Sample, count
-from gossamer.leading import hide, open_mask
+from gossamer.anatomy.leading import hide, open_mask
+from gossamer.cost.counting import Sample, count
 from gossamer.methods.dvp import attend, choose, placements, pooled
 
 from ..models.seeing import CLASSIFIED, SPOKEN, adapted, close, composed, images, texts

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 import gossamer as gm
 from gossamer import architectures
+from gossamer.anatomy.seams import Added
 from gossamer.methods.memvp import MemoryRead, memory_read, visual_memory
-from gossamer.seams import Added
 
 from ..models.seeing import CLASSIFIED, SPOKEN, adapted, close, composed, images, texts
 

@@ -404,7 +404,7 @@ def test_prompts_stay_in_single_precision_over_a_half_precision_backbone() -> No
 
 def test_the_schedule_of_the_paper() -> None:
     """Warm-up over a tenth, then a cosine: one step an epoch gives the paper's s(e)."""
-    from gossamer.trainer import schedule
+    from gossamer.training.trainer import schedule
 
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     rates, scheduler = [], schedule("cosine", optimizer, 100)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from gossamer import machine
 from gossamer.comparison.plan import Cell
-from gossamer.runfolder import RunFolder
+from gossamer.cost import machine
+from gossamer.training.folder import RunFolder
 
 if TYPE_CHECKING:
     from gossamer.adapted import Adapted
@@ -61,9 +61,9 @@ def perform(cell: Cell) -> None:
     Settings that make training diverge are an outcome where settings are being chosen, and an error elsewhere.
 
     Raises:
-        ValueError: there is nothing to score; and whatever `gossamer.train.train` raises.
+        ValueError: there is nothing to score; and whatever `gossamer.training.train.train` raises.
     """
-    from gossamer.train import train
+    from gossamer.training.train import train
 
     try:
         metrics = train(cell.run, resume=True)
@@ -126,8 +126,8 @@ def latency(adapted: Adapted) -> dict[str, float]:
     import torch
 
     from gossamer import adapt
+    from gossamer.cost.measure import measure
     from gossamer.evaluate import labels_of, preprocessing_of
-    from gossamer.measure import measure
     from gossamer.methods import LinearProbe
 
     size, labels = preprocessing_of(adapted).size, len(labels_of(adapted))

@@ -20,7 +20,12 @@ from gossamer.comparison.plan import Cell
 
 TICK = 0.1  # seconds between two looks at the processes
 LOG = "cell.log"  # what the process of a cell prints on this machine
-PRELOADED = ["gossamer.comparison.cell", "gossamer.train", "matplotlib.figure", "matplotlib.backends.backend_agg"]
+PRELOADED = [
+    "gossamer.comparison.cell",
+    "gossamer.training.train",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
+]
 FAILED = 3  # exit code of a process that left its error in the cell's folder
 
 

@@ -23,8 +23,8 @@ from gossamer.comparison.statistics import (
     over_tasks,
     paired,
 )
-from gossamer.cost import brief
-from gossamer.runfolder import flat
+from gossamer.cost.sheet import brief
+from gossamer.training.folder import flat
 
 COSTS = {
     "trainable_parameters": ("trained parameters", "trained parameters"),

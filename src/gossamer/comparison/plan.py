@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gossamer import methods as registry
-from gossamer import run as runs
+from gossamer.training import run as runs
 
 SETTINGS_FILE = "compare.yaml"
 OURS = ("output", "seed")  # of a run: set for every cell here

@@ -16,13 +16,13 @@ from typing import Any
 import filelock
 import yaml
 
-from gossamer import run as runs
 from gossamer.comparison import engines, plan
 from gossamer.comparison.board import Board
 from gossamer.comparison.cell import COLUMNS, ROW, finished
 from gossamer.comparison.plan import Cell, Comparison
-from gossamer.progress import Journal
-from gossamer.runfolder import RunFolder, write_whole
+from gossamer.training import run as runs
+from gossamer.training.folder import RunFolder, write_whole
+from gossamer.training.progress import Journal
 
 ROWS, TABLE, REPORT, JOURNAL = "rows.jsonl", "rows.csv", "report.html", "compare.log"
 

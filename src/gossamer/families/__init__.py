@@ -1,7 +1,7 @@
 """Backbone families: where parts sit. One file a family, one line here to make it known."""
 
+from gossamer.anatomy.stack import Stack
 from gossamer.families import bart, bert, clip, dinov2, llama, meter, swin, t5, timm_swin, timm_vit, vilt, vit
-from gossamer.stack import Stack
 
 FAMILIES: tuple[Stack, ...] = (
     *vit.STACKS,

@@ -1,6 +1,6 @@
 """BART encoder and decoder: post-norm, the FFN's two Linears stand in the block itself."""
 
-from gossamer.stack import AttentionNames, FfnNames, Stack
+from gossamer.anatomy.stack import AttentionNames, FfnNames, Stack
 
 
 def _attention(path: str) -> AttentionNames:

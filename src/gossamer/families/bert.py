@@ -1,6 +1,6 @@
 """BERT and RoBERTa: post-norm, the class token first."""
 
-from gossamer.stack import AttentionNames, FfnNames, Stack
+from gossamer.anatomy.stack import AttentionNames, FfnNames, Stack
 
 STACKS = (
     Stack(

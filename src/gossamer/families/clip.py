@@ -1,6 +1,6 @@
 """CLIP vision and text towers, and SigLIP's, which have the same blocks."""
 
-from gossamer.stack import AttentionNames, FfnNames, Stack
+from gossamer.anatomy.stack import AttentionNames, FfnNames, Stack
 
 _ATTENTION = AttentionNames(
     module="self_attn",

@@ -1,6 +1,6 @@
 """DINOv2 with and without registers: pre-norm, LayerScale behind both branches, SwiGLU in the giant size."""
 
-from gossamer.stack import AttentionNames, FfnNames, Stack
+from gossamer.anatomy.stack import AttentionNames, FfnNames, Stack
 
 _ATTENTION = AttentionNames(
     module="attention",

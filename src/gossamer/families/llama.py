@@ -1,6 +1,6 @@
 """LLaMA: RMS pre-norm decoder with rotary positions, gated FFN, grouped keys and values."""
 
-from gossamer.stack import AttentionNames, FfnNames, Stack
+from gossamer.anatomy.stack import AttentionNames, FfnNames, Stack
 
 STACKS = (
     Stack(

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from gossamer.stack import AttentionNames, FfnNames, Stack
+from gossamer.anatomy.stack import AttentionNames, FfnNames, Stack
 
 
 def _attention(path: str) -> AttentionNames:

@@ -1,6 +1,6 @@
 """T5 encoder and decoder: RMS pre-norm, no biases, no scale, a relative position bias that the first block computes."""
 
-from gossamer.stack import AttentionNames, FfnNames, Stack
+from gossamer.anatomy.stack import AttentionNames, FfnNames, Stack
 
 
 def _attention(place: int, name: str) -> AttentionNames:

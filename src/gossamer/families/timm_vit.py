@@ -5,8 +5,8 @@ timm's attention has no public seam, so it is built from the Linears.
 
 from torch import Tensor, nn
 
-from gossamer.memory import OwnAttention
-from gossamer.stack import AttentionNames, FfnNames, Stack
+from gossamer.anatomy.memory import OwnAttention
+from gossamer.anatomy.stack import AttentionNames, FfnNames, Stack
 
 
 class TimmAttention(OwnAttention):

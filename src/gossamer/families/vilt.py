@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gossamer.memory import OwnAttention
-from gossamer.stack import AttentionNames, FfnNames, Stack
+from gossamer.anatomy.memory import OwnAttention
+from gossamer.anatomy.stack import AttentionNames, FfnNames, Stack
 
 
 class ViltAttention(OwnAttention):

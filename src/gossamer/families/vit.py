@@ -3,7 +3,7 @@
 A ViTMAEModel drops patches while `config.mask_ratio` is above 0; its weights can also be loaded into ViTModel.
 """
 
-from gossamer.stack import AttentionNames, FfnNames, Stack
+from gossamer.anatomy.stack import AttentionNames, FfnNames, Stack
 
 _ATTENTION = AttentionNames(
     module="attention",

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gossamer.anatomy import Anatomy, Branch
-from gossamer.block import Block
+from gossamer.anatomy.block import Block
+from gossamer.anatomy.seams import Part
 from gossamer.methods.base import Method, grow
-from gossamer.seams import Part
 
 # placement -> (branches, what the bottleneck reads)
 PLACEMENTS: dict[str, tuple[tuple[Branch, ...], Literal["output", "input", "stream"]]] = {

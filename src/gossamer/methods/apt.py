@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gossamer.anatomy import Anatomy, Branch
-from gossamer.block import Block
+from gossamer.anatomy.block import Block
+from gossamer.anatomy.seams import Part, Swapped
 from gossamer.methods.base import Method, grow
-from gossamer.seams import Part, Swapped
 
 PLACES: dict[str, tuple[Branch, ...]] = {
     "attention": ("attention", "cross"),

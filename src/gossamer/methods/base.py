@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 from torch import nn
 
 from gossamer.anatomy import Anatomy
-from gossamer.block import Site
-from gossamer.seams import Part
+from gossamer.anatomy.block import Site
+from gossamer.anatomy.seams import Part
 
 
 class Method(ABC):

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from gossamer.anatomy import Anatomy
+from gossamer.anatomy.seams import Part
 from gossamer.methods.base import Method, share
-from gossamer.seams import Part
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.anatomy import Anatomy
-from gossamer.block import Block, get
+from gossamer.anatomy.block import Block, get
+from gossamer.anatomy.seams import Part
 from gossamer.methods.base import Method, grow
-from gossamer.seams import Part
 
 
 @dataclass(frozen=True, kw_only=True)

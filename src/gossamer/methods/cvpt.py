@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gossamer.anatomy import Anatomy
-from gossamer.block import Block, Projection
+from gossamer.anatomy.block import Block, Projection
+from gossamer.anatomy.seams import Part
 from gossamer.methods.base import Method, grow
 from gossamer.methods.vpt import patch_area, prompt_range
-from gossamer.seams import Part
 
 PLACEMENTS = (1, 2, 3, 4, 5, "parallel_ffn")
 ROLES = ("q", "k", "v", "out")

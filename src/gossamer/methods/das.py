@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gossamer.anatomy import Anatomy, Branch
-from gossamer.bandit import Bandit
-from gossamer.block import Block, Site
+from gossamer.anatomy.block import Block, Site
+from gossamer.anatomy.seams import Part
 from gossamer.methods.base import Method, grow
-from gossamer.seams import Part
+from gossamer.searching.bandit import Bandit
 
 if TYPE_CHECKING:
-    from gossamer.replaced import Replaced
+    from gossamer.anatomy.replaced import Replaced
 
 STD = 0.02  # of the random matrices of parallel adapters
 

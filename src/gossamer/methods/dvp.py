@@ -21,14 +21,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gossamer import sight
-from gossamer.anatomy import Anatomy, Branch
-from gossamer.bandit import Bandit
-from gossamer.block import Block
-from gossamer.leading import Lead
+from gossamer.anatomy import Anatomy, Branch, sight
+from gossamer.anatomy.block import Block
+from gossamer.anatomy.leading import Lead
+from gossamer.anatomy.seams import Part
 from gossamer.methods.adapter import Adapter, Bottleneck
 from gossamer.methods.base import Method, grow, share
-from gossamer.seams import Part
+from gossamer.searching.bandit import Bandit
 
 DROPOUT = 0.1  # on the attention map of the generator, the authors'
 ADAPTER_STD, HEAD_STD = 0.01, 0.02  # of weights at the start, the authors'

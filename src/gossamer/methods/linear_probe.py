@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from gossamer.anatomy import Anatomy
+from gossamer.anatomy.seams import Part
 from gossamer.methods.base import Method
-from gossamer.seams import Part
 
 
 @dataclass(frozen=True, kw_only=True)

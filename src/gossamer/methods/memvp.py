@@ -21,11 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gossamer import sight
-from gossamer.anatomy import Anatomy
-from gossamer.block import Block
+from gossamer.anatomy import Anatomy, sight
+from gossamer.anatomy.block import Block
+from gossamer.anatomy.seams import Part
 from gossamer.methods.base import Method, grow
-from gossamer.seams import Part
 
 KEYS_STD = 0.02  # of P_K at the start
 

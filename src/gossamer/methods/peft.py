@@ -14,8 +14,8 @@ from typing import Any
 from torch import nn
 
 from gossamer.anatomy import Anatomy
+from gossamer.anatomy.seams import Part, hand_over
 from gossamer.methods.base import Method, grow
-from gossamer.seams import Part, hand_over
 
 ADAPTER = "default"
 HOOKS = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks", "_forward_hooks_with_kwargs")

@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from gossamer.anatomy import Anatomy
-from gossamer.bank import Bank, bare
-from gossamer.block import Block
+from gossamer.anatomy.bank import Bank, bare
+from gossamer.anatomy.block import Block
+from gossamer.anatomy.seams import Part
 from gossamer.methods.base import Method
 from gossamer.methods.vpt import VPT, Prompts
-from gossamer.seams import Part
 
 STRATEGIES = ("random", "mean_pooling", "max_pooling", "kmeans")
 IMAGES = 1024  # harvested where no number is given; the authors take the whole training set

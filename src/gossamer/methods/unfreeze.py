@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from gossamer.anatomy import Anatomy
-from gossamer.block import get, has
+from gossamer.anatomy.block import get, has
+from gossamer.anatomy.seams import Part
 from gossamer.methods.base import Method, share
-from gossamer.seams import Part
 
 
 @dataclass(frozen=True, kw_only=True)

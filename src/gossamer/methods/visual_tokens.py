@@ -12,11 +12,10 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gossamer import sight
-from gossamer.anatomy import Anatomy
-from gossamer.leading import Lead
+from gossamer.anatomy import Anatomy, sight
+from gossamer.anatomy.leading import Lead
+from gossamer.anatomy.seams import Part
 from gossamer.methods.base import Method, grow
-from gossamer.seams import Part
 
 
 @dataclass(frozen=True, kw_only=True)

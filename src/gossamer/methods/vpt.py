@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gossamer.anatomy import Anatomy, Branch
-from gossamer.block import Block
+from gossamer.anatomy.block import Block
+from gossamer.anatomy.seams import Part
 from gossamer.methods.base import Method, grow
-from gossamer.seams import Part
 
 BRANCHES: dict[str, tuple[Branch, ...]] = {"self": ("attention",), "cross": ("cross",), "both": ("attention", "cross")}
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from gossamer import anatomy, checkpointing, heads
-from gossamer.sight import Scene, Seen, Sight
+from gossamer.anatomy.sight import Scene, Seen, Sight
 
 
 class VisionLanguageConfig(PreTrainedConfig):

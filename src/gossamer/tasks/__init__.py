@@ -17,7 +17,7 @@ from gossamer.tasks.writing_answers import WritingAnswers
 
 if TYPE_CHECKING:
     from gossamer.adapted import Adapted
-    from gossamer.run import Run
+    from gossamer.training.run import Run
 
 TASKS: dict[str, type[Task]] = {task.name: task for task in (ClassifyingImages, ClassifyingAnswers, WritingAnswers)}
 """Every task by the name that is saved with an adapter."""

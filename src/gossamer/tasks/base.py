@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from torch import Tensor, nn
 
 from gossamer.data import Preprocessing
-from gossamer.prepared import PreparedSet
-from gossamer.run import Run
+from gossamer.training.prepared import PreparedSet
+from gossamer.training.run import Run
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 from gossamer import zoo
 from gossamer.data import ImageTextDataset, Preprocessing
-from gossamer.run import Run
 from gossamer.tasks import texts as shared
 from gossamer.tasks.base import BATCH
 from gossamer.tasks.texts import PreparedTexts, TextTask
+from gossamer.training.run import Run
 
 if TYPE_CHECKING:
     from typing_extensions import Self

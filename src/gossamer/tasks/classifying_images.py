@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from gossamer import evaluate, heads, zoo
 from gossamer.data import ImageDataset, Preprocessing
 from gossamer.evaluate import Scores
-from gossamer.prepared import Augmented, Prepared
-from gossamer.run import Run
-from gossamer.sets import preprocessing
 from gossamer.tasks.base import BATCH, Task
+from gossamer.training.prepared import Augmented, Prepared
+from gossamer.training.run import Run
+from gossamer.training.sets import preprocessing
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from gossamer import metrics, zoo
 from gossamer.data import Example, ImageTextDataset, Preprocessing, open_image
-from gossamer.prepared import MEMORY
-from gossamer.run import Run
 from gossamer.tasks.base import BATCH, Task
+from gossamer.training.prepared import MEMORY
+from gossamer.training.run import Run
 
 if TYPE_CHECKING:
     from gossamer.adapted import Adapted
@@ -249,7 +249,7 @@ def begun(run: Run, texts: ImageTextDataset) -> dict[str, Any]:
     Raises:
         ValueError: the set has captions, or a text has no published answer.
     """
-    from gossamer.sets import preprocessing
+    from gossamer.training.sets import preprocessing
 
     if not texts.classes:
         raise ValueError(f"{texts.name} has captions and no answers, and training is on sets with answers")

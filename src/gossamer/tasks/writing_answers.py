@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.data import Example, ImageTextDataset, Preprocessing
-from gossamer.run import Run
 from gossamer.tasks import texts as shared
 from gossamer.tasks.base import BATCH
 from gossamer.tasks.texts import PreparedTexts, TextTask
+from gossamer.training.run import Run
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gossamer import bandit
-from gossamer.bandit import Bandit, Game
+from gossamer.searching import bandit
+from gossamer.searching.bandit import Bandit, Game
 
 from . import Case, Check
 

@@ -13,8 +13,8 @@ from transformers.models.bridgetower.modeling_bridgetower import BridgeTowerBert
 
 import gossamer as gm
 from gossamer.anatomy import Anatomy
-from gossamer.block import Block
-from gossamer.stack import AttentionNames, FfnNames, Stack
+from gossamer.anatomy.block import Block
+from gossamer.anatomy.stack import AttentionNames, FfnNames, Stack
 
 from . import Case, Check
 from .vpt import load

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, T5Config, T5Model, ViTConfig, ViTModel
 
 import gossamer as gm
-from gossamer.leading import Leading
+from gossamer.anatomy.leading import Leading
+from gossamer.anatomy.seams import Withheld
 from gossamer.methods.dvp import VisualPrompt, attend
-from gossamer.seams import Withheld
 
 from . import Case, Check
 

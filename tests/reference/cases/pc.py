@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import gossamer as gm
-from gossamer import condensation, scoring
+from gossamer import condensation
+from gossamer.condensation import scoring
 
 from . import Case, Check
 from .vpt import hugging_face, load, timm_vit

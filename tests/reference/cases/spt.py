@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import gossamer as gm
-from gossamer.bank import Bank, bare
+from gossamer.anatomy.bank import Bank, bare
 from gossamer.methods import spt
 
 from . import Case, Check

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers import SwinConfig, SwinForImageClassification
 
 import gossamer as gm
-from gossamer.scoring import prompts_of
-from gossamer.windows import WindowInserted
+from gossamer.anatomy.windows import WindowInserted
+from gossamer.condensation.scoring import prompts_of
 
 from . import Case, Check, pc
 from .vpt import load

@@ -1,0 +1,311 @@
+"""One block of a model, with its parts by role, as its family describes them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.anatomy.stack import AttentionNames, Stack
+
+SIZES = "gossamer_sizes"  # set on a block whose weights are gone, because something else stands in its place
+
+
+class Sizes(NamedTuple):
+    """Widths of one block: residual stream, attention (queries; keys and values), FFN and number of FFN matrices."""
+
+    width: int
+    inner: int
+    inner_kv: int
+    ffn: int
+    ffn_matrices: int
+    cross_inner: int = 0
+
+    def macs(self, tokens: int, context: int = 0, *, windows: int = 1, window: int | None = None) -> int:
+        """Multiply-adds of the block's Linears and attention products for `tokens` tokens of one sample.
+
+        `context` counts the encoder's states that cross-attention reads, where the block has one. Attention is in `windows` windows
+        of `window` tokens each (None: all).
+        """
+        attention = self.branch_macs("attention", tokens, windows=windows, window=window)
+        ffn = tokens * self.ffn_matrices * self.width * self.ffn
+        return attention + self.branch_macs("cross", tokens, context) + ffn
+
+    def branch_macs(
+        self, branch: str, tokens: int, context: int = 0, *, windows: int = 1, window: int | None = None
+    ) -> int:
+        """Those of its "attention" or its "cross"-attention alone."""
+        if branch == "cross":
+            return 2 * (tokens + context) * self.width * self.cross_inner + 2 * tokens * context * self.cross_inner
+        window = tokens if window is None else window
+        return windows * window * (2 * self.width * (self.inner + self.inner_kv) + 2 * window * self.inner)
+
+
+class Extent(NamedTuple):
+    """Tokens of one sample in a block: in its stream, and windows of attention with the tokens of each, padding included."""
+
+    tokens: int
+    windows: int
+    window: int
+
+    @property
+    def attending(self) -> int:
+        """Tokens that the attention's Linears see."""
+        return self.windows * self.window
+
+
+class Projection(NamedTuple):
+    """One projection of a block as a function of states [..., d], or some rows of a fused one; always the current weights.
+
+    What methods hooked onto the module does not act: its weights are used, wrapped or quantised as they may be.
+    """
+
+    linear: Any
+    rows: slice | None = None
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """States [..., d] -> [..., out]."""
+        if self.rows is None:
+            return self.linear.forward(states)
+        if self.plain:
+            return nn.functional.linear(states, *self.weights())
+        return self.linear.forward(states)[..., self.rows]
+
+    @property
+    def plain(self) -> bool:
+        """Whether there is a matrix to read: neither wrapped nor quantised."""
+        return type(self.linear) is nn.Linear
+
+    def weights(self) -> tuple[Tensor, Tensor | None]:
+        """Matrix [out, in] and bias of a plain projection."""
+        rows = self.rows or slice(None)
+        weight, bias = self.linear.weight, self.linear.bias
+        return weight[rows], None if bias is None else bias[rows]
+
+
+class Block:
+    """One block of a model: its module, and its parts by role ("q", "k", "v", "out", "up", "gate", "down", "norm1", "norm2").
+
+    Parts are looked up at every use, because a method may have wrapped one of them since.
+    """
+
+    def __init__(self, stack: Stack, index: int, module: nn.Module, name: str, prefix: int, stage: int = 0):
+        self.stack, self.index, self.module, self.name, self.prefix = stack, index, module, name, prefix
+        self.stage = stage  # patches have been merged so many times when they come here
+        self.merging: nn.Module | None = None  # of patches, right before this block
+        self.key = f"{stack.name}.blocks.{index}"  # the block's name in saved adapters
+        self.ffn = next((f for f in stack.ffn if has(module, f.up) and has(module, f.down)), stack.ffn[0])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the block's weights are."""
+        return next(self.module.parameters()).device
+
+    def tokens(self, counts: Mapping[str, int]) -> int:
+        """Tokens of one sample in the block's stream, of how many each stack is given."""
+        return self.extent(counts).tokens
+
+    def seen(self, counts: Mapping[str, int], branch: str) -> int:
+        """Tokens of one sample that the Linears of a branch see: in windows attention sees padding too."""
+        return self.extent(counts).attending if branch == "attention" else self.tokens(counts)
+
+    def context(self, counts: Mapping[str, int]) -> int:
+        """Tokens of one sample that its cross-attention reads; 0 where it has none, or nothing to read."""
+        return counts.get(self.stack.context, 0) if self.stack.context else 0
+
+    def macs(self, counts: Mapping[str, int], extra: int = 0, extra_context: int = 0) -> int:
+        """Multiply-adds of the block for one sample, with `extra` tokens more (in every window), or more to read across."""
+        extent, context = self.extent(counts), self.context(counts) + extra_context
+        seen = extent.tokens + extra
+        return self.sizes.macs(seen, context, windows=extent.windows, window=extent.window + extra)
+
+    def path(self, role: str) -> str | None:
+        """Name of a part relative to the block, or None where this kind of block has no such part."""
+        attention, cross, ffn = self.stack.attention, self.stack.cross, self.ffn
+        roles = {
+            "attention": attention.module, "q": attention.q, "k": attention.k, "v": attention.v, "out": attention.out,
+            "qkv": attention.fused, "norm1": attention.norm or attention.after, "norm2": ffn.norm or ffn.after,
+            "up": ffn.up, "gate": ffn.gate, "down": ffn.down, "act": ffn.act,
+            "q_norm": attention.q_norm, "k_norm": attention.k_norm,
+            "layer_scale1": attention.layer_scale, "layer_scale2": ffn.layer_scale,
+        }  # fmt: skip
+        if cross is not None:
+            roles |= {"cross.q": cross.q, "cross.k": cross.k, "cross.v": cross.v, "cross.out": cross.out}
+            roles |= {"cross.norm": cross.norm or cross.after, "cross": cross.module}
+        if role not in roles:
+            raise KeyError(f"no part {role!r}: a block of the {self.stack.name} stack has {', '.join(roles)}")
+        return roles[role]
+
+    def part(self, role: str) -> Any:
+        """The module that plays `role` now."""
+        path = self.path(role)
+        if path is None or not has(self.module, path):
+            fused = role in ("q", "k", "v") and self.stack.attention.fused
+            advice = f"; it is a third of {fused}: call split() first" if fused else ""
+            raise KeyError(f"{self.name} ({type(self.module).__name__}) has no part {role!r}{advice}")
+        return get(self.module, path)
+
+    def roles(self) -> dict[str, str]:
+        """role -> full module name, for every Linear and norm the block really has."""
+        fused = self.stack.attention.fused is not None and not has(self.module, self.stack.attention.q)
+        names = ["qkv"] if fused else ["q", "k", "v"]
+        names += ["out", "gate", "up", "down", "norm1", "norm2"]
+        names += ["cross.q", "cross.k", "cross.v", "cross.out", "cross.norm"] if self.stack.cross else []
+        paths = {role: self.path(role) for role in names}
+        return {role: f"{self.name}.{path}" for role, path in paths.items() if path and has(self.module, path)}
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        """Widths, read from the weights' shapes; those that were there where a finished model has let weights go."""
+        if SIZES in self.module.__dict__:
+            return self.module.__dict__[SIZES]
+        weights = {r: self.part(r).weight for r in ("out", "up", "down")}
+        width, inner = weights["out"].shape
+        fused = self.stack.attention.fused is not None and "qkv" in self.roles()
+        inner_kv = inner if fused else self.part("k").weight.shape[0]
+        cross = self.part("cross.out").weight.shape[1] if self.stack.cross else 0
+        return Sizes(width, inner, inner_kv, weights["down"].shape[1], 2 + (self.ffn.gate is not None), cross)
+
+    @property
+    def window(self) -> tuple[int, int] | None:
+        """Height and width of the windows that the block attends in, in tokens; None where it attends to all."""
+        if self.stack.windows is None:
+            return None
+        size = getattr(self.module, self.stack.windows.size)
+        return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+    def extent(self, counts: Mapping[str, int]) -> Extent:
+        """The tokens in this block when its stack is given so many ("vision"), in so many rows ("vision.rows"; None: a square)."""
+        given, window = counts[self.stack.counts_as or self.stack.name], self.window
+        if window is None:
+            return Extent(given, 1, given)
+        rows = counts.get(f"{self.stack.name}.rows", math.isqrt(given))
+        sides = [-(-side // 2**self.stage) for side in (rows, given // rows)]
+        high, wide = (-(-side // size) for side, size in zip(sides, window, strict=True))
+        return Extent(sides[0] * sides[1], high * wide, window[0] * window[1])
+
+    @property
+    def head_width(self) -> int:
+        """Width of one attention head."""
+        names, module = self.stack.attention, self.part("attention")
+        return (
+            self.sizes.inner // getattr(module, names.heads) if names.heads else int(getattr(module, names.head_width))
+        )
+
+    @property
+    def scaling(self) -> float:
+        """The factor of q k^T in attention."""
+        name = self.stack.attention.scaling
+        return self.head_width**-0.5 if name is None else float(getattr(self.part("attention"), name))
+
+    def active(self, role: str) -> nn.Module | None:
+        """The module that plays an optional role ("layer_scale1", "q_norm", ...), or None where none does or it does nothing."""
+        path = self.path(role)
+        module = get(self.module, path) if path and has(self.module, path) else None
+        return None if isinstance(module, nn.Identity) else module
+
+    def projection(self, role: str, *, bare: bool = False) -> Projection:
+        """The projection "q", "k", "v" or "out" of the block's self-attention as a function.
+
+        With `bare` it is the pre-trained one inside what peft wrapped around it.
+        """
+        path, rows = self.path(role), None
+        if not has(self.module, path or "") and role in ("q", "k", "v"):
+            path, third = self.stack.attention.fused, self.sizes.inner
+            rows = slice("qkv".index(role) * third, ("qkv".index(role) + 1) * third)
+        linear: Any = get(self.module, path or "")
+        while bare and hasattr(linear, "base_layer"):
+            linear = linear.base_layer
+        return Projection(linear, rows)
+
+    def keys_values(self, tokens: Tensor, branch: str = "attention") -> tuple[Tensor, Tensor]:
+        """Keys and values [..., p, inner_kv] of tokens [..., p, d] as this block's self-attention would compute them.
+
+        Pre-norm blocks normalise first: W_k LN(P) + b_k, W_v LN(P) + b_v; what cross-attention reads has no norm in the block.
+        Nothing is computed for queries.
+        """
+        if branch == "cross":
+            return self.projection("cross.k")(tokens), self.projection("cross.v")(tokens)
+        norm = self.stack.attention.norm
+        states = get(self.module, norm).forward(tokens) if norm else tokens
+        return self.projection("k")(states), self.projection("v")(states)
+
+
+class Site(NamedTuple):
+    """What something else may take the place of: a whole block, or its "attention" or "cross"-attention alone.
+
+    `keep` names roles of the block that stay, because what takes the place reads them ("norm1").
+    """
+
+    block: Block
+    branch: Literal["attention", "cross"] | None = None
+    keep: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Our name for it: `vision.blocks.3`, or `vision.blocks.3.attention`."""
+        return self.block.key if self.branch is None else f"{self.block.key}.{self.branch}"
+
+    def modules(self) -> list[nn.Module]:
+        """The modules that give way: the block, or everything from the branch's input to the sum, its norm included."""
+        block, names = self.block, self.names
+        if names is None:
+            return [block.module]
+        beside = [] if names.out.startswith(f"{names.module}.") else [names.out]
+        paths = [names.module, *beside, names.norm, names.after, names.layer_scale]
+        found = [get(block.module, path) for path in paths if path and has(block.module, path)]
+        return [module for module in found if all(module is not k for k in self.kept())]
+
+    @property
+    def names(self) -> AttentionNames | None:
+        """The names of the attention that gives way; None for a whole block."""
+        return {None: None, "attention": self.block.stack.attention, "cross": self.block.stack.cross}[self.branch]
+
+    def kept(self) -> list[nn.Module]:
+        """The modules that stay."""
+        return [self.block.part(role) for role in self.keep]
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that nothing reads any more."""
+        stay = {id(p) for module in self.kept() for p in module.parameters()}
+        return [p for module in self.modules() for p in module.parameters() if id(p) not in stay]
+
+
+def listed(owner: nn.Module, path: str) -> Iterator[tuple[int, str, nn.Module]]:
+    """Stage, dotted name and module of every block in the list at a path, or in the lists of all stages at a path with a star."""
+    before, star, after = path.partition(".*.")
+    paths = [path]
+    if star:
+        paths = (
+            [f"{before}.{i}.{after}" for i, _ in enumerate(get(owner, before).children())] if has(owner, before) else []
+        )
+    for stage, name in enumerate(paths):
+        found = get(owner, name) if has(owner, name) else None
+        if isinstance(found, nn.ModuleList | nn.Sequential):
+            yield from ((stage, f"{name}.{i}", block) for i, block in enumerate(found))
+
+
+def has(module: nn.Module, path: str) -> bool:
+    """Whether a module has a module at a dotted path."""
+    found: Any = module
+    for name in path.split("."):
+        found = getattr(found, name, None)
+        if not isinstance(found, nn.Module):
+            return False
+    return True
+
+
+def get(module: nn.Module, path: str) -> Any:
+    """The module at a dotted path."""
+    return module.get_submodule(path)
+
+
+def attribute(owner: Any, path: str) -> Any:
+    """What a dotted path leads to; None where it ends early."""
+    for name in path.split("."):
+        owner = getattr(owner, name, None)
+    return owner

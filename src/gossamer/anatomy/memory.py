@@ -1,0 +1,358 @@
+"""Attention with a memory: extra keys and values that every query may attend to, in one joint softmax.
+
+Two seams carry it. Families of transformers that follow its `AttentionInterface` keep their own attention module and call the
+functions registered here, which join the module's memory to its keys and values and widen mask and bias. Families without a
+public seam name a class (`Stack.own_attention`) that computes the same attention from the block's own Linears.
+
+A memory is a part: part(batch) = keys, values, each [1 or batch, p, inner_kv].
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AttentionInterface
+
+if TYPE_CHECKING:
+    from gossamer.anatomy.block import Block
+
+NAMES = {"sdpa": "gossamer_sdpa", "eager": "gossamer_eager"}
+LOOKED_AT = ("gossamer_log_weights", "gossamer_watched")  # on an attention: somebody needs its mask as a tensor
+
+
+def join(module: nn.Module, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Keys and values [B, heads_kv, N, d_h] with the module's memories in front, and how many were added."""
+    batch, heads, _, width = keys.shape
+    joined_keys, joined_values, count = [keys], [values], 0
+    for part in memories(module):
+        own_keys, own_values = (
+            rows.to(keys.dtype).unflatten(-1, (heads, width)).transpose(1, 2) for rows in part(batch)
+        )
+        if isinstance(module, OwnAttention):
+            own_keys = module.normalise_keys(own_keys)
+        joined_keys.insert(0, own_keys.expand(batch, -1, -1, -1))
+        joined_values.insert(0, own_values.expand(batch, -1, -1, -1))
+        count += own_keys.shape[2]
+    return torch.cat(joined_keys, dim=2), torch.cat(joined_values, dim=2), count
+
+
+def widen(mask: Tensor | None, count: int) -> Tensor | None:
+    """A mask [..., N_k] with `count` visible keys in front; boolean (True: visible) or additive (0: visible)."""
+    if mask is None or count == 0:
+        return mask
+    return torch.cat([mask.new_full((*mask.shape[:-1], count), mask.dtype == torch.bool), mask], dim=-1)
+
+
+def weigh(module: nn.Module, mask: Tensor | None, keys: Tensor) -> Tensor | None:
+    """A mask for keys [..., N_k, d_h], with what `weighted` has set for this module added to single columns; then additive."""
+    if "gossamer_log_weights" not in module.__dict__:
+        return mask
+    start, logits = module.__dict__["gossamer_log_weights"]
+    columns = F.pad(logits, (start, keys.shape[-2] - start - len(logits))).to(keys.dtype)
+    if mask is not None and mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=keys.dtype).masked_fill(~mask, torch.finfo(keys.dtype).min)
+    return columns.expand(1, 1, 1, -1) if mask is None else mask + columns
+
+
+def causal_mask(length: int, count: int, device: torch.device) -> Tensor:
+    """Boolean [1, 1, length, count + length]: every query sees the memory, and of the others those up to itself."""
+    own = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+    return widen(own, count)[None, None]  # type: ignore[index]
+
+
+def sdpa_with_memory(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    is_causal: bool | None = None,
+    position_bias: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Transformers' own sdpa attention over joined keys and values; [B, N, heads, d_h]."""
+    key, value, mask, bias, causal = _joined(module, query, key, value, attention_mask, position_bias, is_causal)
+    show(module, query, key, mask, bias, kwargs.get("scaling"))
+    return AttentionInterface()["sdpa"](
+        module, query, key, value, mask, is_causal=causal, **({} if bias is None else {"position_bias": bias}), **kwargs
+    )
+
+
+def eager_with_memory(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    position_bias: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor]:
+    """softmax(q k^T s + bias + mask) v over joined keys and values, with the weights [B, heads, N, p + N].
+
+    As in transformers' eager attentions, causality is in the mask and nowhere else.
+    """
+    key, value, mask, bias, _ = _joined(module, query, key, value, attention_mask, position_bias, False)
+    show(module, query, key, mask, bias, scaling)
+    weights = softmax(query, key, mask, bias, scaling)
+    value = value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
+    weights = F.dropout(weights, p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+def softmax(query: Tensor, key: Tensor, mask: Tensor | None, bias: Tensor | None, scaling: float | None) -> Tensor:
+    """softmax(q k^T s + bias + mask) [B, heads, N, M], for keys that several heads may share."""
+    key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if bias is not None:
+        scores = scores + bias
+    if mask is not None:
+        least = torch.finfo(scores.dtype).min
+        scores = scores.masked_fill(~mask, least) if mask.dtype == torch.bool else scores + mask
+    return scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+
+
+def show(
+    module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, bias: Tensor | None, scaling: float | None
+) -> None:
+    """Keeps the weights of attention for whoever watches this module."""
+    if "gossamer_watched" in module.__dict__:
+        module.__dict__["gossamer_watched"].append(softmax(query, key, mask, bias, scaling).detach())
+
+
+def _joined(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    causal: bool | None,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, bool]:
+    causal = bool(getattr(module, "is_causal", False)) if causal is None else bool(causal)
+    length = query.shape[2]
+    causal = causal and mask is None and length > 1
+    if causal and key.shape[2] > length:  # an unfilled static cache: only the first `length` keys exist
+        key, value = key[:, :, :length], value[:, :, :length]
+        bias = None if bias is None else bias[..., :length]
+    key, value, count = join(module, key, value)
+    if causal and (count or not module.__dict__.keys().isdisjoint(LOOKED_AT)):
+        mask, causal = causal_mask(length, count, query.device), False
+    else:
+        mask = widen(mask, count)
+    mask = weigh(module, mask, key)
+    if bias is not None and count:
+        bias = torch.cat([bias.new_zeros((*bias.shape[:-1], count)), bias], dim=-1)
+    return key, value, mask, bias, causal
+
+
+AttentionInterface.register(NAMES["sdpa"], sdpa_with_memory)
+AttentionInterface.register(NAMES["eager"], eager_with_memory)
+
+
+class OwnAttention(nn.Module):
+    """Base of the attentions that families build from a block's Linears; takes over the original's children and their names."""
+
+    def __init__(self, original: nn.Module):
+        super().__init__()
+        for name, child in original.named_children():
+            self.add_module(name, child)
+        self.train(original.training)
+
+    def normalise_keys(self, keys: Tensor) -> Tensor:
+        """What the family does to keys [B, heads, N, d_h] between projection and attention: nothing, unless it says so."""
+        return keys
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, scale: float, dropout: float) -> Tensor:
+        """softmax(q k^T s + mask) v over this module's memory and the given keys; [B, heads, N, d_h] -> the same."""
+        k, v, count = join(self, k, v)
+        mask = weigh(self, widen(mask, count), k)
+        show(self, q, k, mask, None, scale)
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout if self.training else 0.0, scale=scale)
+
+
+class WindowAttention(OwnAttention):
+    """Base of the attentions in windows: a bias by relative position, and a mask in windows of parts that do not touch.
+
+    Tokens in front of a window's own (x has more rows than the bias) have no position: no bias, and no mask.
+    """
+
+    def attend_in_windows(
+        self, q: Tensor, k: Tensor, v: Tensor, *, bias: Tensor, mask: Tensor | None, scale: float, dropout: float
+    ) -> Tensor:
+        """q, k, v [B windows, heads, p + w^2, d_h], bias [1, heads, w^2, w^2], mask [windows, w^2, w^2] -> as q."""
+        front = q.shape[2] - bias.shape[-1]
+        both = bias
+        if mask is not None:
+            both = bias + mask.repeat(q.shape[0] // mask.shape[0], 1, 1)[:, None]
+        return self.attend(q, k, v, mask=F.pad(both, (front, 0, front, 0)).to(q.dtype), scale=scale, dropout=dropout)
+
+
+def memories(attention: nn.Module) -> list[nn.Module]:
+    """The parts that an attention module remembers. They belong to a method's tree, so they are no submodules of it."""
+    return attention.__dict__.get("gossamer_memories", [])
+
+
+def attach(block: Block, part: nn.Module, branch: str = "attention") -> nn.Module | None:
+    """Makes a block's self- or cross-attention remember; returns the module it replaced, where it had to."""
+    attention, replaced = block.part(branch), None
+    if not memories(attention):
+        if block.stack.own_attention is not None:
+            replaced, attention = attention, block.stack.own_attention(attention)
+            _set(block, attention)
+        else:
+            # A copy of the configuration for this one module: masks are still built for the original implementation.
+            attention.__dict__["gossamer_config"] = attention.config
+            attention.config = with_memory(attention.config)
+        attention.__dict__["gossamer_memories"] = []
+    memories(attention).append(part)
+    return replaced
+
+
+def detach(block: Block, part: nn.Module, replaced: nn.Module | None, branch: str = "attention") -> None:
+    """Takes back what `attach` did with this part."""
+    attention = block.part(branch)
+    memories(attention).remove(part)
+    if memories(attention):
+        return
+    del attention.__dict__["gossamer_memories"]
+    if replaced is not None:
+        _set(block, replaced)
+    else:
+        attention.config = attention.__dict__.pop("gossamer_config")
+
+
+@contextmanager
+def weighted(block: Block, start: int, log_weights: Tensor) -> Iterator[None]:
+    """While the context lasts, log_weights [p] are added to the attention logits of the keys from `start` on, whoever asks."""
+    with _holding(block, "gossamer_log_weights", (start, log_weights)):
+        yield
+
+
+@contextmanager
+def watched(block: Block) -> Iterator[list[Tensor]]:
+    """While the context lasts, the list gets the weights [B, heads, N, p + N] of every call of a block's self-attention.
+
+    Keys that are remembered come first. In windows B counts windows.
+    """
+    seen: list[Tensor] = []
+    with _holding(block, "gossamer_watched", seen):
+        yield seen
+
+
+@contextmanager
+def _holding(block: Block, name: str, value: Any) -> Iterator[None]:
+    """A block's self-attention is ours, and holds something, while the context lasts."""
+    blank = Blank(block.sizes.inner_kv, block.part("out").weight)
+    replaced = attach(block, blank)
+    attention = block.part("attention")
+    attention.__dict__[name] = value
+    try:
+        yield
+    finally:
+        del attention.__dict__[name]
+        detach(block, blank, replaced)
+
+
+class Blank(nn.Module):
+    """A memory of no rows: the attention becomes ours and its answers stay the same."""
+
+    def __init__(self, width: int, like: Tensor):
+        super().__init__()
+        self.rows = like.new_empty(1, 0, width)
+
+    def forward(self, batch: int) -> tuple[Tensor, Tensor]:
+        """No keys and no values, [1, 0, inner_kv]."""
+        return self.rows, self.rows
+
+
+def with_memory(config: Any) -> Any:
+    """A copy of a configuration whose attention implementation looks for memories."""
+    config = copy.copy(config)
+    config._attn_implementation = NAMES[config._attn_implementation]
+    return config
+
+
+def _set(block: Block, attention: nn.Module) -> None:
+    parent, _, child = block.stack.attention.module.rpartition(".")
+    setattr(block.module.get_submodule(parent), child, attention)
+
+
+class _Probe(nn.Module):
+    """A memory of two fixed rows, to see whether an attention really reads memories."""
+
+    def __init__(self, width: int, like: Tensor):
+        super().__init__()
+        self.rows = torch.linspace(-1, 1, 2 * width, device=like.device, dtype=like.dtype).view(1, 2, width)
+
+    def forward(self, batch: int) -> tuple[Tensor, Tensor]:
+        return self.rows, 1 + self.rows
+
+
+@torch.no_grad()
+def obstacle(block: Block, branch: str = "attention") -> str | None:
+    """Why a block's self- or cross-attention cannot remember, or None where a small probe shows that it can.
+
+    The probe: without a memory our attention equals the family's own; with one, the answer changes.
+    """
+    attention = block.part(branch)
+    if memories(attention):
+        return None
+    own = block.stack.own_attention
+    if own is None:
+        implementation = getattr(getattr(attention, "config", None), "_attn_implementation", None)
+        if implementation not in NAMES:
+            return f"its attention implementation is {implementation!r}; load the model with 'sdpa' or 'eager'"
+    weight = block.part("out").weight
+    if weight.device.type == "meta":
+        return None  # nothing to compute with; the structure was checked when the model was read
+    cross, window = branch == "cross", block.window
+    probe = _Probe(block.sizes.cross_inner if cross else block.sizes.inner_kv, weight)
+    was_training, count = attention.training, 3 if window is None else window[0] * window[1]
+    x = torch.arange(2 * count * block.sizes.width, device=weight.device).float().sin()
+    x = x.to(weight.dtype).view(2, count, -1)
+    try:
+        attention.eval()
+        expected = call(block, attention, x, cross=cross)
+        if own is not None:
+            candidate = own(attention).eval()
+        else:
+            candidate = attention
+            attention.__dict__["gossamer_config"], attention.config = attention.config, with_memory(attention.config)
+        found = call(block, candidate, x, cross=cross)
+        candidate.__dict__["gossamer_memories"] = [probe]
+        changed = call(block, candidate, x, cross=cross)
+    finally:
+        attention.train(was_training)
+        attention.__dict__.pop("gossamer_memories", None)
+        if "gossamer_config" in attention.__dict__:
+            attention.config = attention.__dict__.pop("gossamer_config")
+    tolerance = 1e-5 if weight.dtype == torch.float32 else 2e-2
+    error = float((found - expected).abs().max() / (1 + expected.abs().max()))
+    if not error <= tolerance:
+        return f"without a memory our attention differs from {type(attention).__name__}'s own by {error:.1e} in a probe"
+    if torch.equal(changed, found):
+        return f"{type(attention).__name__} does not read a memory (it does not call the attention interface)"
+    return None
+
+
+def call(block: Block, attention: Any, x: Tensor, *, cross: bool = False) -> Tensor:
+    """One bare call of an attention module: no mask, no rotation; cross-attention reads the same states."""
+    kwargs: dict[str, Any] = {}
+    names = type(attention).forward.__code__.co_varnames
+    if cross:
+        kwargs["key_value_states" if "key_value_states" in names else "encoder_hidden_states"] = x
+    if "position_embeddings" in names:
+        ones = torch.ones(
+            1, x.shape[1], block.sizes.inner // attention.config.num_attention_heads, dtype=x.dtype, device=x.device
+        )
+        kwargs["position_embeddings"] = (ones, torch.zeros_like(ones))
+    output = attention(x, **kwargs)
+    return output[0] if isinstance(output, tuple) else output

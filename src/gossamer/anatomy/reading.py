@@ -1,0 +1,106 @@
+"""Finding the anatomy of a model: which family knows it, and where the parts that the family names are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import nn
+
+from gossamer.anatomy.anatomy import STACK_ORDER, Anatomy
+from gossamer.anatomy.block import SIZES, Block, attribute, get, has, listed
+from gossamer.anatomy.stack import Stack
+from gossamer.families import FAMILIES
+
+
+def read(model: nn.Module) -> Anatomy:
+    """The anatomy of a model: every stack of blocks that a known family describes.
+
+    Raises:
+        TypeError: no family knows the model, or a part that the family names is missing (the message names it).
+    """
+    stacks: dict[str, list[Block]] = {}
+    owners: dict[str, str] = {}
+    missing: list[str] = []
+    for name, module in model.named_modules():
+        kinds = set(_kinds(module))
+        for stack in FAMILIES:
+            found = [] if kinds.isdisjoint(stack.owners) else list(listed(module, stack.blocks))
+            if not found:
+                continue
+            if any(blocks[0].module is found[0][2] for blocks in stacks.values()):
+                continue  # the same list, reached through a wrapper of the owner
+            problems = [
+                f"{path} ({type(b).__name__}) {why}" for _, path, b in found if (why := _missing_part(b, stack))
+            ]
+            if problems:
+                missing.append(f"{name or type(module).__name__}.{problems[0]}")
+                continue
+            if stack.name in stacks and owners[stack.name] != name:
+                raise TypeError(f"{type(model).__name__} has two {stack.name} stacks, {owners[stack.name]} and {name}")
+            stacks.setdefault(stack.name, []).extend(
+                _blocks(name, module, stack, found, len(stacks.get(stack.name, [])))
+            )
+            owners[stack.name] = name
+    if not stacks:
+        raise TypeError(_unknown(model, missing))
+    order = getattr(model, "stack_order", STACK_ORDER)  # models composed of two say which comes first
+    return Anatomy(model, {name: stacks[name] for name in order if name in stacks}, owners)
+
+
+def _blocks(
+    name: str, owner: nn.Module, stack: Stack, found: list[tuple[int, str, nn.Module]], first: int
+) -> list[Block]:
+    """The blocks of one column, numbered from `first`; those behind a merging of patches with it."""
+    prefix, blocks = _prefix(owner, stack), list[Block]()
+    for i, (stage, path, module) in enumerate(found, start=first):
+        block = Block(stack, i, module, f"{name}.{path}" if name else path, prefix, stage)
+        if stack.windows is not None and blocks and blocks[-1].stage < stage:
+            merges = stage if stack.windows.merges_first else stage - 1
+            block.merging = get(owner, stack.windows.merging.replace("*", str(merges)))
+        blocks.append(block)
+    return blocks
+
+
+def _unknown(model: nn.Module, missing: list[str]) -> str:
+    if missing:
+        return f"{type(model).__name__} looks like a known family, but {'; '.join(missing)}"
+    known = sorted({owner for stack in FAMILIES for owner in stack.owners})
+    kinds = next((k for k in _kinds(model)), type(model).__name__)
+    return (
+        f"cannot read {type(model).__name__} ({kinds}): looked for a list of blocks of one of the families "
+        f"{', '.join(known)}. To teach Gossamer a new family, see CONTRIBUTING.md"
+    )
+
+
+def _kinds(module: nn.Module) -> Iterable[str]:
+    config = getattr(module, "config", None)
+    model_type = getattr(config, "model_type", None)
+    if model_type:
+        yield model_type
+    for cls in type(module).__mro__:
+        yield f"{cls.__module__.partition('.')[0]}.{cls.__name__}"
+
+
+def _missing_part(block: nn.Module, stack: Stack) -> str | None:
+    if SIZES in block.__dict__:
+        return None  # what stood there is gone on purpose
+    if any(isinstance(m, nn.MultiheadAttention) for m in block.modules()):
+        return "uses nn.MultiheadAttention, whose output projection is never called as a module, so nothing can be added to it"
+    attention = stack.attention
+    linears = [attention.fused] if attention.fused else [attention.q, attention.k, attention.v]
+    for path in [attention.module, *linears, attention.out, attention.norm, attention.after]:
+        if path is not None and not has(block, path):
+            return f"has no {path}"
+    if not any(has(block, f.up) and has(block, f.down) for f in stack.ffn):
+        return f"has no {' or '.join(f.up for f in stack.ffn)}"
+    return None
+
+
+def _prefix(owner: nn.Module, stack: Stack) -> int:
+    if isinstance(stack.prefix, int):
+        return stack.prefix
+    for path in stack.prefix:
+        value = attribute(owner, path)
+        if value is not None:
+            return int(value) + stack.extra_prefix
+    raise TypeError(f"{type(owner).__name__} has none of {', '.join(stack.prefix)}: cannot count its prefix tokens")

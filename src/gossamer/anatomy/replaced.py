@@ -1,0 +1,183 @@
+"""Blocks, and attentions inside them, that give their place to a part; and what is left of them in a finished model.
+
+The module that gives way stays where it is, so that the model's own loop, hooks and recorders find what they know; only its
+`forward` is another. Taking the change back is to forget that one attribute.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.anatomy.block import SIZES, Site
+from gossamer.anatomy.inserted import PromptCache, first_bias, past_length
+from gossamer.anatomy.seams import Change
+from gossamer.anatomy.states import argument_names, as_states, tokens_of
+
+MASKS = ("attention_mask", "attn_mask", "mask")
+
+
+class Replaced(Change):
+    """A site gives its place to a part: x -> part(x) for a block, branch(x) = part(x) for an attention.
+
+    Args:
+        site: what gives way.
+        part: what takes the place.
+        first: the part also gets the first token of each sequence, part(x, first).
+        active: whether this is so from the start; `switch` changes it.
+        log: the changes of the model, of which those in an attention that gives way pause.
+    """
+
+    def __init__(self, site: Site, part: nn.Module, log: list[Change], *, first: bool = False, active: bool = True):
+        super().__init__()
+        self.site, self.log, self.active = site, log, active
+        self.stand_in = (BlockStandIn if site.branch is None else AttentionStandIn)(site, part, first)
+        self.placed: list[nn.Module] = []
+
+    def apply(self) -> None:
+        """Puts the stand-ins where their modules are, if the change is active."""
+        if self.active:
+            front, *others = self.placed = self.site.modules()
+            front.forward = self.stand_in.forward  # type: ignore[method-assign]
+            for module in others:
+                module.forward = Passed().forward  # type: ignore[method-assign]
+            self._suspend(True)
+
+    def revert(self) -> None:
+        """Gives the modules their own forward back."""
+        for module in self.placed:
+            del module.__dict__["forward"]
+        if self.placed:
+            self._suspend(False)
+        self.placed = []
+
+    def _suspend(self, suspended: bool) -> None:
+        for change in self.log:
+            if change.place == (self.site.block, self.site.branch):
+                change.suspended = suspended
+
+    def switch(self, active: bool) -> None:
+        """From now on the part runs (`active`), or what it stands for."""
+        self.revert()
+        self.active = active
+        self.apply()
+
+    def prune(self) -> None:
+        """Lets the weights of what gave way go, for good."""
+        block, stay = self.site.block, self.site.kept()
+        attention = block.part("attention")
+        if block.stack.relative_bias:
+            stay += [m for m in attention.modules() if isinstance(m, nn.Embedding)]  # all blocks read the first's
+        block.module.__dict__[SIZES] = block.sizes
+        for module in self.placed:
+            hollow(module, stay)
+
+
+class Passed:
+    """Stands in for a norm, a projection or a LayerScale around what gave way: what comes is passed on."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """x -> x."""
+        return x
+
+
+class StandIn:
+    """What every stand-in knows: the part, the names of arguments, and the attention, for its number and its relative bias."""
+
+    def __init__(self, site: Site, part: nn.Module, first: bool):
+        self.part, self.first, self.site = part, first, site
+        self.names = argument_names(site.modules()[0])
+        self.attention = site.block.part("attention")
+        self.relative_bias = site.block.stack.relative_bias and site.branch != "cross"
+
+    def answer(self, x: Tensor, given: dict[str, Any]) -> Tensor:
+        """The part's, for states x [B, N, d] and the other arguments."""
+        if not self.first:
+            return self.part(x)
+        return self.part(x, first_token(x, given, self.part))
+
+    def bias(self, x: Tensor, given: dict[str, Any]) -> Tensor | None:
+        """The relative bias that goes on to the next block, where the family has one."""
+        if not self.relative_bias:
+            return given.get("position_bias")
+        past = past_length(given.get("past_key_values"), self.attention)
+        return first_bias(self.attention, given.get("position_bias"), x.shape[1], past)
+
+    def count(self, x: Tensor, given: dict[str, Any]) -> None:
+        """Models count their tokens in the cache: rows of one number stand for them."""
+        cache = given.get("past_key_values")
+        if cache is not None:
+            rows = x.new_zeros(x.shape[0], 1, x.shape[1], 1)
+            getattr(cache, "self_attention_cache", cache).update(rows, rows, self.attention.layer_idx)
+
+
+class BlockStandIn(StandIn):
+    """Stands where a block stood: the states become part(x); what the block would have passed on is passed on."""
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """The part's answer, in the shape in which the block returned its own."""
+        given = dict(zip(self.names[1:], args, strict=False)) | kwargs
+        output = as_states(self.answer(tokens_of(hidden_states), given), hidden_states)
+        bias = self.bias(output, given)
+        self.count(output, given)
+        if self.relative_bias:
+            return output, bias, given.get("encoder_decoder_position_bias")
+        count = self.site.block.stack.returns_tuple
+        return (output, *[None] * (count - 1)) if count else output
+
+
+class AttentionStandIn(StandIn):
+    """Stands where an attention stood: what it adds to the states becomes part(x)."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The part's answer, in the shape in which the attention returned its own."""
+        given = dict(zip(self.names, args, strict=False)) | kwargs
+        x = given[self.names[0]]
+        output, names = self.answer(x, given), self.site.names
+        bias = self.bias(x, given)
+        if self.site.branch == "attention":
+            self.count(x, given)
+        assert names is not None, "an attention has names"
+        return (output, bias, None)[: names.returns] if names.returns else output
+
+
+def first_token(x: Tensor, given: dict[str, Any], key: nn.Module) -> Tensor:
+    """The first token of each sequence of x [B, N, d] that is no padding, [B, d].
+
+    With a key/value cache it is that of the prompt, kept beside the cache: what decoding sees later are other tokens.
+    """
+    kept = beside(given["past_key_values"]) if given.get("past_key_values") is not None else {}
+    if id(key) in kept:
+        return kept[id(key)]
+    mask = next((given[name] for name in MASKS if given.get(name) is not None), None)
+    found = x[:, 0]
+    if mask is not None and mask.dim() in (2, 4):
+        seen = mask if mask.dim() == 2 else mask[:, 0, -1]
+        seen = seen > torch.finfo(seen.dtype).min / 2 if seen.is_floating_point() and mask.dim() == 4 else seen.bool()
+        places = seen.int().argmax(dim=-1).expand(x.shape[0])
+        found = x[torch.arange(x.shape[0], device=x.device), places]
+    kept[id(key)] = found
+    return found
+
+
+def beside(cache: Any) -> dict[int, Tensor]:
+    """First tokens that are kept beside the self-attention of a key/value cache, and gone with it."""
+    cache = getattr(cache, "self_attention_cache", cache)
+    while isinstance(cache, PromptCache):
+        cache = cache.cache
+    return cache.__dict__.setdefault("first_tokens", {})
+
+
+def hollow(module: nn.Module, stay: list[nn.Module]) -> None:
+    """Removes every parameter, buffer and child of a module but the modules that `stay` and the way to them."""
+    module._parameters.clear()
+    module._buffers.clear()
+    for name, child in list(module.named_children()):
+        if any(child is kept for kept in stay):
+            continue
+        if any(inner is kept for inner in child.modules() for kept in stay):
+            hollow(child, stay)
+        else:
+            del module._modules[name]

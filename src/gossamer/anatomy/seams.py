@@ -1,0 +1,258 @@
+"""The changes that verbs make to a model, each with its way back.
+
+A change hooks or swaps modules of the backbone and calls a *part*: the module a method placed there. Hooks are bound methods of
+these small objects, never closures, so that a changed model can be copied, pickled and compiled. Parts belong to the method's
+own tree of modules; the backbone's tree, and with it its state dict, stays as it was.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.anatomy import memory
+from gossamer.anatomy.states import argument_names, tokens_of
+
+if TYPE_CHECKING:
+    from gossamer.anatomy.block import Block
+
+
+class Part(nn.Module):
+    """What a method places in a model, and the owner of what is trained there."""
+
+    def finalize(self) -> None:
+        """Turns itself and its children, in place, into their cheapest equal form for inference. Default: nothing to gain."""
+        for child in self.children():
+            if isinstance(child, Part):
+                child.finalize()
+
+
+class Change:
+    """One change of a model; `revert` restores exactly what `apply` found.
+
+    `place` is the block and its branch, or "middle", that it changes; "around" where what the block computes does not matter.
+    """
+
+    place: tuple[Block | None, str] = (None, "around")
+    suspended = False  # while something else stands in place of the branch, whose norm and projections only pass on
+
+    def __init__(self) -> None:
+        self.handles: list[Any] = []
+
+    def apply(self) -> None:
+        """Makes the change."""
+        raise TypeError(f"{type(self).__name__} does not say what it changes")
+
+    def revert(self) -> None:
+        """Takes the change back."""
+        for handle in self.handles:
+            handle.remove()
+        self.handles.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A forward pass that was cut short may have left activations behind; they are not state.
+        return {k: (None if isinstance(v, Tensor) else v) for k, v in self.__dict__.items()}
+
+
+class Added(Change):
+    """branch(x) + part(x, branch(x)), from the input of `enter` to the output of `leave`."""
+
+    def __init__(self, enter: nn.Module, leave: nn.Module, part: nn.Module):
+        super().__init__()
+        self.enter, self.leave, self.part = enter, leave, part
+        self.x: Tensor | None = None
+
+    def apply(self) -> None:
+        """Hooks in."""
+        self.handles = [
+            self.enter.register_forward_pre_hook(self.entered),
+            self.leave.register_forward_hook(self.left),
+        ]
+
+    def entered(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Keeps the branch's input until the branch is done."""
+        self.x = args[0]
+
+    def left(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        """Adds the part's answer to the branch's output."""
+        x, self.x = self.x, None
+        if x is None or self.suspended:
+            return output  # or a probe called the attention on its own; the branch was not entered
+        return output + self.part(x, output)
+
+
+class Entered(Change):
+    """part(tokens) instead of the tokens that a module gives."""
+
+    def __init__(self, module: nn.Module, part: nn.Module):
+        super().__init__()
+        self.module, self.part = module, part
+
+    def apply(self) -> None:
+        """Hooks in."""
+        self.handles = [self.module.register_forward_hook(self.after)]
+
+    def after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        """The part's answer."""
+        return self.part(output)
+
+
+class Observed(Change):
+    """part(x) is shown the states that enter a block."""
+
+    def __init__(self, block: Block, part: nn.Module):
+        super().__init__()
+        self.block, self.part = block, part
+
+    def apply(self) -> None:
+        """Hooks in."""
+        self.handles = [self.block.module.register_forward_pre_hook(self.before, with_kwargs=True)]
+
+    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Shows the states, changes nothing."""
+        self.part(tokens_of(args[0] if args else next(iter(kwargs.values()))))
+
+
+class Swapped(Change):
+    """The module called `name` gives its place to another."""
+
+    def __init__(self, model: nn.Module, name: str, module: nn.Module):
+        super().__init__()
+        path, _, self.child = name.rpartition(".")
+        self.parent = model.get_submodule(path)
+        self.old, self.new = getattr(self.parent, self.child), module
+
+    def apply(self) -> None:
+        """Puts the new module in place."""
+        setattr(self.parent, self.child, self.new)
+
+    def revert(self) -> None:
+        """Puts the old module back."""
+        setattr(self.parent, self.child, self.old)
+
+
+class SplitLinear(nn.Module):
+    """A fused qkv Linear as three Linears `q`, `k`, `v` over views of its weights (same storage, same values)."""
+
+    q: nn.Linear
+    k: nn.Linear
+    v: nn.Linear
+
+    def __init__(self, fused: nn.Linear):
+        super().__init__()
+        d = fused.out_features // 3
+        for i, name in enumerate("qkv"):
+            part = nn.Linear(fused.in_features, d, bias=fused.bias is not None, device="meta")
+            rows = slice(i * d, (i + 1) * d)
+            part.weight = nn.Parameter(fused.weight.data[rows], requires_grad=False)
+            if fused.bias is not None:
+                part.bias = nn.Parameter(fused.bias.data[rows], requires_grad=False)
+            self.add_module(name, part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, d] -> [B, N, 3d], as the fused Linear."""
+        return torch.cat([self.q(x), self.k(x), self.v(x)], dim=-1)
+
+    @property
+    def plain(self) -> bool:
+        """Whether no third is rewritten."""
+        return all(type(third) is nn.Linear for third in (self.q, self.k, self.v))
+
+    def fused(self) -> nn.Linear:
+        """The three as one Linear with weights of its own."""
+        thirds = [self.q, self.k, self.v]
+        rows = sum(t.out_features for t in thirds)
+        linear = nn.Linear(self.q.in_features, rows, bias=self.q.bias is not None, device="meta")
+        linear.weight = nn.Parameter(torch.cat([t.weight.data for t in thirds]), requires_grad=False)
+        if self.q.bias is not None:
+            linear.bias = nn.Parameter(torch.cat([t.bias.data for t in thirds]), requires_grad=False)
+        return linear
+
+
+class Remembered(Change):
+    """Attention that also attends to keys and values which a part supplies (see `gossamer.anatomy.memory`)."""
+
+    def __init__(self, block: Block, part: nn.Module, branch: str):
+        super().__init__()
+        self.block, self.part, self.branch = block, part, branch
+        self.undo: Any = None
+
+    def apply(self) -> None:
+        """Gives the attention its memory; TypeError where a probe shows that it cannot have one."""
+        reason = memory_obstacle(self.block, self.branch)
+        if reason is not None:
+            raise TypeError(f"{self.block.name} cannot remember extra keys and values: {reason}")
+        self.undo = memory.attach(self.block, self.part, self.branch)
+
+    def revert(self) -> None:
+        """Takes the memory away."""
+        memory.detach(self.block, self.part, self.undo, self.branch)
+
+
+def memory_obstacle(block: Block, branch: str = "attention") -> str | None:
+    """Why a block's attention cannot take extra keys and values, or None where a probe shows that it can."""
+    return memory.obstacle(block, branch)
+
+
+class Skipped(Change):
+    """A block lets its states pass as they are."""
+
+    def __init__(self, block: nn.Module):
+        super().__init__()
+        self.block = block
+
+    def apply(self) -> None:
+        """Stands in for the block's computation; its parts stay where they are."""
+        self.block.forward = self.passed
+
+    def revert(self) -> None:
+        """The block computes again."""
+        del self.block.__dict__["forward"]
+
+    def passed(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """x -> x."""
+        return hidden_states
+
+
+class Withheld(Change):
+    """A block no longer receives one of its arguments."""
+
+    def __init__(self, block: nn.Module, name: str):
+        super().__init__()
+        self.block, self.names, self.name = block, argument_names(block), name
+
+    def apply(self) -> None:
+        """Hooks in."""
+        self.handles = [self.block.register_forward_pre_hook(self.before, with_kwargs=True)]
+
+    def before(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The block's arguments without that one."""
+        given = dict(zip(self.names, args, strict=False)) | kwargs | {self.name: None}
+        return tuple(given.pop(n) for n in self.names[: len(args)]), given
+
+
+class Looked(Change):
+    """A part joins those that look at images for a composed model."""
+
+    def __init__(self, readers: list[nn.Module], part: nn.Module):
+        super().__init__()
+        self.readers, self.part = readers, part
+
+    def apply(self) -> None:
+        """Joins."""
+        self.readers.append(self.part)
+
+    def revert(self) -> None:
+        """Leaves."""
+        self.readers.remove(self.part)
+
+
+def hand_over(old: nn.Module, new: nn.Module) -> None:
+    """The forward hooks of a module go on working on the one that takes its place, behind those it has."""
+    for name, hooks in vars(old).items():
+        if name.startswith(("_forward_hooks", "_forward_pre_hooks")):
+            vars(new)[name].update(hooks)

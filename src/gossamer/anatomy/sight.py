@@ -1,0 +1,158 @@
+"""What a composed model sees: images turned into what each method needs of them, and shown to the language model's blocks.
+
+A *reader* is a part that looks at the vision tower's states once per image and keeps what it makes of them. A *scene* is one
+forward pass or one generation: which image belongs to which text. While it lasts, the parts that methods placed in the language
+model's blocks ask for their rows. Nothing is seen outside a scene, so no image leaks into the next call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.anatomy.seams import Part
+
+if TYPE_CHECKING:
+    from gossamer.anatomy import Anatomy
+
+
+class Reader(Part):
+    """Turns the vision tower's states into what is kept of an image for every text about it."""
+
+    def forward(self, states: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+        """States [I, N, d_v] behind the tower's last block and which of them exist [I, N] (None: all) -> what is kept, [I, ...]."""
+        raise NotImplementedError
+
+    def rows(self, kept: tuple[Tensor, ...], index: Tensor | None) -> tuple[Tensor, ...]:
+        """What was kept, for B texts: row index[b] for each (None: row b); a text without an image (-1) gets any row."""
+        return kept if index is None else tuple(t[index.clamp(min=0)] for t in kept)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Images as the readers keep them: one tuple of tensors [I, ...] a reader. May be reused for any number of texts."""
+
+    kept: list[tuple[Tensor, ...]]
+    images: int
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One call: what the readers kept, row by text.
+
+    Attributes:
+        rows: for each reader its tensors [B, ...]; None where no text of the call has an image.
+        present: [B], whether a text has an image; None: all have.
+        question: [B, n], which tokens are the question: neither padding nor answer; None: all.
+    """
+
+    rows: list[tuple[Tensor, ...]] | None
+    present: Tensor | None
+    question: Tensor | None
+
+
+class Sight:
+    """The readers of a model, and what they show now."""
+
+    def __init__(self) -> None:
+        self.readers: list[nn.Module] = []
+        self.now: Scene | None = None
+
+    @contextmanager
+    def showing(self, scene: Scene | None) -> Iterator[None]:
+        """Shows a scene while the context lasts."""
+        before, self.now = self.now, scene
+        try:
+            yield
+        finally:
+            self.now = before
+
+    def again(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+        """For activation checkpointing: what is computed again in the backward pass sees what was seen the first time."""
+        return nullcontext(), self.showing(self.now)
+
+    @property
+    def scene(self) -> Scene:
+        """What is shown now.
+
+        Raises:
+            RuntimeError: nothing, because the language model was called past the model that sees.
+        """
+        if self.now is None:
+            raise RuntimeError(
+                "nothing is shown: the language model was called on its own. Call the composed model (its forward or generate), "
+                "without images where there are none; or detach the adapter first"
+            )
+        return self.now
+
+    def of(self, reader: nn.Module) -> tuple[Tensor, ...] | None:
+        """The rows [B, ...] of a reader in the present scene, or None where there is no image at all."""
+        rows = self.scene.rows
+        return None if rows is None else rows[self.readers.index(reader)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"readers": self.readers, "now": None}  # a scene is never state
+
+
+def of(model: nn.Module) -> Sight:
+    """The sight of a composed model.
+
+    Raises:
+        TypeError: the model is none.
+    """
+    found = getattr(model, "sight", None)
+    if not isinstance(found, Sight):
+        raise TypeError(
+            f"{type(model).__name__} does not see: compose a vision tower and a language model with "
+            "gossamer.VisionLanguage(vision, language)"
+        )
+    return found
+
+
+def spread(rows: Tensor, batch: int) -> Tensor:
+    """Rows [B, ...] for `batch` sequences, of which batch / B in a row belong to each text (beams, several answers)."""
+    return rows if len(rows) == batch else rows.repeat_interleave(batch // len(rows), dim=0)
+
+
+def question_end(question: Tensor | None, states: Tensor) -> Tensor:
+    """Position [B] of the last token of each question, in states [B, N, d]."""
+    if question is None:
+        return torch.full((len(states),), states.shape[1] - 1, device=states.device)
+    steps = torch.arange(question.shape[1], device=states.device)
+    return (steps * spread(question, len(states)).long()).argmax(dim=1)
+
+
+def last(x: Tensor, mask: Tensor) -> Tensor:
+    """Rows of x [B, n, ...] with those that the mask [B, n] leaves out moved to the front, so that the last stand at -k .. -1."""
+    order = mask.long().argsort(dim=1, stable=True)
+    return torch.stack([row[places] for row, places in zip(x, order, strict=True)])
+
+
+class Patches(Part):
+    """The patch tokens of a vision tower, behind its last norm, without the class-like tokens in front."""
+
+    norm: nn.Module | None
+
+    def __init__(self, anatomy: Anatomy):
+        super().__init__()
+        block = anatomy.blocks("vision")[0]
+        name = block.stack.final_norm
+        self.prefix = block.prefix
+        self.__dict__["norm"] = None if name is None else anatomy.owner("vision").get_submodule(name)  # the tower's own
+
+    def forward(self, states: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """States [I, N, d_v] behind a block, and which exist [I, N] -> the same of the patch tokens."""
+        states = states[:, self.prefix :]
+        mask = None if mask is None else mask[:, self.prefix :]
+        return states if self.norm is None else self.norm(states), mask
+
+
+def patch_count(image: int | tuple[int, int], patch: int | tuple[int, int]) -> int:
+    """Patches of a square or (height, width) image."""
+    (height, width), (rows, columns) = ((size, size) if isinstance(size, int) else size for size in (image, patch))
+    return (height // rows) * (width // columns)

@@ -1,0 +1,34 @@
+"""What blocks are given and give back, whatever their family: states alone or first of a tuple, tokens flat or in a grid."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def argument_names(block: nn.Module) -> list[str]:
+    """Names of what a block takes, in order; also of one that something else stands in for."""
+    names = list(inspect.signature(type(block).forward).parameters)[1:]
+    return [name for name in names if name not in ("args", "kwargs")]
+
+
+def tokens_of(x: Tensor) -> Tensor:
+    """States as tokens [B, N, d], where a family holds them as a grid [B, h, w, d]."""
+    return x.flatten(1, -2)
+
+
+def as_states(tokens: Tensor, x: Tensor) -> Tensor:
+    """Tokens [B, N, d], or what stands for equal ones, in the shape of the states x they came from."""
+    return tokens if x.dim() == 3 else tokens.expand(x.shape[0], x[0, ..., 0].numel(), -1).reshape(x.shape)
+
+
+def states(output: Any) -> Tensor:
+    """The hidden states in what a block returned."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def with_states(output: Any, new: Tensor) -> Any:
+    """What a block returned, with other hidden states."""
+    return (new, *output[1:]) if isinstance(output, tuple) else new

@@ -1,0 +1,176 @@
+"""Changes of the residual stream: at a block's start or end, between its attention and FFN, or in what the FFN alone reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+from gossamer.anatomy.replaced import MASKS, first_token
+from gossamer.anatomy.seams import Change
+from gossamer.anatomy.states import argument_names, as_states, states, tokens_of, with_states
+
+
+class Start(Change):
+    """A block reads x + part(x)."""
+
+    def __init__(self, block: nn.Module, part: nn.Module):
+        super().__init__()
+        self.block, self.part = block, part
+        self.name = argument_names(block)[0]
+
+    def apply(self) -> None:
+        """Hooks in."""
+        self.handles = [self.block.register_forward_pre_hook(self.before, with_kwargs=True)]
+
+    def before(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The block's arguments, the states with the part's answer."""
+        x = args[0] if args else kwargs[self.name]
+        x = x + as_states(self.part(tokens_of(x)), x)
+        return ((x, *args[1:]), kwargs) if args else (args, kwargs | {self.name: x})
+
+
+class End(Change):
+    """A block returns y + part(y)."""
+
+    def __init__(self, block: nn.Module, part: nn.Module):
+        super().__init__()
+        self.block, self.part = block, part
+
+    def apply(self) -> None:
+        """Hooks in."""
+        self.handles = [self.block.register_forward_hook(self.after)]
+
+    def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """What the block returns, the states with the part's answer."""
+        y = states(output)
+        return with_states(output, y + as_states(self.part(tokens_of(y)), y))
+
+
+class MiddlePreNorm(Change):
+    """x + part(x) between attention and FFN of a pre-norm block.
+
+    The block reads that stream twice: through its second norm, and in its last sum. Both get the addition.
+    """
+
+    def __init__(self, block: nn.Module, norm: nn.Module, part: nn.Module):
+        super().__init__()
+        self.block, self.norm, self.part = block, norm, part
+        self.addition: Tensor | None = None
+
+    def apply(self) -> None:
+        """Hooks in."""
+        self.handles = [
+            self.norm.register_forward_pre_hook(self.before_norm),
+            self.block.register_forward_hook(self.after_block, prepend=True),  # before inserted tokens leave
+        ]
+
+    def before_norm(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The norm reads x + part(x)."""
+        self.addition = self.part(args[0])
+        return (args[0] + self.addition, *args[1:])
+
+    def after_block(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """The block's last sum, which used x, gets part(x) as well."""
+        addition, self.addition = self.addition, None
+        assert addition is not None, "the norm runs before the block ends"
+        y = states(output)
+        return with_states(output, y + as_states(addition, y))
+
+
+class MiddlePostNorm(Change):
+    """x + part(x) behind the normalisation that ends the attention of a post-norm block."""
+
+    def __init__(self, norm: nn.Module, part: nn.Module):
+        super().__init__()
+        self.norm, self.part = norm, part
+
+    def apply(self) -> None:
+        """Hooks in."""
+        self.handles = [self.norm.register_forward_hook(self.after_norm)]
+
+    def after_norm(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        """Adds the part's answer to the normalised states."""
+        return output + self.part(output)
+
+
+class Reads(Change):
+    """A branch reads u + part(u) in place of u, its normalised input; the residual sum has x as it was.
+
+    Without `normed` the part gets x. Where no norm stands before the branch, u = x, and its first Linears read the sum. With
+    `firsts` the part also gets the first token of each sequence, part(u, first).
+    """
+
+    def __init__(
+        self, readers: Sequence[nn.Module], part: nn.Module, *, behind: bool, normed: bool, firsts: Firsts | None = None
+    ):
+        super().__init__()
+        self.readers, self.part = list(readers), part
+        self.behind, self.normed, self.firsts = behind, normed, firsts
+
+    def apply(self) -> None:
+        """Hooks in, behind the norm or before the first Linears."""
+        if self.firsts is not None:
+            self.handles = self.firsts.hooks()
+        if self.behind:
+            self.handles += [norm.register_forward_hook(self.after_norm) for norm in self.readers]
+        else:
+            self.handles += [linear.register_forward_pre_hook(self.before_linear) for linear in self.readers]
+
+    def answer(self, u: Tensor) -> Tensor:
+        """The part's."""
+        return self.part(u) if self.firsts is None else self.part(u, first_token(u, self.firsts.now, self.part))
+
+    def after_norm(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        """u + part(u), or u + part(x)."""
+        if self.suspended:
+            return output
+        return output + self.answer(output if self.normed else args[0])
+
+    def before_linear(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """x + part(x)."""
+        return (args[0] + self.answer(args[0]), *args[1:])
+
+
+class Firsts:
+    """What tells the first token of a sequence inside a block: the mask and the cache that the block was called with.
+
+    Checkpointing runs what is inside a block a second time, later, and without the block's own hooks. In training the arguments
+    are therefore found by the states they came with.
+    """
+
+    def __init__(self, block: nn.Module, norm: nn.Module):
+        self.block, self.norm = block, norm
+        self.names = argument_names(block)
+        self.now: dict[str, Any] = {}
+        self.known = WeakIdKeyDictionary()
+
+    def hooks(self) -> list[Any]:
+        """On the block and on the norm that it begins with."""
+        return [
+            self.block.register_forward_pre_hook(self.enter, with_kwargs=True),
+            self.norm.register_forward_pre_hook(self.begin),
+        ]
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Keeps the arguments."""
+        given = dict(zip(self.names, args, strict=False)) | kwargs
+        self.now = {name: given[name] for name in (*MASKS, "past_key_values") if given.get(name) is not None}
+        if self.block.training:
+            self.now.pop("past_key_values", None)  # as transformers does while it checkpoints
+            self.known[given[self.names[0]]] = self.now
+
+    def begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Finds those of these states again."""
+        known = self.known.get(args[0]) if self.block.training else None
+        self.now = self.now if known is None else known
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"now": {}, "known": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, known=WeakIdKeyDictionary())

@@ -1,0 +1,145 @@
+"""Tokens inserted where attention is in windows: they stand in front of every window, and beside the grid of patches.
+
+A block of such a family reshapes its states to a grid, so inserted tokens cannot travel in the sequence. Every window of a sample
+gets a copy of the sample's tokens in front; behind the attention a token is the mean of its copies; then comes the FFN. Where
+patches are merged between stages, a token is taken for four equal patches. Tokens that stay come before the last norm again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.anatomy import memory
+from gossamer.anatomy.block import Block, get
+from gossamer.anatomy.inserted import Inserted
+from gossamer.anatomy.states import states, tokens_of, with_states
+
+
+def into_windows(tokens: Tensor, windows: Tensor) -> Tensor:
+    """Tokens [B, p, d] in front of each of their sample's windows [B n, w, d], which lie together -> [B n, p + w, d]."""
+    count = windows.shape[0] // tokens.shape[0]
+    return torch.cat([tokens.repeat_interleave(count, dim=0).to(windows.dtype), windows], dim=1)
+
+
+def out_of_windows(windows: Tensor, samples: int, count: int) -> tuple[Tensor, Tensor]:
+    """Windows [B n, p + w, d] -> the mean of each of the p tokens over its sample's windows [B, p, d], and the rest."""
+    tokens = windows[:, :count].unflatten(0, (samples, -1)).mean(dim=1)
+    return tokens, windows[:, count:]
+
+
+def merge(tokens: Tensor, merging: Any) -> Tensor:
+    """Tokens [B, p, d] as a merging of patches makes them of four equal ones -> [B, p, 2 d]."""
+    return merging.reduction(merging.norm(tokens.repeat(1, 1, 4)))
+
+
+class WindowInserted(Inserted):
+    """Tokens enter before the first block of a span of windowed blocks, and leave after its last, or stay."""
+
+    def __init__(self, owner: nn.Module, span: list[Block], part: nn.Module, stay: bool):
+        super().__init__(span, part, stay)
+        names = span[0].stack.windows
+        assert names is not None, "the stack attends in windows"
+        self.norm = get(owner, names.norm)
+        self.walked = [WindowedBlock(block) for block in span]
+        for one, two in zip(self.walked, self.walked[1:], strict=False):
+            one.following = two
+
+    def apply(self) -> None:
+        """Hooks into blocks and their attentions, which become ours, and before the last norm.
+
+        Raises:
+            ValueError: a block of the span was replaced by something that has no windows.
+        """
+        for block in self.span:
+            if "forward" in block.module.__dict__:
+                raise ValueError(f"tokens cannot pass {block.name}: it was replaced, and they live in its windows")
+        for walked in self.walked:
+            self.handles += walked.apply()
+        self.handles.append(self.span[0].module.register_forward_pre_hook(self.enter, with_kwargs=True))
+        if self.stay:
+            self.handles.append(self.norm.register_forward_pre_hook(self.read_tokens))
+
+    def revert(self) -> None:
+        """Takes everything back, the attentions too."""
+        for walked in reversed(self.walked if self.handles else []):
+            walked.revert()
+        super().revert()
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The first block gets the tokens of the part."""
+        x = args[0] if args else next(iter(kwargs.values()))
+        self.walked[0].tokens = self.part(tokens_of(x)).to(x.dtype)
+
+    def read_tokens(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The last norm reads the tokens too, in front; a grid [B, h, w, d] becomes one row of all."""
+        tokens, x = self.walked[-1].left, args[0]
+        assert tokens is not None, "the norm runs behind the blocks"
+        all_of_it = torch.cat([tokens, tokens_of(x)], dim=1)
+        return (all_of_it if x.dim() == 3 else all_of_it[:, None], *args[1:])
+
+
+class WindowedBlock:
+    """One block of a span: its attention gets the tokens in every window, and they get its FFN.
+
+    `tokens` are kept until the next forward pass, because a checkpointed block runs once more in the backward pass.
+    """
+
+    def __init__(self, block: Block):
+        self.block, self.following = block, None
+        self.following: WindowedBlock | None = None
+        self.tokens: Tensor | None = None  # that enter the block
+        self.middle: Tensor | None = None  # behind its attention
+        self.read: Tensor | None = None  # what the second norm has read last, additions of other methods included
+        self.left: Tensor | None = None  # that leave it
+        self.blank = memory.Blank(block.sizes.inner_kv, block.part("out").weight)
+        self.replaced: nn.Module | None = None
+
+    def apply(self) -> list[Any]:
+        """Makes the attention ours and hooks in; before what other methods hooked, which then see the tokens as well."""
+        self.replaced = memory.attach(self.block, self.blank)
+        attention, module = self.block.part("attention"), self.block.module
+        return [
+            attention.register_forward_pre_hook(self.before_attention, prepend=True),
+            attention.register_forward_hook(self.after_attention),
+            self.block.part("norm2").register_forward_hook(self.after_norm),
+            module.register_forward_hook(self.after),
+        ]
+
+    def revert(self) -> None:
+        """Gives the attention back."""
+        memory.detach(self.block, self.blank, self.replaced)
+
+    def before_attention(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The windows with the normalised tokens in front."""
+        assert self.tokens is not None, "the tokens entered"
+        return (into_windows(self.block.part("norm1").forward(self.tokens), args[0]), *args[1:])
+
+    def after_attention(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """The windows alone; the tokens get what the attention made of them."""
+        assert self.tokens is not None, "the tokens entered"
+        attended, windows = out_of_windows(states(output), *self.tokens.shape[:2])
+        self.middle = self.tokens + attended
+        return with_states(output, windows)
+
+    def after_norm(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        """Keeps the stream between attention and FFN as the norm sees it."""
+        self.read = args[0]
+
+    def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """The tokens go through norm and FFN, with what other methods placed there, and are handed to the next block."""
+        assert self.middle is not None, "the attention ran"
+        ffn = get(self.block.module, self.block.ffn.up.rpartition(".")[0])
+        answer = ffn(self.block.part("norm2")(self.middle))
+        assert self.read is not None, "the norm read the tokens"
+        left = self.left = self.read + answer
+        self.read = None
+        if self.following is not None:
+            merging = self.following.block.merging
+            self.following.tokens = left if merging is None else merge(left, merging)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What a forward pass has left behind is not state.
+        return {k: (None if isinstance(v, Tensor) else v) for k, v in self.__dict__.items()}

@@ -1,0 +1,76 @@
+"""`gossamer search RUN.yaml`: the arms of a run's method, found on training images alone; `gossamer train` goes on from there."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gossamer import methods, tasks
+from gossamer.adapted import Adapted
+from gossamer.searching.folder import FOUND, HISTORY
+from gossamer.searching.search import Found, processes, search
+from gossamer.training import run as runs
+from gossamer.training.run import Run
+from gossamer.training.sets import apart, load_sets
+from gossamer.training.train import solve_head
+
+FOLDER = "search"  # inside the output of the run
+
+
+def command(arguments: Sequence[str]) -> None:
+    """Searches and prints what was found."""
+    run, switches = runs.parse(arguments, "search")
+    found = search_run(run, **switches)
+    if processes.first():
+        folder = Path(run.output) / FOLDER
+        print(f"found after {found.updates} updates: {', '.join(found.arms[i] for i in found.chosen)}")
+        print(f"{HISTORY} and the picture are in {folder}; next: gossamer train {folder / FOUND}")
+
+
+def search_run(run: Run, *, resume: bool = False, overwrite: bool = False) -> Found:
+    """Searches as the run says, in the folder `search` of its output, and writes the run with what was found as found.yaml there.
+
+    The candidates are scored on a part of the training set (`search.hold_out`): images with every class in proportion, of texts
+    about images all those about some of the images. Validation and test items are not opened.
+
+    Raises:
+        FileExistsError: the folder holds a search and neither `resume` nor `overwrite` was asked for.
+        ValueError: settings, data or model do not fit; the message says which.
+    """
+    processes.begin()
+    applied = [methods.from_dict(values) for values in run.methods]
+    train = load_sets(run)["train"]
+    task = tasks.kind(run).begin(run, train)
+    items, held_out = (task.prepare(part) for part in apart(train, run.search.hold_out, run.seed))
+    torch.manual_seed(run.seed)
+    model = task.backbone(run)
+    if torch.accelerator.is_available():
+        model.to(torch.accelerator.current_accelerator())
+
+    def prepare(adapted: Adapted, data: Any) -> None:
+        items.settle(adapted)
+        held_out.settle(adapted)
+        if run.training.warm_start and items.labels is not None and len(adapted.head_modules()) == 1:
+            solve_head(adapted, items, run)
+
+    folder = Path(run.output) / FOLDER
+    found = search(
+        model, applied, items, held_out=held_out, settings=run.search, training=run.training, num_labels=task.outputs,
+        collate=items.collate, loss=task.loss, prepare=prepare, after_update=_tell, folder=folder, resume=resume,
+        overwrite=overwrite, seed=run.seed,
+    )  # fmt: skip
+    if processes.first():
+        chosen = dataclasses.replace(run, methods=[methods.to_dict(m) for m in found.methods])
+        (folder / FOUND).write_text(runs.to_yaml(chosen), encoding="utf-8")
+    return found
+
+
+def _tell(record: dict[str, Any]) -> None:
+    if processes.first():
+        best = min(zip(record["losses"], record["subsets"], strict=True))
+        arms = " ".join(str(i) for i in best[1])
+        print(f"update {record['update']}, step {record['step']}: least loss {best[0]:.4f} with {arms}", flush=True)

@@ -1,0 +1,129 @@
+"""Prompt condensation as a stage of its own: how a run starts from the prompts of a finished one, and the controls beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gossamer import methods
+from gossamer.condensation import condense, cut, number
+from gossamer.evaluate import load_adapter
+from gossamer.training import run as runs
+from gossamer.training.folder import METRICS, RunFolder
+from gossamer.training.progress import Journal
+from gossamer.training.run import Condense, Run
+
+if TYPE_CHECKING:
+    from gossamer.adapted import Adapted
+    from gossamer.tasks import Task
+
+RECORD = "condensed.json"
+CONTROLS = "controls.json"
+SHOWN = ("run", "keep", "score", "ranking", "prompts_before", "prompts_after", "counts", "after_cut")
+
+
+def start(
+    run: Run, task: Task, items: dict[str, Any], folder: RunFolder, journal: Journal
+) -> tuple[Adapted, dict[str, Any]]:
+    """The adapter of the finished run with its prompts cut, and the record of the cut.
+
+    A run that is taken up again is cut as its record says. Prompts are scored on the training set as it is read for testing.
+
+    Raises:
+        FileNotFoundError: the run is not there, or has not finished.
+        ValueError: it was trained on other classes, or cannot be condensed as asked.
+    """
+    assert run.condense is not None
+    chosen, classes = run.condense, task.record().get("labels")
+    adapted = load_adapter(chosen.run)
+    if adapted.metadata.get("labels") != classes:
+        raise ValueError(
+            f"the run in {chosen.run} was trained on the classes {adapted.metadata.get('labels')}, and the data has {classes}"
+        )
+    record = None if folder.overwrite else folder.read_json(RECORD)
+    if record is not None:
+        cut(adapted, record["kept"])
+        return adapted, record
+    settings = {k: v for k, v in dataclasses.asdict(chosen).items() if k != "run"}
+    how: Any = {"collate": items["train"].collate, "loss": task.loss, "batch_size": run.training.batch}
+    done = condense(adapted, items["train"], **settings, **how, seed=run.seed)
+    journal.say(f"{done.after:,} of {done.before:,} prompts stay: {done.counts}")
+    record = {**dataclasses.asdict(chosen), **dataclasses.asdict(done), "prompts_before": done.before}
+    record |= {"prompts_after": done.after, "after_cut": None}
+    if "val" in items:
+        found = task.score(adapted, items["val"], workers=run.training.workers)
+        record["after_cut"] = {f"val_{name}": value for name, value in found.headline().items()}
+        journal.say(f"right after the cut: validation accuracy {found.accuracy:.2%}")
+    return adapted, record
+
+
+def summary(folder: RunFolder) -> dict[str, Any] | None:
+    """The record of a cut for the run's metrics, without scores and places; None for a run that was not condensed."""
+    record = folder.read_json(RECORD)
+    return None if record is None else {name: record[name] for name in SHOWN}
+
+
+def planned(source: str | Path, settings: dict[str, Any], output: str | Path, overrides: list[str]) -> Run:
+    """The run that condenses a finished one: its settings, `training.*` ones overridden as on the command line of train.
+
+    Raises:
+        ValueError: something else than training is overridden, or a value does not fit.
+    """
+    for name in overrides:
+        if not name.removeprefix("--").startswith("training."):
+            raise ValueError(
+                f"{name!r}: model, data and methods are those of the run in {source}; only training.NAME=VALUE can differ"
+            )
+    runs.read(source)  # says that there is no run
+    run, _ = runs.parse([str(Path(source) / runs.RUN_FILE), *overrides])
+    return dataclasses.replace(run, condense=Condense(run=str(source), **settings), output=str(output))
+
+
+def controls(run: Run) -> dict[str, Run]:
+    """What a condensed run must be held against, each with as many epochs in all.
+
+    full: nothing cut; random: as many prompts, drawn; scratch: r p prompts in each block from the start.
+    """
+    assert run.condense is not None
+    source, folder = runs.read(run.condense.run), Path(run.output) / "controls"
+    fewer = [_fewer(values, run.condense.keep) for values in run.methods]
+    longer = dataclasses.replace(run.training, epochs=source.training.epochs + run.training.epochs)
+    planned = {
+        "full": dataclasses.replace(run, condense=dataclasses.replace(run.condense, keep=1.0, min_per_block=0)),
+        "random": dataclasses.replace(run, condense=dataclasses.replace(run.condense, score="random")),
+        "scratch": dataclasses.replace(run, condense=None, methods=fewer, training=longer),
+    }
+    return {name: dataclasses.replace(r, output=str(folder / name)) for name, r in planned.items()}
+
+
+def _fewer(values: dict[str, Any], keep: float) -> dict[str, Any]:
+    """The settings of a method with max(1, floor(r p + 1/2)) prompts in a block in place of p."""
+    method: Any = methods.from_dict(values)
+    if method.name not in ("vpt", "spt"):
+        return values
+    each = method.prompts
+    fewer = number(keep, each) if isinstance(each, int) else tuple(number(keep, p) for p in each)
+    return methods.to_dict(dataclasses.replace(method, prompts=fewer))
+
+
+def compared(run: Run, found: dict[str, dict[str, Any]]) -> str:
+    """Metrics of the source, the condensed run and its controls as a table; they are written to controls.json as well."""
+    assert run.condense is not None
+    source = json.loads((Path(run.condense.run) / METRICS).read_text(encoding="utf-8"))
+    splits = [split for split in ("val", "test") if split in source]
+    rows = {
+        name: {
+            "trained": metrics["trainable_parameters"],
+            "macs": metrics["macs"]["finished"],
+            **{split: metrics[split]["accuracy"] for split in splits},
+        }
+        for name, metrics in {"source": source, **found}.items()
+    }
+    (Path(run.output) / CONTROLS).write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    lines = [f"{'':<12}{'trained':>12}{'GMACs':>12}" + "".join(f"{split:>9}" for split in splits)]
+    for name, row in rows.items():
+        shares = "".join(f"{row[split]:>9.2%}" for split in splits)
+        lines.append(f"{name:<12}{row['trained']:>12,}{row['macs'] / 1e9:>12.4g}{shares}")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Training of adapters: the run file, its data, the loop, and the folder that it leaves."""

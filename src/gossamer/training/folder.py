@@ -1,0 +1,137 @@
+"""The folder of a run: what lies where, who may write to it, and where a killed run goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from gossamer.training import run as runs
+from gossamer.training.run import Run
+
+METRICS = "metrics.json"  # written last: its presence says that the run has finished
+CHECKPOINTS = "checkpoints"
+MADE = (
+    runs.RUN_FILE,
+    "prepared.json",
+    "warm_start.json",
+    "condensed.json",
+    "controls.json",
+    "prompts.png",
+    "attention.png",
+    "controls",
+    "history.jsonl",
+    "curves.png",
+    "confusion.png",
+    "adapter",
+    CHECKPOINTS,
+    METRICS,
+)
+
+
+class RunFolder:
+    """The folder of one run, made or taken up again; it holds a run from `begin` on.
+
+    Args:
+        run: its settings; `run.output` is the folder.
+        resume: continue what an earlier process began there with the same settings; begin where there is nothing.
+        overwrite: remove what an earlier run left there, once the new one begins; its log is continued.
+
+    Raises:
+        FileExistsError: a run is there and neither was asked for.
+        ValueError: the run there has other settings.
+    """
+
+    def __init__(self, run: Run, *, resume: bool = False, overwrite: bool = False):
+        self.path, self.overwrite = Path(run.output), overwrite
+        if resume and overwrite:
+            raise ValueError("--resume continues a run and --overwrite removes it: give one of them")
+        if self.path.exists() and not self.path.is_dir():
+            raise FileExistsError(f"output {self.path} is a file; give the name of a folder")
+        if (self.path / runs.RUN_FILE).is_file() and not overwrite:
+            if not resume:
+                state = "finished" if self.finished() else "unfinished"
+                raise FileExistsError(
+                    f"{self.path} holds a run already ({state}): --resume continues it, --overwrite removes it; or choose "
+                    "another output"
+                )
+            self._require_same(run)
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def begin(self, run: Run) -> None:
+        """Writes the settings: from now on the folder holds a run. Called when data and model have been found fit."""
+        if self.overwrite:
+            self._clear()
+        self.write(runs.RUN_FILE, runs.to_yaml(run))
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def write(self, name: str, text: str) -> None:
+        """Writes one file of the run; a kill leaves the old one or the new one."""
+        write_whole(self.path / name, text)
+
+    def read_json(self, name: str) -> Any:
+        """The content of one JSON file of the run; None if it is not there."""
+        path = self.path / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def finished(self) -> bool:
+        """Whether the run has come to its end."""
+        return (self.path / METRICS).is_file() and not self.overwrite
+
+    def checkpoint(self) -> str | None:
+        """The newest checkpoint that was written to its end; older and torn ones stay untouched until the run has finished."""
+        found = []
+        for path in (self.path / CHECKPOINTS).glob("checkpoint-*"):
+            try:
+                state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))  # the file written last
+            except (OSError, ValueError):
+                continue
+            found.append((state["global_step"], str(path)))
+        return max(found)[1] if found else None
+
+    def finish(self, metrics: dict[str, Any]) -> None:
+        """Writes the metrics and removes the checkpoints; what trackers wrote beside them stays."""
+        self.write(METRICS, json.dumps(metrics, indent=2) + "\n")
+        for path in (self.path / CHECKPOINTS).glob("checkpoint-*"):
+            shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            (self.path / CHECKPOINTS).rmdir()
+
+    def _clear(self) -> None:
+        for name in MADE:
+            path = self.path / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def _require_same(self, run: Run) -> None:
+        before, now = (flat(dataclasses.asdict(r)) for r in (runs.read(self.path), run))
+        differing = [name for name in now if name != "output" and before.get(name) != now[name]]
+        if differing:
+            name = differing[0]
+            raise ValueError(
+                f"cannot resume {self.path}: it was begun with other settings ({', '.join(differing)}; for instance "
+                f"{name}={before.get(name)!r}, now {now[name]!r}); use them, or choose another output"
+            )
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file so that a kill leaves the old one or the new one."""
+    staged = path.with_name(f".{path.name}.new")
+    staged.write_text(text, encoding="utf-8")
+    os.replace(staged, path)
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names: training.lr."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return found

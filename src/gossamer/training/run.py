@@ -1,0 +1,393 @@
+"""The run file: every choice of one training run, as dataclasses that YAML, the command line and help are made from."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+RUN_FILE = "run.yaml"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The pre-trained backbone.
+
+    Args:
+        name: a model of the zoo such as dinov2-small, a local folder, or a model of the Hugging Face hub.
+        revision: branch, tag or commit of the hub. None: the newest.
+        head: what the classifier reads. published: what the model's own classification class reads (DINOv2: the class token
+            and the mean of the patches); plain: what its family reads out, for a ViT the class token.
+        vision: for texts about images, the vision tower that the language model `name` is composed with, such as dinov2-small.
+            None: `name` reads images and texts itself, as ViLT and METER do.
+        vision_revision: that of the tower.
+    """
+
+    name: str
+    revision: str | None = None
+    head: Literal["published", "plain"] = "published"
+    vision: str | None = None
+    vision_revision: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """How images are prepared.
+
+    Args:
+        size: width and height in pixels. None: as the model was published.
+        resize: shorter-side keeps the proportions and cuts out the centre; direct stretches the whole image to the square. None: as
+            published.
+        mean: of red, green and blue, subtracted. None: as published.
+        std: of red, green and blue, divided by. None: as published.
+        augment: random changes of training images, of random-crop, horizontal-flip and vertical-flip.
+    """
+
+    size: int | None = None
+    resize: Literal["shorter-side", "direct"] | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    augment: list[Literal["random-crop", "horizontal-flip", "vertical-flip"]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """How texts about images are read and answered; labelled images have none.
+
+    Args:
+        answers: classes: one of the answers that the set knows, by a head; text: written by the language model. None: text where
+            the language model was published as one that writes (LLaMA, T5, BART), else classes.
+        tokens: longest text that a head is put on; longer ones are cut, as the published protocols do.
+        prompt: what a language model that writes is given, {text} being the text.
+        answer_tokens: longest answer that is written.
+    """
+
+    answers: Literal["classes", "text"] | None = None
+    tokens: int = 40
+    prompt: str = "Question: {text}\nAnswer:"
+    answer_tokens: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "answer_tokens"):
+            _require(getattr(self, name) > 0, f"texts.{name} must be 1 or more, got {getattr(self, name)}")
+        _require("{text}" in self.prompt, f"texts.prompt must hold {{text}}, where the text goes; got {self.prompt!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Labelled images, or texts about images.
+
+    Args:
+        name: a set with a name such as elpv, desk/location, vtab/dtd or fgvc/cub, a folder of images (class/image.jpg, or
+            train/class/image.jpg), a parquet or arrow file or folder, or a data set of the hub; or a set of texts about images
+            such as easy-vqa, vqav2 or nlvr2.
+        path: folder of the files of a published benchmark such as vtab/dtd. None: $GOSSAMER_DATA/vtab-1k and the like.
+        image: the column of images, for parquet, arrow and hub. None: found by its type.
+        label: the column of labels, likewise.
+        subset: the configuration of a data set of the hub.
+        train: train on the images for training, or on these and those for validation together (trainval), once settings are chosen.
+        validation: part of the training images, with every text about them, held out for validation where the set has no
+            validation split. 0: none.
+        limit: train on this many images only, drawn so that every class keeps its share; of texts about images, on this many texts.
+            None: all.
+        test: score the test split at the end. False: it is not even read, as where settings are being chosen.
+    """
+
+    name: str
+    path: str | None = None
+    image: str | None = None
+    label: str | None = None
+    subset: str | None = None
+    train: Literal["train", "trainval"] = "train"
+    validation: float = 0.2
+    limit: int | None = None
+    test: bool = True
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.validation < 1, f"data.validation must be in [0, 1), got {self.validation}")
+        _require(self.limit is None or self.limit > 0, f"data.limit must be 1 or more, got {self.limit}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How the methods and the head are trained. No weight decay on biases and norms.
+
+    Args:
+        epochs: passes over the training images. 0: the head is solved (see warm_start) and nothing is tuned.
+        batch: images in one step, on each device.
+        lr: largest learning rate of the methods. None: the usual one of each, such as 1e-2 for vpt and
+            1e-3 for peft's.
+        head_lr: largest learning rate of the head.
+        weight_decay: the optimizer's, on matrices.
+        optimizer: adamw, or sgd with momentum 0.9.
+        schedule: of the learning rates. one-cycle rises for the first 30 % of the steps and falls to nearly 0 (a cosine each);
+            cosine and linear rise for the first 10 % and fall to 0.
+        clip: largest norm of the gradients of a step; larger ones are scaled down. 0: never.
+        warm_start: start the head from the linear probe, solved exactly on features that are computed once (Kumar et al., arXiv
+            2202.10054). linear_probe alone is then finished: nothing is left to tune. Soft scores and written answers have none.
+        keep: what is saved at the end, the last epoch or the one with the best validation accuracy.
+        bf16: compute in bfloat16 where torch's autocast deems it safe.
+        gradient_checkpointing: compute activations again in the backward pass: less memory, about a third more time.
+        workers: processes that read images, for sets too large to be kept in memory.
+        report_to: trackers of the Hugging Face Trainer, such as tensorboard or wandb.
+    """
+
+    epochs: int = 10
+    batch: int = 32
+    lr: float | None = None
+    head_lr: float = 1e-3
+    weight_decay: float = 0.01
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    schedule: Literal["one-cycle", "cosine", "linear", "constant"] = "one-cycle"
+    clip: float = 1.0
+    warm_start: bool = True
+    keep: Literal["last", "best"] = "last"
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+    workers: int = 0
+    report_to: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        _require(self.batch > 0, f"training.batch must be 1 or more, got {self.batch}")
+        for name in ("epochs", "head_lr", "weight_decay", "clip", "workers"):
+            _require(getattr(self, name) >= 0, f"training.{name} must not be negative, got {getattr(self, name)}")
+        _require(self.lr is None or self.lr >= 0, f"training.lr must not be negative, got {self.lr}")
+        if self.epochs == 0 and not self.warm_start:
+            raise ValueError("training.epochs=0 with training.warm_start=false trains nothing; change one of them")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """How the arms of a method (which layers DAS skips) are searched: `gossamer search`.
+
+    Args:
+        epochs: passes over the training data with the super-network.
+        hold_out: part of the training data that scores candidates and is not trained on.
+        rules: changes to the bandit of the method's paper, such as {eta: 0.1, candidates: 5, interval: 3, warmup: 2}; see
+            gossamer.searching.bandit.Bandit.
+        reward_data: held-out: a fresh batch of the held-out part for every update; train-batch: the batch of the step itself.
+        reward_batch: items that score candidates in one update. None: as many as a training step has.
+        dropout: whether candidates are scored in training mode, as the authors do on ViLT and METER.
+        budget: ours. The finished model is to cost at most this share of the bare backbone; how many modules are skipped follows.
+        cost: what a budget and savings are measured in, multiply-adds or time on this machine.
+        saving: ours. Exponent w: a candidate's reward is multiplied by (what it saves / what is saved on average)^w. 0: the paper.
+        checkpoint: steps between two states from which a killed search goes on.
+    """
+
+    epochs: int = 3
+    hold_out: float = 0.05
+    rules: dict[str, Any] = field(default_factory=dict)
+    reward_data: Literal["held-out", "train-batch"] = "held-out"
+    reward_batch: int | None = None
+    dropout: bool = False
+    budget: float | None = None
+    cost: Literal["macs", "latency"] = "macs"
+    saving: float = 0.0
+    checkpoint: int = 100
+
+    def __post_init__(self) -> None:
+        _require(self.epochs > 0, f"search.epochs must be 1 or more, got {self.epochs}")
+        _require(0 < self.hold_out < 1, f"search.hold_out must be between 0 and 1, got {self.hold_out}")
+        _require(
+            self.reward_batch is None or self.reward_batch > 0,
+            f"search.reward_batch must be 1 or more, got {self.reward_batch}",
+        )
+        _require(self.budget is None or self.budget > 0, f"search.budget must be above 0, got {self.budget}")
+        _require(self.saving >= 0, f"search.saving must not be negative, got {self.saving}")
+        _require(self.checkpoint > 0, f"search.checkpoint must be 1 or more, got {self.checkpoint}")
+
+    @property
+    def looks_at_cost(self) -> bool:
+        """Whether what arms save has to be known."""
+        return self.budget is not None or self.saving > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condense:
+    """Prompt condensation of a finished run: its trained prompts are cut, and what is left is tuned; see docs/pc.md.
+
+    Args:
+        run: folder of the finished run. Model, data and methods are those of that run.
+        keep: share of all prompts that stays. The paper: 0.3.
+        score: what a prompt is judged by; magnitude and random are controls.
+        ranking: global, the best of all blocks together, or local, of each block.
+        min_per_block: prompts that every block keeps at least.
+        rounds: cuts on the way, with scores taken anew before each.
+        per_sample: the mean of every training image's own score in place of the score of the mean gradient.
+    """
+
+    run: str
+    keep: float = 0.3
+    score: Literal["taylor", "norm", "grad", "gate", "inner", "magnitude", "random"] = "taylor"
+    ranking: Literal["global", "local"] = "global"
+    min_per_block: int = 0
+    rounds: int = 1
+    per_sample: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training run: `gossamer train run.yaml`, or all of it as options.
+
+    Args:
+        model: the pre-trained backbone.
+        data: labelled images, or texts about images.
+        methods: what is trained besides the head, as a list such as [{method: vpt, prompts: 10}]; peft's too: {method: peft,
+            peft_type: LORA, r: 8}.
+        output: folder of this run: its settings, adapter, metrics, pictures and log.
+        images: how images are prepared.
+        texts: how texts about images are read and answered.
+        training: optimisation.
+        search: how `gossamer search` finds the arms of a method; training alone does not read it.
+        seed: of prompts, held-out images, order of the images and dropout.
+        condense: start from the condensed prompts and the head of a finished run; `gossamer condense` writes it. None: from the
+            pre-trained model.
+    """
+
+    model: Model
+    data: Data
+    methods: list[dict[str, Any]]
+    output: str
+    images: Images = field(default_factory=Images)
+    texts: Texts = field(default_factory=Texts)
+    training: Training = field(default_factory=Training)
+    search: Search = field(default_factory=Search)
+    seed: int = 0
+    condense: Condense | None = None
+
+    def __post_init__(self) -> None:
+        _require(len(self.methods) > 0, "methods is empty; [{method: linear_probe}] trains the head alone")
+
+
+def parse(arguments: Sequence[str], command: str = "train") -> tuple[Run, dict[str, bool]]:
+    """The run that the arguments of `gossamer train` (or another command) describe, and the switches "resume" and "overwrite".
+
+    Arguments: a run file (YAML), options `--training.epochs 3`, and the same as `training.epochs=3`; later ones win.
+
+    Raises:
+        ValueError: unknown name (the known ones are listed), missing or unfit value.
+    """
+    from jsonargparse import ArgumentError
+
+    parser = _parser(command)
+    try:
+        parsed = parser.parse_args(_rewritten(arguments))
+        values = parser.instantiate(parsed)
+    except ArgumentError as error:
+        raise ValueError(_explained(str(error), parser)) from error
+    switches = {name: getattr(values, name) for name in ("resume", "overwrite")}
+    return Run(**{f.name: getattr(values, f.name) for f in dataclasses.fields(Run)}), switches
+
+
+def build(kind: type[T], values: dict[str, Any]) -> T:
+    """A dataclass of settings, such as `Run`, from nested plain values, such as the content of a YAML file.
+
+    Raises:
+        ValueError: unknown name (the known ones are listed), missing or unfit value.
+    """
+    from jsonargparse import ArgumentError
+
+    parser = _parser_of(kind)
+    try:
+        return kind(**vars(parser.instantiate(parser.parse_object(values))))
+    except ArgumentError as error:
+        raise ValueError(_explained(str(error), parser)) from error
+
+
+@functools.cache
+def _parser_of(kind: type) -> ArgumentParser:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind, as_group=False)
+    return parser
+
+
+def read(folder: str | Path) -> Run:
+    """The run whose folder this is.
+
+    Raises:
+        FileNotFoundError: there is no run.yaml in it.
+    """
+    path = Path(folder) / RUN_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is no folder of a run: it has no {RUN_FILE}")
+    return parse([str(path)])[0]
+
+
+def to_yaml(run: Run) -> str:
+    """The run file with every setting."""
+    import yaml
+
+    command = f"# gossamer train {RUN_FILE} output=...\n"
+    return command + yaml.safe_dump(_plain(dataclasses.asdict(run)), sort_keys=False, allow_unicode=True)
+
+
+DESCRIPTIONS = {
+    "train": "Adapt a model to labelled images. Every option can stand in the run file.",
+    "search": "Find the arms of a method, such as the layers that DAS skips, for the task of a run file.",
+}
+
+
+def _parser(command: str) -> ArgumentParser:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(
+        prog=f"gossamer {command}",
+        usage=f"gossamer {command} [RUN.yaml] [--OPTION VALUE | OPTION=VALUE] ...",
+        description=DESCRIPTIONS[command],
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="config", help="the run file; RUN.yaml alone means the same")
+    parser.add_class_arguments(Run, as_group=False)
+    parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
+    parser.add_argument("--overwrite", action="store_true", help="remove an earlier run in the output folder")
+    return parser
+
+
+def _rewritten(arguments: Sequence[str]) -> list[str]:
+    """KEY=VALUE becomes --KEY=VALUE, and a YAML file --config FILE."""
+    rewritten = []
+    for place, token in enumerate(arguments):
+        is_value = place > 0 and arguments[place - 1].startswith("--") and "=" not in arguments[place - 1]
+        is_value = is_value and arguments[place - 1] not in ("--resume", "--overwrite")
+        if token.startswith("-") or is_value:
+            rewritten.append(token)
+        elif "=" in token and not Path(token).is_file():
+            rewritten.append(f"--{token}")
+        else:
+            if not Path(token).is_file():
+                raise FileNotFoundError(f"no such run file: {token}")
+            rewritten += ["--config", token]
+    return rewritten
+
+
+def _explained(message: str, parser: ArgumentParser) -> str:
+    """jsonargparse's message on one line; for an unknown name with the nearest and all known names."""
+    known = [name for name, _ in parser.get_defaults(skip_validation=True).items() if name != "config"]
+    line = " ".join(message.split())
+    if "not accept" not in line and "unrecognized" not in line:
+        return line
+    asked = line.replace("'", " ").split()[-1].lstrip("-").partition("=")[0]
+    close = difflib.get_close_matches(asked, [*known, *(name.rpartition(".")[2] for name in known)], n=1)
+    return f"{line}{f' (did you mean {close[0]!r}?)' if close else ''}; known: {', '.join(known)}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

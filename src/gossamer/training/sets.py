@@ -1,0 +1,125 @@
+"""The images of a run, or its texts about images: which are for training, which for choosing, which for the final score."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from gossamer import data, zoo
+from gossamer.data import ImageDataset, ImageTextDataset, Preprocessing
+from gossamer.training.run import Run
+
+
+def load_sets(run: Run) -> dict[str, Any]:
+    """The splits of a run by name, of labelled images (`load_images`) or of texts about images (`load_texts`)."""
+    return load_texts(run) if run.data.name in data.IMAGE_TEXT_SETS else load_images(run)
+
+
+def load_images(run: Run) -> dict[str, ImageDataset]:
+    """The splits of a run by name: "train"; "val" unless there is none and none is to be held out; "test" if there is one to score.
+
+    With data.train=trainval, validation images are among those of "train", and there is no "val".
+
+    Depends on nothing but the run, so that a later evaluation finds the same images. All have the classes of the training images.
+    """
+    chosen = run.data
+    where = {"path": chosen.path, "image": chosen.image, "label": chosen.label, "subset": chosen.subset}
+    every = data.load(chosen.name, chosen.train, **where)
+    sets = {"train": _limited(every, run)}
+    data.keep_classes(every, sets["train"], f"data.limit={chosen.limit}")
+    present = data.splits(chosen.name, chosen.subset)
+    for split in ("val", "test") if chosen.test else ("val",):
+        if split in present and not (split == "val" and chosen.train == "trainval"):
+            sets[split] = _limited(data.load(chosen.name, split, **where).with_classes(every.classes), run)
+    if "val" not in sets and chosen.validation > 0 and chosen.train == "train":
+        train, held = data.split(sets["train"], chosen.validation, run.seed)
+        sets = {"train": train, "val": held, **{k: v for k, v in sets.items() if k == "test"}}
+    return sets
+
+
+def load_texts(run: Run) -> dict[str, ImageTextDataset]:
+    """The splits of a run on texts about images, by the same names and rules; "test" has published answers, or is left out.
+
+    What is held out for validation is a part of the images with every text about them: no image of "val" is seen in training.
+
+    Raises:
+        ValueError: a column or subset is named, which such sets have not.
+    """
+    chosen, source = run.data, data.IMAGE_TEXT_SETS[run.data.name]
+    if given := [name for name in ("image", "label", "subset") if getattr(chosen, name) is not None]:
+        raise ValueError(f"{chosen.name} is read from files in the published form; leave out data.{given[0]}")
+    parts = {"train": chosen.train}
+    if "val" in source.splits and chosen.train == "train":
+        parts["val"] = "val"
+    if source.test is not None and chosen.test:
+        parts["test"] = source.test
+    sets = {name: data.load_image_text(chosen.name, part, path=chosen.path) for name, part in parts.items()}
+    sets = {name: _drawn(texts, chosen.limit, run.seed) for name, texts in sets.items()}
+    if "val" not in sets and chosen.validation > 0 and chosen.train == "train":
+        train, held = _apart(sets["train"], chosen.validation, run.seed)
+        sets = {"train": train, "val": held, **{k: v for k, v in sets.items() if k == "test"}}
+    return sets
+
+
+def apart(items: Any, fraction: float, seed: int) -> tuple[Any, Any]:
+    """Training and held-out items of a training set: images with every class in proportion, texts by the images they are about."""
+    if isinstance(items, ImageDataset):
+        return data.split(items, fraction, seed)
+    return _apart(items, fraction, seed)
+
+
+def _drawn(texts: ImageTextDataset, limit: int | None, seed: int) -> ImageTextDataset:
+    """`limit` texts in their order, drawn evenly."""
+    if limit is None or limit >= len(texts):
+        return texts
+    drawn = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed))[:limit]
+    return texts.subset(sorted(drawn.tolist()))
+
+
+def _apart(texts: ImageTextDataset, fraction: float, seed: int) -> tuple[ImageTextDataset, ImageTextDataset]:
+    """Training and held-out texts: those about `fraction` of the images (of the first where a text has two) are held out."""
+    subjects = [example.images[:1] or example.id for example in texts.examples]
+    unique = list(dict.fromkeys(subjects))
+    order = torch.randperm(len(unique), generator=torch.Generator().manual_seed(seed)).tolist()
+    held = {unique[i] for i in order[: round(fraction * len(unique))]}
+    items = {
+        True: [i for i, s in enumerate(subjects) if s in held],
+        False: [i for i, s in enumerate(subjects) if s not in held],
+    }
+    if not items[True] or not items[False]:
+        raise ValueError(
+            f"data.validation={fraction} of the {len(unique)} images of {texts.name} leaves no text for "
+            f"{'training' if items[True] else 'validation'}; choose another part, or 0 for no validation"
+        )
+    return texts.subset(items[False]), texts.subset(items[True])
+
+
+def preprocessing(run: Run) -> Preprocessing:
+    """How the run prepares images: what it says itself, else what the model (or its vision tower) was published with.
+
+    Raises:
+        ValueError: the model does not say how, and the run not enough.
+    """
+    images = run.images
+    said: dict[str, Any] = {"resize": images.resize, "mean": images.mean, "std": images.std}
+    said = {name: value for name, value in said.items() if value is not None}
+    model = run.model
+    name, revision = (model.vision, model.vision_revision) if model.vision else (model.name, model.revision)
+    zoo.resolve(name, revision)  # an unknown model is another mistake than a silent one
+    try:
+        published = zoo.preprocessing(name, size=images.size, revision=revision).to_dict()
+    except ValueError as error:
+        if images.size is None or images.mean is None or images.std is None:
+            raise ValueError(f"{error}; give images.size, images.mean and images.std") from error
+        published = {"size": images.size}
+    if said.get("resize") == "direct":
+        said["crop"] = 1.0
+    return Preprocessing.from_dict({**published, **said})
+
+
+def _limited(images: ImageDataset, run: Run) -> ImageDataset:
+    limit = run.data.limit
+    if limit is None or limit >= len(images):
+        return images
+    return images.subset(data.stratified(images.labels, limit, run.seed))

@@ -1,0 +1,325 @@
+"""Training of an adapter: from one run file to one folder, on the Hugging Face Trainer. What differs by task is in `tasks`.
+
+Warm start (the head is solved exactly on fixed features), tuning of methods and head together, scores, pictures. A run that was
+killed at any moment continues from its last epoch and ends with the numbers of one that was not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PrinterCallback, TrainingArguments
+
+from gossamer import heads, methods, tasks
+from gossamer.adapted import Adapted, adapt
+from gossamer.condensation import run as condensed_run
+from gossamer.evaluate import outputs
+from gossamer.tasks.base import Scores, Task
+from gossamer.training import probe
+from gossamer.training import run as runs
+from gossamer.training.folder import CHECKPOINTS, METRICS, RunFolder
+from gossamer.training.prepared import PreparedSet
+from gossamer.training.progress import Bar, Journal, epochs
+from gossamer.training.run import Run
+from gossamer.training.sets import load_sets
+from gossamer.training.trainer import ClassifierTrainer
+
+PREPARED, WARM_START = "prepared.json", "warm_start.json"
+
+
+def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
+    """Trains as the run says, fills its folder, and returns what is in metrics.json.
+
+    The folder holds run.yaml (every setting), adapter/ (for `gossamer.load`), metrics.json, history.jsonl (one line an epoch),
+    curves.png, train.log, and for image classification confusion.png.
+
+    Args:
+        run: the settings.
+        resume: continue the run in the folder from its last complete epoch. A finished one is not trained again.
+        overwrite: remove a run that is in the folder.
+
+    Raises:
+        FileExistsError: the folder holds a run and neither was asked for.
+        ValueError: settings, data or model do not fit; the message says which.
+        FloatingPointError: the loss is not finite; the message names the step.
+    """
+    applied = [methods.from_dict(values) for values in run.methods]
+    run = dataclasses.replace(run, methods=[methods.to_dict(method) for method in applied])
+    folder = RunFolder(run, resume=resume, overwrite=overwrite)
+    if folder.finished():
+        return folder.read_json(METRICS)
+    journal = Journal(folder / "train.log")
+    kind = tasks.kind(run)
+    sets = load_sets(run)
+    task = kind.begin(run, sets["train"])
+    sizes = ", ".join(f"{len(split):,} {name}" for name, split in sets.items())
+    journal.say(f"reading {task.unit} of {run.data.name}: {sizes}")
+    items = {name: task.prepare(split) for name, split in sets.items()}
+    torch.manual_seed(run.seed)
+    if run.condense is None:
+        adapted, started = _adapted(run, applied, task), None
+    else:
+        adapted, started = condensed_run.start(run, task, items, folder, journal)
+    arguments = _arguments(run, folder, validate="val" in sets)
+    adapted.to(arguments.device)
+    folder.begin(run)
+    if started is None:
+        prepared = _prepare(adapted, applied, items["train"], folder, journal)
+    else:
+        folder.write(condensed_run.RECORD, json.dumps(started))
+        prepared = 0.0
+    for split in items.values():
+        split.settle(adapted)
+    warm = _warm_start(adapted, items["train"], run, folder, journal) if started is None else None
+    solved = warm is not None or started is not None
+    history = _tune(adapted, task, items, run, arguments, folder, journal, solved=solved)
+    return _conclude(adapted, task, items, run, folder, journal, warm=warm, history=history, prepared=prepared)
+
+
+def command(arguments: Sequence[str]) -> None:
+    """`gossamer train`: trains and prints the final scores."""
+    run, switches = runs.parse(arguments)
+    metrics = train(run, **switches)
+    for split in ("val", "test"):
+        if split in metrics:
+            print(f"{split}\n{tasks.kind(run).table(metrics[split])}")
+    print(f"everything is in {run.output}")
+
+
+def _adapted(run: Run, applied: list[methods.Method], task: Task) -> Adapted:
+    """The adapted model with the head that the task needs, and with what must be known to use it later."""
+    if learning := [m.name for m in _learning(applied) if task.unit != "images"]:
+        raise ValueError(f"{learning[0]} starts from labelled images, and {run.data.name} has texts about images")
+    adapted = adapt(task.backbone(run), applied, num_labels=task.outputs)
+    if task.outputs is not None and not any(name.startswith("head.") for name in adapted.trainable()):
+        raise ValueError(
+            f"the head of {run.model.name} would not be trained, so it could not learn the {task.outputs} classes"
+        )
+    adapted.metadata |= {"task": task.name, **task.record()}
+    return adapted
+
+
+def _learning(applied: list[methods.Method]) -> list[methods.Method]:
+    """The methods that take something from the training data before training."""
+    return [method for method in applied if type(method).prepare is not methods.Method.prepare]
+
+
+def _arguments(run: Run, folder: RunFolder, *, validate: bool) -> TrainingArguments:
+    chosen = run.training
+    if chosen.keep == "best" and not validate:
+        raise ValueError("training.keep=best needs validation images: set data.validation above 0")
+    return TrainingArguments(
+        output_dir=str(folder / CHECKPOINTS),
+        num_train_epochs=chosen.epochs,
+        per_device_train_batch_size=chosen.batch,
+        per_device_eval_batch_size=2 * chosen.batch,
+        max_grad_norm=chosen.clip,
+        bf16=chosen.bf16,
+        use_cpu=not torch.accelerator.is_available(),
+        dataloader_num_workers=chosen.workers,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        seed=run.seed,
+        eval_strategy="epoch" if validate else "no",
+        save_strategy="epoch",
+        logging_strategy="epoch",
+        save_total_limit=2,
+        load_best_model_at_end=chosen.keep == "best",
+        metric_for_best_model="accuracy" if chosen.keep == "best" else None,
+        logging_nan_inf_filter=False,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        disable_tqdm=True,
+        log_level="error",
+        report_to=chosen.report_to or "none",
+    )
+
+
+def _prepare(
+    adapted: Adapted, applied: list[methods.Method], images: PreparedSet, folder: RunFolder, journal: Journal
+) -> float:
+    """Lets the methods see the training images, such as SPT, which takes its prompts from them; seconds that it took."""
+    learning = _learning(applied)
+    if not learning:
+        return 0.0
+    if folder.checkpoint() is not None:
+        return folder.read_json(PREPARED)["seconds"]
+    start = time.monotonic()
+    for method in learning:
+        journal.say(f"preparing {method.name} on {len(images):,} images")
+        method.prepare(adapted, images)
+    seconds = time.monotonic() - start
+    folder.write(PREPARED, json.dumps({"seconds": seconds}))
+    return seconds
+
+
+def _warm_start(
+    adapted: Adapted, items: PreparedSet, run: Run, folder: RunFolder, journal: Journal
+) -> dict[str, Any] | None:
+    """Solves the head on what it reads before tuning; what came of it, as JSON. A run with a checkpoint is past this."""
+    if not run.training.warm_start:
+        return None
+    if items.labels is None:
+        journal.say("no warm start: the linear probe needs one class for each training item, and a head")
+        return None
+    if len(adapted.head_modules()) > 1:
+        journal.say(f"no warm start: {run.model.name} has several heads ({', '.join(adapted.head_modules())})")
+        return None
+    if folder.checkpoint() is not None:
+        return folder.read_json(WARM_START)
+    start = time.monotonic()
+    unit = tasks.of(adapted).unit
+    journal.say(f"solving the head on features of {len(items):,} {unit}")
+    solved = solve_head(adapted, items, run)
+    found = {"l2": solved.l2, "held_out_accuracy": solved.held_out_accuracy, "seconds": time.monotonic() - start}
+    folder.write(WARM_START, json.dumps(found))
+    accuracy = solved.held_out_accuracy
+    quality = (
+        f"no {unit[:-1]} could be held out"
+        if accuracy is None
+        else f"accuracy {accuracy:.2%} on held-out training {unit}"
+    )
+    journal.say(f"head solved with l2={solved.l2:.3g}: {quality}")
+    return found
+
+
+def solve_head(adapted: Adapted, items: PreparedSet, run: Run) -> probe.Probe:
+    """Gives the head the linear probe of what it reads of these items now, and returns that probe."""
+    assert items.labels is not None, "the probe needs one class for each item"
+    adapted.eval()
+    device = next(adapted.parameters()).device
+    features = outputs(adapted.features, items, device=device, workers=run.training.workers)
+    linear = heads.last_linear(adapted.head)  # type: ignore[arg-type]
+    solved = probe.fit(features, items.labels, linear.out_features, seed=run.seed)
+    solved.put_into(linear)
+    return solved
+
+
+def _tune(
+    adapted: Adapted,
+    task: Task,
+    items: dict[str, PreparedSet],
+    run: Run,
+    arguments: TrainingArguments,
+    folder: RunFolder,
+    journal: Journal,
+    *,
+    solved: bool,
+) -> list[dict[str, Any]]:
+    """Trains methods and head; one record an epoch, none where the head is `solved` and nothing else is to be trained."""
+    if solved and (run.training.epochs == 0 or _only_a_linear_head(adapted)):
+        journal.say("nothing is left to tune: the head is solved" if run.condense is None else "the cut is not tuned")
+        return []
+    if run.training.epochs == 0:
+        raise ValueError(f"training.epochs=0 trains nothing, because the heads of {run.model.name} could not be solved")
+
+    def keep_history(log: list[dict[str, Any]]) -> None:
+        folder.write("history.jsonl", "".join(json.dumps(record) + "\n" for record in epochs(log)))
+
+    checkpoint = folder.checkpoint()
+    if checkpoint is not None:
+        journal.say(f"continuing from {checkpoint}")
+    if run.training.gradient_checkpointing:
+        adapted.activation_checkpointing_enable()
+
+    def validate() -> dict[str, Any]:
+        scores = task.score(adapted, items["val"], workers=run.training.workers)
+        return {"loss": scores.loss, **scores.headline()}
+
+    trainer = ClassifierTrainer(
+        adapted,
+        arguments,
+        chosen=run.training,
+        loss=task.loss,
+        validate=validate,
+        train_dataset=task.varied(items["train"], run),
+        eval_dataset=items.get("val"),
+        data_collator=items["train"].collate,
+        callbacks=[Bar(journal, keep_history)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.accelerator.unwrap_model(adapted, keep_fp32_wrapper=False)  # or its forward would stay under autocast
+    keep_history(trainer.state.log_history)
+    return epochs(trainer.state.log_history)
+
+
+def _only_a_linear_head(adapted: Adapted) -> bool:
+    """Whether only a head of one Linear is trained, of which the probe is the optimum."""
+    return isinstance(adapted.head, nn.Linear) and all(name.startswith("head.") for name in adapted.trainable())
+
+
+def _conclude(
+    adapted: Adapted,
+    task: Task,
+    items: dict[str, PreparedSet],
+    run: Run,
+    folder: RunFolder,
+    journal: Journal,
+    *,
+    warm: dict[str, Any] | None,
+    history: list[dict[str, Any]],
+    prepared: float,
+) -> dict[str, Any]:
+    """Scores, saves and draws; the metrics come last, since their presence says that the run has finished."""
+    scores = {
+        name: task.score(adapted, split, workers=run.training.workers)
+        for name, split in items.items()
+        if name != "train"
+    }
+    flat = {f"{split}_{n}": value for split, s in scores.items() for n, value in s.headline().items()}
+    adapted.metadata["results"] = flat
+    adapted.save_pretrained(folder / "adapter")
+    sheet = adapted.cost(image_size=adapted.metadata["preprocessing"]["size"], batch=run.training.batch)
+    metrics = {
+        "seed": run.seed,
+        task.unit: {name: len(split) for name, split in items.items()},
+        "trainable_parameters": sheet.trained_parameters,
+        "macs": {"bare": sheet.bare.counted, "finished": sheet.finished.counted},
+        "training_flops": sheet.training_flops if history else None,  # of one image in one step
+        "warm_start": warm,
+        "condensed": condensed_run.summary(folder),
+        "train_loss": history[-1]["loss"] if history else None,
+        "seconds": prepared + (warm["seconds"] if warm else 0) + sum(record["seconds"] for record in history),
+        **{name: s.to_dict() for name, s in scores.items()},
+    }
+    shown = items[list(scores)[-1] if scores else "train"]
+    _draw(folder, journal, task, history, scores)
+    _draw_prompts(folder, journal, task, adapted, shown)
+    folder.finish(metrics)
+    return metrics
+
+
+def _draw(
+    folder: RunFolder, journal: Journal, task: Task, history: list[dict[str, Any]], scores: dict[str, Scores]
+) -> None:
+    from gossamer import report
+
+    if not report.available():
+        journal.say("no pictures: matplotlib is not installed (pip install 'gossamer[report]')")
+        return
+    if history:
+        report.curves(history, folder / "curves.png")
+    if scores:
+        split, last = list(scores.items())[-1]
+        task.draw(last, folder.path, split)
+
+
+def _draw_prompts(folder: RunFolder, journal: Journal, task: Task, adapted: Adapted, images: Any) -> None:
+    from gossamer import pictures, report
+
+    if not report.available():
+        return
+    condensed = folder.read_json(condensed_run.RECORD)
+    if condensed is not None:
+        pictures.kept_prompts(condensed["counts"], folder / "prompts.png")
+    try:
+        if task.unit == "images":
+            pictures.attention_of_run(adapted, images, folder / "attention.png")
+    except ValueError as error:
+        journal.say(f"no picture of the prompts' attention: {error}")

@@ -1,0 +1,119 @@
+"""The Hugging Face Trainer with what adapters need: learning rates by part, schedules, and no silence about a diverged loss."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, get_scheduler
+
+from gossamer.adapted import Adapted
+from gossamer.methods import METHODS, Method
+from gossamer.training.run import Training
+
+
+class ClassifierTrainer(Trainer):
+    """The Hugging Face Trainer with learning rates of their own for methods and head, and no silence about a loss of NaN.
+
+    Args:
+        chosen: optimisation.
+        loss: of a model on a batch. None: what the model returns.
+        validate: scores after an epoch, accuracy and loss among them. None: as the Trainer does.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        chosen: Training,
+        loss: Callable[[nn.Module, dict[str, Tensor]], Tensor] | None = None,
+        validate: Callable[[], dict[str, float]] | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(*args, **kwargs)
+        self.chosen, self.loss, self.validate = chosen, loss, validate
+        self.model_accepts_loss_kwargs = False  # an Adapted hands unknown arguments to its backbone
+        self.epoch_began = time.monotonic()
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The optimizer of the run over the groups of `groups`."""
+        if self.optimizer is None:
+            self.optimizer = optimizer(self.model, self.chosen)  # type: ignore[arg-type]
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The schedule of the run."""
+        if self.lr_scheduler is None:
+            optimizer = optimizer or self.optimizer
+            self.lr_scheduler = schedule(self.chosen.schedule, optimizer, num_training_steps)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """One step.
+
+        Raises:
+            FloatingPointError: the loss is NaN or infinite.
+        """
+        loss = super().training_step(*args, **kwargs)
+        if not torch.isfinite(loss):
+            step = self.state.global_step + 1
+            raise FloatingPointError(
+                f"the loss is {float(loss)} at step {step} of {self.state.max_steps}: training has diverged; lower training.lr "
+                f"or training.head_lr{', or switch training.bf16 off' if self.chosen.bf16 else ''}"
+            )
+        return loss
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The loss of one batch."""
+        return super().compute_loss(model, inputs, *args, **kwargs) if self.loss is None else self.loss(model, inputs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """The scores of validation under the Trainer's names, told to all who listen."""
+        if self.validate is None:
+            return super().evaluate(*args, **kwargs)
+        metrics = {f"eval_{name}": value for name, value in self.validate().items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the seconds that an epoch of training took to its record, so that they outlive a kill."""
+        now = time.monotonic()
+        if "loss" in logs:
+            logs["seconds"] = now - self.epoch_began
+        self.epoch_began = now
+        super().log(logs, start_time)
+
+
+def optimizer(adapted: Adapted, chosen: Training, betas: tuple[float, float] = (0.9, 0.999)) -> torch.optim.Optimizer:
+    """The optimizer of a run over the groups of `groups`; `betas` are AdamW's."""
+    parts = groups(adapted, chosen)
+    return torch.optim.SGD(parts, momentum=0.9) if chosen.optimizer == "sgd" else torch.optim.AdamW(parts, betas=betas)
+
+
+def groups(adapted: Adapted, chosen: Training) -> list[dict[str, Any]]:
+    """Parameter groups for the optimizer: a rate for the head and for every method, no weight decay on biases and other vectors."""
+    by_setting: dict[tuple[float, float], list[nn.Parameter]] = {}
+    factors = {name: method.rate for name, method in zip(adapted.methods, adapted.applied, strict=True)}
+    for name, parameter in adapted.trainable().items():
+        tree, _, tensor = name.partition(".")
+        owner = re.sub(r"_\d+$", "", tree)  # the second vpt of a list is vpt_2
+        own = METHODS.get(owner, Method).learning_rate if chosen.lr is None else chosen.lr
+        rate = chosen.head_lr if owner == "head" else own * factors[tree](tensor)
+        decay = chosen.weight_decay if parameter.ndim > 1 and not name.endswith("bias") else 0.0
+        by_setting.setdefault((rate, decay), []).append(parameter)
+    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in by_setting.items()]
+
+
+def schedule(kind: str, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """The learning rates over `steps` steps, from those of the optimizer's groups as their largest; see `Training.schedule`."""
+    if kind == "one-cycle":
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, [g["lr"] for g in optimizer.param_groups], total_steps=steps
+        )
+    return get_scheduler(kind, optimizer, num_warmup_steps=math.ceil(0.1 * steps), num_training_steps=steps)

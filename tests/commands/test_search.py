@@ -1,0 +1,59 @@
+"""`gossamer search` on the tiny task: a folder with everything, a run that trains, and test images left alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from gossamer.cli import main
+from gossamer.training import run as runs
+from gossamer.training.run import to_yaml
+from gossamer.training.train import train
+
+from .. import squares
+
+DAS = {"method": "das", "skip": 1, "rank": 4, "init": "zero_up"}
+
+
+@pytest.fixture
+def run_file(tmp_path: Path) -> Path:
+    images = tmp_path / "images"
+    shutil.copytree(squares.images(), images)
+    for path in (images / "test").rglob("*.png"):
+        path.write_bytes(b"nobody reads this")
+    run = squares.run(tmp_path / "run", DAS, data=images, epochs=1, limit=None)
+    path = tmp_path / "run.yaml"
+    path.write_text(to_yaml(run))
+    return path
+
+
+def test_a_search_leaves_a_run_that_trains(run_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ["search.rules.eta=50", "search.epochs=2", "search.rules.interval=2", "training.warm_start=false"]
+    assert main(["search", str(run_file), *settings]) == 0
+    said = capsys.readouterr().out
+    folder = run_file.parent / "run" / "search"
+    result = json.loads((folder / "result.json").read_text())
+    assert f"found after {result['updates']} updates: vision.blocks.{result['chosen'][0]}" in said
+    assert {p.name for p in folder.iterdir()} == {
+        "settings.json", "history.jsonl", "preferences.png", "result.json", "found.yaml",
+    }  # fmt: skip
+    found = runs.parse([str(folder / "found.yaml")])[0]
+    assert found.methods[0]["skip"] == result["chosen"]
+    assert found.search.rules == {"eta": 50, "interval": 2}
+    assert main(["search", str(run_file), *settings]) == 2
+    assert "holds a search already (finished)" in capsys.readouterr().err
+    assert main(["search", str(run_file), *settings, "--resume"]) == 0
+    assert main(["search", str(run_file), "search.rules.etta=1", "--overwrite"]) == 2
+    assert "a search has no rule 'etta'" in capsys.readouterr().err
+    metrics = train(squares.run(run_file.parent / "trained", found.methods[0], epochs=1, limit=60))
+    assert metrics["macs"]["finished"] < metrics["macs"]["bare"]
+
+
+def test_help_and_a_method_without_arms(run_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["search", "--help"]) == 0
+    assert "gossamer search" in capsys.readouterr().out
+    assert main(["search", str(run_file), "methods=[{method: vpt}]"]) == 2
+    assert "exactly one method with something to choose" in capsys.readouterr().err

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+
+from gossamer.training import probe
+
+
+def sample(n: int = 90, d: int = 7, classes: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.arange(n) % classes
+    centres = torch.randn(classes, d, generator=generator)
+    features = centres[labels] + torch.randn(n, d, generator=generator)
+    return features * torch.linspace(0.1, 30, d) + 5, labels
+
+
+@pytest.mark.parametrize("l2", [1e-3, 1e-1, 3.0])
+def test_the_solution_is_that_of_scikit_learn_on_standardised_features(l2: float) -> None:
+    features, labels = sample()
+    mean, std = features.mean(0), features.std(0, correction=0)
+    standard = ((features - mean) / std).double().numpy()
+    known = LogisticRegression(C=1 / (len(labels) * l2), tol=1e-10, max_iter=10_000).fit(standard, labels.numpy())
+    expected = torch.from_numpy(known.decision_function(standard))
+    found = probe.fit(features, labels, 4, l2=l2)
+    logits = features.double() @ found.weight.double().T + found.bias.double()
+    torch.testing.assert_close(logits.log_softmax(1), expected.log_softmax(1), atol=1e-4, rtol=1e-4)
+
+
+def test_the_strength_is_chosen_on_held_out_samples() -> None:
+    features, labels = sample()
+    found = probe.fit(features, labels, 4)
+    assert found.l2 in probe.STRENGTHS
+    right = 0
+    for held in probe.folds(labels, 0):
+        kept = torch.ones(len(labels), dtype=torch.bool)
+        kept[held] = False
+        part = probe.fit(features[kept], labels[kept], 4, l2=found.l2)
+        right += int(((features[held] @ part.weight.T + part.bias).argmax(1) == labels[held]).sum())
+    assert found.held_out_accuracy == pytest.approx(right / len(labels))
+
+
+def test_the_same_features_give_the_same_probe() -> None:
+    features, labels = sample()
+    one, two = (probe.fit(features, labels, 4, seed=3) for _ in range(2))
+    assert torch.equal(one.weight, two.weight)
+    assert torch.equal(one.bias, two.bias)
+
+
+def test_folds_share_out_every_class_and_never_hold_out_a_lone_sample() -> None:
+    labels = torch.tensor([0] * 13 + [1] * 8 + [2])
+    held = probe.folds(labels, 0)
+    assert sorted(torch.cat(held).tolist()) == list(range(21))
+    assert all(2 <= int((labels[part] == 0).sum()) <= 3 for part in held)
+
+
+def test_a_constant_feature_and_a_lone_class_do_no_harm() -> None:
+    features, labels = sample()
+    features[:, 2] = 4.0
+    labels[labels == 3] = 0
+    labels[0] = 3
+    found = probe.fit(features, labels, 4)
+    assert torch.isfinite(found.weight).all()
+
+
+def test_with_one_sample_a_class_nothing_can_be_held_out() -> None:
+    found = probe.fit(torch.eye(3), torch.arange(3), 3)
+    assert found.held_out_accuracy is None
+    assert (torch.eye(3) @ found.weight.T + found.bias).argmax(1).tolist() == [0, 1, 2]
+
+
+def test_it_goes_into_a_linear_of_its_shape_only() -> None:
+    features, labels = sample()
+    found, head = probe.fit(features, labels, 4, l2=0.1), nn.Linear(7, 4)
+    found.put_into(head)
+    assert torch.equal(head.weight, found.weight)
+    with pytest.raises(
+        ValueError, match=r"a Linear of \(4, 7\) with bias; the head's last one is \(4, 7\) without bias"
+    ):
+        found.put_into(nn.Linear(7, 4, bias=False))
+    with pytest.raises(ValueError, match=r"last one is \(3, 7\)"):
+        found.put_into(nn.Linear(7, 3))
+
+
+def test_bad_samples_are_refused() -> None:
+    features, labels = sample()
+    with pytest.raises(ValueError, match="labels reach from 0 to 3; there are 3 classes"):
+        probe.fit(features, labels, 3)
+    features[5, 1] = torch.nan
+    with pytest.raises(ValueError, match="1 of 90 feature vectors are not finite"):
+        probe.fit(features, labels, 4)
