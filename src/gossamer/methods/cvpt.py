@@ -95,6 +95,7 @@ class CVPT(Method):
     stack: str | None = None
 
     name = "cvpt"
+    learning_rate = 5e-3  # the most frequent one of the authors' tasks
 
     def __post_init__(self) -> None:
         if self.prompts < 0:
