@@ -37,9 +37,10 @@ def test_every_protocol_fits_a_vision_transformer(paper: str) -> None:
     tiny = ViTConfig(
         hidden_size=12, num_hidden_layers=2, num_attention_heads=2, intermediate_size=20, image_size=16, patch_size=4
     )
-    for task in ("vtab/svhn", "fgvc/dogs"):
+    for task in ("fgvc/cub", "fgvc/dogs") if paper == "spt-deep" else ("vtab/svhn", "fgvc/dogs"):
         method = methods.from_dict(protocol(paper, task).method)
         adapted = gm.adapt(ViTForImageClassification(tiny), method, num_labels=3)
+        method.prepare(adapted, [{"pixel_values": torch.randn(3, 16, 16)} for _ in range(3)])
         assert adapted(pixel_values=torch.zeros(1, 3, 16, 16)).logits.shape == (1, 3)
 
 
@@ -49,10 +50,12 @@ def test_selection_sees_the_validation_images_and_the_last_training_uses_them() 
     chosen = select["lr2.5-wd0.001"]
     assert (chosen.training.lr, chosen.training.head_lr, chosen.training.weight_decay) == (1.25, 1.25, 1e-3)
     assert (chosen.data.train, chosen.training.optimizer, chosen.training.batch) == ("train", "sgd", 128)
+    assert not any(run.data.test for run in select.values())
     final = files("vpt-deep", "vtab/dtd", "final", "runs", settings=(2.5, 1e-3), path="/data")
     assert [run.seed for run in final.values()] == [42, 44, 82, 100, 800]
     last = final["seed82"]
     assert (last.data.train, last.data.path, last.training.lr) == ("trainval", "/data", 1.25)
+    assert last.data.test
     assert (last.images.resize, last.images.augment, last.images.mean) == ("direct", [], (0.485, 0.456, 0.406))
     assert len(files("vpt-shallow", "vtab/dtd", "select", "runs")) == 56
 
@@ -64,6 +67,14 @@ def test_fine_grained_tasks_keep_their_validation_images_apart() -> None:
     assert (run.training.lr, run.training.weight_decay, run.training.batch) == (2e-4, 1e-5, 16)
     vtab = files("cvpt", "vtab/kitti", "final", "runs")["seed42"]
     assert (vtab.training.lr, vtab.training.weight_decay, vtab.training.batch) == (5e-3, 0.05, 32)
+
+
+def test_self_prompts_have_a_decay_of_the_head_of_their_own() -> None:
+    run = files("spt-deep", "fgvc/cub", "final", "runs")["seed42"]
+    assert run.model.name == "mae:mae_pretrain_vit_base.pth"
+    assert run.methods[0]["stay"]
+    assert (run.training.lr, run.training.weight_decay, run.training.head_weight_decay) == (5e-2, 1e-2, 0.5)
+    assert files("spt-deep", "fgvc/dogs", "final", "runs")["seed44"].model.name == "google/vit-base-patch16-224-in21k"
 
 
 def test_published_rates_are_scaled_by_the_batch() -> None:
@@ -83,7 +94,8 @@ def test_the_command_writes_run_files_that_train_reads(tmp_path: Path, capsys: p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["vpt", "vtab/dtd"], "no protocol 'vpt'; there are: vpt-deep, vpt-shallow, cvpt, lora, adaptformer"),
+        (["vpt", "vtab/dtd"], "no protocol 'vpt'; there are: vpt-deep, vpt-shallow, spt-deep, cvpt, lora, adaptformer"),
+        (["spt-deep", "fgvc/cars"], "no settings of spt-deep on fgvc/cars; they did on fgvc/cub, fgvc/dogs"),
         (["cvpt", "desk/count"], "no task 'desk/count' with published settings; there are: vtab/cifar"),
         (["cvpt", "vtab/dtd", "--stage", "test"], "no stage 'test'; there are: select, final"),
         (

@@ -18,6 +18,7 @@ from gossamer.training import run as runs
 from gossamer.training.run import Data, Images, Model, Run, Training
 
 BACKBONE = "google/vit-base-patch16-224-in21k"
+MAE = "mae:mae_pretrain_vit_base.pth"  # the authors' file, in the folder where training starts
 SIZE = 224
 EPOCHS = 100  # the first tenth warms up, then a cosine to 0
 
@@ -49,6 +50,8 @@ TASKS: dict[str, tuple[int, tuple[int, float, float], tuple[int, float, float | 
     "fgvc/dogs": (100, (100, 1, 1e-4), (10, 2e-4, 1e-5, 16)),
     "fgvc/cars": (200, (100, 500, 0), (100, 2e-3, 5e-2, 16)),
 }
+SPT_FOUND = {"fgvc/cub": (5e-2, 1e-2, 0.5, MAE), "fgvc/dogs": (1e-3, 1e-2, 3.0, BACKBONE)}
+"""lr, weight decay, that of the head, and backbone of SPT-deep: the two tasks of which the authors published them."""
 DEEP_FOUND = {"vtab/dmlab": (1.0, 1e-3), "vtab/eurosat": (1.0, 1e-3), "vtab/sun397": (25.0, 1e-4)}
 """Base lr and weight decay of VPT-deep where the authors published them: in their notebook only."""
 SGD_RATES = (50.0, 25.0, 10.0, 5.0, 2.5, 1.0, 0.5, 0.25, 0.1, 0.05)
@@ -66,17 +69,20 @@ class Protocol:
     settings: tuple[float, float] | None = None
     seeds: tuple[int, ...]
     scaled: bool = False  # lr is multiplied by batch / 256
+    head_decay: float | None = None  # weight decay of the head, where it is another
+    backbone: str = BACKBONE
 
 
 def protocol(paper: str, task: str) -> Protocol:
-    """The protocol of vpt-deep, vpt-shallow, cvpt, lora or adaptformer on one of `TASKS`, for ViT-B/16 of ImageNet-21k.
+    """The protocol of vpt-deep, vpt-shallow, spt-deep, cvpt, lora or adaptformer on one of `TASKS`, for ViT-B/16 of ImageNet-21k.
 
     VPT (Jia et al., arXiv 2203.12119): SGD, base lr x batch / 256. CVPT (Huang et al., arXiv 2408.14961): AdamW with the authors'
-    settings of each task, and every seed that occurs in them. lora, adaptformer: rank 8, AdamW 1e-3, weight decay 1e-4, batch 64,
+    settings of each task, and every seed that occurs in them. SPT (Wang et al., arXiv 2402.02382): AdamW; CUB-200 on MAE's
+    ViT-B/16, Stanford Dogs on the supervised one. lora, adaptformer: rank 8, AdamW 1e-3, weight decay 1e-4, batch 64,
     as NOAH (Zhang et al., arXiv 2206.04673) trains them.
 
     Raises:
-        ValueError: unknown paper or task, with the known ones.
+        ValueError: unknown paper or task, or one that the paper has no settings for, with the known ones.
     """
     if paper not in PAPERS:
         raise ValueError(f"no protocol {paper!r}; there are: {', '.join(PAPERS)}")
@@ -106,6 +112,23 @@ def _vpt(prompts: int, *, deep: bool, settings: tuple[float, float] | None) -> P
     )
 
 
+def _spt(task: str) -> Protocol:
+    if task not in SPT_FOUND:
+        raise ValueError(f"the authors published no settings of spt-deep on {task}; they did on {', '.join(SPT_FOUND)}")
+    lr, decay, head_decay, backbone = SPT_FOUND[task]
+    averaged = {"stay": True} if backbone == MAE else {}  # MAE's read-out averages over prompts and patches
+    return Protocol(
+        method={"method": "spt", "prompts": 20, **averaged},
+        optimizer="adamw",
+        batch=32,
+        grid=((lr, decay),),
+        settings=(lr, decay),
+        seeds=(42, 44, 82, 100, 800),
+        head_decay=head_decay,
+        backbone=backbone,
+    )
+
+
 def _cvpt(task: str) -> Protocol:
     prompts, lr, decay, batch = TASKS[task][2]
     driver = task.startswith("vtab/")  # whose driver reads the rate alone, and leaves these two as they are
@@ -130,6 +153,7 @@ def _baseline(method: dict[str, Any]) -> Protocol:
 PAPERS = {
     "vpt-deep": _vpt_deep,
     "vpt-shallow": _vpt_shallow,
+    "spt-deep": _spt,
     "cvpt": _cvpt,
     "lora": lambda task: _baseline({"method": "peft", "peft_type": "LORA", "r": 8, "target_modules": ["q", "v"]}),
     "adaptformer": lambda task: _baseline({"method": "adapter", "rank": 8, "placement": "parallel", "scale": 0.1}),
@@ -184,8 +208,11 @@ def _run(
     vtab = task.startswith("vtab/")
     rate = lr * found.batch / 256 if found.scaled else lr
     return Run(
-        model=Model(name=BACKBONE, head="plain"),
-        data=Data(name=task, path=path, train="trainval" if vtab and stage == "final" else "train", validation=0.0),
+        model=Model(name=found.backbone, head="plain"),
+        data=Data(
+            name=task, path=path, train="trainval" if vtab and stage == "final" else "train", validation=0.0,
+            test=stage == "final",
+        ),
         images=Images(
             size=SIZE,
             resize="direct" if vtab else "shorter-side",
@@ -195,8 +222,8 @@ def _run(
         ),
         methods=[found.method],
         training=Training(
-            epochs=EPOCHS, batch=found.batch, lr=rate, head_lr=rate, weight_decay=decay, optimizer=found.optimizer,
-            schedule="cosine", clip=0.0, warm_start=False,
+            epochs=EPOCHS, batch=found.batch, lr=rate, head_lr=rate, weight_decay=decay,
+            head_weight_decay=found.head_decay, optimizer=found.optimizer, schedule="cosine", clip=0.0, warm_start=False,
         ),
         output=output,
         seed=seed,

@@ -303,6 +303,9 @@ def test_rates_belong_to_methods_and_head_and_biases_do_not_decay() -> None:
     assert found["vpt.vision.blocks.0.prompts"] == found["vpt_2.vision.blocks.2.prompts"] == (1e-2, 0.1)
     assert found["head.weight"] == (0.5, 0.1)
     assert found["head.bias"] == (0.5, 0.0)
+    own = {p.ndim: g["weight_decay"] for g in groups(model, Training(head_weight_decay=2.0)) for p in g["params"]
+           if named[id(p)].startswith("head.")}  # fmt: skip
+    assert own == {2: 2.0, 1: 0.0}
     of_adapter = {name: value for name, value in found.items() if name.startswith("adapter.")}
     assert {value for name, value in of_adapter.items() if name.endswith("weight")} == {(1e-3, 0.1)}
     assert {value for name, value in of_adapter.items() if name.endswith("bias")} == {(1e-3, 0.0)}

@@ -127,6 +127,7 @@ class Training:
             1e-3 for peft's.
         head_lr: largest learning rate of the head.
         weight_decay: the optimizer's, on matrices.
+        head_weight_decay: that on matrices of the head. None: the same.
         optimizer: adamw, or sgd with momentum 0.9.
         schedule: of the learning rates. one-cycle rises for the first 30 % of the steps and falls to nearly 0 (a cosine each);
             cosine and linear rise for the first 10 % and fall to 0.
@@ -145,6 +146,7 @@ class Training:
     lr: float | None = None
     head_lr: float = 1e-3
     weight_decay: float = 0.01
+    head_weight_decay: float | None = None
     optimizer: Literal["adamw", "sgd"] = "adamw"
     schedule: Literal["one-cycle", "cosine", "linear", "constant"] = "one-cycle"
     clip: float = 1.0
@@ -159,7 +161,9 @@ class Training:
         _require(self.batch > 0, f"training.batch must be 1 or more, got {self.batch}")
         for name in ("epochs", "head_lr", "weight_decay", "clip", "workers"):
             _require(getattr(self, name) >= 0, f"training.{name} must not be negative, got {getattr(self, name)}")
-        _require(self.lr is None or self.lr >= 0, f"training.lr must not be negative, got {self.lr}")
+        for name in ("lr", "head_weight_decay"):
+            value = getattr(self, name)
+            _require(value is None or value >= 0, f"training.{name} must not be negative, got {value}")
         if self.epochs == 0 and not self.warm_start:
             raise ValueError("training.epochs=0 with training.warm_start=false trains nothing; change one of them")
 

@@ -104,8 +104,13 @@ def groups(adapted: Adapted, chosen: Training) -> list[dict[str, Any]]:
         tree, _, tensor = name.partition(".")
         owner = re.sub(r"_\d+$", "", tree)  # the second vpt of a list is vpt_2
         own = METHODS.get(owner, Method).learning_rate if chosen.lr is None else chosen.lr
-        rate = chosen.head_lr if owner == "head" else own * factors[tree](tensor)
-        decay = chosen.weight_decay if parameter.ndim > 1 and not name.endswith("bias") else 0.0
+        if owner == "head":
+            rate, decay = chosen.head_lr, chosen.head_weight_decay
+        else:
+            rate, decay = own * factors[tree](tensor), chosen.weight_decay
+        decay = chosen.weight_decay if decay is None else decay
+        if parameter.ndim < 2 or name.endswith("bias"):
+            decay = 0.0
         by_setting.setdefault((rate, decay), []).append(parameter)
     return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in by_setting.items()]
 
