@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,13 +94,13 @@ def draw(records: Sequence[Mapping[str, Any]], maps: Sequence[Tensor], path: str
         path: of the PNG.
         prepare: the `Preprocessing` of the images.
     """
-    figure, axes = _figure(2.6 * 2 * len(records), 2.9, columns=2 * len(records))
+    figure, axes = _figure(2.6 * 2 * len(records), 3.3, columns=2 * len(records))
     mean, std = (torch.tensor(value)[:, None, None] for value in (prepare.mean, prepare.std))
     for place, (record, weights) in enumerate(zip(records, maps, strict=True)):
         seen = prepare(open_image(record["images"][0])) * std + mean
         left, right = axes[2 * place : 2 * place + 2]
         left.imshow(seen.permute(1, 2, 0).clamp(0, 1).numpy())
-        left.set_title(f"{record['text']}\n{record['answer']}", fontsize=8)
+        left.set_title(f"{textwrap.fill(record['text'], 40)}\n{record['answer']}", fontsize=8)
         right.imshow(seen.mean(dim=0).numpy(), cmap="gray", vmin=0, vmax=1)
         high, wide = seen.shape[-2:]
         right.imshow(weights.numpy(), cmap="inferno", alpha=0.6, extent=(-0.5, wide - 0.5, high - 0.5, -0.5))
