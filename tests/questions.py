@@ -46,11 +46,18 @@ MODELS: dict[str, tuple[Any, str | None]] = {
     "words": (lambda: tf.BertModel(tf.BertConfig(**TEXT)), "bert"),
     "llama": (lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**TEXT, tie_word_embeddings=False)), "llama"),
     "t5": (lambda: tf.T5ForConditionalGeneration(tf.T5Config(**T5)), "t5"),
+    "roberta": (lambda: tf.RobertaModel(tf.RobertaConfig(**ROBERTA)), "bert"),
+    "bart": (lambda: tf.BartForConditionalGeneration(tf.BartConfig(**BART)), "bert"),
     "vilt": (lambda: tf.ViltForQuestionAnswering(tf.ViltConfig(**{**TOWER, **VILT})), "bert"),
     "meter": (lambda: MeterForQuestionAnswering(MeterConfig(TOWER, ROBERTA, FUSION, num_labels=5)), "bert"),
 }
 VILT = {"vocab_size": len(SPECIAL + WORDS), "num_labels": 5, "num_images": -1, "modality_type_vocab_size": 2}
 ROBERTA = {**TEXT, "max_position_embeddings": 60}
+BART = {
+    "d_model": 20, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 32, "decoder_ffn_dim": 28, "vocab_size": len(SPECIAL + WORDS), "max_position_embeddings": 60,
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2, "forced_eos_token_id": None,
+}  # fmt: skip
 FUSION = {
     "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40, "initializer_range": 0.2,
 }  # fmt: skip
@@ -177,7 +184,7 @@ def run(
 ) -> Run:
     """A run of a model of `MODELS` on one of `SETS`, with the tower where the model needs one; 2 epochs unless told."""
     of_data = {key: training.pop(key) for key in ("validation", "limit", "train") if key in training}
-    composed = name in ("bert", "llama", "t5")
+    composed = name not in ("vilt", "meter", "words")
     return Run(
         model=Model(name=str(model(name)), vision=str(model("vit")) if composed else None),
         data=Data(name=data, path=str(SETS[data]()), **of_data),

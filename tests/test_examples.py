@@ -32,6 +32,14 @@ def test_the_run_file_is_valid() -> None:
     assert run.data.name == "digits"
 
 
+@pytest.mark.parametrize(("name", "methods"), [("dvp", 8), ("memvp", 4)])
+def test_the_comparison_files_on_texts_are_valid(name: str, methods: int) -> None:
+    cells = plan.cells(plan.read(EXAMPLES / f"{name}.yaml"), {})
+    assert len(cells) == methods * 3
+    assert {cell.run.data.name for cell in cells} == {"easy-vqa"}
+    assert {cell.run.model.vision for cell in cells} == {"dinov2-small"}
+
+
 def test_the_comparison_file_is_valid() -> None:
     comparison = plan.read(EXAMPLES / "comparison.yaml")
     assert {place: len(cells) for place, cells in plan.candidates(comparison).items()} == {

@@ -29,6 +29,8 @@ KINDS = {
     "llama-gqa": ("llama", "gqa", (questions.VISUAL, LORA)),
     "llama-vqav2": ("llama", "vqav2", ({"method": "memvp", "rank": 3},)),
     "t5-gqa": ("t5", "gqa", (questions.VISUAL,)),
+    "roberta-gqa": ("roberta", "gqa", (questions.VISUAL,)),
+    "bart-gqa": ("bart", "gqa", ({"method": "memvp", "rank": 3},)),
     "vilt-gqa": ("vilt", "gqa", ({"method": "apt", "rank": 2},)),
     "vilt-nlvr2": ("vilt", "nlvr2", ({"method": "adapter"},)),
     "meter-vqav2": ("meter", "vqav2", ({"method": "apt", "rank": 2},)),
@@ -144,7 +146,7 @@ def test_the_loss_is_on_the_tokens_of_the_answer_and_the_end_alone() -> None:
 
 
 def test_batch_mates_and_padding_do_not_change_an_answer() -> None:
-    for name in ("llama", "t5", "bert"):
+    for name in ("llama", "t5", "bart", "bert", "roberta"):
         task, texts, adapted = prepared(name)
         some = dataclasses.replace(texts.texts, examples=texts.texts.examples[:9])
         longer = dataclasses.replace(some.examples[1], text="what colour is the square ? " * 3)

@@ -92,6 +92,7 @@ def image_files(paths: Sequence[str | Path]) -> list[Path]:
 def command(arguments: Sequence[str]) -> None:
     """`gossamer predict`: prints labels and probabilities of image files, or answers to a text about them."""
     from gossamer import tasks
+    from gossamer.looking import answer as looked
 
     parser = argparse.ArgumentParser(
         prog="gossamer predict", description="Classify images with a trained adapter, or answer a text about them."
@@ -102,13 +103,20 @@ def command(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--top", type=int, default=3, help="labels shown for each image (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON, with every label")
+    parser.add_argument(
+        "--picture", metavar="FILE", help="draw where a model with DVP or MemVP looked for its answer, as a PNG"
+    )
     asked = parser.parse_args(arguments)
     adapted = load_adapter(asked.run)
     if tasks.of(adapted).unit == "texts":
         *paths, text = asked.images
         files = image_files(paths)
-        found = answer(adapted, files, text)
+        found = answer(adapted, files, text) if asked.picture is None else looked(adapted, files, text, asked.picture)
         names = [" ".join(record["images"]) for record in found]
+    elif asked.picture is not None:
+        raise ValueError(
+            "--picture draws where a model looks for an answer to a text, and this adapter classifies images"
+        )
     else:
         files = image_files(asked.images)
         found = list(predict(adapted, files))

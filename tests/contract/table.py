@@ -236,6 +236,26 @@ BACKBONES: dict[str, Backbone] = {
 }
 
 
+BACKBONES["clip+roberta"] = Backbone(
+    _seeing(
+        _of(tf.CLIPVisionModel, tf.CLIPVisionConfig, TOWER),
+        _of(tf.RobertaModel, tf.RobertaConfig, TEXT, max_position_embeddings=40),
+    ),
+    "both",
+    LABELS,
+    sees=True,
+)
+BACKBONES["siglip+bart"] = Backbone(
+    _seeing(
+        _of(tf.SiglipVisionModel, tf.SiglipVisionConfig, TOWER),
+        _of(tf.BartForConditionalGeneration, tf.BartConfig, BART, dropout=0.0, **BART_IDS),
+    ),
+    "all",
+    generates=True,
+    headless=True,
+    sees=True,
+)
+
 METER = {
     "vision_config": {**VISION, "num_hidden_layers": 2},
     "text_config": {**TEXT, "num_hidden_layers": 2, "max_position_embeddings": 40},

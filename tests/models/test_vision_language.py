@@ -61,10 +61,15 @@ def test_generation_depends_on_its_own_image_and_text_alone(language: str, metho
         assert torch.equal(alone[:, -4:], answers[0][2 * row : 2 * row + 2, -4:])
 
 
+@pytest.mark.parametrize("language", ["llama", "t5", "flan"])
 @pytest.mark.parametrize("method", list(METHODS))
-def test_padding_on_the_left_is_padding_on_the_right(method: str) -> None:
-    model = adapted("clip", CLASSIFIED["llama"], METHODS[method], labels=4)
+def test_padding_on_the_left_is_padding_on_the_right(language: str, method: str) -> None:
+    model = adapted("clip", CLASSIFIED[language], METHODS[method], labels=4)
     pixels = torch.stack(images(16, 16))
+    if language != "llama" and isinstance(METHODS[method], gm.VisualTokens):
+        with pytest.raises(ValueError, match=r"stand in front of the first place, .* is padded: pad on the right"):
+            model(**texts(7, 4, left=True), pixel_values=pixels)
+        return
     right, left = (model(**texts(7, 4, left=side), pixel_values=pixels).logits for side in (False, True))
     close(left, right)
 
@@ -179,10 +184,20 @@ def test_images_and_texts_must_belong_together() -> None:
         model(**given, pixel_values=pixels, image_index=torch.tensor([0, 1, 2]))
     with pytest.raises(ValueError, match="give one of pixel_values, seen and states"):
         model(**given, pixel_values=pixels, seen=model.see(pixels))
-    with pytest.raises(ValueError, match="BertModel reads its class token at the first place"):
-        model(**texts(5, 4, left=True))
     with pytest.raises(TypeError, match="Silent does not generate"):
         composed("clip", lambda: Silent(CLASSIFIED["bert"]())).generate(**given)
+
+
+@pytest.mark.parametrize("language", ["bert", "roberta", "bart"])
+def test_padding_where_a_class_token_stands_is_refused(language: str) -> None:
+    """Their positions are learnt and counted from the first place, padding or not."""
+    model = composed("clip", CLASSIFIED[language])
+    message = f"{type(model.language).__name__} has its class token at the first place, where .*: pad on the right"
+    with pytest.raises(ValueError, match=message):
+        model(**texts(5, 4, left=True))
+    if language == "bart":
+        with pytest.raises(ValueError, match="BartForConditionalGeneration has its class token"):
+            composed("clip", SPOKEN["bart"]).generate(**texts(5, 4, left=True), max_new_tokens=2)
 
 
 class Silent(tf.BertModel):
@@ -240,9 +255,9 @@ def test_both_halves_are_referred_to(tmp_path: Path) -> None:
         gm.load(tmp_path / "adapter")
 
 
-@pytest.mark.parametrize("language", ["bert", "t5"])
+@pytest.mark.parametrize("language", ["bert", "roberta", "t5", "bart"])
 def test_halves_are_loaded_by_name(language: str, tmp_path: Path) -> None:
-    """Each half may be a part of what was published: CLIP's tower, BERT without its head, T5 without its language model head."""
+    """Each half may be a part of what was published: CLIP's tower, a language model without its head."""
     from gossamer import zoo
 
     text = {**TEXT, "bos_token_id": 0, "eos_token_id": 49, "projection_dim": 8}
@@ -250,11 +265,13 @@ def test_halves_are_loaded_by_name(language: str, tmp_path: Path) -> None:
     tf.CLIPModel(tf.CLIPConfig(vision_config=vision, text_config=text, projection_dim=8)).save_pretrained(
         tmp_path / "clip"
     )
-    whole = tf.BertForMaskedLM(tf.BertConfig(**TEXT)) if language == "bert" else SPOKEN["t5"]()
-    whole.save_pretrained(tmp_path / "language")  # type: ignore[attr-defined]
+    masked = {"bert": tf.BertForMaskedLM, "roberta": tf.RobertaForMaskedLM}.get(language)
+    config: Any = CLASSIFIED[language]().config
+    whole: Any = SPOKEN[language]() if masked is None else masked(config)
+    whole.save_pretrained(tmp_path / "language")
     tower = zoo.load(tmp_path / "clip", kind="CLIPVisionModel")
-    half: Any = zoo.load(tmp_path / "language", kind=None if language == "bert" else "T5Model")
-    if language == "bert":
+    half: Any = zoo.load(tmp_path / "language", kind=None if masked else type(CLASSIFIED[language]()).__name__)
+    if masked:
         half = half.base_model
         half.name_or_path = str(tmp_path / "language")
     model = gm.adapt(gm.VisionLanguage(tower, half), METHODS["memvp"], num_labels=3).eval()

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import json
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import FileLock
 
@@ -17,14 +17,11 @@ from gossamer.comparison.plan import Cell
 from gossamer.cost import machine
 from gossamer.training.folder import RunFolder
 
-if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
-
 ROW, ERROR = "row.json", "error.txt"
-LATENCY_REPEATS = 20
 COLUMNS = (
     "method", "task", "seed", "split", "accuracy", "balanced_accuracy", "trainable_parameters", "gmacs", "bare_gmacs",
-    "training_gmacs", "latency_ms", "bare_latency_ms", "latency_ratio", "seconds", "images", "settings", "selection",
+    "training_gmacs", "latency_ms", "bare_latency_ms", "latency_ratio", "answer_ms", "bare_answer_ms", "answer_ratio",
+    "step_ms", "text_step_ms", "step_ratio", "step_mib", "text_step_mib", "seconds", "images", "settings", "selection",
     "protocol", "curve", "versions", "hardware", "error",
 )  # fmt: skip
 """Of every row, see docs/compare.md."""
@@ -82,11 +79,13 @@ def _tried(cell: Cell, metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def row(cell: Cell, metrics: dict[str, Any]) -> dict[str, Any]:
-    """The row of a trained cell, with the values of `COLUMNS` that the cell itself can know; latency is measured now.
+    """The row of a trained cell, with the values of `COLUMNS` that the cell itself can know; times are measured now.
 
     Raises:
         ValueError: the data have neither a test nor a validation split.
     """
+    from gossamer import tasks
+    from gossamer.comparison.timing import timed
     from gossamer.evaluate import load_adapter
 
     split = next((name for name in ("test", "val") if name in metrics), None)
@@ -102,48 +101,19 @@ def row(cell: Cell, metrics: dict[str, Any]) -> dict[str, Any]:
         "seed": cell.run.seed,
         "split": split,
         "accuracy": metrics[split]["accuracy"],
-        "balanced_accuracy": metrics[split]["balanced_accuracy"],
+        "balanced_accuracy": metrics[split].get("balanced_accuracy"),
         "trainable_parameters": metrics["trainable_parameters"],
         "gmacs": metrics["macs"]["finished"] / 1e9,
         "bare_gmacs": metrics["macs"]["bare"] / 1e9,
         "training_gmacs": None if training is None else training / 2e9,
-        **latency(load_adapter(cell.folder)),
+        **timed(load_adapter(cell.folder), cell.run, split, tuned=training is not None),
         "seconds": metrics["seconds"],
-        "images": metrics["images"],
+        "images": metrics[tasks.kind(cell.run).unit],
         "settings": cell.settings,
         "protocol": protocol,
         "curve": _history(cell),
         "versions": machine.versions(),
         "hardware": machine.hardware(),
-    }
-
-
-def latency(adapted: Adapted) -> dict[str, float]:
-    """Median milliseconds of one image through the finished model and through the bare backbone with a head of the same size.
-
-    Both take turns; `latency_ratio` is the median of the ratios within each turn. The adapter is taken off its backbone.
-    """
-    import torch
-
-    from gossamer import adapt
-    from gossamer.cost.measure import measure
-    from gossamer.evaluate import labels_of, preprocessing_of
-    from gossamer.methods import LinearProbe
-
-    size, labels = preprocessing_of(adapted).size, len(labels_of(adapted))
-    device = next(adapted.parameters()).device
-    finished = adapted.finalize()
-    bare = adapt(adapted.detach(), LinearProbe(), num_labels=labels).finalize().to(device)
-    image = torch.zeros(1, 3, size, size, device=device)
-    with torch.no_grad():
-        found = measure(
-            {"bare": lambda: bare(pixel_values=image), "finished": lambda: finished(pixel_values=image)},
-            repeats=LATENCY_REPEATS,
-        )
-    return {
-        "latency_ms": 1000 * found["finished"].seconds,
-        "bare_latency_ms": 1000 * found["bare"].seconds,
-        "latency_ratio": found["finished"].ratio(found["bare"]),
     }
 
 

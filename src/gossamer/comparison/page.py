@@ -11,7 +11,6 @@ from importlib import resources
 from typing import Any
 
 from gossamer.comparison import charts
-from gossamer.comparison.cell import LATENCY_REPEATS
 from gossamer.comparison.statistics import (
     CONFIDENCE,
     Difference,
@@ -23,15 +22,20 @@ from gossamer.comparison.statistics import (
     over_tasks,
     paired,
 )
+from gossamer.comparison.timing import REPEATS, STEP_REPEATS
 from gossamer.cost.sheet import brief
 from gossamer.training.folder import flat
 
 COSTS = {
     "trainable_parameters": ("trained parameters", "trained parameters"),
-    "gmacs": ("compute", "GMACs an image, finished model"),
+    "gmacs": ("compute", "GMACs a sample, finished model"),
     "latency_ratio": ("measured latency", "latency, \u00d7 the bare backbone\u2019s"),
 }
 """Cost against which accuracy is drawn -> its name, and title of the axis."""
+OTHER_COSTS = (
+    "bare_gmacs", "training_gmacs", "latency_ms", "bare_latency_ms", "seconds", "answer_ms", "answer_ratio", "step_ms",
+    "step_ratio", "step_mib",
+)  # fmt: skip
 COLOURS = 8  # of methods, in page.css
 SHAPES = (
     "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0z",  # a disc
@@ -100,6 +104,8 @@ def content(rows: Rows, baseline: str) -> dict[str, Any]:
         "seeds": sorted({row["seed"] for row in rows}),
         "baseline": baseline,
         "lines": lines,
+        "with_steps": any(line.costs["step_ms"] for line in lines),
+        "with_answers": any(line.costs["answer_ms"] for line in lines),
         "gaps": gaps,
         "summary": _summary(lines, gaps, baseline),
         "style": {name: (i % COLOURS, i % len(SHAPES)) for i, name in enumerate(methods)},
@@ -118,7 +124,7 @@ def content(rows: Rows, baseline: str) -> dict[str, Any]:
         "images": {task: next((r["images"] for r in done if r["task"] == task), None) for task in tasks},
         "selections": _selections(rows),
         "splits": sorted({row["split"] for row in done}),
-        "repeats": LATENCY_REPEATS,
+        "repeats": (REPEATS, STEP_REPEATS),
         "confidence": CONFIDENCE,
     }
 
@@ -143,8 +149,7 @@ def overview(rows: Rows, methods: Sequence[str]) -> list[Line]:
 
 def mean_costs(rows: Rows) -> dict[str, float | None]:
     """Means of the costs over rows, of those that have them; `gmacs_ratio` is that of the mean GMACs to the bare backbone's."""
-    names = (*COSTS, "bare_gmacs", "training_gmacs", "latency_ms", "bare_latency_ms", "seconds")
-    means = {name: _mean([row[name] for row in rows if row[name] is not None]) for name in names}
+    means = {name: _mean([row[name] for row in rows if row[name] is not None]) for name in (*COSTS, *OTHER_COSTS)}
     known = means["gmacs"] is not None and means["bare_gmacs"] is not None
     return means | {"gmacs_ratio": means["gmacs"] / means["bare_gmacs"] if known else None}  # type: ignore[operator]
 

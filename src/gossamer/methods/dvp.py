@@ -12,6 +12,7 @@ What is not in the paper's abstract and figures follows the authors' code.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -40,6 +41,13 @@ def attend(
     q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (queries, keys, values))
     seen = None if mask is None else mask[:, None, None]
     return F.scaled_dot_product_attention(q, k, v, seen, dropout).transpose(1, 2).flatten(2)
+
+
+def weights(queries: Tensor, keys: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+    """The weights [B, h, p, m] by which `attend` sums the values; over m they sum to 1."""
+    q, k = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (queries, keys))
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+    return (scores if mask is None else scores.masked_fill(~mask[:, None, None], -torch.inf)).softmax(dim=-1)
 
 
 def pooled(states: Tensor, mask: Tensor | None) -> Tensor:
@@ -319,12 +327,17 @@ class Generator(sight.Reader):
         dropout = DROPOUT if self.training else 0.0
         return self.o(attend(self.q(queries.to(self.q.weight.dtype)), keys, values, self.heads, mask, dropout))
 
+    def weights(self, queries: Tensor, keys: Tensor, mask: Tensor | None = None) -> Tensor:
+        """How much each of these prompts [B, p] takes of each visual token, mean over heads, [B, p, m]."""
+        return weights(self.q(queries.to(self.q.weight.dtype)), keys, self.heads, mask).mean(dim=1)
+
 
 class VisualPrompt(Lead):
     """The prompts [B, p, d] in front of one block, with the modality embedding E [2, d] (row 0 text, row 1 image)."""
 
     generator: Generator
     seeing: sight.Sight
+    block: Block
 
     def __init__(self, anatomy: Anatomy, block: Block, config: DVP, placement: Placement):
         super().__init__()
@@ -336,7 +349,7 @@ class VisualPrompt(Lead):
         kind = "last" if causal else "first" if block.prefix and not two_sided else "mean"
         self.query = kind if config.query == "token" else config.query
         self.everywhere = config.released_compat  # a mean over padding as well
-        self.__dict__["seeing"] = sight.of(anatomy.model)
+        self.__dict__.update(seeing=sight.of(anatomy.model), block=block)
 
     def acting(self) -> bool:
         """Whether the prompt is placed here and there is an image at all."""
@@ -346,13 +359,23 @@ class VisualPrompt(Lead):
         """States x [B, N, d] that enter the block and the encoder's [B, n, d], where there are any -> [B, p, d]."""
         if not self.acting():
             return x.new_zeros(len(x), 0, x.shape[-1])
-        kept = [sight.spread(t, len(x)) for t in self.seeing.of(self.generator) or ()]
-        if not kept:
-            raise RuntimeError("these images were seen under another placement: call see() again after choose()")
+        kept = self._kept(len(x))
         prompts = self.generator.prompts(self._queries(x if side is None else side), *kept)
         if self.modality is None:
             return prompts
         return prompts + (self.modality[1] - self.modality[0])  # TextModality adds E_0 to every row
+
+    def weights(self, x: Tensor, side: Tensor | None) -> Tensor:
+        """How much of each visual token the prompts of `forward` are made of, mean over heads, [B, p, m]; only with images."""
+        keys, _, *mask = self._kept(len(x))
+        return self.generator.weights(self._queries(x if side is None else side), keys, *mask)
+
+    def _kept(self, batch: int) -> list[Tensor]:
+        """What the generator kept of the images of `batch` sequences."""
+        kept = [sight.spread(t, batch) for t in self.seeing.of(self.generator) or ()]
+        if not kept:
+            raise RuntimeError("these images were seen under another placement: call see() again after choose()")
+        return kept
 
     def _queries(self, states: Tensor) -> Tensor:
         """Of states [B, n, d] those that ask, [B, p, d]."""

@@ -41,9 +41,13 @@ def memory_read(
     x: Tensor, keys: Tensor, values: Tensor, activation: Callable[[Tensor], Tensor], dropout: float = 0.0
 ) -> Tensor:
     """M(x) = Dropout(phi(x K^T)) U for x [R, L, d] and K, U [S, m, d]; R / S rows in a row belong to each of the S samples."""
-    grouped = x.reshape(len(keys), -1, x.shape[-1])
-    units = F.dropout(activation(grouped @ keys.transpose(1, 2)), dropout, dropout > 0)
+    units = F.dropout(memory_units(x, keys, activation), dropout, dropout > 0)
     return (units @ values).reshape(x.shape)
+
+
+def memory_units(x: Tensor, keys: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+    """phi(x K^T) [S, R L / S, m]: how much each state of each sample asks for each slot."""
+    return activation(x.reshape(len(keys), -1, x.shape[-1]) @ keys.transpose(1, 2))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +200,7 @@ class MemoryRead(Part):
 
     memory: VisualMemory
     activation: nn.Module
+    block: Block
 
     def __init__(self, block: Block, memory: VisualMemory):
         super().__init__()
@@ -204,7 +209,7 @@ class MemoryRead(Part):
             raise ValueError(
                 f"{block.name} ({type(block.module).__name__}): its family does not name the FFN's activation"
             )
-        self.__dict__.update(memory=memory, activation=activation)
+        self.__dict__.update(memory=memory, activation=activation, block=block)
 
     def forward(self, x: Tensor, output: Tensor) -> Tensor:
         """x, output [R, L, d]: the FFN's input and output -> what is added, [R, L, d]."""
@@ -212,6 +217,15 @@ class MemoryRead(Part):
         config = self.memory.config
         dropout = config.dropout if self.memory.training else 0.0
         return (config.scale * memory_read(x.to(keys.dtype), keys, values, self.activation, dropout)).to(output.dtype)
+
+    def acting(self) -> bool:
+        """Whether there is an image at all."""
+        return self.memory.seeing.of(self.memory) is not None
+
+    def units(self, x: Tensor) -> Tensor:
+        """phi(x K^T) [S, n, m] of what enters the FFN, x [R, L, d]."""
+        keys, _ = self.memory.now()
+        return memory_units(x.to(keys.dtype), keys, self.activation)
 
 
 class VisionAdapter(Part):

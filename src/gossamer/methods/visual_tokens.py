@@ -105,10 +105,21 @@ class Projected(Lead):
     def __init__(self, anatomy: Anatomy, config: VisualTokens):
         super().__init__()
         self.projector = Projector(anatomy, config)
+        stack = anatomy.blocks(config.stack)[0].stack
+        self.beside_text = stack.relative_bias and stack.name != "decoder"  # their distance to the text counts
         self.__dict__["seeing"] = sight.of(anatomy.model)
 
     def forward(self, x: Tensor, side: Tensor | None) -> Tensor:
-        """States x [B, N, d] -> tokens [B, m, d]; none where no text has an image."""
+        """States x [B, N, d] -> tokens [B, m, d]; none where no text has an image.
+
+        Raises:
+            ValueError: padding would stand between the tokens and a text whose distance to them counts.
+        """
+        question = self.seeing.scene.question
+        if self.beside_text and question is not None and not bool(question[:, 0].all()):
+            raise ValueError(
+                "visual tokens stand in front of the first place, where a text of this batch is padded: pad on the right"
+            )
         kept = self.seeing.of(self.projector)
         return x.new_zeros(len(x), 0, x.shape[-1]) if kept is None else sight.spread(kept[0], len(x))
 

@@ -63,7 +63,7 @@ class VisionLanguage(nn.Module):
         self.sight = Sight()
         self.last_block, self.image_size = tower.blocks()[-1].name, _pair(tower.owner().config.image_size)  # type: ignore[union-attr]
         self.decoder_only = reader.readout.causal and list(reader.stacks) == ["decoder"]
-        self.class_first = reader.main == "text"
+        self.class_first = next(iter(reader.stacks.values()))[0].prefix > 0
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -162,7 +162,7 @@ class VisionLanguage(nn.Module):
             inputs: what else the language model takes.
 
         Raises:
-            ValueError: images and texts do not belong together, or a text of an encoder is padded on the left.
+            ValueError: images and texts do not belong together, or a text is padded on the left where a class token stands first.
         """
         text: Any = input_ids if input_ids is not None else inputs["inputs_embeds"]
         self._check_padding(attention_mask)
@@ -188,6 +188,7 @@ class VisionLanguage(nn.Module):
 
         Raises:
             TypeError: the language model does not generate.
+            ValueError: as `forward`.
         """
         language: Any = self.language
         if not hasattr(language, "generate"):
@@ -195,6 +196,7 @@ class VisionLanguage(nn.Module):
                 f"{type(language).__name__} does not generate: compose a language model such as LlamaForCausalLM"
             )
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        self._check_padding(mask)
         scene = self._scene(self._seen(pixel_values, seen, states), image_index, len(input_ids), mask.bool())
         with self.sight.showing(scene):
             return language.generate(input_ids=input_ids, attention_mask=mask, **options)
@@ -211,7 +213,7 @@ class VisionLanguage(nn.Module):
             return
         if not bool(mask[:, 0].all()):
             raise ValueError(
-                f"{type(self.language).__name__} reads its class token at the first place, where a text of this batch is padded: "
+                f"{type(self.language).__name__} has its class token at the first place, where a text of this batch is padded: "
                 "pad on the right"
             )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -83,6 +84,18 @@ class Task(ABC):
     @abstractmethod
     def score(self, adapted: Adapted, prepared: Any, *, batch: int = BATCH, workers: int = 0) -> Scores:
         """The scores of an adapter on a prepared set."""
+
+    @abstractmethod
+    def asked(self, prepared: Any) -> dict[str, Tensor]:
+        """A whole prepared set as one batch of the model's inputs, without what is to be answered."""
+
+    def timed(self, model: Any, inputs: dict[str, Tensor]) -> dict[str, Callable[[], Any]]:
+        """What a comparison times of a model, adapted, finished or bare: "latency" is one pass over `inputs`."""
+        return {"latency": lambda: model(**inputs)}
+
+    def texts_alone(self, model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor] | None:
+        """A training batch without its images, for a bare model; None where the model cannot do without."""
+        return None
 
     @staticmethod
     @abstractmethod

@@ -76,6 +76,10 @@ class ClassifyingImages(Task):
         logits = evaluate.classify(adapted, prepared, batch=batch, workers=workers)
         return evaluate.score(logits, prepared.labels, self.labels)
 
+    def asked(self, prepared: Prepared) -> dict[str, Tensor]:
+        """The images."""
+        return {"pixel_values": prepared.collate([prepared[i] for i in range(len(prepared))])["pixel_values"]}
+
     @staticmethod
     def table(scores: dict[str, Any]) -> str:
         """Shares, loss and every recall."""

@@ -230,6 +230,17 @@ class TextTask(Task):
         found = next(iter(self.ask(adapted.eval(), prepared)))
         return {"images": [str(path) for path in paths], "text": text, **found}
 
+    def asked(self, prepared: PreparedTexts) -> dict[str, Tensor]:
+        """Texts and images."""
+        return prepared.questions([prepared[i] for i in range(len(prepared))])
+
+    def texts_alone(self, model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor] | None:
+        """Of a composed model: the texts' embeddings, which take a gradient, so that it passes through every block."""
+        if self.images is not None:
+            return None
+        kept = {name: batch[name] for name in ("attention_mask", "labels")}
+        return {"inputs_embeds": model.language.get_input_embeddings()(batch["input_ids"]).requires_grad_(), **kept}
+
     @staticmethod
     def table(scores: dict[str, Any]) -> str:
         """Accuracy, that of groups, and loss."""

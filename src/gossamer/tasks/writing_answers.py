@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -167,10 +167,22 @@ class WritingAnswers(TextTask):
         self, adapted: Adapted, prepared: PreparedTexts, *, batch: int = BATCH, workers: int = 0
     ) -> Iterator[dict[str, Any]]:
         """Answers written greedily."""
-        options = {"max_new_tokens": self.answer_tokens, "do_sample": False, "num_beams": 1, "pad_token_id": self.pad}
-        options["eos_token_id"] = self.tokenizer.eos_token_id
         for given in prepared.batches(adapted, answering=True, batch=batch, workers=workers):
-            written = adapted.generate(**given, **options)
+            written = self.write(adapted, given, most=self.answer_tokens)
             start = given["input_ids"].shape[1] if self.form == "causal" else 0
             for answer in self.tokenizer.batch_decode(written[:, start:], skip_special_tokens=True):
                 yield {"answer": answer.strip()}
+
+    def write(self, model: Any, inputs: dict[str, Tensor], *, most: int, least: int = 0) -> Tensor:
+        """Tokens [B, ...] written greedily, `least` to `most` of them, behind those of the prompt where writing goes on."""
+        options = {"do_sample": False, "num_beams": 1, "pad_token_id": self.pad}
+        options["eos_token_id"] = self.tokenizer.eos_token_id
+        return model.generate(**inputs, max_new_tokens=most, min_new_tokens=least, **options)
+
+    def timed(self, model: Any, inputs: dict[str, Tensor]) -> dict[str, Callable[[], Any]]:
+        """Up to the first token ("latency"), and an answer of `answer_tokens` tokens ("answer")."""
+        n = self.answer_tokens
+        return {
+            "latency": lambda: self.write(model, inputs, most=1, least=1),
+            "answer": lambda: self.write(model, inputs, most=n, least=n),
+        }

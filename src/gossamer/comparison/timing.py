@@ -1,0 +1,104 @@
+"""What a trained model takes on this machine: one item, a written answer, a training step; beside the bare backbone, in turns."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from gossamer import adapt, tasks
+from gossamer.cost.measure import Measured, measure
+from gossamer.methods import LinearProbe
+from gossamer.training.sets import load_sets
+from gossamer.training.trainer import optimizer
+
+if TYPE_CHECKING:
+    from gossamer.adapted import Adapted
+    from gossamer.tasks.base import Task
+    from gossamer.training.run import Run, Training
+
+REPEATS, STEP_REPEATS = 20, 5
+MIB = 2**20
+
+
+def timed(adapted: Adapted, run: Run, split: str, *, tuned: bool) -> dict[str, float]:
+    """The columns of a row that are measured; the adapter is taken off its backbone.
+
+    `latency` and, for written answers, `answer` are of the first item of the split: through the finished model and through the
+    bare backbone with a head of the same size. `step` is a training step of the run, on its first batch; for composed models the
+    text step beside it is that of the bare language model on the same texts without images, its gradient passing through every
+    block. Milliseconds are medians, ratios the medians of those within each turn, MiB what one step makes and holds at most.
+
+    Args:
+        adapted: the trained model.
+        run: its run.
+        split: whose first item is timed.
+        tuned: whether steps of training are part of the run.
+    """
+    task, sets = tasks.of(adapted), load_sets(run)
+    steps = _steps(adapted, task, sets["train"], run) if tuned else {}
+    return _passes(adapted, task, sets[split]) | steps
+
+
+def _passes(adapted: Adapted, task: Task, items: Any) -> dict[str, float]:
+    inputs = _on(adapted, task.asked(task.prepare(items.subset([0]))))
+    finished = adapted.attach().finalize()
+    bare = _bare(adapted)
+    bare = bare if adapted.num_labels is None else bare.finalize()
+    others = {f"bare_{name}": call for name, call in task.timed(bare, inputs).items()}
+    with torch.no_grad():
+        return _columns(measure({**others, **task.timed(finished, inputs)}, repeats=REPEATS), "bare_")
+
+
+def _steps(adapted: Adapted, task: Task, train: Any, run: Run) -> dict[str, float]:
+    prepared: Any = task.prepare(train.subset(range(min(run.training.batch, len(train)))))
+    prepared.settle(adapted)
+    batch = _on(adapted, prepared.collate([prepared[i] for i in range(len(prepared))]))
+    trained = copy.deepcopy(adapted).train()
+    if run.training.gradient_checkpointing:
+        trained.activation_checkpointing_enable()
+    rule = optimizer(trained, run.training)
+    calls = {"step": functools.partial(_step, trained, task, batch, run.training, rule)}
+    bare = _bare(adapted)
+    alone = task.texts_alone(bare, batch)
+    if alone is not None:
+        calls["text_step"] = functools.partial(_step, bare, task, alone, run.training)
+    taken = measure(calls, repeats=STEP_REPEATS)
+    return _columns(taken, "text_") | {f"{name}_mib": of.peak_bytes / MIB for name, of in taken.items()}
+
+
+def _bare(adapted: Adapted) -> Any:
+    """The frozen backbone without the adapter, with a head of its size where it has one."""
+    device, bare = next(adapted.parameters()).device, adapted.detach().requires_grad_(False)
+    return bare if adapted.num_labels is None else adapt(bare, LinearProbe(), num_labels=adapted.num_labels).to(device)
+
+
+def _step(
+    model: torch.nn.Module,
+    task: Task,
+    batch: dict[str, Tensor],
+    training: Training,
+    rule: torch.optim.Optimizer | None = None,
+) -> None:
+    model.zero_grad()
+    with torch.autocast(next(iter(batch.values())).device.type, torch.bfloat16, enabled=training.bf16):
+        loss = task.loss(model, batch)
+    loss.backward()
+    if rule is not None:
+        rule.step()
+
+
+def _columns(taken: Mapping[str, Measured], other: str) -> dict[str, float]:
+    """Milliseconds of each, and the ratio of each to the one whose name begins with `other`."""
+    ratios = {f"{n}_ratio": of.ratio(taken[other + n]) for n, of in taken.items() if other + n in taken}
+    return {f"{name}_ms": 1000 * of.seconds for name, of in taken.items()} | ratios
+
+
+def _on(adapted: Adapted, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The batch where the model is."""
+    device = next(adapted.parameters()).device
+    return {name: tensor.to(device) for name, tensor in batch.items()}
