@@ -14,7 +14,7 @@ from torch import Tensor
 from gossamer.data import open_image
 from gossamer.methods.dvp import VisualPrompt
 from gossamer.methods.memvp import MemoryRead
-from gossamer.report import _figure, _save
+from gossamer.report import figure_of, save_figure
 
 if TYPE_CHECKING:
     from gossamer.adapted import Adapted
@@ -39,7 +39,8 @@ def looking(adapted: Adapted, image_size: int) -> Iterator[dict[str, Tensor]]:
     if not parts:
         names = ", ".join(method.name for method in adapted.applied)
         raise ValueError(f"only DVP and MemVP say where they look, and the model is adapted by {names}")
-    side = image_size // adapted.anatomy.owner("vision").config.patch_size  # type: ignore[union-attr, operator]
+    tower: Any = adapted.anatomy.owner("vision")
+    side = image_size // int(tower.config.patch_size)
     prefix, maps = adapted.anatomy.blocks("vision")[0].prefix, {}
 
     def look(part: Any, args: tuple[Any, ...]) -> None:
@@ -94,7 +95,7 @@ def draw(records: Sequence[Mapping[str, Any]], maps: Sequence[Tensor], path: str
         path: of the PNG.
         prepare: the `Preprocessing` of the images.
     """
-    figure, axes = _figure(2.6 * 2 * len(records), 3.3, columns=2 * len(records))
+    figure, axes = figure_of(2.6 * 2 * len(records), 3.3, columns=2 * len(records))
     mean, std = (torch.tensor(value)[:, None, None] for value in (prepare.mean, prepare.std))
     for place, (record, weights) in enumerate(zip(records, maps, strict=True)):
         seen = prepare(open_image(record["images"][0])) * std + mean
@@ -107,4 +108,4 @@ def draw(records: Sequence[Mapping[str, Any]], maps: Sequence[Tensor], path: str
         right.set_title(f"looked at\n{float(weights.min()):.2g} to {float(weights.max()):.2g}", fontsize=8)
     for each in axes:
         each.set_axis_off()
-    _save(figure, path)
+    save_figure(figure, path)

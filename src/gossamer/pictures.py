@@ -17,7 +17,7 @@ from gossamer.anatomy import memory
 from gossamer.condensation.scoring import prompts_of
 from gossamer.methods.cvpt import CrossPrompts
 from gossamer.methods.vpt import Prompts, RememberedPrompts
-from gossamer.report import _figure, _save
+from gossamer.report import figure_of, save_figure
 
 if TYPE_CHECKING:
     from gossamer.adapted import Adapted
@@ -142,14 +142,14 @@ def _grid(adapted: Adapted, pixels: Tensor) -> tuple[int, int]:
 
 def kept_prompts(counts: Mapping[str, Sequence[int]], path: str | Path) -> None:
     """How many prompts each block has, as a PNG at `path`; `counts` is `Condensed.counts`, method -> number for each block."""
-    figure, axes = _figure(max(5.0, 0.35 * max(map(len, counts.values()))), 3.0, columns=len(counts))
+    figure, axes = figure_of(max(5.0, 0.35 * max(map(len, counts.values()))), 3.0, columns=len(counts))
     for column, (method, numbers) in zip(axes, counts.items(), strict=True):
         bars = column.bar(range(len(numbers)), numbers)
         column.bar_label(bars, fontsize=8)
         column.set(xlabel="block", ylabel="prompts", title=f"{method}: {sum(numbers):,} prompts")
         column.xaxis.get_major_locator().set_params(integer=True)
         column.margins(y=0.15)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def attention_ranks(ranks: Mapping[int, Mapping[str, float]], path: str | Path) -> None:
@@ -157,7 +157,7 @@ def attention_ranks(ranks: Mapping[int, Mapping[str, float]], path: str | Path) 
 
     `ranks` maps a number of prompts to what `attention_rank` found of the model that has them.
     """
-    figure, (axes,) = _figure(5.5, 3.6)
+    figure, (axes,) = figure_of(5.5, 3.6)
     prompts = sorted(ranks)
     blocks = list(ranks[prompts[0]])
     for i, block in enumerate(blocks):
@@ -172,7 +172,7 @@ def attention_ranks(ranks: Mapping[int, Mapping[str, float]], path: str | Path) 
     axes.plot(prompts, mean, color="C0", marker="o", label="mean of all blocks")
     axes.set(xlabel="prompts in each block", ylabel="effective rank of attention", ylim=(0, None))
     axes.legend()
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def prompt_maps(images: Tensor, maps: Tensor, prompts: Sequence[int], path: str | Path, *, title: str) -> None:
@@ -200,7 +200,7 @@ def prompt_maps(images: Tensor, maps: Tensor, prompts: Sequence[int], path: str 
             )
             axes.set_title(f"prompt {place}: {float(weights.mean()):.2g}", fontsize=7)
     figure.suptitle(title, fontsize=9)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _grid_of_axes(rows: int, columns: int) -> tuple[Any, Any]:

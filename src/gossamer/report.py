@@ -22,7 +22,7 @@ def curves(history: Sequence[Mapping[str, float]], path: str | Path) -> None:
 
     `history` has one record an epoch: epoch, loss and, where there was validation, val_loss and val_accuracy.
     """
-    figure, (left, right) = _figure(9, 3.4, columns=2)
+    figure, (left, right) = figure_of(9, 3.4, columns=2)
     epochs = [record["epoch"] for record in history]
     left.plot(epochs, [record["loss"] for record in history], marker="o", label="training")
     if "val_loss" in history[0]:
@@ -33,7 +33,7 @@ def curves(history: Sequence[Mapping[str, float]], path: str | Path) -> None:
     left.set(xlabel="epoch", ylabel="loss")
     left.legend()
     right.set(xlabel="epoch", ylabel="validation accuracy, %")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def confusion(scores: Scores, path: str | Path, *, title: str) -> None:
@@ -41,7 +41,7 @@ def confusion(scores: Scores, path: str | Path, *, title: str) -> None:
     names, counts = list(scores.recall), scores.confusion
     shares = [[n / max(1, sum(row)) for n in row] for row in counts]
     side = min(12.0, 2.5 + 0.6 * len(names)) if len(names) <= MANY else 8.0
-    figure, (axes,) = _figure(side + 1, side)
+    figure, (axes,) = figure_of(side + 1, side)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if len(names) <= MANY:
         axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
@@ -51,7 +51,7 @@ def confusion(scores: Scores, path: str | Path, *, title: str) -> None:
                 axes.text(j, i, count, ha="center", va="center", color="white" if shares[i][j] > 0.5 else "black")
     axes.set(xlabel="predicted", ylabel="true", title=title)
     figure.colorbar(image, label="share of the true class")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def preferences(
@@ -61,7 +61,7 @@ def preferences(
 
     `history` has one record an update: step and preferences of all arms.
     """
-    figure, (axes,) = _figure(7.5, 4)
+    figure, (axes,) = figure_of(7.5, 4)
     steps = [history[0]["step"], *(record["step"] for record in history)]
     for arm in sorted(range(len(arms)), key=lambda i: i in chosen):
         values = [0.0, *(record["preferences"][arm] for record in history)]
@@ -72,7 +72,7 @@ def preferences(
     axes.set(xlabel="training step of the super-network", ylabel="preference")
     if chosen:
         figure.legend(loc="outside right upper", frameon=False, title="found")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def accuracy_against_compute(methods: Mapping[str, Mapping[str, Any]], path: str | Path, *, title: str) -> None:
@@ -80,7 +80,7 @@ def accuracy_against_compute(methods: Mapping[str, Mapping[str, Any]], path: str
 
     `methods` maps a name to a record with accuracy (0 to 1), gmacs and trainable_parameters.
     """
-    figure, (axes,) = _figure(6, 4)
+    figure, (axes,) = figure_of(6, 4)
     for name, record in methods.items():
         axes.scatter(record["gmacs"], 100 * record["accuracy"], s=80)
         text = f"{name}\n{record['trainable_parameters']:,} trained"
@@ -89,10 +89,10 @@ def accuracy_against_compute(methods: Mapping[str, Mapping[str, Any]], path: str
         )
     axes.margins(0.35)
     axes.set(xlabel="GMACs per image, finished model", ylabel="accuracy, %", title=title)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[Any]]:
+def figure_of(width: float, height: float, columns: int = 1) -> tuple[Any, list[Any]]:
     """A figure without a window, and its axes; drawn without pyplot, which would keep every figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -102,5 +102,5 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[An
     return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
-def _save(figure: Any, path: str | Path) -> None:
+def save_figure(figure: Any, path: str | Path) -> None:
     figure.savefig(path, dpi=120, metadata={"Software": None})  # no version in the file: equal runs give equal pictures

@@ -29,6 +29,7 @@ PROBE = {"methods": [{"method": "linear_probe"}]}
 VPT = {"methods": [{"method": "vpt", "prompts": 3, "dropout": 0.2}]}  # dropout: the generators' states matter too
 LORA = {"methods": [{"method": "peft", "peft_type": "LORA", "r": 3}]}
 CLOCK = ("seconds", "latency_ms", "bare_latency_ms", "latency_ratio")
+STEP = ("step_ms", "step_mib")  # of what is trained by steps
 
 
 def comparison(output: Path, methods: dict[str, Any], **changes: Any) -> Comparison:
@@ -46,7 +47,7 @@ def comparison(output: Path, methods: dict[str, Any], **changes: Any) -> Compari
 def numbers(value: Any) -> Any:
     """Rows without what the clock says."""
     if isinstance(value, dict):
-        return {name: numbers(of) for name, of in value.items() if name not in CLOCK}
+        return {name: numbers(of) for name, of in value.items() if name not in CLOCK + STEP}
     return [numbers(of) for of in value] if isinstance(value, list) else value
 
 
@@ -92,6 +93,8 @@ def test_every_cell_has_a_row_with_all_columns(done: tuple[Comparison, list[dict
     assert vpt["hardware"]["threads"] == 1
     for row in (probe, vpt):
         assert min(row[name] for name in CLOCK) > 0
+    assert min(vpt[name] for name in STEP) > 0
+    assert {probe[name] for name in STEP} == {None}
 
 
 def test_settings_are_chosen_on_held_out_training_images(done: tuple[Comparison, list[dict[str, Any]]]) -> None:
