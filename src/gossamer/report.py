@@ -103,4 +103,5 @@ def figure_of(width: float, height: float, columns: int = 1) -> tuple[Any, list[
 
 
 def save_figure(figure: Any, path: str | Path) -> None:
+    """Writes a PNG."""
     figure.savefig(path, dpi=120, metadata={"Software": None})  # no version in the file: equal runs give equal pictures
