@@ -43,10 +43,14 @@ def test_paper_costs_agree_with_the_papers(run) -> None:
     assert printed == pytest.approx({p: p for p in (17.6, 22.2, 26.9, 31.8, 36.7)}, abs=0.1)
     exact = {r["what"]: r["ours"] for r in answer["rows"] if "exact" in r["what"]}
     assert max(ours for what, ours in exact.items() if "ViT-B/16" in what) <= 17.95
+    coded = {r["paper"]: r["ours"] for r in answer["rows"] if "as coded" in r["what"]}
+    assert coded == pytest.approx({p: p for p in (2.806, 2.967, 3.678, 4.567, 6.346)})
+    folded = [r["ours"] for r in answer["rows"] if r["what"].startswith("CVPT") and "ours, beside" in r["what"]]
+    assert folded == pytest.approx([0, 0.436, 2.179, 3.152, 3.515])
     condensed = [r["ours"] for r in answer["rows"] if r["what"].startswith("PC, sequence form")]
     assert condensed == pytest.approx([26.97, 20.35, 20.38], abs=0.005)
     parameters = [r for r in answer["rows"] if r["unit"] == "parameters"]
-    assert {460_800, 38_400, 601_600, 276_480, 1_916_940, 3_833_880} <= {r["ours"] for r in parameters}
+    assert {460_800, 38_400, 601_600, 92_160, 276_480, 1_916_940, 3_833_880} <= {r["ours"] for r in parameters}
     found = {r["what"]: r["ours"] for r in answer["rows"]}
     assert found["APT p=200 r=4, ViLT: added"] == 0.907
     assert found["APT p=200 r=4, METER: added"] == 2.308
