@@ -131,3 +131,22 @@ def test_das_latency_compares_the_bare_with_the_finished_model(run, tmp_path: Pa
         assert row["time_ratio"] > 0
         assert row["kept_share"] == pytest.approx((1 - row["time_ratio"]) / (1 - row["macs_ratio"]), abs=0.05)
         assert row["seed"] == 0
+
+
+def test_step_times_compares_each_method_with_lora(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "rows.jsonl"
+    small = ("--layers", "2", "--size", "28", "--batch", "3", "--repeats", "2", "--threads", "1", "--out", str(out))
+    text = run("step_times", "--model", "dinov2-small", "--prompts", "5", *small)
+    assert text.splitlines()[0].split()[:2] == ["model", "method"]
+    lora, vpt, spt, cvpt = (json.loads(line) for line in out.read_text().splitlines())
+    assert [r["method"] for r in (lora, vpt, spt, cvpt)] == ["lora", "vpt", "spt", "cvpt"]
+    assert vpt["parameters"] == spt["parameters"] == cvpt["parameters"]
+    assert vpt["parameters"] - lora["parameters"] == 2 * 5 * 384 - 2 * 2 * 16 * (384 + 384)
+    for row in (lora, vpt, spt, cvpt):
+        assert row["ratios"][row["method"]] == row["processor_ratios"][row["method"]] == 1
+        assert row["seconds"] >= row["fastest"] > 0
+        assert row["ratios"]["lora"] > 0
+    assert (lora["prompts"], spt["prompts"], spt["batch"], spt["image_size"]) == (None, 5, 3, 28)
+    monkeypatch.setattr(importlib.import_module("step_times"), "ENOUGH", 0.0)
+    with pytest.raises(SystemExit, match=r"over 0.0 x the step of LoRA: spt with 5 prompts on dinov2-small: .*, cvpt"):
+        run("step_times", "--model", "dinov2-small", "--prompts", "5", "--check", *small)
