@@ -1,4 +1,4 @@
-"""An Auto class for what transformers has none: one text about two images, as in NLVR2."""
+"""Auto classes for what transformers has none: one text about two images, as in NLVR2, and texts ranked for an image."""
 
 from __future__ import annotations
 
@@ -14,3 +14,9 @@ class AutoModelForTwoImages(_BaseAutoModelClass):
     _model_mapping = _LazyAutoMapping(
         CONFIG_MAPPING_NAMES, OrderedDict([("vilt", "ViltForImagesAndTextClassification")])
     )
+
+
+class AutoModelForRetrieval(_BaseAutoModelClass):
+    """ViLT and METER (which `gossamer.models.register` adds) with a head that ranks texts for an image."""
+
+    _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())

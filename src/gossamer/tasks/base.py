@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -83,6 +84,13 @@ class Task(ABC):
     @abstractmethod
     def score(self, adapted: Adapted, prepared: Any, *, batch: int = BATCH, workers: int = 0) -> Scores:
         """The scores of an adapter on a prepared set."""
+
+    @abstractmethod
+    def replies(self, adapted: Adapted, given: Sequence[str]) -> list[dict[str, Any]]:
+        """What `gossamer predict` says of its arguments: image files and folders, then the texts that the task reads.
+
+        Each record has "file" or "images", and "answer" or "probabilities".
+        """
 
     @staticmethod
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -75,6 +76,12 @@ class ClassifyingImages(Task):
         """Accuracy, balanced accuracy, recalls and confusion."""
         logits = evaluate.classify(adapted, prepared, batch=batch, workers=workers)
         return evaluate.score(logits, prepared.labels, self.labels)
+
+    def replies(self, adapted: Adapted, given: Sequence[str]) -> list[dict[str, Any]]:
+        """Image files and folders, and nothing else."""
+        from gossamer import predict
+
+        return list(predict.predict(adapted, predict.image_files(given)))
 
     @staticmethod
     def table(scores: dict[str, Any]) -> str:

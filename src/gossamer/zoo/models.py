@@ -22,6 +22,7 @@ TASKS = {
     "text-generation": "AutoModelForCausalLM",
     "visual-question-answering": "AutoModelForVisualQuestionAnswering",
     "two-image-classification": "AutoModelForTwoImages",
+    "image-text-retrieval": "AutoModelForRetrieval",
 }
 """Tasks and the class of transformers, or ours, that puts the head on."""
 
@@ -167,6 +168,8 @@ def _load_transformers(
             **options,
         )
     _check_report(model, report, new_head=task is not None)
+    if task == "image-text-retrieval" and "rank_output.weight" in report["missing_keys"]:
+        model.start_rank_head()
     if vilt:
         from gossamer.models.vilt import hold_order, tell_images_apart
 
