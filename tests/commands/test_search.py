@@ -56,9 +56,9 @@ def test_a_search_leaves_a_run_that_trains(run_file: Path, capsys: pytest.Captur
 
 
 def test_every_published_option_is_reached_from_the_command_line(run_file: Path) -> None:
-    lava_settings = {"policy": "softmax", "sharpness": 10.0, "candidates": 5, "eta": 0.1, "interval": 3, "ramp": True}
+    of_llava = {"policy": "softmax", "sharpness": 10.0, "candidates": 5, "eta": 0.1, "interval": 3, "ramp": True}
     more = {"distinct": False, "update": "policy_gradient", "training": "uniform", "reward": "accuracy", "warmup": 0}
-    wanted = {**lava_settings, **more}
+    wanted = {**of_llava, **more}
     assert set(wanted) == {field.name for field in dataclasses.fields(gm.Bandit)}
     settings = {"reward_data": "train-batch", "reward_batch": 8, "dropout": True, "budget": 0.75, "cost": "latency"}
     settings |= {"epochs": 4, "hold_out": 0.1, "saving": 0.5, "checkpoint": 7}

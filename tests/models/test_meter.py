@@ -243,8 +243,8 @@ def test_entailment_and_two_images() -> None:
     close(output.logits, model.classifier(torch.cat([first, second], -1)))
     with pytest.raises(ValueError, match=r"pixel_values must be \[B, 2, 3, S, S\], two images a sentence"):
         model(**given)
-    with pytest.raises(ValueError, match=r"two images need MeterConfig\(image_types=2\), found image_types=1"):
-        build(MeterForImagesAndTextClassification)
+    with pytest.raises(ValueError, match=r"a model of two images has MeterConfig\(image_types=2\)"):
+        build(MeterForImagesAndTextClassification, num_labels=2)(**pairs)
     with pytest.raises(ValueError, match=r"image_type=2, and this METER has image types 1..1"):
         build()(**given, image_type=2)
 

@@ -64,8 +64,6 @@ class MeterForImagesAndTextClassification(MeterPreTrainedModel):
 
     def __init__(self, config: MeterConfig):
         super().__init__(config)
-        if config.image_types < 2:
-            raise ValueError(f"two images need MeterConfig(image_types=2), found image_types={config.image_types}")
         self.num_labels, d = config.num_labels, config.hidden_size
         self.meter = MeterModel(config)
         self.classifier = classifier(4 * d, 2 * d, config.num_labels)

@@ -117,16 +117,6 @@ def export(model: nn.Module) -> dict[str, Tensor]:
     return table(type(model)).theirs(model.state_dict())
 
 
-def tell_images_apart(model: Any) -> None:
-    """Gives a model of two images a third row in its modality table, a copy of the second, where it has two. Others stay."""
-    if type(model).__name__ != TWO_IMAGES or model.config.modality_type_vocab_size > 2:
-        return
-    embeddings = model.vilt.embeddings
-    rows = embeddings.token_type_embeddings.weight.detach()
-    embeddings.token_type_embeddings = torch.nn.Embedding.from_pretrained(torch.cat([rows, rows[1:]]), freeze=False)
-    model.config.modality_type_vocab_size = len(rows) + 1
-
-
 class HeldOrder:
     """Draws the order of patches from a seed of its own, and leaves torch's generator where it was."""
 

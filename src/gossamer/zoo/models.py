@@ -136,6 +136,7 @@ def _load_transformers(
     import transformers
 
     from gossamer import models
+    from gossamer.models import auto
 
     models.register()
     if "auto_map" in config and config.get("model_type") not in transformers.CONFIG_MAPPING:
@@ -171,10 +172,10 @@ def _load_transformers(
     if task == "image-text-retrieval" and "rank_output.weight" in report["missing_keys"]:
         model.start_rank_head()
     if vilt:
-        from gossamer.models.vilt import hold_order, tell_images_apart
+        from gossamer.models.vilt import hold_order
 
         hold_order(model)
-        tell_images_apart(model)
+    auto.tell_images_apart(model)
     return model
 
 
