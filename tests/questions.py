@@ -168,7 +168,62 @@ def _yes(true: bool) -> str:
     return "yes" if true else "no"
 
 
-SETS = {"gqa": gqa, "vqav2": vqav2, "nlvr2": nlvr2}
+@functools.cache
+def snli_ve() -> Path:
+    """A hypothesis about each of 30, 9 and 12 images."""
+    folder, draw = squares.home() / "snli-ve", random.Random(4)
+    for part, count in (("train", 30), ("dev", 9), ("test", 12)):
+        lines = []
+        for i in range(count):
+            colour, said = draw.choice(sorted(COLOURS)), draw.choice(sorted(COLOURS))
+            picture(folder / "flickr30k_images" / f"{part}{i}.jpg", colour, draw)
+            label = draw.choice(("neutral", "entailment" if said == colour else "contradiction"))
+            record = {"gold_label": label, "sentence2": f"the square is {said}", "Flickr30K_ID": f"{part}{i}"}
+            lines.append(json.dumps({**record, "sentence1": "what is it", "pairID": f"{part}{i}.jpg#0"}) + "\n")
+        (folder / f"snli_ve_{part}.jsonl").write_text("".join(lines))
+    return folder
+
+
+CAPTIONS = ("the square is {}", "it is a {} square", "{}", "what is {} ?", "{} , {}")
+
+
+@functools.cache
+def flickr30k() -> Path:
+    """12, 5 and 7 images with five captions each, but six of the first of training and of testing."""
+    return _captioned("flickr30k", lambda split, i: (f"{split}{i}.jpg", "flickr30k-images", {}))
+
+
+@functools.cache
+def coco() -> Path:
+    """The same, with the folders and numbers that COCO's file has; some training images are restval."""
+
+    def named(split: str, i: int) -> tuple[str, str, dict[str, Any]]:
+        part = "train2014" if split == "train" and i % 2 else "val2014"
+        name = f"COCO_{part}_{SPLITS.index(split)}{i:011d}.jpg"
+        restval = {"split": "restval"} if split == "train" and part == "val2014" else {}
+        return name, part, {"filepath": part, "cocoid": 100 * SPLITS.index(split) + i, **restval}
+
+    return _captioned("coco", named)
+
+
+SPLITS = ("train", "val", "test")
+
+
+def _captioned(name: str, named: Any) -> Path:
+    folder, draw, images = squares.home() / name, random.Random(5), []
+    for split, count in zip(SPLITS, (12, 5, 7), strict=True):
+        for i in range(count):
+            file, below, more = named(split, i)
+            colour = draw.choice(sorted(COLOURS))
+            picture(folder / below / file, colour, draw)
+            said = [text.replace("{}", colour) for text in CAPTIONS]
+            sentences = [{"raw": f"{text}."} for text in ([*said, "both"] if i == 0 and split != "val" else said)]
+            images.append({"imgid": len(images), "filename": file, "split": split, "sentences": sentences, **more})
+    (folder / f"dataset_{name}.json").write_text(json.dumps({"images": images, "dataset": name}))
+    return folder
+
+
+SETS = {"gqa": gqa, "vqav2": vqav2, "nlvr2": nlvr2, "snli-ve": snli_ve, "flickr30k": flickr30k, "coco": coco}
 VISUAL = {"method": "visual_tokens"}
 
 

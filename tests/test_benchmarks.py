@@ -43,10 +43,14 @@ def test_paper_costs_agree_with_the_papers(run) -> None:
     assert printed == pytest.approx({p: p for p in (17.6, 22.2, 26.9, 31.8, 36.7)}, abs=0.1)
     exact = {r["what"]: r["ours"] for r in answer["rows"] if "exact" in r["what"]}
     assert max(ours for what, ours in exact.items() if "ViT-B/16" in what) <= 17.95
+    coded = {r["paper"]: r["ours"] for r in answer["rows"] if "as coded" in r["what"]}
+    assert coded == pytest.approx({p: p for p in (2.806, 2.967, 3.678, 4.567, 6.346)})
+    folded = [r["ours"] for r in answer["rows"] if r["what"].startswith("CVPT") and "ours, beside" in r["what"]]
+    assert folded == pytest.approx([0, 0.436, 2.179, 3.152, 3.515])
     condensed = [r["ours"] for r in answer["rows"] if r["what"].startswith("PC, sequence form")]
     assert condensed == pytest.approx([26.97, 20.35, 20.38], abs=0.005)
     parameters = [r for r in answer["rows"] if r["unit"] == "parameters"]
-    assert {460_800, 38_400, 601_600, 276_480, 1_916_940, 3_833_880} <= {r["ours"] for r in parameters}
+    assert {460_800, 38_400, 601_600, 92_160, 276_480, 1_916_940, 3_833_880} <= {r["ours"] for r in parameters}
     found = {r["what"]: r["ours"] for r in answer["rows"]}
     assert found["APT p=200 r=4, ViLT: added"] == 0.907
     assert found["APT p=200 r=4, METER: added"] == 2.308
@@ -127,3 +131,22 @@ def test_das_latency_compares_the_bare_with_the_finished_model(run, tmp_path: Pa
         assert row["time_ratio"] > 0
         assert row["kept_share"] == pytest.approx((1 - row["time_ratio"]) / (1 - row["macs_ratio"]), abs=0.05)
         assert row["seed"] == 0
+
+
+def test_step_times_compares_each_method_with_lora(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "rows.jsonl"
+    small = ("--layers", "2", "--size", "28", "--batch", "3", "--repeats", "2", "--threads", "1", "--out", str(out))
+    text = run("step_times", "--model", "dinov2-small", "--prompts", "5", *small)
+    assert text.splitlines()[0].split()[:2] == ["model", "method"]
+    lora, vpt, spt, cvpt = (json.loads(line) for line in out.read_text().splitlines())
+    assert [r["method"] for r in (lora, vpt, spt, cvpt)] == ["lora", "vpt", "spt", "cvpt"]
+    assert vpt["parameters"] == spt["parameters"] == cvpt["parameters"]
+    assert vpt["parameters"] - lora["parameters"] == 2 * 5 * 384 - 2 * 2 * 16 * (384 + 384)
+    for row in (lora, vpt, spt, cvpt):
+        assert row["ratios"][row["method"]] == row["processor_ratios"][row["method"]] == 1
+        assert row["seconds"] >= row["fastest"] > 0
+        assert row["ratios"]["lora"] > 0
+    assert (lora["prompts"], spt["prompts"], spt["batch"], spt["image_size"]) == (None, 5, 3, 28)
+    monkeypatch.setattr(importlib.import_module("step_times"), "ENOUGH", 0.0)
+    with pytest.raises(SystemExit, match=r"over 0.0 x the step of LoRA: spt with 5 prompts on dinov2-small: .*, cvpt"):
+        run("step_times", "--model", "dinov2-small", "--prompts", "5", "--check", *small)

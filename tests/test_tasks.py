@@ -33,7 +33,10 @@ KINDS = {
     "bart-gqa": ("bart", "gqa", ({"method": "memvp", "rank": 3},)),
     "vilt-gqa": ("vilt", "gqa", ({"method": "apt", "rank": 2},)),
     "vilt-nlvr2": ("vilt", "nlvr2", ({"method": "adapter"},)),
+    "vilt-snli-ve": ("vilt", "snli-ve", ({"method": "apt", "rank": 2},)),
     "meter-vqav2": ("meter", "vqav2", ({"method": "apt", "rank": 2},)),
+    "meter-nlvr2": ("meter", "nlvr2", (LORA,)),
+    "meter-snli-ve": ("meter", "snli-ve", ({"method": "das", "skip": 1, "rank": 4},)),
 }
 
 

@@ -24,15 +24,26 @@ def row(what: str, paper: float, ours: float, unit: str, how: str) -> dict[str, 
 
 def gmacs(model: str, method: Method | None, **sizes: Any) -> float:
     """GMACs of one sample in the finished model (None: in the bare backbone), counted; they must equal the closed form."""
+    return round(macs(model, method, **sizes) / 1e9, 3)
+
+
+def macs(model: str, method: Method | None, *, finished: bool = True, **sizes: Any) -> int:
+    """Multiply-adds of one sample, counted; they must equal the closed form.
+
+    In the finished model, or as in training alone in its batch, with what is computed once a batch. None: the bare backbone.
+    """
     backbone = architectures.build(model)
     sample, anatomy = Sample.of(backbone, **sizes), read(backbone)
-    closed = closed_macs(backbone, None, anatomy, sample)
-    closed += method.macs(anatomy, sample.tokens(anatomy)) if method else 0
-    finished = gm.adapt(backbone, method).finalize() if method else backbone
-    counted = count(finished, finished, sample)[0]
+    closed, ran = closed_macs(backbone, None, anatomy, sample), backbone
+    if method:
+        tokens = sample.tokens(anatomy)
+        closed += method.macs(anatomy, tokens) + (0 if finished else sum(method.overhead(anatomy, tokens)))
+        adapted = gm.adapt(backbone, method)
+        ran = adapted.finalize() if finished else adapted.train()
+    counted = count(ran, ran if finished else backbone, sample)[0]
     if counted != closed:
         raise SystemExit(f"{model}, {method}: counted {counted:,} MACs, closed form {closed:,}")
-    return round(counted / 1e9, 3)
+    return counted
 
 
 def parameters(model: str, method: Any) -> int:

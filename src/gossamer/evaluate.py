@@ -83,7 +83,8 @@ def classify(adapted: Adapted, images: Prepared, *, batch: int = BATCH, workers:
 
 
 def evaluate(adapted: Adapted, items: ImageDataset | ImageTextDataset, *, batch: int = BATCH) -> Any:
-    """The scores of an adapter on labelled images (`Scores`) or on texts about images (`gossamer.tasks.texts.AnswerScores`).
+    """The scores of an adapter on labelled images (`Scores`), texts about images (`gossamer.tasks.texts.AnswerScores`), or
+    images with captions (`gossamer.tasks.ranking_texts.RecallScores`).
 
     Images and texts are prepared as in its training. Classes are matched by name: those of labelled images must be among the
     adapter's; an answer that it does not know counts as one that it gets wrong.
@@ -171,7 +172,9 @@ def _write_results(adapted: Adapted, items: Any, file: str, batch: int) -> Any:
 
     task: Any = tasks.of(adapted)
     if task.unit != "texts":
-        raise ValueError("--results writes answers to texts about images, and this adapter classifies images")
+        raise ValueError(
+            f"--results writes answers to texts about images, and this adapter was trained for {task.name}"
+        )
     prepared = task.prepare(items)
     answers, loss = task.answers(adapted, prepared, batch=batch)
     save_results(file, items, answers)

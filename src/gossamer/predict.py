@@ -61,12 +61,36 @@ def answer(adapted: Adapted, files: Sequence[str | Path], text: str) -> list[dic
 
     task: Any = tasks.of(adapted)
     if task.unit != "texts":
-        raise ValueError("this adapter classifies images: it takes no text")
+        raise ValueError(f"this adapter was trained for {task.name}: it takes no text to answer")
     each = task.images or 1
     if len(files) % each or (not files and task.images is not None):
         raise ValueError(f"the model reads {each} image(s) with a text, and there are {len(files)} image files")
     groups = [files[start : start + each] for start in range(0, len(files), each)] or [[]]
     return [task.predict(adapted, group, text) for group in groups]
+
+
+def rank(adapted: Adapted, files: Sequence[str | Path], texts: Sequence[str]) -> list[dict[str, Any]]:
+    """Texts ranked for every image file: {"images", "answer", "probability", "probabilities": {text: p}}, best first.
+
+    The probabilities are those of a choice among these texts, and sum to 1.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a file cannot be read, there is no text or no file, or the adapter does not rank texts.
+    """
+    from gossamer import tasks
+
+    task: Any = tasks.of(adapted)
+    if task.unit != "captions":
+        raise ValueError(f"this adapter was trained for {task.name}: it ranks no texts")
+    if not files:
+        raise ValueError(f"there is no image to rank {len(texts)} text(s) for: name image files first, then the texts")
+    return [task.predict(adapted, file, texts) for file in files]
+
+
+def names_images(given: str) -> bool:
+    """Whether an argument names a file or folder that is there, or looks like an image file."""
+    return Path(given).exists() or Path(given).suffix.lower() in SUFFIXES
 
 
 def image_files(paths: Sequence[str | Path]) -> list[Path]:
@@ -90,37 +114,38 @@ def image_files(paths: Sequence[str | Path]) -> list[Path]:
 
 
 def command(arguments: Sequence[str]) -> None:
-    """`gossamer predict`: prints labels and probabilities of image files, or answers to a text about them."""
+    """`gossamer predict`: prints labels of image files, answers to a text about them, or texts ranked for them."""
     from gossamer import tasks
     from gossamer.looking import answer as looked
 
     parser = argparse.ArgumentParser(
-        prog="gossamer predict", description="Classify images with a trained adapter, or answer a text about them."
+        prog="gossamer predict",
+        description="Classify images with a trained adapter, answer a text about them, or rank texts for them.",
     )
     parser.add_argument("run", help="folder of a run, or of an adapter")
     parser.add_argument(
-        "images", nargs="+", help="image files, and folders of images; then the text, if it answers texts"
+        "images", nargs="+", help="image files, and folders of images; then the text to answer, or the texts to rank"
     )
-    parser.add_argument("--top", type=int, default=3, help="labels shown for each image (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="print JSON, with every label")
+    parser.add_argument(
+        "--top", type=int, default=3, help="labels or texts shown for each image (default: %(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, with every label or text")
     parser.add_argument(
         "--picture", metavar="FILE", help="draw where a model with DVP or MemVP looked for its answer, as a PNG"
     )
     asked = parser.parse_args(arguments)
     adapted = load_adapter(asked.run)
-    if tasks.of(adapted).unit == "texts":
+    task = tasks.of(adapted)
+    if asked.picture is None:
+        found = task.replies(adapted, asked.images)
+    elif task.unit == "texts":
         *paths, text = asked.images
-        files = image_files(paths)
-        found = answer(adapted, files, text) if asked.picture is None else looked(adapted, files, text, asked.picture)
-        names = [" ".join(record["images"]) for record in found]
-    elif asked.picture is not None:
-        raise ValueError(
-            "--picture draws where a model looks for an answer to a text, and this adapter classifies images"
-        )
+        found = looked(adapted, image_files(paths), text, asked.picture)
     else:
-        files = image_files(asked.images)
-        found = list(predict(adapted, files))
-        names = [record["file"] for record in found]
+        raise ValueError(
+            f"--picture draws where a model looks for an answer to a text; this is an adapter for {task.name}"
+        )
+    names = [" ".join(record["images"]) if "images" in record else record["file"] for record in found]
     if asked.json:
         print(json.dumps(found, indent=2))
         return

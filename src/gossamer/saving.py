@@ -35,6 +35,7 @@ TASKS = {  # ending of a transformers class -> task of the zoo that makes one
     "ForSequenceClassification": "text-classification",
     "ForQuestionAnswering": "visual-question-answering",
     "ForImagesAndTextClassification": "two-image-classification",
+    "ForRetrieval": "image-text-retrieval",
     "ForCausalLM": "text-generation",
 }
 

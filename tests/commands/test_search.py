@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 
+import gossamer as gm
 from gossamer.cli import main
+from gossamer.searching.search import rules_of
 from gossamer.training import run as runs
 from gossamer.training.run import to_yaml
 from gossamer.training.train import train
@@ -50,6 +53,21 @@ def test_a_search_leaves_a_run_that_trains(run_file: Path, capsys: pytest.Captur
     assert "a search has no rule 'etta'" in capsys.readouterr().err
     metrics = train(squares.run(run_file.parent / "trained", found.methods[0], epochs=1, limit=60))
     assert metrics["macs"]["finished"] < metrics["macs"]["bare"]
+
+
+def test_every_published_option_is_reached_from_the_command_line(run_file: Path) -> None:
+    of_llava = {"policy": "softmax", "sharpness": 10.0, "candidates": 5, "eta": 0.1, "interval": 3, "ramp": True}
+    more = {"distinct": False, "update": "policy_gradient", "training": "uniform", "reward": "accuracy", "warmup": 0}
+    wanted = {**of_llava, **more}
+    assert set(wanted) == {field.name for field in dataclasses.fields(gm.Bandit)}
+    settings = {"reward_data": "train-batch", "reward_batch": 8, "dropout": True, "budget": 0.75, "cost": "latency"}
+    settings |= {"epochs": 4, "hold_out": 0.1, "saving": 0.5, "checkpoint": 7}
+    assert set(settings) | {"rules"} == {field.name for field in dataclasses.fields(gm.Search)}
+    given = [f"search.{name}={value}" for name, value in settings.items()]
+    given += [f"search.rules.{name}={value}" for name, value in wanted.items()]
+    run = runs.parse([str(run_file), *given], "search")[0]
+    assert run.search == gm.Search(rules=wanted, **settings)
+    assert rules_of(gm.DAS(skip=1), run.search) == gm.Bandit(**wanted)
 
 
 def test_help_and_a_method_without_arms(run_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

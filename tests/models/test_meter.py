@@ -243,8 +243,8 @@ def test_entailment_and_two_images() -> None:
     close(output.logits, model.classifier(torch.cat([first, second], -1)))
     with pytest.raises(ValueError, match=r"pixel_values must be \[B, 2, 3, S, S\], two images a sentence"):
         model(**given)
-    with pytest.raises(ValueError, match=r"two images need MeterConfig\(image_types=2\), found image_types=1"):
-        build(MeterForImagesAndTextClassification)
+    with pytest.raises(ValueError, match=r"a model of two images has MeterConfig\(image_types=2\)"):
+        build(MeterForImagesAndTextClassification, num_labels=2)(**pairs)
     with pytest.raises(ValueError, match=r"image_type=2, and this METER has image types 1..1"):
         build()(**given, image_type=2)
 
@@ -263,18 +263,24 @@ def test_a_model_of_two_images_is_adapted_counted_and_saved(tmp_path: Path) -> N
 
 def test_retrieval_ranks_several_texts_for_each_image() -> None:
     model, given = build(MeterForRetrieval), inputs()
+    ids, labels = given["input_ids"].repeat(4, 1).view(3, 4, 7), torch.tensor([0, 3, 1])
+    before, output = model.rank_output.weight.clone(), model(ids, given["pixel_values"], (ids != 1).long(), labels)
+    close(output.loss, F.cross_entropy(output.logits, labels))  # no matching head is known yet
+    model.start_rank_head()
+    assert torch.equal(model.rank_output.weight, before)
+    model.itm_score.weight.normal_()
+    model.itm_score.bias.normal_()
     model.start_rank_head()
     assert torch.equal(model.rank_output.weight, model.itm_score.weight[1:])
-    ids = given["input_ids"].repeat(4, 1).view(3, 4, 7)
-    output = model(
-        ids, given["pixel_values"], (ids != 1).long(), torch.tensor([0, 3, 1]), torch.ones(3, 4, dtype=torch.long)
-    )
+    output = model(ids, given["pixel_values"], (ids != 1).long(), labels)
     assert output.logits.shape == (3, 4)
     alone = model(ids[:, 2], given["pixel_values"], (ids[:, 2] != 1).long())
     close(output.logits[:, 2:3], alone.logits)
-    ranking = F.cross_entropy(output.logits, torch.tensor([0, 3, 1]))
-    matching = -output.matching_logits.log_softmax(-1)[..., 1].mean()
-    close(output.loss, ranking + matching)
+    no_match, match = (-output.matching_logits.log_softmax(-1)).unbind(-1)
+    matching = 0.0
+    for i, true in enumerate(labels.tolist()):
+        matching += match[i, true] / 6 + sum(no_match[i, j] for j in range(4) if j != true) / 18
+    close(output.loss, F.cross_entropy(output.logits, labels) + matching)
     adapted = gm.adapt(model, gm.LinearProbe())
     assert set(adapted.trainable()) == {"head.weight", "head.bias"}  # the matching head stays frozen
 

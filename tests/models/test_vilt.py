@@ -13,6 +13,7 @@ from torch import Tensor
 
 import gossamer as gm
 from gossamer.models import vilt
+from gossamer.models.ranking import ViltForRetrieval
 
 SIZES: dict[str, Any] = {
     "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 20, "image_size": 16, "patch_size": 4,
@@ -48,6 +49,7 @@ def save(tensors: dict[str, Tensor], path: Path) -> Path:
         (tf.ViltForQuestionAnswering, {"num_labels": 6}),
         (tf.ViltForImagesAndTextClassification, {"num_labels": 2, "modality_type_vocab_size": 3, "num_images": 2}),
         (tf.ViltForImageAndTextRetrieval, {}),
+        (ViltForRetrieval, {}),
     ],
 )
 def test_written_under_the_authors_names_and_loaded_back(kind: Any, options: Any, tmp_path: Path) -> None:
@@ -75,8 +77,12 @@ def test_a_pretrained_file_makes_the_heads_of_a_task(tmp_path: Path) -> None:
         "mlm_score.bias": torch.zeros(50),
     }
     path = save(theirs, tmp_path / "v.safetensors")
-    rank = vilt.load(path, tf.ViltForImageAndTextRetrieval, config=tf.ViltConfig(**SIZES))
-    assert torch.equal(rank.rank_output.weight, theirs["itm_score.fc.weight"][1:])
+    for kind in (tf.ViltForImageAndTextRetrieval, ViltForRetrieval):
+        rank = vilt.load(path, kind, config=tf.ViltConfig(**SIZES))
+        assert torch.equal(rank.rank_output.weight, theirs["itm_score.fc.weight"][1:])
+    assert torch.equal(rank.itm_score.weight, theirs["itm_score.fc.weight"])
+    without = save({k: v for k, v in theirs.items() if "itm" not in k}, tmp_path / "w.safetensors")
+    assert not vilt.load(without, ViltForRetrieval, config=tf.ViltConfig(**SIZES)).itm_score.known
     two = vilt.load(path, tf.ViltForImagesAndTextClassification, config=tf.ViltConfig(**SIZES), num_labels=2)
     types = two.vilt.embeddings.token_type_embeddings.weight
     assert torch.equal(types[2], types[1])

@@ -11,11 +11,12 @@ DataLoader(train, collate_fn=data.Collate(data.Preprocessing(size=224)))
 from gossamer.data.image_text import Example, ImageTextDataset
 from gossamer.data.images import ImageDataset, joined, open_image, to_rgb
 from gossamer.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Collate, Preprocessing
-from gossamer.data.registry import IMAGE_TEXT_SETS, load_image_text
+from gossamer.data.registry import CAPTION_SETS, IMAGE_TEXT_SETS, load_image_text
 from gossamer.data.sets import load, names, offline_names, splits
 from gossamer.data.stratify import keep_classes, split, stratified
 
 __all__ = [
+    "CAPTION_SETS",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "IMAGE_TEXT_SETS",

@@ -16,6 +16,7 @@ from gossamer.data.gqa import PARTS as GQA_PARTS
 from gossamer.data.gqa import gqa
 from gossamer.data.image_text import ImageTextDataset
 from gossamer.data.images import ImageDataset
+from gossamer.data.karpathy import IMAGES as CAPTIONED
 from gossamer.data.karpathy import karpathy
 from gossamer.data.nlvr2 import nlvr2
 from gossamer.data.offline import OFFLINE
@@ -90,6 +91,8 @@ IMAGE_TEXT_SETS: dict[str, Source[ImageTextDataset]] = {
     "flickr30k": Source(partial(karpathy, benchmark="flickr30k"), USUAL, "flickr30k"),
 }
 """Texts about images, by name."""
+CAPTION_SETS = tuple(CAPTIONED)
+"""Those of them that are images with captions."""
 
 
 def load_image_text(name: str, split: str = "train", *, path: str | os.PathLike[str] | None = None) -> ImageTextDataset:

@@ -15,7 +15,7 @@ def register() -> None:
     """AutoConfig, AutoModel and the Auto classes of tasks know the models of this folder; calling it again changes nothing."""
     import transformers
 
-    from gossamer.models import auto, meter, meter_heads
+    from gossamer.models import auto, meter, meter_heads, ranking
 
     transformers.AutoConfig.register("meter", meter.MeterConfig, exist_ok=True)
     transformers.AutoModel.register(meter.MeterConfig, meter.MeterModel, exist_ok=True)
@@ -23,14 +23,16 @@ def register() -> None:
     answering.register(meter.MeterConfig, meter_heads.MeterForQuestionAnswering, exist_ok=True)
     pairs = meter_heads.MeterForImagesAndTextClassification
     auto.AutoModelForTwoImages.register(meter.MeterConfig, pairs, exist_ok=True)
+    auto.AutoModelForRetrieval.register(meter.MeterConfig, meter_heads.MeterForRetrieval, exist_ok=True)
+    auto.AutoModelForRetrieval.register(transformers.ViltConfig, ranking.ViltForRetrieval, exist_ok=True)
 
 
 def find(name: str) -> Any:
     """The model class of this name, of transformers or ours; None where there is none."""
     import transformers
 
-    from gossamer.models import auto, meter, meter_heads
+    from gossamer.models import auto, meter, meter_heads, ranking
 
     register()
-    places = (transformers, meter, meter_heads, auto)
+    places = (transformers, meter, meter_heads, ranking, auto)
     return next((getattr(place, name) for place in places if name and hasattr(place, name)), None)

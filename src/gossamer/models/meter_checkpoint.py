@@ -115,7 +115,7 @@ def load(
     config.image_types = 2 if kind.__name__ == TWO_IMAGES else _rows(tensors, prefix) - 1
     _grow_types(tensors, prefix, 1 + config.image_types)
     config.num_labels = checkpoints.labels(tensors, num_labels, path) or config.num_labels  # type: ignore[assignment]
-    model = build(kind, config, tensors, unknown, str(path), ("classifier.", "rank_output."))
+    model = build(kind, config, tensors, unknown, str(path), ("classifier.", "rank_output.", "itm_score."))
     if kind is meter_heads.MeterForRetrieval and "rank_output.weight" not in tensors:
         model.start_rank_head()
     return model

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,6 +9,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import ModelOutput
 
 from gossamer.models.meter import MeterConfig, MeterModel, MeterPreTrainedModel
+from gossamer.models.ranking import MatchingHead, RankingModel, RankingOutput
 
 
 def classifier(width: int, inner: int, outputs: int | None) -> nn.Sequential:
@@ -65,8 +64,6 @@ class MeterForImagesAndTextClassification(MeterPreTrainedModel):
 
     def __init__(self, config: MeterConfig):
         super().__init__(config)
-        if config.image_types < 2:
-            raise ValueError(f"two images need MeterConfig(image_types=2), found image_types={config.image_types}")
         self.num_labels, d = config.num_labels, config.hidden_size
         self.meter = MeterModel(config)
         self.classifier = classifier(4 * d, 2 * d, config.num_labels)
@@ -92,33 +89,8 @@ class MeterForImagesAndTextClassification(MeterPreTrainedModel):
         return SequenceClassifierOutput(loss=loss, logits=logits)  # type: ignore[arg-type]
 
 
-@dataclass
-class MeterRetrievalOutput(ModelOutput):
-    """Scores of image-text pairs: `logits` [B, k] of the rank head, `matching_logits` [B, k, 2] of the frozen one (1 = match)."""
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    matching_logits: Tensor | None = None
-
-
-class MatchingHead(nn.Module):
-    """The pre-trained image-text matching head, frozen: [..., 2d] -> [..., 2]. Buffers, so nothing can train it."""
-
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.register_buffer("weight", 0.02 * torch.randn(2, width))
-        self.register_buffer("bias", torch.zeros(2))
-
-    def forward(self, pooled: Tensor) -> Tensor:
-        """Pooled vectors -> logits of no match and match."""
-        return F.linear(pooled, self.weight, self.bias)
-
-
-class MeterForRetrieval(MeterPreTrainedModel):
-    """Ranks k texts for each image. The rank head is meant to start as row 1 of the matching head, which stays frozen."""
+class MeterForRetrieval(RankingModel, MeterPreTrainedModel):
+    """Ranks k texts for each image; both encoders can be run once for all pairs."""
 
     def __init__(self, config: MeterConfig):
         super().__init__(config)
@@ -127,11 +99,17 @@ class MeterForRetrieval(MeterPreTrainedModel):
         self.itm_score = MatchingHead(2 * config.hidden_size)
         self.post_init()
 
-    @torch.no_grad()
-    def start_rank_head(self) -> None:
-        """The rank head becomes row 1 of the matching head."""
-        self.rank_output.weight.copy_(self.itm_score.weight[1:])
-        self.rank_output.bias.copy_(self.itm_score.bias[1:])
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """RoBERTa's last layer."""
+        return self.meter.encode_text(input_ids, attention_mask)
+
+    def encode_image(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
+        """All tokens of the CLIP tower."""
+        return self.meter.encode_image(pixel_values, interpolate_pos_encoding)
+
+    def pool(self, text: Tensor, image: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Both poolers behind the fusion, [B, 2d]."""
+        return _pooled(self.meter.fuse(text, image, attention_mask))
 
     def forward(
         self,
@@ -139,30 +117,11 @@ class MeterForRetrieval(MeterPreTrainedModel):
         pixel_values: Tensor,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
-        matching_labels: Tensor | None = None,
         interpolate_pos_encoding: bool = False,
-    ) -> MeterRetrievalOutput:
-        """Images [B, 3, S, S], each with k texts [B, k, n_t] (or one, [B, n_t]) -> a score for every pair.
-
-        Args:
-            input_ids: as in MeterModel.
-            pixel_values: as in MeterModel. An image is encoded once, whatever k.
-            attention_mask: of the same shape as input_ids.
-            labels: [B], which text is the true one (the authors' batches: 0, of 1 + 15): cross-entropy over the k scores.
-            matching_labels: [B, k], whether a text fits: adds the cross-entropy of the matching head.
-            interpolate_pos_encoding: as in MeterModel.
-        """
-        ids = input_ids if input_ids.dim() == 3 else input_ids[:, None]
-        k = ids.shape[1]
-        mask = None if attention_mask is None else attention_mask.reshape(-1, ids.shape[-1])
-        text = self.meter.encode_text(ids.flatten(0, 1), mask)
-        image = self.meter.encode_image(pixel_values, interpolate_pos_encoding).repeat_interleave(k, dim=0)
-        pooled = _pooled(self.meter.fuse(text, image, mask)).view(len(ids), k, -1)
-        logits, matching = self.rank_output(pooled).squeeze(-1), self.itm_score(pooled)
-        losses = [] if labels is None else [F.cross_entropy(logits, labels)]
-        if matching_labels is not None:
-            losses.append(F.cross_entropy(matching.flatten(0, 1), matching_labels.reshape(-1)))
-        return MeterRetrievalOutput(torch.stack(losses).sum() if losses else None, logits, matching)
+    ) -> RankingOutput:
+        """Images [B, 3, S, S], each with k texts [B, k, n_t] (or one, [B, n_t]) -> a score for every pair; see `compare`."""
+        image = self.encode_image(pixel_values, interpolate_pos_encoding)
+        return self.compare(input_ids, image, attention_mask, labels)
 
 
 def _pooled(output: ModelOutput) -> Tensor:

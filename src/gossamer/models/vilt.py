@@ -46,12 +46,14 @@ HEADS: dict[str, Pair] = {
     "ViltForQuestionAnswering": ("vqa_classifier.*", "classifier.*"),
     "ViltForImagesAndTextClassification": ("nlvr2_classifier.*", "classifier.*"),
     "ViltForImageAndTextRetrieval": ("rank_output.*", "rank_output.*"),
+    "ViltForRetrieval": ("rank_output.*", "rank_output.*"),
 }
 """Class -> its head."""
 
-MATCHING = "itm_score.fc"
-OTHER_HEADS = ("mlm_score.*", f"{MATCHING}.*", *(theirs for theirs, _ in HEADS.values()))
-TWO_IMAGES, RANKS = "ViltForImagesAndTextClassification", "ViltForImageAndTextRetrieval"
+MATCHING: Pair = ("itm_score.fc.*", "itm_score.*")
+OTHER_HEADS = ("mlm_score.*", MATCHING[0], *(theirs for theirs, _ in HEADS.values()))
+TWO_IMAGES, MATCHES = "ViltForImagesAndTextClassification", "ViltForRetrieval"
+RANKS = ("ViltForImageAndTextRetrieval", MATCHES)
 
 
 def table(kind: type[nn.Module]) -> Table:
@@ -61,9 +63,11 @@ def table(kind: type[nn.Module]) -> Table:
         return Table(PAIRS, (*drop, *OTHER_HEADS))
     if kind.__name__ not in HEADS:
         raise ValueError(f"no table for {kind.__name__}; there are ViltModel, {', '.join(HEADS)}")
-    head = HEADS[kind.__name__]
+    heads = (HEADS[kind.__name__], *([MATCHING] if kind.__name__ == MATCHES else []))
+    kept = {theirs for theirs, _ in heads}
     return Table(
-        (*checkpoints.under("vilt.", PAIRS), head), (*drop, *(pattern for pattern in OTHER_HEADS if pattern != head[0]))
+        (*checkpoints.under("vilt.", PAIRS), *heads),
+        (*drop, *(pattern for pattern in OTHER_HEADS if pattern not in kept)),
     )
 
 
@@ -81,7 +85,8 @@ def load(
 
     Args:
         path: their .ckpt (read without executing anything, see `checkpoints.read`), or its state dict as .safetensors.
-        kind: ViltModel, ViltForQuestionAnswering, ViltForImagesAndTextClassification or ViltForImageAndTextRetrieval.
+        kind: ViltModel, ViltForQuestionAnswering, ViltForImagesAndTextClassification, ViltForImageAndTextRetrieval, or
+            `gossamer.models.ranking.ViltForRetrieval`, which knows the matching head.
         config: None: the published base model.
         num_labels: answers or classes, where the file has no such head; None: as in the file, else as in the configuration.
 
@@ -100,9 +105,9 @@ def load(
         config.modality_type_vocab_size = len(types)
     config.num_images = 2 if kind.__name__ == TWO_IMAGES else config.num_images
     config.num_labels = checkpoints.labels(tensors, num_labels, path) or config.num_labels  # type: ignore[assignment]
-    if kind.__name__ == RANKS and "rank_output.weight" not in tensors and f"{MATCHING}.weight" in theirs:
-        tensors |= {f"rank_output.{leaf}": theirs[f"{MATCHING}.{leaf}"][1:] for leaf in ("weight", "bias")}
-    model = checkpoints.build(kind, config, tensors, unknown, str(path), ("classifier.", "rank_output."))
+    if kind.__name__ in RANKS and "rank_output.weight" not in tensors and "itm_score.fc.weight" in theirs:
+        tensors |= {f"rank_output.{leaf}": theirs[f"itm_score.fc.{leaf}"][1:] for leaf in ("weight", "bias")}
+    model = checkpoints.build(kind, config, tensors, unknown, str(path), ("classifier.", "rank_output.", "itm_score."))
     hold_order(model)
     return model
 
@@ -110,16 +115,6 @@ def load(
 def export(model: nn.Module) -> dict[str, Tensor]:
     """A ViLT's tensors under the authors' names: what `load` reads."""
     return table(type(model)).theirs(model.state_dict())
-
-
-def tell_images_apart(model: Any) -> None:
-    """Gives a model of two images a third row in its modality table, a copy of the second, where it has two. Others stay."""
-    if type(model).__name__ != TWO_IMAGES or model.config.modality_type_vocab_size > 2:
-        return
-    embeddings = model.vilt.embeddings
-    rows = embeddings.token_type_embeddings.weight.detach()
-    embeddings.token_type_embeddings = torch.nn.Embedding.from_pretrained(torch.cat([rows, rows[1:]]), freeze=False)
-    model.config.modality_type_vocab_size = len(rows) + 1
 
 
 class HeldOrder:

@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING
 from gossamer.tasks.base import Task
 from gossamer.tasks.classifying_answers import ClassifyingAnswers
 from gossamer.tasks.classifying_images import ClassifyingImages
+from gossamer.tasks.ranking_texts import RankingTexts
 from gossamer.tasks.writing_answers import WritingAnswers
 
 if TYPE_CHECKING:
     from gossamer.adapted import Adapted
     from gossamer.training.run import Run
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (ClassifyingImages, ClassifyingAnswers, WritingAnswers)}
+TASKS: dict[str, type[Task]] = {
+    task.name: task for task in (ClassifyingImages, ClassifyingAnswers, WritingAnswers, RankingTexts)
+}
 """Every task by the name that is saved with an adapter."""
 
 
@@ -44,6 +47,8 @@ def kind(run: Run) -> type[Task]:
         raise ValueError(
             "images.augment is for labelled images: what is said of an image need not hold of a changed one"
         )
+    if run.data.name in data.CAPTION_SETS:
+        return RankingTexts
     return WritingAnswers if WritingAnswers.asked_for(run) else ClassifyingAnswers
 
 

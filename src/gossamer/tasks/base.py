@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -96,6 +96,12 @@ class Task(ABC):
     def texts_alone(self, model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor] | None:
         """A training batch without its images, for a bare model; None where the model cannot do without."""
         return None
+
+    def replies(self, adapted: Adapted, given: Sequence[str]) -> list[dict[str, Any]]:
+        """What `gossamer predict` says of its arguments: image files and folders, then the texts that the task reads.
+
+        Each record has "file" or "images", and "answer" or "probabilities".
+        """
 
     @staticmethod
     @abstractmethod

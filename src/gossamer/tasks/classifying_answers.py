@@ -110,12 +110,7 @@ class ClassifyingAnswers(TextTask):
 
     def padded(self, items: Sequence[dict[str, Any]], *, answering: bool = False) -> dict[str, Tensor]:
         """Padding on the right."""
-        rows = [item["input_ids"] for item in items]
-        pad = self.tokenizer.pad_token_id
-        return {
-            "input_ids": shared.padded(rows, 0 if pad is None else pad),
-            "attention_mask": shared.padded([[1] * len(row) for row in rows], 0),
-        }
+        return shared.padded_inputs([item["input_ids"] for item in items], self.tokenizer)
 
     def targets(self, texts: ImageTextDataset, places: list[int], items: Sequence[dict[str, Any]]) -> Tensor:
         """Scores [B, C] or classes [B]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -79,6 +80,12 @@ class ClassifyingImages(Task):
     def asked(self, prepared: Prepared) -> dict[str, Tensor]:
         """The images."""
         return {"pixel_values": prepared.collate([prepared[i] for i in range(len(prepared))])["pixel_values"]}
+
+    def replies(self, adapted: Adapted, given: Sequence[str]) -> list[dict[str, Any]]:
+        """Image files and folders, and nothing else."""
+        from gossamer import predict
+
+        return list(predict.predict(adapted, predict.image_files(given)))
 
     @staticmethod
     def table(scores: dict[str, Any]) -> str:

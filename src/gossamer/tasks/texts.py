@@ -202,10 +202,12 @@ class TextTask(Task):
         """For each text {"answer": ...}; with probabilities where there are classes."""
 
     def prepare(self, items: ImageTextDataset) -> PreparedTexts:
-        """Texts with their images; ValueError for labelled images, and for a text with more or fewer images than are read."""
+        """Texts with their images; ValueError for labelled images and captions, and for other numbers of images than are read."""
         if not isinstance(items, ImageTextDataset):
             raise ValueError(f"this adapter answers texts about images, and {items.name} has labelled images")
         for example in items.examples:
+            if not example.text:
+                raise ValueError(f"this adapter answers texts about images, and {example.source} has no text to answer")
             found = len(example.images)
             if found > 1 if self.images is None else found != self.images:
                 reads = "at most one image" if self.images is None else f"{self.images} image(s)"
@@ -241,6 +243,13 @@ class TextTask(Task):
         kept = {name: batch[name] for name in ("attention_mask", "labels")}
         return {"inputs_embeds": model.language.get_input_embeddings()(batch["input_ids"]).requires_grad_(), **kept}
 
+    def replies(self, adapted: Adapted, given: Sequence[str]) -> list[dict[str, Any]]:
+        """Image files and folders, then the text."""
+        from gossamer import predict
+
+        *paths, text = given
+        return predict.answer(adapted, predict.image_files(paths), text)
+
     @staticmethod
     def table(scores: dict[str, Any]) -> str:
         """Accuracy, that of groups, and loss."""
@@ -254,16 +263,23 @@ def padded(rows: Sequence[Sequence[int]], value: int, side: str = "right") -> Te
     return pad_sequence([torch.tensor(row) for row in rows], True, value, side)
 
 
+def padded_inputs(rows: Sequence[Sequence[int]], tokenizer: Any) -> dict[str, Tensor]:
+    """Tokens of texts as one tensor [B, n], padded on the right, and their mask."""
+    pad = tokenizer.pad_token_id
+    return {
+        "input_ids": padded(rows, 0 if pad is None else pad),
+        "attention_mask": padded([[1] * len(row) for row in rows], 0),
+    }
+
+
 def begun(run: Run, texts: ImageTextDataset) -> dict[str, Any]:
     """What both tasks on texts take from a run: preprocessing, tokenizer, images to a text.
 
     Raises:
-        ValueError: the set has captions, or a text has no published answer.
+        ValueError: a text has no published answer.
     """
     from gossamer.training.sets import preprocessing
 
-    if not texts.classes:
-        raise ValueError(f"{texts.name} has captions and no answers, and training is on sets with answers")
     for example in texts.examples:
         if not example.references:
             raise ValueError(f"{example.source} has no published answer, so it cannot be trained on")

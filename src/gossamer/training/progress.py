@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 from transformers import TrainerCallback
+
+T = TypeVar("T")
 
 
 class Journal:
@@ -37,7 +40,8 @@ class Bar(TrainerCallback):
             TextColumn("steps"),
             TimeRemainingColumn(),
         )
-        self.progress = Progress(*columns, console=journal.console, transient=True)
+        hidden = not journal.console.is_terminal
+        self.progress = Progress(*columns, console=journal.console, transient=True, disable=hidden)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Starts the bar where training starts."""
@@ -53,9 +57,22 @@ class Bar(TrainerCallback):
         self.after_epoch(state.log_history)
         self.journal.say(_line(epochs(state.log_history)[-1], args.num_train_epochs))
 
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Takes the bar off the terminal for a while, where another is shown."""
+        self.progress.stop()
+        yield
+        self.progress.start()
+
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Removes the bar."""
         self.progress.stop()
+
+
+def shown(items: Sequence[T], of: str) -> Iterable[T]:
+    """The items, with a bar on the terminal (stderr) that says how many are done; without a terminal nothing is shown."""
+    console = Console(stderr=True)
+    return track(items, of, console=console, transient=True, disable=not console.is_terminal)
 
 
 def epochs(log_history: list[dict[str, Any]]) -> list[dict[str, Any]]:

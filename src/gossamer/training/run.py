@@ -60,7 +60,7 @@ class Images:
 
 @dataclass(frozen=True, kw_only=True)
 class Texts:
-    """How texts about images are read and answered; labelled images have none.
+    """How texts about images are read and answered, or ranked; labelled images have none.
 
     Args:
         answers: classes: one of the answers that the set knows, by a head; text: written by the language model. None: text where
@@ -68,15 +68,17 @@ class Texts:
         tokens: longest text that a head is put on; longer ones are cut, as the published protocols do.
         prompt: what a language model that writes is given, {text} being the text.
         answer_tokens: longest answer that is written.
+        negatives: for images with captions, false texts that the true one of an image is told from. ViLT and METER: 15.
     """
 
     answers: Literal["classes", "text"] | None = None
     tokens: int = 40
     prompt: str = "Question: {text}\nAnswer:"
     answer_tokens: int = 10
+    negatives: int = 15
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "answer_tokens"):
+        for name in ("tokens", "answer_tokens", "negatives"):
             _require(getattr(self, name) > 0, f"texts.{name} must be 1 or more, got {getattr(self, name)}")
         _require("{text}" in self.prompt, f"texts.prompt must hold {{text}}, where the text goes; got {self.prompt!r}")
 
@@ -88,7 +90,7 @@ class Data:
     Args:
         name: a set with a name such as elpv, desk/location, vtab/dtd or fgvc/cub, a folder of images (class/image.jpg, or
             train/class/image.jpg), a parquet or arrow file or folder, or a data set of the hub; or a set of texts about images
-            such as easy-vqa, vqav2 or nlvr2.
+            such as easy-vqa, vqav2 or nlvr2, or of images with captions (coco, flickr30k), to be ranked.
         path: folder of the files of a published benchmark such as vtab/dtd. None: $GOSSAMER_DATA/vtab-1k and the like.
         image: the column of images, for parquet, arrow and hub. None: found by its type.
         label: the column of labels, likewise.
@@ -96,8 +98,8 @@ class Data:
         train: train on the images for training, or on these and those for validation together (trainval), once settings are chosen.
         validation: part of the training images, with every text about them, held out for validation where the set has no
             validation split. 0: none.
-        limit: train on this many images only, drawn so that every class keeps its share; of texts about images, on this many texts.
-            None: all.
+        limit: train on this many images only, drawn so that every class keeps its share; of texts about images, on this many texts,
+            of captions on those of this many images. None: all.
         test: score the test split at the end. False: it is not even read, as where settings are being chosen.
     """
 

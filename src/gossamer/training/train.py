@@ -227,8 +227,11 @@ def _tune(
     if run.training.gradient_checkpointing:
         adapted.activation_checkpointing_enable()
 
+    bar = Bar(journal, keep_history)
+
     def validate() -> dict[str, Any]:
-        scores = task.score(adapted, items["val"], workers=run.training.workers)
+        with bar.away():
+            scores = task.score(adapted, items["val"], workers=run.training.workers)
         return {"loss": scores.loss, **scores.headline()}
 
     trainer = ClassifierTrainer(
@@ -240,7 +243,7 @@ def _tune(
         train_dataset=task.varied(items["train"], run),
         eval_dataset=items.get("val"),
         data_collator=items["train"].collate,
-        callbacks=[Bar(journal, keep_history)],
+        callbacks=[bar],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=checkpoint)

@@ -22,6 +22,7 @@ TASKS = {
     "text-generation": "AutoModelForCausalLM",
     "visual-question-answering": "AutoModelForVisualQuestionAnswering",
     "two-image-classification": "AutoModelForTwoImages",
+    "image-text-retrieval": "AutoModelForRetrieval",
 }
 """Tasks and the class of transformers, or ours, that puts the head on."""
 
@@ -135,6 +136,7 @@ def _load_transformers(
     import transformers
 
     from gossamer import models
+    from gossamer.models import auto
 
     models.register()
     if "auto_map" in config and config.get("model_type") not in transformers.CONFIG_MAPPING:
@@ -167,11 +169,13 @@ def _load_transformers(
             **options,
         )
     _check_report(model, report, new_head=task is not None)
+    if task == "image-text-retrieval" and "rank_output.weight" in report["missing_keys"]:
+        model.start_rank_head()
     if vilt:
-        from gossamer.models.vilt import hold_order, tell_images_apart
+        from gossamer.models.vilt import hold_order
 
         hold_order(model)
-        tell_images_apart(model)
+    auto.tell_images_apart(model)
     return model
 
 
