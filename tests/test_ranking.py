@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import gossamer as gm
 from gossamer import cli, data, tasks, zoo
+from gossamer.comparison.timing import timed
 from gossamer.evaluate import evaluate, load_adapter
 from gossamer.models.ranking import MatchingHead, matching_loss
 from gossamer.predict import answer, rank
@@ -46,7 +47,8 @@ def test_every_kind_trains_is_saved_and_gives_the_same_recalls_again(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name, of, methods = KINDS[kind]
-    metrics = train(questions.run(tmp_path / "run", name, of, methods, texts=TEXTS))
+    run = questions.run(tmp_path / "run", name, of, methods, texts=TEXTS)
+    metrics = train(run)
     assert metrics["captions"] == {"train": 61, "val": 25, "test": 36}
     assert metrics["train_loss"] > 0
     assert metrics["macs"]["bare"] > 0
@@ -68,6 +70,8 @@ def test_every_kind_trains_is_saved_and_gives_the_same_recalls_again(
     assert [text for text in found["probabilities"] if text != "both"] == expected
     assert sum(found["probabilities"].values()) == pytest.approx(1)
     assert found["answer"] == next(iter(found["probabilities"]))
+    taken = timed(adapted, run, "test", tuned=True)
+    assert min(taken[name] for name in ("latency_ms", "bare_latency_ms", "step_ms", "step_mib")) > 0
 
 
 @pytest.mark.parametrize(

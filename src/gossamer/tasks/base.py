@@ -97,6 +97,7 @@ class Task(ABC):
         """A training batch without its images, for a bare model; None where the model cannot do without."""
         return None
 
+    @abstractmethod
     def replies(self, adapted: Adapted, given: Sequence[str]) -> list[dict[str, Any]]:
         """What `gossamer predict` says of its arguments: image files and folders, then the texts that the task reads.
 
