@@ -100,7 +100,7 @@ def test_the_fusion_starts_as_published() -> None:
         elif name.endswith("bias"):
             assert not tensor.any()
         else:
-            assert float(tensor.std()) == pytest.approx(0.02, rel=0.15), name
+            assert tensor.detach().std().item() == pytest.approx(0.02, rel=0.15), name
     assert model.config.cross_modal_config.layer_norm_eps == 1e-12
 
 
