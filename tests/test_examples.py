@@ -8,6 +8,7 @@ import pytest
 
 from gossamer.comparison import plan
 from gossamer.training.run import parse
+from gossamer.zoo.sources import PRETRAINED
 
 from . import squares
 
@@ -38,6 +39,12 @@ def test_the_comparison_files_on_texts_are_valid(name: str, methods: int) -> Non
     assert len(cells) == methods * 3
     assert {cell.run.data.name for cell in cells} == {"easy-vqa"}
     assert {cell.run.model.vision for cell in cells} == {"dinov2-small"}
+
+
+def test_the_run_file_on_questions_is_valid() -> None:
+    run, _ = parse([str(EXAMPLES / "easy_vqa.yaml")])
+    assert (run.model.name, run.data.name) == ("vilt-small-easy", "easy-vqa")
+    assert run.model.name in PRETRAINED
 
 
 def test_the_comparison_file_is_valid() -> None:

@@ -22,7 +22,7 @@ from gossamer import carriers, zoo
 from gossamer.data import Preprocessing
 from gossamer.zoo import cache
 from gossamer.zoo.convert import DINOV2_SMALL_CONFIG, dinov2_tensors
-from gossamer.zoo.sources import CARRIED
+from gossamer.zoo.sources import CARRIED, PRETRAINED
 
 TINY = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20}
 
@@ -366,4 +366,5 @@ def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
 
 
 def test_names_are_those_of_the_carriers():
-    assert zoo.names() == tuple(CARRIED) == ("dinov2-small", "minilm-l6", "smollm2-135m")
+    assert tuple(CARRIED) == ("dinov2-small", "minilm-l6", "smollm2-135m")
+    assert zoo.names() == (*CARRIED, *PRETRAINED)

@@ -12,6 +12,7 @@ COMMANDS = {
     "demo": ("gossamer.commands.demo", "teach a small vision transformer to find defective solar cells, in minutes"),
     "inspect": ("gossamer.commands.inspect", "show where the parts of a model sit and what can be done to them"),
     "cost": ("gossamer.commands.cost", "parameters and multiply-adds of a model with a method, without weights"),
+    "pretrain": ("gossamer.commands.pretrain", "make a small vision-language model to learn on, in minutes"),
     "train": ("gossamer.training.train", "adapt a model to labelled images or texts about images"),
     "search": (
         "gossamer.commands.search",
@@ -30,7 +31,14 @@ COMMANDS = {
 """Name -> module with a function `command(arguments)`, and one line of help."""
 
 _RESUMED = "; the same command with --resume continues"
-AGAIN = {"train": _RESUMED, "search": _RESUMED, "condense": _RESUMED, "compare": "; the same command continues"}
+_CONTINUED = "; the same command continues"
+AGAIN = {
+    "train": _RESUMED,
+    "search": _RESUMED,
+    "condense": _RESUMED,
+    "compare": _CONTINUED,
+    "pretrain": _CONTINUED,
+}
 USER_ERRORS = (ValueError, KeyError, TypeError, OSError, ImportError, ArithmeticError)
 
 

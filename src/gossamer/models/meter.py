@@ -1,7 +1,7 @@
 """METER: two uni-modal encoders and a stack of co-attention layers, composed of transformers' own parts.
 
 Z.-Y. Dou et al.: An Empirical Study of Training End-to-End Vision-and-Language Transformers, CVPR 2022, arXiv 2111.02387; the
-variant of CLIP-ViT-B/16 and RoBERTa-base.
+variant of CLIP-ViT-B/16 and RoBERTa-base, or other towers: whatever configurations of transformers name.
 
     x = T_x RoBERTa(ids) + type[0]        y = T_y ln_post(CLIP(image)) + type[1]
     (x, y) <- (TextLayer_l(x; y), ImageLayer_l(y; x))        l = 1..L, both read the old x and y
@@ -10,12 +10,23 @@ variant of CLIP-ViT-B/16 and RoBERTa-base.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import BertConfig, CLIPVisionConfig, CLIPVisionModel, PreTrainedModel, RobertaConfig, RobertaModel
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModel,
+    BertConfig,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    PreTrainedModel,
+    RobertaConfig,
+)
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -39,21 +50,25 @@ class MeterConfig(PreTrainedConfig):
     """Sizes of a METER; what is left out is as in the published base model at 288 pixels.
 
     Args:
-        vision_config: of a CLIPVisionModel, as values. The published one is CLIP-ViT-B/16 without its last block: 11 blocks.
-        text_config: of a RobertaModel. RoBERTa-base.
+        vision_config: of the vision tower, as values; of a CLIPVisionModel unless they name another `model_type` of transformers,
+            such as dinov2. The published one is CLIP-ViT-B/16 without its last block: 11 blocks.
+        text_config: of the text tower, likewise; of a RobertaModel unless they name another, such as bert. RoBERTa-base.
         cross_modal_config: of the co-attention layers, as those of a BERT: hidden_size, num_hidden_layers (pairs), ...
             (transformers keeps something else under the name fusion_config).
         image_types: rows of the modality table beside the text's: 1, or 2 for tasks with two images (NLVR2).
         kwargs: of every configuration (num_labels, id2label, ...).
+
+    Raises:
+        ValueError: transformers has no model of the kind that a tower names.
     """
 
     model_type = "meter"
-    sub_configs = {"vision_config": CLIPVisionConfig, "text_config": RobertaConfig, "cross_modal_config": BertConfig}  # type: ignore  # noqa: RUF012
+    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig, "cross_modal_config": BertConfig}  # type: ignore  # noqa: RUF012
 
     def __init__(
         self,
-        vision_config: dict[str, Any] | CLIPVisionConfig | None = None,
-        text_config: dict[str, Any] | RobertaConfig | None = None,
+        vision_config: dict[str, Any] | PreTrainedConfig | None = None,
+        text_config: dict[str, Any] | PreTrainedConfig | None = None,
         cross_modal_config: dict[str, Any] | BertConfig | None = None,
         image_types: int = 1,
         **kwargs: Any,
@@ -72,8 +87,14 @@ class MeterConfig(PreTrainedConfig):
 
 
 def _part(kind: Any, published: dict[str, Any], given: Any) -> Any:
-    """A configuration with the published values where none are given."""
-    return given if isinstance(given, kind) else kind(**{**published, **(given or {})})
+    """A configuration: as given, or of the published kind with its values where none are given, or of another that is named."""
+    if isinstance(given, PreTrainedConfig):
+        return given
+    values = dict(given or {})
+    named = values.get("model_type", kind.model_type)
+    if named not in CONFIG_MAPPING:
+        raise ValueError(f"a part of METER is to be a {named!r}, which transformers {transformers.__version__} has not")
+    return kind(**{**published, **values}) if named == kind.model_type else CONFIG_MAPPING[named](**values)
 
 
 @dataclass
@@ -137,8 +158,8 @@ class MeterModel(MeterPreTrainedModel):
         super().__init__(config)
         vision, text, fusion = config.vision_config, config.text_config, config.cross_modal_config
         fusion._attn_implementation = fusion._attn_implementation or config._attn_implementation
-        self.vision_model = CLIPVisionModel(vision)
-        self.text_model = RobertaModel(text, add_pooling_layer=False)
+        self.vision_model = AutoModel.from_config(vision)
+        self.text_model = AutoModel.from_config(text, add_pooling_layer=False)
         self.text_transform = nn.Linear(text.hidden_size, fusion.hidden_size)
         self.image_transform = nn.Linear(vision.hidden_size, fusion.hidden_size)
         self.token_type_embeddings = nn.Embedding(1 + config.image_types, fusion.hidden_size)
@@ -156,16 +177,18 @@ class MeterModel(MeterPreTrainedModel):
         self.text_model.set_input_embeddings(value)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Ids and mask [B, n_t] -> RoBERTa's last layer [B, n_t, d_t]."""
+        """Ids and mask [B, n_t] -> the text tower's last layer [B, n_t, d_t]."""
         return self.text_model(input_ids, attention_mask=attention_mask).last_hidden_state
 
     def encode_image(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
-        """Images [B, 3, S, S] -> all tokens of the CLIP tower behind its last norm, [B, n_v, d_v]."""
+        """Images [B, 3, S, S] -> all tokens of the vision tower behind its last norm, [B, n_v, d_v]."""
         tower = self.vision_model
-        norm = getattr(
-            tower, "vision_model", tower
-        ).post_layernorm  # transformers before 5.23 wraps the tower once more
-        return norm(tower(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding).last_hidden_state)
+        asks = "interpolate_pos_encoding" in inspect.signature(tower.forward).parameters  # DINOv2 always does
+        states = tower(pixel_values, **({"interpolate_pos_encoding": interpolate_pos_encoding} if asks else {}))
+        if not isinstance(tower, CLIPVisionModel):
+            return states.last_hidden_state
+        inner: Any = getattr(tower, "vision_model", tower)  # transformers before 5.23 wraps the tower once more
+        return inner.post_layernorm(states.last_hidden_state)  # which CLIP keeps for the class token
 
     def fuse(
         self, encoded_text: Tensor, encoded_image: Tensor, attention_mask: Tensor | None = None, image_type: int = 1
@@ -193,8 +216,9 @@ class MeterModel(MeterPreTrainedModel):
         """Texts and images, a pair each -> fused streams and pooled vectors.
 
         Args:
-            input_ids: [B, n_t], from RoBERTa's tokenizer, padding on the right.
-            pixel_values: [B, 3, S, S], with CLIP's mean and deviation; S is the configuration's unless `interpolate_pos_encoding`.
+            input_ids: [B, n_t], from the text tower's tokenizer, padding on the right.
+            pixel_values: [B, 3, S, S], with the vision tower's mean and deviation (CLIP's); S is the configuration's unless
+                `interpolate_pos_encoding`.
             attention_mask: [B, n_t], 1 = real; None: no padding.
             image_type: row of the modality table: 1, or 2 for the second image of NLVR2.
             interpolate_pos_encoding: resize the position table to these images.

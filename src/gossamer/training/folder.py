@@ -85,15 +85,8 @@ class RunFolder:
         return (self.path / METRICS).is_file() and not self.overwrite
 
     def checkpoint(self) -> str | None:
-        """The newest checkpoint that was written to its end; older and torn ones stay untouched until the run has finished."""
-        found = []
-        for path in (self.path / CHECKPOINTS).glob("checkpoint-*"):
-            try:
-                state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))  # the file written last
-            except (OSError, ValueError):
-                continue
-            found.append((state["global_step"], str(path)))
-        return max(found)[1] if found else None
+        """See `newest_checkpoint`."""
+        return newest_checkpoint(self.path / CHECKPOINTS)
 
     def finish(self, metrics: dict[str, Any]) -> None:
         """Writes the metrics and removes the checkpoints; what trackers wrote beside them stays."""
@@ -117,6 +110,18 @@ class RunFolder:
                 f"cannot resume {self.path}: it was begun with other settings ({', '.join(differing)}; for instance "
                 f"{name}={before.get(name)!r}, now {now[name]!r}); use them, or choose another output"
             )
+
+
+def newest_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint in a folder that was written to its end; older and torn ones stay until the run has finished."""
+    found = []
+    for path in folder.glob("checkpoint-*"):
+        try:
+            state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))  # the file written last
+        except (OSError, ValueError):
+            continue
+        found.append((state["global_step"], str(path)))
+    return max(found)[1] if found else None
 
 
 def write_whole(path: Path, text: str) -> None:

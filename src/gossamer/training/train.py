@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PrinterCallback, TrainingArguments
+from transformers import TrainingArguments
 
 from gossamer import heads, methods, tasks
 from gossamer.adapted import Adapted, adapt
@@ -28,7 +28,7 @@ from gossamer.training.prepared import PreparedSet
 from gossamer.training.progress import Bar, Journal, epochs
 from gossamer.training.run import Run
 from gossamer.training.sets import load_sets
-from gossamer.training.trainer import ClassifierTrainer
+from gossamer.training.trainer import ClassifierTrainer, trainer_arguments
 
 PREPARED, WARM_START = "prepared.json", "warm_start.json"
 
@@ -114,28 +114,21 @@ def _arguments(run: Run, folder: RunFolder, *, validate: bool) -> TrainingArgume
     chosen = run.training
     if chosen.keep == "best" and not validate:
         raise ValueError("training.keep=best needs validation images: set data.validation above 0")
-    return TrainingArguments(
-        output_dir=str(folder / CHECKPOINTS),
+    return trainer_arguments(
+        folder / CHECKPOINTS,
         num_train_epochs=chosen.epochs,
         per_device_train_batch_size=chosen.batch,
         per_device_eval_batch_size=2 * chosen.batch,
         max_grad_norm=chosen.clip,
         bf16=chosen.bf16,
-        use_cpu=not torch.accelerator.is_available(),
         dataloader_num_workers=chosen.workers,
-        dataloader_pin_memory=torch.cuda.is_available(),
         seed=run.seed,
         eval_strategy="epoch" if validate else "no",
         save_strategy="epoch",
         logging_strategy="epoch",
-        save_total_limit=2,
         load_best_model_at_end=chosen.keep == "best",
         metric_for_best_model="accuracy" if chosen.keep == "best" else None,
-        logging_nan_inf_filter=False,
-        remove_unused_columns=False,
         label_names=["labels"],
-        disable_tqdm=True,
-        log_level="error",
         report_to=chosen.report_to or "none",
     )
 
@@ -245,7 +238,6 @@ def _tune(
         data_collator=items["train"].collate,
         callbacks=[bar],
     )
-    trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.accelerator.unwrap_model(adapted, keep_fp32_wrapper=False)  # or its forward would stay under autocast
     keep_history(trainer.state.log_history)

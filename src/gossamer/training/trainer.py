@@ -6,19 +6,56 @@ import math
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, get_scheduler
+from transformers import PrinterCallback, Trainer, TrainingArguments, get_scheduler
 
 from gossamer.adapted import Adapted
 from gossamer.methods import METHODS, Method
 from gossamer.training.run import Training
 
 
-class ClassifierTrainer(Trainer):
-    """The Hugging Face Trainer with learning rates of their own for methods and head, and no silence about a loss of NaN.
+class WatchedTrainer(Trainer):
+    """The Hugging Face Trainer with no silence about a loss of NaN, and the seconds of training in its log.
+
+    Args:
+        remedy: what to do about a loss that is not finite, as the error says it.
+    """
+
+    def __init__(self, *args: Any, remedy: str, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.remove_callback(PrinterCallback)
+        self.remedy, self.epoch_began = remedy, time.monotonic()
+        self.model_accepts_loss_kwargs = False  # an Adapted hands unknown arguments to its backbone
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """One step.
+
+        Raises:
+            FloatingPointError: the loss is NaN or infinite.
+        """
+        loss = super().training_step(*args, **kwargs)
+        if not torch.isfinite(loss):
+            step = self.state.global_step + 1
+            raise FloatingPointError(
+                f"the loss is {float(loss)} at step {step} of {self.state.max_steps}: training has diverged; {self.remedy}"
+            )
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the seconds that an epoch of training took to its record, so that they outlive a kill."""
+        now = time.monotonic()
+        if "loss" in logs:
+            logs["seconds"] = now - self.epoch_began
+        self.epoch_began = now
+        super().log(logs, start_time)
+
+
+class ClassifierTrainer(WatchedTrainer):
+    """A `WatchedTrainer` with learning rates of their own for methods and head, and the scores of a task.
 
     Args:
         chosen: optimisation.
@@ -34,10 +71,9 @@ class ClassifierTrainer(Trainer):
         validate: Callable[[], dict[str, float]] | None = None,
         **kwargs: Any,
     ):
-        super().__init__(*args, **kwargs)
+        remedy = f"lower training.lr or training.head_lr{', or switch training.bf16 off' if chosen.bf16 else ''}"
+        super().__init__(*args, remedy=remedy, **kwargs)
         self.chosen, self.loss, self.validate = chosen, loss, validate
-        self.model_accepts_loss_kwargs = False  # an Adapted hands unknown arguments to its backbone
-        self.epoch_began = time.monotonic()
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer of the run over the groups of `groups`."""
@@ -53,21 +89,6 @@ class ClassifierTrainer(Trainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """One step.
-
-        Raises:
-            FloatingPointError: the loss is NaN or infinite.
-        """
-        loss = super().training_step(*args, **kwargs)
-        if not torch.isfinite(loss):
-            step = self.state.global_step + 1
-            raise FloatingPointError(
-                f"the loss is {float(loss)} at step {step} of {self.state.max_steps}: training has diverged; lower training.lr "
-                f"or training.head_lr{', or switch training.bf16 off' if self.chosen.bf16 else ''}"
-            )
-        return loss
-
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The loss of one batch."""
         return super().compute_loss(model, inputs, *args, **kwargs) if self.loss is None else self.loss(model, inputs)
@@ -81,13 +102,20 @@ class ClassifierTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the seconds that an epoch of training took to its record, so that they outlive a kill."""
-        now = time.monotonic()
-        if "loss" in logs:
-            logs["seconds"] = now - self.epoch_began
-        self.epoch_began = now
-        super().log(logs, start_time)
+
+def trainer_arguments(folder: Path, **options: Any) -> TrainingArguments:
+    """Arguments of a run whose checkpoints are in `folder`: quiet, on the accelerator if there is one, every input kept."""
+    return TrainingArguments(
+        output_dir=str(folder),
+        use_cpu=not torch.accelerator.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        save_total_limit=2,
+        logging_nan_inf_filter=False,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        log_level="error",
+        **options,
+    )
 
 
 def optimizer(adapted: Adapted, chosen: Training, betas: tuple[float, float] = (0.9, 0.999)) -> torch.optim.Optimizer:

@@ -51,8 +51,17 @@ def entry(name: str, source: Mapping[str, str], build: Callable[[Path], None]) -
     return folder
 
 
-def _fault(folder: Path, source: Mapping[str, str]) -> str | None:
-    """What is wrong with the entry in `folder`, or None where every digest is right."""
+def kept(name: str) -> Path:
+    """Folder of the cached model `name`, whatever it was made from; ValueError where it is absent or damaged."""
+    folder = cache_folder() / name
+    fault = _fault(folder) if folder.is_dir() else "it is not there"
+    if fault is not None:
+        raise ValueError(fault)
+    return folder
+
+
+def _fault(folder: Path, source: Mapping[str, str] | None = None) -> str | None:
+    """What is wrong with the entry in `folder`, or None where every digest is right, and the source is this one if one is given."""
     try:
         digests = json.loads((folder / DIGESTS).read_text())
         files, origin = dict(digests["files"]), dict(digests["source"])
@@ -60,7 +69,7 @@ def _fault(folder: Path, source: Mapping[str, str]) -> str | None:
         return f"it has no {DIGESTS}"
     except (ValueError, KeyError, TypeError):
         return f"its {DIGESTS} cannot be read"
-    if origin != dict(source):
+    if source is not None and origin != dict(source):
         return "it was made from another version of the weights"
     for name, digest in files.items():
         path = folder / name

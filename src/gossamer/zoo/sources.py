@@ -49,14 +49,20 @@ CARRIED = {
     ),
 }
 
+PRETRAINED = {
+    "vilt-small-easy": "ViLT-S of DINOv2-S and MiniLM's words, about 10 minutes on one CPU core",
+    "meter-small-easy": "METER-S of DINOv2-S and MiniLM, about 10 minutes on one CPU core",
+}
+"""Models that `gossamer pretrain` makes on this machine; they are never trained unasked."""
+
 # What a model, its tokenizer and its image processor are read from: never a pickle, never code.
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 _HUB_FILES_NOT = ["*/*", "consolidated*", "*.fp16.safetensors"]
 
 
 def names() -> tuple[str, ...]:
-    """Names of the models that need no hub: their weights come with the packages of requirements/carriers.txt."""
-    return tuple(CARRIED)
+    """Names of the models that need no hub: their weights come with the packages of requirements/carriers.txt, or are made here."""
+    return (*CARRIED, *PRETRAINED)
 
 
 def resolve(name: str | os.PathLike[str], revision: str | None = None) -> Path:
@@ -68,15 +74,17 @@ def resolve(name: str | os.PathLike[str], revision: str | None = None) -> Path:
     Models of the hub are kept in its own cache and are found there without a network.
 
     Raises ValueError for a name that is none of these, ConnectionError where the hub would be needed and cannot be
-    reached, FileNotFoundError for a carrier that is not installed.
+    reached, FileNotFoundError for a carrier that is not installed and for a model that is not pre-trained yet.
     """
     name = os.fspath(name)
     folder = Path(name).expanduser()
     published = authors.of(name)
-    if revision is not None and (name in CARRIED or published or folder.is_dir()):
+    if revision is not None and (name in names() or published or folder.is_dir()):
         raise ValueError(f"revision={revision!r} is for models of the hub, and {name} is not one")
     if name in CARRIED:
         return _converted(name)
+    if name in PRETRAINED:
+        return _made(name)
     if published:
         return authors.resolve(name, *published)
     if folder.is_dir():
@@ -100,6 +108,17 @@ def _converted(name: str) -> Path:
             carried.build(weights, folder)
 
     return cache.entry(name, {carried.file: carried.sha256}, build)
+
+
+def _made(name: str) -> Path:
+    """Cache folder of a model that was pre-trained here."""
+    try:
+        return cache.kept(name)
+    except ValueError as fault:
+        raise FileNotFoundError(
+            f"{name} is pre-trained on this machine once, and {cache.cache_folder() / name} cannot be used: {fault}; run: "
+            f"gossamer pretrain {name} ({PRETRAINED[name]})"
+        ) from None
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
@@ -158,11 +177,14 @@ def available_offline() -> str:
     for name, carried in CARRIED.items():
         ready = carriers.installed(carried.package) or (cache.cache_folder() / name / cache.DIGESTS).is_file()
         (here if ready else absent).append(name)
-    here += _hub_cache()
+    made = {name: (cache.cache_folder() / name / cache.DIGESTS).is_file() for name in PRETRAINED}
+    here += [name for name, ready in made.items() if ready] + _hub_cache()
     sentence = f"Available without a network: {', '.join([*here, 'any local folder'])}."
     if absent:
         commands = "; ".join(carriers.install_command(CARRIED[name].package) for name in absent)
         sentence += f" From PyPI: {', '.join(absent)} ({commands})."
+    if to_make := [name for name, ready in made.items() if not ready]:
+        sentence += f" Made here: {', '.join(to_make)} ({'; '.join(f'gossamer pretrain {name}' for name in to_make)})."
     return sentence
 
 

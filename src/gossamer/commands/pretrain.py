@@ -1,0 +1,29 @@
+"""`gossamer pretrain`: makes one of the small pre-trained models that no registry carries."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+
+from gossamer.zoo.sources import PRETRAINED
+
+
+def command(arguments: Sequence[str]) -> None:
+    """Trains what is not there yet, and prints its scores on held-out drawings and the hash of its weights."""
+    parser = argparse.ArgumentParser(
+        prog="gossamer pretrain",
+        description="Pre-train a small model on captions of easy-vqa's training drawings, once, into the cache.",
+        epilog="Interrupted, the same command continues.",
+    )
+    parser.add_argument("model", choices=PRETRAINED, help="; ".join(f"{n}: {about}" for n, about in PRETRAINED.items()))
+    asked = parser.parse_args(arguments)
+    from gossamer.carriers import sha256
+    from gossamer.pretraining.pretrain import RECORD, pretrain
+
+    folder = pretrain(asked.model)
+    found = json.loads((folder / RECORD).read_text(encoding="utf-8"))["held_out"]
+    for what, share in found.items():
+        print(f"{what:<10}{share:>8.1%}")
+    print(f"SHA-256 of the weights {sha256(folder / 'model.safetensors')}")
+    print(f"{asked.model} is in {folder}; use it by its name")
