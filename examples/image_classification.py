@@ -14,7 +14,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 import gossamer as gm
-from gossamer.predict import probabilities
+from gossamer.tasks.classifying_images import probabilities
 
 
 def main() -> None:

@@ -10,7 +10,8 @@ from sklearn import metrics
 
 import gossamer as gm
 from gossamer import cli, data, predict
-from gossamer.evaluate import evaluate, load_adapter, score, table
+from gossamer.evaluate import evaluate, load_adapter
+from gossamer.tasks.classifying_images import ClassifyingImages, score
 
 from . import squares
 
@@ -31,7 +32,7 @@ def test_scores_are_those_of_scikit_learn() -> None:
     assert [found.recall[name] for name in "abd"] == pytest.approx(recalls)
     assert found.recall["c"] is None
     assert found.loss == pytest.approx(metrics.log_loss(labels, logits.double().softmax(1), labels=range(4)))
-    assert "c                         -" in table(found)
+    assert "c                         -" in ClassifyingImages.table(found.to_dict())
 
 
 def test_classes_are_matched_by_name(tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_probabilities_are_the_softmax_of_the_logits_and_ranked() -> None:
     adapted = load_adapter(squares.trained())
     files = sorted((squares.images() / "test" / "same").iterdir())[:5]
     found = list(predict.predict(adapted, files, batch=2))
-    prepare = gm.evaluate.preprocessing_of(adapted)
+    prepare = gm.tasks.recorded.preprocessing_of(adapted)
     pixels = torch.stack([prepare(data.open_image(file)) for file in files])
     expected = adapted(pixel_values=pixels).logits.double().softmax(1)
     for record, file, row in zip(found, files, expected, strict=True):

@@ -92,4 +92,4 @@ def test_predict_draws_where_the_model_looked(tmp_path: Path, capsys: pytest.Cap
     assert (tmp_path / "looked.png").read_bytes().startswith(b"\x89PNG")
     image = str(next((squares.images() / "test" / "same").iterdir()))
     assert cli.main(["predict", str(squares.trained()), image, "--picture", str(tmp_path / "no.png")]) == 2
-    assert "this adapter classifies images" in capsys.readouterr().err
+    assert "this is an adapter for image-classification" in capsys.readouterr().err

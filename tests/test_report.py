@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from gossamer import report
-from gossamer.evaluate import score
+from gossamer.tasks.classifying_images import score
 
 RECORDS = [
     {"epoch": 1, "loss": 0.7, "val_loss": 0.6, "val_accuracy": 0.5},

@@ -1,90 +1,23 @@
-"""How good an adapter is: a classifier of images by accuracy, recalls and confusion; other tasks by their own."""
+"""How good an adapter is, by the scores of its task."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
-from torch.utils.data import DataLoader
-
-from gossamer.data import ImageDataset, ImageTextDataset, Preprocessing
-from gossamer.training.prepared import Prepared, PreparedSet
+from gossamer.data import ImageDataset, ImageTextDataset
+from gossamer.training.prepared import BATCH
 
 if TYPE_CHECKING:
     from gossamer.adapted import Adapted
 
-BATCH = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scores:
-    """What a classifier gets right on n images.
-
-    `accuracy` is the share of all images, `recall` that of each class (None for a class without images), `balanced_accuracy` the
-    mean of the recalls, `loss` the mean cross-entropy, `confusion` [true][predicted] the number of images.
-    """
-
-    n: int
-    accuracy: float
-    balanced_accuracy: float
-    loss: float
-    recall: dict[str, float | None]
-    confusion: list[list[int]]
-
-    def headline(self) -> dict[str, float]:
-        """Accuracy and balanced accuracy."""
-        return {"accuracy": self.accuracy, "balanced_accuracy": self.balanced_accuracy}
-
-    def to_dict(self) -> dict[str, Any]:
-        """The scores as JSON."""
-        return dataclasses.asdict(self)
-
-
-def score(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> Scores:
-    """The scores of logits [n, C] for true labels [n]; C names in `classes`."""
-    count = len(classes)
-    confusion = torch.bincount(labels * count + logits.argmax(1), minlength=count * count).view(count, count)
-    of_class, right = confusion.sum(1), confusion.diagonal()
-    recalls = [r / n if n else None for r, n in zip(right.tolist(), of_class.tolist(), strict=True)]
-    present = [r for r in recalls if r is not None]
-    return Scores(
-        n=len(labels),
-        accuracy=int(right.sum()) / len(labels),
-        balanced_accuracy=sum(present) / len(present),
-        loss=float(F.cross_entropy(logits.double(), labels)),
-        recall=dict(zip(classes, recalls, strict=True)),
-        confusion=confusion.tolist(),
-    )
-
-
-@torch.no_grad()
-def outputs(
-    of: Callable[..., Tensor], items: PreparedSet, *, device: torch.device, batch: int = BATCH, workers: int = 0
-) -> Tensor:
-    """What `of(pixel_values=..., ...)` gives for every item, [n, ...] on the CPU in float32."""
-    loader: Any = DataLoader(items, batch_size=batch, num_workers=workers, collate_fn=items.collate)  # type: ignore[arg-type]
-    inputs = ({name: tensor.to(device) for name, tensor in b.items() if name != "labels"} for b in loader)
-    return torch.cat([of(**given).float().cpu() for given in inputs])
-
-
-def classify(adapted: Adapted, images: Prepared, *, batch: int = BATCH, workers: int = 0) -> Tensor:
-    """Logits [n, C] of every image, in evaluation mode."""
-    adapted.eval()
-    device = next(adapted.parameters()).device
-    return outputs(lambda **x: adapted(**x).logits, images, device=device, batch=batch, workers=workers)
-
 
 def evaluate(adapted: Adapted, items: ImageDataset | ImageTextDataset, *, batch: int = BATCH) -> Any:
-    """The scores of an adapter on labelled images (`Scores`), texts about images (`gossamer.tasks.texts.AnswerScores`), or
-    images with captions (`gossamer.tasks.ranking_texts.RecallScores`).
+    """The scores of an adapter on labelled images, texts about images, or images with captions: `Scores`, `AnswerScores` or
+    `RecallScores` of their files in `gossamer.tasks`.
 
     Images and texts are prepared as in its training. Classes are matched by name: those of labelled images must be among the
     adapter's; an answer that it does not know counts as one that it gets wrong.
@@ -99,16 +32,6 @@ def evaluate(adapted: Adapted, items: ImageDataset | ImageTextDataset, *, batch:
     return task.score(adapted, task.prepare(items), batch=batch)
 
 
-def labels_of(adapted: Adapted) -> list[str]:
-    """Names of the classes that an adapter was trained on."""
-    return recorded(adapted, "labels")
-
-
-def preprocessing_of(adapted: Adapted) -> Preprocessing:
-    """How images were prepared when an adapter was trained."""
-    return Preprocessing.from_dict(recorded(adapted, "preprocessing"))
-
-
 def load_adapter(folder: str | Path) -> Adapted:
     """The adapter of a run's folder, or of a folder that `save_pretrained` wrote, on the GPU if there is one."""
     from accelerate import PartialState
@@ -119,15 +42,6 @@ def load_adapter(folder: str | Path) -> Adapted:
     if (Path(folder) / "run.yaml").is_file() and not inner.is_dir():
         raise FileNotFoundError(f"the run in {folder} has not finished: continue it with gossamer train ... --resume")
     return saving.load(inner if inner.is_dir() else folder).to(PartialState().device)
-
-
-def table(scores: Scores) -> str:
-    """Scores as lines for people."""
-    lines = [f"{'images':<20}{scores.n:>9,}"]
-    lines += [f"{name:<20}{value:>9.2%}" for name, value in _shares(scores)]
-    lines += [f"{'loss':<20}{scores.loss:>9.4f}", "recall"]
-    lines += [f"  {name:<18}{'-' if r is None else f'{r:.2%}':>9}" for name, r in scores.recall.items()]
-    return "\n".join(lines)
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -203,18 +117,3 @@ def items_of(run: str, data: str | None, split: str | None, path: str | None = N
     if split not in sets:
         raise ValueError(f"the run in {run} has no split {split!r}; it has: {', '.join(sets)}")
     return split, sets[split]
-
-
-def _shares(scores: Scores) -> Iterator[tuple[str, float]]:
-    yield "accuracy", scores.accuracy
-    yield "balanced accuracy", scores.balanced_accuracy
-
-
-def recorded(adapted: Adapted, section: str) -> Any:
-    """What an adapter's metadata say of one thing; ValueError where they say nothing."""
-    if section not in adapted.metadata:
-        raise ValueError(
-            f"this adapter does not record its {section}; adapters made by gossamer train do, others can set "
-            f"adapted.metadata[{section!r}] before saving"
-        )
-    return adapted.metadata[section]

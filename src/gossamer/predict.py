@@ -8,25 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from gossamer.data import open_image
-from gossamer.evaluate import BATCH, labels_of, load_adapter, preprocessing_of
+from gossamer.data.given import image_files
+from gossamer.evaluate import load_adapter
+from gossamer.training.prepared import BATCH
 
 if TYPE_CHECKING:
     from gossamer.adapted import Adapted
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-
-
-@torch.no_grad()
-def probabilities(adapted: Adapted, pixels: Tensor) -> list[dict[str, float]]:
-    """For each prepared image of pixels [B, 3, S, S] the probability of every label, likeliest first."""
-    labels = labels_of(adapted)
-    device = next(adapted.parameters()).device
-    rows = adapted.eval()(pixel_values=pixels.to(device)).logits.double().softmax(1).tolist()
-    return [dict(sorted(zip(labels, row, strict=True), key=lambda pair: -pair[1])) for row in rows]
 
 
 def predict(adapted: Adapted, files: Sequence[str | Path], *, batch: int = BATCH) -> Iterator[dict[str, Any]]:
@@ -38,13 +25,12 @@ def predict(adapted: Adapted, files: Sequence[str | Path], *, batch: int = BATCH
         FileNotFoundError: there is no such file.
         ValueError: a file cannot be read as an image, or the adapter does not record labels and preprocessing.
     """
-    prepare = preprocessing_of(adapted)
-    for start in range(0, len(files), batch):
-        some = files[start : start + batch]
-        pixels = torch.stack([prepare(open_image(file)) for file in some])
-        for file, found in zip(some, probabilities(adapted, pixels), strict=True):
-            label, share = next(iter(found.items()))
-            yield {"file": str(file), "label": label, "probability": share, "probabilities": found}
+    from gossamer import tasks
+
+    task: Any = tasks.of(adapted)
+    if task.unit != "images":
+        raise ValueError(f"this adapter was trained for {task.name}: it gives no labels to images")
+    return task.predict(adapted, files, batch=batch)
 
 
 def answer(adapted: Adapted, files: Sequence[str | Path], text: str) -> list[dict[str, Any]]:
@@ -62,11 +48,7 @@ def answer(adapted: Adapted, files: Sequence[str | Path], text: str) -> list[dic
     task: Any = tasks.of(adapted)
     if task.unit != "texts":
         raise ValueError(f"this adapter was trained for {task.name}: it takes no text to answer")
-    each = task.images or 1
-    if len(files) % each or (not files and task.images is not None):
-        raise ValueError(f"the model reads {each} image(s) with a text, and there are {len(files)} image files")
-    groups = [files[start : start + each] for start in range(0, len(files), each)] or [[]]
-    return [task.predict(adapted, group, text) for group in groups]
+    return task.answer(adapted, files, text)
 
 
 def rank(adapted: Adapted, files: Sequence[str | Path], texts: Sequence[str]) -> list[dict[str, Any]]:
@@ -83,34 +65,7 @@ def rank(adapted: Adapted, files: Sequence[str | Path], texts: Sequence[str]) ->
     task: Any = tasks.of(adapted)
     if task.unit != "captions":
         raise ValueError(f"this adapter was trained for {task.name}: it ranks no texts")
-    if not files:
-        raise ValueError(f"there is no image to rank {len(texts)} text(s) for: name image files first, then the texts")
-    return [task.predict(adapted, file, texts) for file in files]
-
-
-def names_images(given: str) -> bool:
-    """Whether an argument names a file or folder that is there, or looks like an image file."""
-    return Path(given).exists() or Path(given).suffix.lower() in SUFFIXES
-
-
-def image_files(paths: Sequence[str | Path]) -> list[Path]:
-    """The files that `paths` name: files as they are, and the images of folders and of the folders in them, sorted.
-
-    Raises:
-        FileNotFoundError: a path does not exist, or a folder holds no image.
-    """
-    found: list[Path] = []
-    for path in map(Path, paths):
-        if not path.is_dir():
-            if not path.is_file():
-                raise FileNotFoundError(f"no such image file or folder: {path}")
-            found.append(path)
-            continue
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        if not inside:
-            raise FileNotFoundError(f"{path} holds no image ({', '.join(SUFFIXES)})")
-        found += inside
-    return found
+    return task.rank(adapted, files, texts)
 
 
 def command(arguments: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gossamer.evaluate import Scores
+from gossamer.tasks.classifying_images import Scores
 
 MANY = 20  # classes from which on a confusion matrix has no numbers and no names
 

@@ -19,7 +19,7 @@ from gossamer.anatomy import memory
 from gossamer.condensation import cut, number, select
 from gossamer.condensation.scoring import importance, prompts_of, scores
 from gossamer.data import Preprocessing
-from gossamer.evaluate import classify
+from gossamer.tasks.classifying_images import classify
 from gossamer.training.prepared import Prepared
 
 from .. import squares

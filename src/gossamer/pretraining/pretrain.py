@@ -75,9 +75,9 @@ RECIPES = {
         model="vilt",
         frozen=("embeddings.text_embeddings.word_embeddings",),
         fresh=("pooler.", "embeddings.token_type_embeddings."),
-        steps=300,
+        steps=900,
     ),
-    "meter-small-easy": Recipe(model="meter", frozen=("vision_model", "text_model"), fresh=("",), steps=500),
+    "meter-small-easy": Recipe(model="meter", frozen=("vision_model", "text_model"), fresh=("",), steps=1500),
 }
 
 

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from gossamer import zoo
 from gossamer.data import ImageTextDataset, Preprocessing
 from gossamer.tasks import texts as shared
-from gossamer.tasks.base import BATCH
+from gossamer.tasks.recorded import labels_of, recorded
 from gossamer.tasks.texts import PreparedTexts, TextTask
+from gossamer.training.prepared import BATCH
 from gossamer.training.run import Run
 
 if TYPE_CHECKING:
@@ -66,10 +67,8 @@ class ClassifyingAnswers(TextTask):
     @classmethod
     def of(cls, adapted: Adapted) -> Self:
         """From the adapter's metadata."""
-        from gossamer.evaluate import labels_of, recorded
-
         soft, tokens = recorded(adapted, "soft"), recorded(adapted, "tokens")
-        return cls(tuple(labels_of(adapted)), soft, tokens, **shared.recorded(adapted))
+        return cls(tuple(labels_of(adapted)), soft, tokens, **shared.remembered(adapted))
 
     def record(self) -> dict[str, Any]:
         """Answers, preprocessing, and how texts are read."""

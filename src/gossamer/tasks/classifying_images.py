@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from gossamer import evaluate, heads, zoo
-from gossamer.data import ImageDataset, Preprocessing
-from gossamer.evaluate import Scores
-from gossamer.tasks.base import BATCH, Task
-from gossamer.training.prepared import Augmented, Prepared
+from gossamer import heads, zoo
+from gossamer.data import ImageDataset, Preprocessing, open_image
+from gossamer.data.given import image_files
+from gossamer.tasks.base import Task
+from gossamer.tasks.recorded import labels_of, preprocessing_of
+from gossamer.training.prepared import BATCH, Augmented, Prepared, outputs
 from gossamer.training.run import Run
 from gossamer.training.sets import preprocessing
 
@@ -21,6 +25,63 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from gossamer.adapted import Adapted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What a classifier gets right on n images.
+
+    `accuracy` is the share of all images, `recall` that of each class (None for a class without images), `balanced_accuracy` the
+    mean of the recalls, `loss` the mean cross-entropy, `confusion` [true][predicted] the number of images.
+    """
+
+    n: int
+    accuracy: float
+    balanced_accuracy: float
+    loss: float
+    recall: dict[str, float | None]
+    confusion: list[list[int]]
+
+    def headline(self) -> dict[str, float]:
+        """Accuracy and balanced accuracy."""
+        return {"accuracy": self.accuracy, "balanced_accuracy": self.balanced_accuracy}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The scores as JSON."""
+        return dataclasses.asdict(self)
+
+
+def score(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> Scores:
+    """The scores of logits [n, C] for true labels [n]; C names in `classes`."""
+    count = len(classes)
+    confusion = torch.bincount(labels * count + logits.argmax(1), minlength=count * count).view(count, count)
+    of_class, right = confusion.sum(1), confusion.diagonal()
+    recalls = [r / n if n else None for r, n in zip(right.tolist(), of_class.tolist(), strict=True)]
+    present = [r for r in recalls if r is not None]
+    return Scores(
+        n=len(labels),
+        accuracy=int(right.sum()) / len(labels),
+        balanced_accuracy=sum(present) / len(present),
+        loss=float(F.cross_entropy(logits.double(), labels)),
+        recall=dict(zip(classes, recalls, strict=True)),
+        confusion=confusion.tolist(),
+    )
+
+
+def classify(adapted: Adapted, images: Prepared, *, batch: int = BATCH, workers: int = 0) -> Tensor:
+    """Logits [n, C] of every image, in evaluation mode."""
+    adapted.eval()
+    device = next(adapted.parameters()).device
+    return outputs(lambda **x: adapted(**x).logits, images, device=device, batch=batch, workers=workers)
+
+
+@torch.no_grad()
+def probabilities(adapted: Adapted, pixels: Tensor) -> list[dict[str, float]]:
+    """For each prepared image of pixels [B, 3, S, S] the probability of every label, likeliest first."""
+    labels = labels_of(adapted)
+    device = next(adapted.parameters()).device
+    rows = adapted.eval()(pixel_values=pixels.to(device)).logits.double().softmax(1).tolist()
+    return [dict(sorted(zip(labels, row, strict=True), key=lambda pair: -pair[1])) for row in rows]
 
 
 @dataclass(frozen=True)
@@ -41,7 +102,7 @@ class ClassifyingImages(Task):
     @classmethod
     def of(cls, adapted: Adapted) -> Self:
         """From `labels` and `preprocessing`."""
-        return cls(tuple(evaluate.labels_of(adapted)), evaluate.preprocessing_of(adapted))
+        return cls(tuple(labels_of(adapted)), preprocessing_of(adapted))
 
     def record(self) -> dict[str, Any]:
         """Labels and preprocessing."""
@@ -74,8 +135,8 @@ class ClassifyingImages(Task):
 
     def score(self, adapted: Adapted, prepared: Prepared, *, batch: int = BATCH, workers: int = 0) -> Scores:
         """Accuracy, balanced accuracy, recalls and confusion."""
-        logits = evaluate.classify(adapted, prepared, batch=batch, workers=workers)
-        return evaluate.score(logits, prepared.labels, self.labels)
+        logits = classify(adapted, prepared, batch=batch, workers=workers)
+        return score(logits, prepared.labels, self.labels)
 
     def asked(self, prepared: Prepared) -> dict[str, Tensor]:
         """The images."""
@@ -83,14 +144,29 @@ class ClassifyingImages(Task):
 
     def replies(self, adapted: Adapted, given: Sequence[str]) -> list[dict[str, Any]]:
         """Image files and folders, and nothing else."""
-        from gossamer import predict
+        return list(self.predict(adapted, image_files(given)))
 
-        return list(predict.predict(adapted, predict.image_files(given)))
+    def predict(self, adapted: Adapted, files: Sequence[str | Path], *, batch: int = BATCH) -> Iterator[dict[str, Any]]:
+        """For every image file {"file", "label", "probability", "probabilities": {label: p}}, likeliest first."""
+        for start in range(0, len(files), batch):
+            some = files[start : start + batch]
+            pixels = torch.stack([self.preprocessing(open_image(file)) for file in some])
+            for file, found in zip(some, probabilities(adapted, pixels), strict=True):
+                label, share = next(iter(found.items()))
+                yield {"file": str(file), "label": label, "probability": share, "probabilities": found}
 
     @staticmethod
     def table(scores: dict[str, Any]) -> str:
         """Shares, loss and every recall."""
-        return evaluate.table(Scores(**scores))
+        of = Scores(**scores)
+        lines = [f"{'images':<20}{of.n:>9,}"]
+        lines += [
+            f"{name:<20}{v:>9.2%}"
+            for name, v in (("accuracy", of.accuracy), ("balanced accuracy", of.balanced_accuracy))
+        ]
+        lines += [f"{'loss':<20}{of.loss:>9.4f}", "recall"]
+        lines += [f"  {name:<18}{'-' if r is None else f'{r:.2%}':>9}" for name, r in of.recall.items()]
+        return "\n".join(lines)
 
     def draw(self, scores: Scores, folder: Path, split: str) -> None:
         """The confusion matrix."""

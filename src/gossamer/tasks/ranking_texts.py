@@ -20,9 +20,11 @@ from torch.utils.data import Dataset
 
 from gossamer import metrics, zoo
 from gossamer.data import Example, ImageTextDataset, Preprocessing
+from gossamer.data.given import image_files, names_images
 from gossamer.tasks import texts as shared
-from gossamer.tasks.base import BATCH, Task
-from gossamer.training.prepared import MEMORY
+from gossamer.tasks.base import Task
+from gossamer.tasks.recorded import preprocessing_of, recorded
+from gossamer.training.prepared import BATCH, MEMORY
 from gossamer.training.progress import shown
 from gossamer.training.run import Run
 
@@ -137,8 +139,6 @@ class RankingTexts(Task):
     @classmethod
     def of(cls, adapted: Adapted) -> Self:
         """From the adapter's metadata."""
-        from gossamer.evaluate import preprocessing_of, recorded
-
         named = recorded(adapted, "tokenizer")
         own = (recorded(adapted, "negatives"), recorded(adapted, "tokens"))
         return cls(*own, preprocessing_of(adapted), (named["name"], named["revision"]))
@@ -254,10 +254,16 @@ class RankingTexts(Task):
 
     def replies(self, adapted: Adapted, given: Sequence[str]) -> list[dict[str, Any]]:
         """Image files and folders, then the texts to rank for each."""
-        from gossamer import predict
+        named = next((i for i, one in enumerate(given) if not names_images(one)), len(given))
+        return self.rank(adapted, image_files(given[:named]), given[named:])
 
-        named = next((i for i, one in enumerate(given) if not predict.names_images(one)), len(given))
-        return predict.rank(adapted, predict.image_files(given[:named]), given[named:])
+    def rank(self, adapted: Adapted, files: Sequence[str | Path], texts: Sequence[str]) -> list[dict[str, Any]]:
+        """`predict` for every image file; ValueError without any."""
+        if not files:
+            raise ValueError(
+                f"there is no image to rank {len(texts)} text(s) for: name image files first, then the texts"
+            )
+        return [self.predict(adapted, file, texts) for file in files]
 
     @staticmethod
     def table(scores: dict[str, Any]) -> str:

@@ -17,8 +17,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from gossamer import metrics, zoo
 from gossamer.data import Example, ImageTextDataset, Preprocessing, open_image
-from gossamer.tasks.base import BATCH, Task
-from gossamer.training.prepared import MEMORY
+from gossamer.data.given import image_files
+from gossamer.tasks.base import Task
+from gossamer.tasks.recorded import preprocessing_of, recorded
+from gossamer.training.prepared import BATCH, MEMORY
 from gossamer.training.run import Run
 
 if TYPE_CHECKING:
@@ -245,10 +247,17 @@ class TextTask(Task):
 
     def replies(self, adapted: Adapted, given: Sequence[str]) -> list[dict[str, Any]]:
         """Image files and folders, then the text."""
-        from gossamer import predict
-
         *paths, text = given
-        return predict.answer(adapted, predict.image_files(paths), text)
+        return self.answer(adapted, image_files(paths), text)
+
+    def answer(self, adapted: Adapted, files: Sequence[str | Path], text: str) -> list[dict[str, Any]]:
+        """`predict` for every image file, or for as many at a time as the model reads with a text; ValueError where they do not
+        come out even."""
+        each = self.images or 1
+        if len(files) % each or (not files and self.images is not None):
+            raise ValueError(f"the model reads {each} image(s) with a text, and there are {len(files)} image files")
+        groups = [files[start : start + each] for start in range(0, len(files), each)] or [[]]
+        return [self.predict(adapted, group, text) for group in groups]
 
     @staticmethod
     def table(scores: dict[str, Any]) -> str:
@@ -290,10 +299,8 @@ def begun(run: Run, texts: ImageTextDataset) -> dict[str, Any]:
     }
 
 
-def recorded(adapted: Adapted) -> dict[str, Any]:
+def remembered(adapted: Adapted) -> dict[str, Any]:
     """What both tasks on texts read from an adapter's metadata."""
-    from gossamer.evaluate import preprocessing_of, recorded
-
     tokenizer = recorded(adapted, "tokenizer")
     return {
         "preprocessing": preprocessing_of(adapted),

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from gossamer.data import Example, ImageTextDataset, Preprocessing
 from gossamer.tasks import texts as shared
-from gossamer.tasks.base import BATCH
+from gossamer.tasks.recorded import recorded
 from gossamer.tasks.texts import PreparedTexts, TextTask
+from gossamer.training.prepared import BATCH
 from gossamer.training.run import Run
 
 if TYPE_CHECKING:
@@ -65,10 +66,8 @@ class WritingAnswers(TextTask):
     @classmethod
     def of(cls, adapted: Adapted) -> Self:
         """From the adapter's metadata."""
-        from gossamer.evaluate import recorded
-
         own = {name: recorded(adapted, name) for name in ("form", "prompt", "answer_tokens")}
-        return cls(**own, **shared.recorded(adapted))
+        return cls(**own, **shared.remembered(adapted))
 
     def record(self) -> dict[str, Any]:
         """Preprocessing, prompt, and how texts are read."""

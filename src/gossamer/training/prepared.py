@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from gossamer.data import ImageDataset, Preprocessing
 from gossamer.data.images import to_rgb
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gossamer.adapted import Adapted
 
 AUGMENTATIONS = ("random-crop", "horizontal-flip", "vertical-flip")
+BATCH = 64  # items that are computed at a time where nothing is trained
 MEMORY = 2**30  # bytes that one set of prepared images may take
 
 
@@ -116,3 +117,13 @@ class Augmented(Dataset):
         image: Image = self.prepared.images[i]["image"]
         pixels = self.prepared.preprocessing(self.change(to_rgb(image)))
         return {"pixel_values": pixels, "labels": self.prepared.images.labels[i]}
+
+
+@torch.no_grad()
+def outputs(
+    of: Callable[..., Tensor], items: PreparedSet, *, device: torch.device, batch: int = BATCH, workers: int = 0
+) -> Tensor:
+    """What `of(pixel_values=..., ...)` gives for every item, [n, ...] on the CPU in float32."""
+    loader: Any = DataLoader(items, batch_size=batch, num_workers=workers, collate_fn=items.collate)  # type: ignore[arg-type]
+    inputs = ({name: tensor.to(device) for name, tensor in b.items() if name != "labels"} for b in loader)
+    return torch.cat([of(**given).float().cpu() for given in inputs])

@@ -19,12 +19,11 @@ from transformers import TrainingArguments
 from gossamer import heads, methods, tasks
 from gossamer.adapted import Adapted, adapt
 from gossamer.condensation import run as condensed_run
-from gossamer.evaluate import outputs
 from gossamer.tasks.base import Scores, Task
 from gossamer.training import probe
 from gossamer.training import run as runs
 from gossamer.training.folder import CHECKPOINTS, METRICS, RunFolder
-from gossamer.training.prepared import PreparedSet
+from gossamer.training.prepared import PreparedSet, outputs
 from gossamer.training.progress import Bar, Journal, epochs
 from gossamer.training.run import Run
 from gossamer.training.sets import load_sets
