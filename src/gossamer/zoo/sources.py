@@ -50,8 +50,8 @@ CARRIED = {
 }
 
 PRETRAINED = {
-    "vilt-small-easy": "ViLT-S of DINOv2-S and MiniLM's words, about 10 minutes on one CPU core",
-    "meter-small-easy": "METER-S of DINOv2-S and MiniLM, about 10 minutes on one CPU core",
+    "vilt-small-easy": "ViLT-S of DINOv2-S and MiniLM's words, about 25 minutes on one CPU core",
+    "meter-small-easy": "METER-S of DINOv2-S and MiniLM, about 25 minutes on one CPU core",
 }
 """Models that `gossamer pretrain` makes on this machine; they are never trained unasked."""
 
