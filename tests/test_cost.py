@@ -24,6 +24,8 @@ from .contract.table import BACKBONES, LABELS, METHODS, VISION, adapt, unfit
 
 EVERYWHERE = ("vpt", "houlsby")
 WITH_EVERY_METHOD = ("vit-bare", "timm", "swin", "t5", "meter")
+THERE_SLOWLY = ("meter",)  # its methods but those everywhere and those that were made for it
+MADE_FOR_IT = ("apt", "das", "vpt-cross")
 FORMULAS = [m for m, row in METHODS.items() if not isinstance(row.method, list) and m not in ("ia3", "oft")]
 PAIRS = [(b, m) for b in BACKBONES for m in (FORMULAS if b in WITH_EVERY_METHOD else EVERYWHERE)]
 SIDES = {"encoder": 7, "decoder": 4}
@@ -34,7 +36,14 @@ def vit(**values: Any) -> tf.ViTForImageClassification:
     return tf.ViTForImageClassification(tf.ViTConfig(**{**VISION, "num_labels": LABELS, **values})).eval()
 
 
-@pytest.mark.parametrize(("backbone", "method"), [p for p in PAIRS if not unfit(BACKBONES[p[0]], METHODS[p[1]])])
+@pytest.mark.parametrize(
+    ("backbone", "method"),
+    [
+        pytest.param(b, m, marks=pytest.mark.slow if b in THERE_SLOWLY and m not in EVERYWHERE + MADE_FOR_IT else ())
+        for b, m in PAIRS
+        if not unfit(BACKBONES[b], METHODS[m])
+    ],
+)
 def test_closed_form_is_counted(backbone: str, method: str) -> None:
     row = BACKBONES[backbone]
     adapted = adapt(row, METHODS[method])
