@@ -136,7 +136,7 @@ class SPT(Method):
     stack: str | None = None
 
     name = "spt"
-    learning_rate = 5e-2  # the authors' with MAE; supervised backbones want less
+    learning_rate = VPT.learning_rate
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:

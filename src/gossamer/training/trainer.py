@@ -131,12 +131,12 @@ def groups(adapted: Adapted, chosen: Training) -> list[dict[str, Any]]:
     for name, parameter in adapted.trainable().items():
         tree, _, tensor = name.partition(".")
         owner = re.sub(r"_\d+$", "", tree)  # the second vpt of a list is vpt_2
-        own = METHODS.get(owner, Method).learning_rate if chosen.lr is None else chosen.lr
-        if owner == "head":
-            rate, decay = chosen.head_lr, chosen.head_weight_decay
-        else:
-            rate, decay = own * factors[tree](tensor), chosen.weight_decay
-        decay = chosen.weight_decay if decay is None else decay
+        rate, decay = chosen.head_lr, chosen.weight_decay
+        if owner != "head":
+            own = METHODS.get(owner, Method).learning_rate if chosen.lr is None else chosen.lr
+            rate = own * factors[tree](tensor)
+        elif chosen.head_weight_decay is not None:
+            decay = chosen.head_weight_decay
         if parameter.ndim < 2 or name.endswith("bias"):
             decay = 0.0
         by_setting.setdefault((rate, decay), []).append(parameter)
