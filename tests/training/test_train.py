@@ -96,8 +96,8 @@ def test_without_warm_start_the_head_is_trained_by_epochs(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("method", "settings"),
     [
-        ({"method": "peft", "peft_type": "LORA", "r": 3}, {"schedule": "cosine", "bf16": True}),
-        ({"method": "adapter"}, {"schedule": "linear", "gradient_checkpointing": True}),
+        ({"method": "peft", "peft_type": "LORA", "r": 3}, {"schedule": "cosine", "bf16": True, "attention": "plain"}),
+        ({"method": "adapter"}, {"schedule": "linear", "gradient_checkpointing": True, "attention": "plain"}),
         ({"method": "bitfit"}, {"schedule": "constant", "clip": 0.0, "keep": "best"}),
         ({"method": "full"}, {"weight_decay": 0.0}),
     ],

@@ -13,6 +13,7 @@ from torch import Tensor
 from gossamer import adapt, tasks
 from gossamer.cost.measure import Measured, measure
 from gossamer.methods import LinearProbe
+from gossamer.training.attention import attention
 from gossamer.training.sets import load_sets
 from gossamer.training.trainer import optimizer
 
@@ -85,9 +86,10 @@ def _step(
     rule: torch.optim.Optimizer | None = None,
 ) -> None:
     model.zero_grad()
-    with torch.autocast(next(iter(batch.values())).device.type, torch.bfloat16, enabled=training.bf16):
-        loss = task.loss(model, batch)
-    loss.backward()
+    with attention(training):
+        with torch.autocast(next(iter(batch.values())).device.type, torch.bfloat16, enabled=training.bf16):
+            loss = task.loss(model, batch)
+        loss.backward()
     if rule is not None:
         rule.step()
 

@@ -16,6 +16,7 @@ from gossamer.anatomy import read
 from gossamer.methods import Method
 from gossamer.searching import processes, savings
 from gossamer.searching.savings import Savings
+from gossamer.training.attention import attention
 from gossamer.training.run import Search, Training
 from gossamer.training.trainer import optimizer
 
@@ -54,8 +55,9 @@ class SuperNetwork:
         self.adapted.train()
         self.board.use(subset)
         own = _rows(batch)
-        loss, _ = self._measured(batch, right=False)
-        (loss * own / rows).backward()
+        with attention(self.training):
+            loss, _ = self._measured(batch, right=False)
+            (loss * own / rows).backward()
         processes.sum_gradients(self.adapted.trainable().values())
         (value,) = processes.total([float(loss.detach()) * own])
         if not math.isfinite(value):

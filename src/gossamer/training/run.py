@@ -138,6 +138,8 @@ class Training:
             2202.10054). linear_probe alone is then finished: nothing is left to tune. Soft scores and written answers have none.
         keep: what is saved at the end, the last epoch or the one with the best validation accuracy.
         bf16: compute in bfloat16 where torch's autocast deems it safe.
+        attention: of training steps. fused: torch's choice. plain: products and a softmax, with memory for every pair. On a
+            CPU the backward pass of torch's fused one is slow in bfloat16: up to some 200 tokens plain steps are faster there.
         gradient_checkpointing: compute activations again in the backward pass: less memory, about a third more time.
         workers: processes that read images, for sets too large to be kept in memory.
         report_to: trackers of the Hugging Face Trainer, such as tensorboard or wandb.
@@ -155,6 +157,7 @@ class Training:
     warm_start: bool = True
     keep: Literal["last", "best"] = "last"
     bf16: bool = False
+    attention: Literal["fused", "plain"] = "fused"
     gradient_checkpointing: bool = False
     workers: int = 0
     report_to: list[str] = field(default_factory=list)

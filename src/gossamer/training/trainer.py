@@ -15,6 +15,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments, get_schedu
 
 from gossamer.adapted import Adapted
 from gossamer.methods import METHODS, Method
+from gossamer.training.attention import attention
 from gossamer.training.run import Training
 
 
@@ -88,6 +89,11 @@ class ClassifierTrainer(WatchedTrainer):
             self.lr_scheduler = schedule(self.chosen.schedule, optimizer, num_training_steps)
             self._created_lr_scheduler = True
         return self.lr_scheduler
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """One step, by the run's attention."""
+        with attention(self.chosen):
+            return super().training_step(*args, **kwargs)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The loss of one batch."""
