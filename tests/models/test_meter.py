@@ -465,7 +465,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         meter_checkpoint.load(save(theirs, where), MeterForQuestionAnswering, config=config, num_labels=9)
     with pytest.raises(ValueError, match="of another shape"):
         meter_checkpoint.load(where, MeterForQuestionAnswering)  # the published sizes
-    with pytest.raises(ValueError, match="no METER class MeterLayer; there are MeterModel, MeterForQuestionAnswering"):
+    with pytest.raises(ValueError, match="no table for MeterLayer; there are MeterModel, MeterForQuestionAnswering"):
         meter_checkpoint.table(type("MeterLayer", (MeterModel,), {}))
     with pytest.raises(KeyError, match=r"the authors' checkpoints have no name for other.weight"):
         meter_checkpoint.table(MeterModel).theirs({"other.weight": torch.zeros(1)})

@@ -23,6 +23,8 @@ from torch.nn import functional as F
 from gossamer.quiet import quiet
 
 Pair = tuple[str, "str | tuple[str, str, str]"]
+RANK: Pair = ("rank_output.*", "rank_output.*")
+MATCHING: Pair = ("itm_score.fc.*", "itm_score.*")
 
 
 def read(path: str | Path) -> dict[str, Tensor]:
@@ -114,6 +116,34 @@ class Table:
                 names = next(t for pattern, names in self.pairs if (t := _renamed(name, pattern, names)) is not None)
                 found[name] = torch.cat([ours[n] for n in names])
         return found
+
+
+def table(
+    kind: type,
+    body: type,
+    prefix: str,
+    pairs: tuple[Pair, ...],
+    drop: tuple[str, ...],
+    heads: Mapping[str, tuple[Pair, ...]],
+) -> Table:
+    """The authors' names for the keys of a backbone or of a class with a head; heads that only other classes have are dropped.
+
+    Args:
+        kind: the class.
+        body: that of the backbone alone.
+        prefix: where the backbone stands in the other classes.
+        pairs: keys of the backbone.
+        drop: keys that none of the classes needs.
+        heads: name of a class -> keys of its heads.
+
+    Raises:
+        ValueError: no such class.
+    """
+    if kind is not body and kind.__name__ not in heads:
+        raise ValueError(f"no table for {kind.__name__}; there are {body.__name__}, {', '.join(heads)}")
+    own = heads.get(kind.__name__, ())
+    others = {theirs for each in heads.values() for theirs, _ in each} - {theirs for theirs, _ in own}
+    return Table((*(pairs if kind is body else under(prefix, pairs)), *own), (*drop, "mlm_score.*", *sorted(others)))
 
 
 def under(prefix: str, pairs: Iterable[Pair]) -> tuple[Pair, ...]:

@@ -54,31 +54,20 @@ DROP = (
     "text_transformer.embeddings.position_ids", "text_transformer.pooler.*",  # never read
 )  # fmt: skip
 
-HEADS: dict[str, Pair] = {
-    "MeterForQuestionAnswering": ("vqa_classifier.*", "classifier.*"),
-    "MeterForImagesAndTextClassification": ("nlvr2_classifier.*", "classifier.*"),
-    "MeterForVisualEntailment": ("snli_classifier.*", "classifier.*"),
-    "MeterForRetrieval": ("rank_output.*", "rank_output.*"),
+HEADS: dict[str, tuple[Pair, ...]] = {
+    "MeterForQuestionAnswering": (("vqa_classifier.*", "classifier.*"),),
+    "MeterForImagesAndTextClassification": (("nlvr2_classifier.*", "classifier.*"),),
+    "MeterForVisualEntailment": (("snli_classifier.*", "classifier.*"),),
+    "MeterForRetrieval": (checkpoints.RANK, checkpoints.MATCHING),
 }
-"""Class -> its head."""
+"""Class -> its heads."""
 
-MATCHING: Pair = ("itm_score.fc.*", "itm_score.*")
-OTHER_HEADS = ("mlm_score.*", MATCHING[0], *(theirs for theirs, _ in HEADS.values()))
 TWO_IMAGES = "MeterForImagesAndTextClassification"
 
 
 def table(kind: type[MeterPreTrainedModel]) -> Table:
     """The authors' names for the keys of a class; what only other classes have is dropped."""
-    if kind is MeterModel:
-        return Table(PAIRS, (*DROP, *OTHER_HEADS))
-    if kind.__name__ not in HEADS:
-        raise ValueError(f"no METER class {kind.__name__}; there are MeterModel, {', '.join(HEADS)}")
-    heads = (HEADS[kind.__name__], *([MATCHING] if kind is meter_heads.MeterForRetrieval else []))
-    kept = {theirs for theirs, _ in heads}
-    return Table(
-        (*checkpoints.under("meter.", PAIRS), *heads),
-        (*DROP, *(pattern for pattern in OTHER_HEADS if pattern not in kept)),
-    )
+    return checkpoints.table(kind, MeterModel, "meter.", PAIRS, DROP, HEADS)
 
 
 def load(

@@ -42,33 +42,22 @@ PAIRS: tuple[Pair, ...] = (
 )
 """Keys of the backbone, relative to a ViltModel."""
 
-HEADS: dict[str, Pair] = {
-    "ViltForQuestionAnswering": ("vqa_classifier.*", "classifier.*"),
-    "ViltForImagesAndTextClassification": ("nlvr2_classifier.*", "classifier.*"),
-    "ViltForImageAndTextRetrieval": ("rank_output.*", "rank_output.*"),
-    "ViltForRetrieval": ("rank_output.*", "rank_output.*"),
-}
-"""Class -> its head."""
+DROP = ("text_embeddings.position_ids",)
 
-MATCHING: Pair = ("itm_score.fc.*", "itm_score.*")
-OTHER_HEADS = ("mlm_score.*", MATCHING[0], *(theirs for theirs, _ in HEADS.values()))
-TWO_IMAGES, MATCHES = "ViltForImagesAndTextClassification", "ViltForRetrieval"
-RANKS = ("ViltForImageAndTextRetrieval", MATCHES)
+HEADS: dict[str, tuple[Pair, ...]] = {
+    "ViltForQuestionAnswering": (("vqa_classifier.*", "classifier.*"),),
+    "ViltForImagesAndTextClassification": (("nlvr2_classifier.*", "classifier.*"),),
+    "ViltForImageAndTextRetrieval": (checkpoints.RANK,),
+    "ViltForRetrieval": (checkpoints.RANK, checkpoints.MATCHING),
+}
+"""Class -> its heads."""
+
+TWO_IMAGES = "ViltForImagesAndTextClassification"
 
 
 def table(kind: type[nn.Module]) -> Table:
     """The authors' names for the keys of a class of transformers; what only other classes have is dropped."""
-    drop = ("text_embeddings.position_ids",)
-    if kind is ViltModel:
-        return Table(PAIRS, (*drop, *OTHER_HEADS))
-    if kind.__name__ not in HEADS:
-        raise ValueError(f"no table for {kind.__name__}; there are ViltModel, {', '.join(HEADS)}")
-    heads = (HEADS[kind.__name__], *([MATCHING] if kind.__name__ == MATCHES else []))
-    kept = {theirs for theirs, _ in heads}
-    return Table(
-        (*checkpoints.under("vilt.", PAIRS), *heads),
-        (*drop, *(pattern for pattern in OTHER_HEADS if pattern not in kept)),
-    )
+    return checkpoints.table(kind, ViltModel, "vilt.", PAIRS, DROP, HEADS)
 
 
 def load(
@@ -105,7 +94,8 @@ def load(
         config.modality_type_vocab_size = len(types)
     config.num_images = 2 if kind.__name__ == TWO_IMAGES else config.num_images
     config.num_labels = checkpoints.labels(tensors, num_labels, path) or config.num_labels  # type: ignore[assignment]
-    if kind.__name__ in RANKS and "rank_output.weight" not in tensors and "itm_score.fc.weight" in theirs:
+    ranks = checkpoints.RANK in HEADS.get(kind.__name__, ())
+    if ranks and "rank_output.weight" not in tensors and "itm_score.fc.weight" in theirs:
         tensors |= {f"rank_output.{leaf}": theirs[f"itm_score.fc.{leaf}"][1:] for leaf in ("weight", "bias")}
     model = checkpoints.build(kind, config, tensors, unknown, str(path), ("classifier.", "rank_output.", "itm_score."))
     hold_order(model)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gossamer.training.run import Training
 
 
-def attention(chosen: Training) -> AbstractContextManager[None]:
+def attention(chosen: Training) -> AbstractContextManager[Any]:
     """A context for forward and backward pass with the run's `attention`; recomputed activations need the same in both."""
     return sdpa_kernel(SDPBackend.MATH) if chosen.attention == "plain" else nullcontext()
