@@ -127,6 +127,23 @@ def test_pictures_hold_the_same_values(text: str) -> None:
     assert f"SPT-deep\ntraining loss at the end: {last:.4g}" in hovers
 
 
+def test_accuracy_is_drawn_over_the_number_of_prompts_where_there_are_several() -> None:
+    rows = made.rows()
+    numbers = {"VPT-deep": 5, "SPT-deep": 20}  # the same method with 10 prompts elsewhere
+    for row in rows:
+        for of in row["protocol"]["methods"]:
+            of["prompts"] = numbers.get(row["method"], 10)
+    text = page.render(rows, baseline="linear probe")
+    hovers = re.findall(r"<title>(.*?)</title>", text, re.DOTALL)
+    for method, prompts in numbers.items():
+        mean = 100 * np.mean([r["accuracy"] for r in rows if (r["method"], r["task"]) == (method, "location")])
+        assert f"vpt(prompts=p)\naccuracy, % at prompts {prompts}: {mean:.4g}" in hovers
+    alike = [r for r in rows if r["method"] not in (*numbers, "linear probe") and r["task"] == "location"]
+    mean = 100 * np.mean([r["accuracy"] for r in alike])
+    assert f"vpt(prompts=p)\naccuracy, % at prompts 10: {mean:.4g}" in hovers
+    assert "Accuracy against number of prompts" not in page.render(made.rows(), baseline="linear probe")
+
+
 def test_nothing_is_fetched_from_anywhere(shown: Page, text: str) -> None:
     assert not re.search(r"https?://", text)
     for tag, attributes in shown.tags:

@@ -121,9 +121,17 @@ def scatter(
 
 
 def curves(
-    lines: Mapping[str, Sequence[Sequence[tuple[float, float]]]], *, title: str, x_title: str, y_title: str
+    lines: Mapping[str, Sequence[Sequence[tuple[float, float]]]],
+    *,
+    title: str,
+    x_title: str,
+    y_title: str,
+    dotted: bool = False,
 ) -> Chart | None:
-    """Curves by name: each the mean of its runs where all of them have a value, with the single runs faint; None without any."""
+    """Curves by name: each the mean of its runs where all of them have a value, with the single runs faint; None without any.
+
+    A mark stands at the end of each, or, `dotted`, at each of its points.
+    """
     drawn = {name: [run for run in runs if run] for name, runs in lines.items()}
     flat = [point for runs in drawn.values() for run in runs for point in run]
     if not flat:
@@ -140,9 +148,13 @@ def curves(
         y_ticks=[(y(v), short(v)) for v in y.ticks()],
         marks=[
             Mark(
-                name=name, x=x(mean[-1][0]), y=y(mean[-1][1]), hover=f"{name}\n{y_title} at the end: {mean[-1][1]:.4g}"
+                name=name,
+                x=x(a),
+                y=y(b),
+                hover=f"{name}\n{y_title} at {f'{x_title} {a:g}' if dotted else 'the end'}: {b:.4g}",
             )
             for name, mean in means.items()
+            for a, b in mean[0 if dotted else -1 :]
         ],
         lines=[(name, _path(mean, x, y)) for name, mean in means.items()],
         faint=[(name, _path(run, x, y)) for name, runs in drawn.items() if len(runs) > 1 for run in runs],

@@ -95,6 +95,8 @@ def content(rows: Rows, baseline: str) -> dict[str, Any]:
     methods, tasks = _names(rows, "method"), _names(rows, "task")
     lines = overview(done, methods)
     gaps = [gap(done, method, baseline, tasks) for method in methods if method != baseline]
+    by_prompts = {task: of for task in tasks if (of := accuracy_by_prompts(done, task))}
+    kinds = list(dict.fromkeys(kind for of in by_prompts.values() for kind in of))
     return {
         "rows": rows,
         "done": done,
@@ -108,7 +110,7 @@ def content(rows: Rows, baseline: str) -> dict[str, Any]:
         "with_answers": any(line.costs["answer_ms"] for line in lines),
         "gaps": gaps,
         "summary": _summary(lines, gaps, baseline),
-        "style": {name: (i % COLOURS, i % len(SHAPES)) for i, name in enumerate(methods)},
+        "style": {name: (i % COLOURS, i % len(SHAPES)) for i, name in enumerate((*methods, *kinds))},
         "by_task": {(m, t): over_seeds(done, m, t) for m in methods for t in tasks},
         "best": {task: _best(done, methods, task) for task in tasks},
         "pareto": _scatters(
@@ -117,6 +119,8 @@ def content(rows: Rows, baseline: str) -> dict[str, Any]:
         "pareto_by_task": {task: _scatters(_on_task(done, methods, task), f"{task}: accuracy") for task in tasks},
         "curves": _curves(done, methods, tasks),
         "dots": _dots(done, methods, tasks),
+        "kinds": kinds,
+        "prompts": _prompts(by_prompts),
         "forest": _forest(gaps, baseline),
         "common": _common(done),
         "by_method": _differing(done, "method", "task"),
@@ -163,6 +167,26 @@ def gap(rows: Rows, method: str, baseline: str, tasks: Sequence[str]) -> Gap:
         tasks=over_task_means(differences),
         by_task={task: over_pairs({k: v for k, v in differences.items() if k[0] == task}) for task in tasks},
     )
+
+
+def accuracy_by_prompts(rows: Rows, task: str) -> dict[str, list[list[tuple[float, float]]]]:
+    """Kind of prompts -> for each seed (number of prompts, accuracy in per cent), for kinds with several numbers on a task.
+
+    A kind is a list of methods whose settings are alike but for one number of prompts; those that agree in it are averaged.
+    """
+    found: dict[str, dict[int, dict[int, list[float]]]] = {}
+    for row in (row for row in rows if row["task"] == task):
+        counts = [of["prompts"] for of in row["protocol"]["methods"] if isinstance(of.get("prompts"), int)]
+        if len(counts) == 1:
+            kind = " + ".join(
+                brief(of | ({"prompts": "p"} if "prompts" in of else {})) for of in row["protocol"]["methods"]
+            )
+            found.setdefault(kind, {}).setdefault(row["seed"], {}).setdefault(counts[0], []).append(row["accuracy"])
+    return {
+        kind: [sorted((p, 100 * statistics.fmean(of)) for p, of in seed.items()) for seed in seeds.values()]
+        for kind, seeds in found.items()
+        if len({p for seed in seeds.values() for p in seed}) > 1
+    }
 
 
 def percent(share: float | None) -> str:
@@ -272,6 +296,15 @@ def _curves(rows: Rows, methods: Sequence[str], tasks: Sequence[str]) -> list[ch
             chart = charts.curves(lines, title=f"{task}: {title.partition(',')[0]}", x_title="epoch", y_title=title)
             found += [] if chart is None else [chart]
     return found
+
+
+def _prompts(of: Mapping[str, Mapping[str, list[list[tuple[float, float]]]]]) -> list[charts.Chart]:
+    """Accuracy over the number of prompts, a picture a task."""
+    drawn = [
+        charts.curves(kinds, title=f"{task}: number of prompts", x_title="prompts", y_title="accuracy, %", dotted=True)
+        for task, kinds in of.items()
+    ]
+    return [chart for chart in drawn if chart]
 
 
 def _dots(rows: Rows, methods: Sequence[str], tasks: Sequence[str]) -> list[charts.Chart]:
