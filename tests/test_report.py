@@ -36,7 +36,7 @@ def test_confusion_of_few_and_many_classes(tmp_path: Path, classes: int) -> None
     labels = torch.arange(2 * classes) % (classes - 1)  # the last class has no images
     logits = torch.randn(len(labels), classes)
     scores = score(logits, labels, [f"class {i}" for i in range(classes)])
-    report.confusion(scores, tmp_path / "a.png", title="some")
+    report.confusion(scores.confusion, list(scores.recall), tmp_path / "a.png", title="some")
     assert colours(tmp_path / "a.png") > 50
 
 

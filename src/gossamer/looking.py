@@ -72,17 +72,17 @@ def answer(adapted: Adapted, files: Sequence[str | Path], text: str, path: str |
     Raises:
         ValueError: no image, or a model that does not say where it looks.
     """
-    from gossamer import predict, tasks
+    from gossamer import tasks
 
     if not files:
         raise ValueError("a picture of where the model looks needs an image file")
-    size = tasks.of(adapted).preprocessing.size
+    task: Any = tasks.of(adapted)
     records, maps = [], []
     for file in files:
-        with looking(adapted, size) as found:
-            records += predict.answer(adapted, [file], text)
+        with looking(adapted, task.preprocessing.size) as found:
+            records += task.answer(adapted, [file], text)
         maps.append(torch.cat(list(found.values())).mean(dim=0))
-    draw(records, maps, path, prepare=tasks.of(adapted).preprocessing)
+    draw(records, maps, path, prepare=task.preprocessing)
     return records
 
 

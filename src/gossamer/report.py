@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gossamer.tasks.classifying_images import Scores
-
 MANY = 20  # classes from which on a confusion matrix has no numbers and no names
 
 
@@ -36,9 +34,8 @@ def curves(history: Sequence[Mapping[str, float]], path: str | Path) -> None:
     save_figure(figure, path)
 
 
-def confusion(scores: Scores, path: str | Path, *, title: str) -> None:
-    """The confusion matrix, each row as shares of its true class, as a PNG at `path`."""
-    names, counts = list(scores.recall), scores.confusion
+def confusion(counts: Sequence[Sequence[int]], names: Sequence[str], path: str | Path, *, title: str) -> None:
+    """The confusion matrix `counts` [true, predicted] of classes, each row as shares of its true class, as a PNG at `path`."""
     shares = [[n / max(1, sum(row)) for n in row] for row in counts]
     side = min(12.0, 2.5 + 0.6 * len(names)) if len(names) <= MANY else 8.0
     figure, (axes,) = figure_of(side + 1, side)

@@ -173,4 +173,4 @@ class ClassifyingImages(Task):
         from gossamer import report
 
         title = f"{split}: {scores.accuracy:.1%} of {scores.n:,} images"
-        report.confusion(scores, folder / "confusion.png", title=title)
+        report.confusion(scores.confusion, list(scores.recall), folder / "confusion.png", title=title)
