@@ -20,12 +20,11 @@ from gossamer.cost import cost
 from gossamer.cost.counting import on_meta
 from gossamer.cost.measure import measure, peak_bytes
 
-from .contract.table import BACKBONES, LABELS, METHODS, VISION, adapt, unfit
+from .contract.table import BACKBONES, LABELS, MADE_FOR_METER, METHODS, VISION, adapt, unfit
 
 EVERYWHERE = ("vpt", "houlsby")
 WITH_EVERY_METHOD = ("vit-bare", "timm", "swin", "t5", "meter")
 THERE_SLOWLY = ("meter",)  # its methods but those everywhere and those that were made for it
-MADE_FOR_IT = ("apt", "das", "vpt-cross")
 FORMULAS = [m for m, row in METHODS.items() if not isinstance(row.method, list) and m not in ("ia3", "oft")]
 PAIRS = [(b, m) for b in BACKBONES for m in (FORMULAS if b in WITH_EVERY_METHOD else EVERYWHERE)]
 SIDES = {"encoder": 7, "decoder": 4}
@@ -39,7 +38,7 @@ def vit(**values: Any) -> tf.ViTForImageClassification:
 @pytest.mark.parametrize(
     ("backbone", "method"),
     [
-        pytest.param(b, m, marks=pytest.mark.slow if b in THERE_SLOWLY and m not in EVERYWHERE + MADE_FOR_IT else ())
+        pytest.param(b, m, marks=pytest.mark.slow if b in THERE_SLOWLY and m not in EVERYWHERE + MADE_FOR_METER else ())
         for b, m in PAIRS
         if not unfit(BACKBONES[b], METHODS[m])
     ],

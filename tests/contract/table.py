@@ -34,6 +34,7 @@ DINO = {
 }
 TEXT = {"hidden_size": 12, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 20, "vocab_size": 50}
 LABELS = 3
+MADE_FOR_METER = ("apt", "das", "vpt-cross")  # of its methods, those that run by default
 
 
 @dataclass(frozen=True)

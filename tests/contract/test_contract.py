@@ -13,7 +13,7 @@ from torch import Tensor
 
 import gossamer as gm
 
-from .table import BACKBONES, METHODS, Backbone, Row, adapt, disturb, prepared, run, unfit
+from .table import BACKBONES, MADE_FOR_METER, METHODS, Backbone, Row, adapt, disturb, prepared, run, unfit
 
 DAS = ["das", "das-attention", "das-router"]
 ON_BOTH = ("vpt", "houlsby")  # a composed model is a language model to methods that do not see
@@ -26,11 +26,10 @@ UNFIT = [(b, m) for b, m in PAIRS if unfit(BACKBONES[b], METHODS[m]) is not None
 # The whole table takes half an hour: every method meets these backbones, and these methods every backbone; the rest is slow.
 MEETS_ALL_METHODS = ("vit", "timm", "bert", "t5", "llama", "swin", "dinov2+llama")
 MEETS_ALL_BACKBONES = ("vpt", "houlsby", "lora", "dvp", "memvp")
-MEET_METER = ("apt", "das", "vpt-cross")  # what was made for it
 
 
 def _by_default(backbone: str, method: str) -> bool:
-    if backbone == "meter" and method in MEET_METER:
+    if backbone == "meter" and method in MADE_FOR_METER:
         return True
     return backbone in MEETS_ALL_METHODS or method in MEETS_ALL_BACKBONES
 

@@ -142,6 +142,7 @@ def table(
     if kind is not body and kind.__name__ not in heads:
         raise ValueError(f"no table for {kind.__name__}; there are {body.__name__}, {', '.join(heads)}")
     own = heads.get(kind.__name__, ())
+    # mlm_score is the head of pre-training, which no class has
     others = {theirs for each in heads.values() for theirs, _ in each} - {theirs for theirs, _ in own}
     return Table((*(pairs if kind is body else under(prefix, pairs)), *own), (*drop, "mlm_score.*", *sorted(others)))
 
