@@ -55,6 +55,23 @@ def test_folds_share_out_every_class_and_never_hold_out_a_lone_sample() -> None:
     assert all(2 <= int((labels[part] == 0).sum()) <= 3 for part in held)
 
 
+def test_samples_of_one_subject_are_held_out_together() -> None:
+    subjects = torch.arange(40) // 3
+    held = probe.folds(torch.arange(40) % 4, 0, subjects)
+    assert sorted(torch.cat(held).tolist()) == list(range(40))
+    owners = [set(subjects[part].tolist()) for part in held]
+    assert sum(map(len, owners)) == 14
+
+
+def test_a_feature_that_only_names_its_subject_is_worth_nothing() -> None:
+    """Three samples of each of 30 subjects with one label: told apart from each other they are recognised, kept together not."""
+    subjects = torch.arange(90) // 3
+    labels = torch.randint(0, 2, (30,), generator=torch.Generator().manual_seed(0))[subjects]
+    features = torch.eye(30)[subjects]
+    assert (probe.fit(features, labels, 2).held_out_accuracy or 0) > 0.95
+    assert (probe.fit(features, labels, 2, subjects=subjects).held_out_accuracy or 0) < 0.75
+
+
 def test_a_constant_feature_and_a_lone_class_do_no_harm() -> None:
     features, labels = sample()
     features[:, 2] = 4.0

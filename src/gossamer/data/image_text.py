@@ -81,6 +81,11 @@ class ImageTextDataset(Dataset):
                 targets[row, label] = score
         return targets
 
+    def subjects(self) -> list[int]:
+        """For each text a number of the image it is about (the first of two); a text without images stands alone."""
+        numbers: dict[Any, int] = {}
+        return [numbers.setdefault(e.images[:1] or e.id, len(numbers)) for e in self.examples]
+
     def subset(self, items: Iterable[int]) -> ImageTextDataset:
         """The data set of some items, in the order given."""
         return replace(self, examples=tuple(self.examples[i] for i in items))

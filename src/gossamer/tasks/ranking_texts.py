@@ -75,7 +75,7 @@ class PreparedCaptions(Dataset):
     Those are drawn from torch's generator whenever the item is asked for. `owner` [texts] is the image of each caption.
     """
 
-    labels = None
+    labels = subjects = None
 
     def __init__(self, captions: ImageTextDataset, task: RankingTexts):
         self.captions, self.task = captions, task

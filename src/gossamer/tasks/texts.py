@@ -110,13 +110,15 @@ class Pictures:
 class PreparedTexts(Dataset):
     """Texts about images as a model reads them: tokens once for each text, images once for each file.
 
-    `labels` are the classes of the texts, where a linear probe could be solved for them, else None.
+    `labels` are the classes of the texts, where a linear probe could be solved for them, else None; `subjects` numbers of the
+    images that they are about.
     """
 
     def __init__(self, texts: ImageTextDataset, task: TextTask):
         self.texts, self.task = texts, task
         self.tokens = task.tokenized(texts)
         self.labels = task.classes_of(texts)
+        self.subjects = torch.tensor(texts.subjects())
         files = [path for example in texts.examples for path in example.images]
         self.pictures = Pictures(files, task.preprocessing)
 

@@ -30,6 +30,11 @@ class PreparedSet(Protocol):
         """[n], the class of each item; None where items have no single class."""
         ...
 
+    @property
+    def subjects(self) -> Tensor | None:
+        """[n], equal for items about the same image, which a choice on held-out items must not tear apart; None: all differ."""
+        ...
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, i: int) -> dict[str, Any]: ...
@@ -56,6 +61,7 @@ class Prepared(Dataset):
     def __init__(self, images: ImageDataset, preprocessing: Preprocessing, memory: int = MEMORY):
         self.images, self.preprocessing = images, preprocessing
         self.labels = torch.tensor(images.labels)
+        self.subjects = None
         self.kept: Tensor | None = None
         size = preprocessing.size
         if len(images) * 3 * size * size * 4 <= memory:

@@ -47,7 +47,15 @@ class Probe:
             linear.bias.copy_(self.bias)
 
 
-def fit(features: Tensor, labels: Tensor, classes: int, *, l2: float | None = None, seed: int = 0) -> Probe:
+def fit(
+    features: Tensor,
+    labels: Tensor,
+    classes: int,
+    *,
+    l2: float | None = None,
+    seed: int = 0,
+    subjects: Tensor | None = None,
+) -> Probe:
     """The linear probe of features [n, d] and labels [n].
 
     Args:
@@ -57,6 +65,7 @@ def fit(features: Tensor, labels: Tensor, classes: int, *, l2: float | None = No
         l2: strength of the penalty. None: the one of `STRENGTHS` with the best accuracy on held-out fifths of the samples (ties
             go to the stronger), then solved again on all of them.
         seed: of the fifths.
+        subjects: [n], equal for samples of the same thing, such as questions about one image: they are held out together.
 
     Raises:
         ValueError: a feature is not finite, or a label is outside the classes.
@@ -70,14 +79,19 @@ def fit(features: Tensor, labels: Tensor, classes: int, *, l2: float | None = No
     features = features.detach().double()
     accuracy = None
     if l2 is None:
-        l2, accuracy = _choose(features, labels, classes, seed)
+        l2, accuracy = _choose(features, labels, classes, folds(labels, seed, subjects))
     weight, bias = _solve(features, labels, (l2,), classes, SOLVING)[0]
     return Probe(weight=weight.float(), bias=bias.float(), l2=l2, held_out_accuracy=accuracy)
 
 
-def folds(labels: Tensor, seed: int) -> list[Tensor]:
-    """Five disjoint sets of places; every class is dealt out evenly. A class with a single sample is never held out."""
+def folds(labels: Tensor, seed: int, subjects: Tensor | None = None) -> list[Tensor]:
+    """At most five disjoint sets of places. Without subjects every class is dealt out evenly, and one with a single sample is
+    never held out; subjects are dealt out whole."""
     generator = torch.Generator().manual_seed(seed)
+    if subjects is not None and len(numbers := subjects.unique()) < len(labels):
+        order = numbers[torch.randperm(len(numbers), generator=generator)]
+        parts = [torch.isin(subjects, order[i::FOLDS]).nonzero().flatten() for i in range(FOLDS)]
+        return [part for part in parts if 0 < len(part) < len(labels)]
     dealt: list[list[Tensor]] = [[] for _ in range(FOLDS)]
     start = 0
     for label in labels.unique():
@@ -91,11 +105,11 @@ def folds(labels: Tensor, seed: int) -> list[Tensor]:
     return [torch.cat(parts) for parts in dealt if sum(map(len, parts))]
 
 
-def _choose(features: Tensor, labels: Tensor, classes: int, seed: int) -> tuple[float, float | None]:
+def _choose(features: Tensor, labels: Tensor, classes: int, held_out: list[Tensor]) -> tuple[float, float | None]:
     """The strength with the best held-out accuracy, and that accuracy; the middle one where nothing can be held out."""
-    held_out = folds(labels, seed)[: 1 if len(labels) >= LARGE else FOLDS]
     if not held_out:
         return STRENGTHS[len(STRENGTHS) // 2], None
+    held_out = held_out[: 1 if len(labels) >= LARGE else FOLDS]
     right = torch.zeros(len(STRENGTHS))
     for held in held_out:
         kept = torch.ones(len(labels), dtype=torch.bool)

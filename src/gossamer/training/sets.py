@@ -79,17 +79,17 @@ def _drawn(texts: ImageTextDataset, limit: int | None, seed: int) -> ImageTextDa
 
 def _apart(texts: ImageTextDataset, fraction: float, seed: int) -> tuple[ImageTextDataset, ImageTextDataset]:
     """Training and held-out texts: those about `fraction` of the images (of the first where a text has two) are held out."""
-    subjects = [example.images[:1] or example.id for example in texts.examples]
-    unique = list(dict.fromkeys(subjects))
-    order = torch.randperm(len(unique), generator=torch.Generator().manual_seed(seed)).tolist()
-    held = {unique[i] for i in order[: round(fraction * len(unique))]}
+    subjects = texts.subjects()
+    count = 1 + max(subjects)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    held = set(order[: round(fraction * count)])
     items = {
         True: [i for i, s in enumerate(subjects) if s in held],
         False: [i for i, s in enumerate(subjects) if s not in held],
     }
     if not items[True] or not items[False]:
         raise ValueError(
-            f"data.validation={fraction} of the {len(unique)} images of {texts.name} leaves no text for "
+            f"data.validation={fraction} of the {count} images of {texts.name} leaves no text for "
             f"{'training' if items[True] else 'validation'}; choose another part, or 0 for no validation"
         )
     return texts.subset(items[False]), texts.subset(items[True])

@@ -187,7 +187,7 @@ def solve_head(adapted: Adapted, items: PreparedSet, run: Run) -> probe.Probe:
     device = next(adapted.parameters()).device
     features = outputs(adapted.features, items, device=device, workers=run.training.workers)
     linear = heads.last_linear(adapted.head)  # type: ignore[arg-type]
-    solved = probe.fit(features, items.labels, linear.out_features, seed=run.seed)
+    solved = probe.fit(features, items.labels, linear.out_features, seed=run.seed, subjects=items.subjects)
     solved.put_into(linear)
     return solved
 
