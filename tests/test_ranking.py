@@ -216,10 +216,9 @@ LORA = ({"method": "peft", "peft_type": "LORA", "r": 2},)
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("bert", {}, r"flickr30k has captions, which ViLT and METER rank: leave out model.vision and texts.answers"),
         ("words", {}, r"no model of the family bert for image-text-retrieval"),
         ("vilt", {"limit": 1}, r"flickr30k captions \(train\) has one image"),
-        ("vilt", {"texts": {"answers": "classes"}}, r"leave out model.vision and texts.answers"),
+        ("vilt", {"texts": {"answers": "classes"}}, r"ViLT and METER rank them, without texts.answers"),
         ("vilt", {"texts": {"negatives": 0}}, r"texts.negatives must be 1 or more, got 0"),
         ("vilt", {"methods": ({"method": "spt"},)}, r"spt starts from labelled images, and flickr30k has texts"),
     ],

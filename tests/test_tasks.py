@@ -241,7 +241,7 @@ def test_scores_are_exact_match_or_peoples_agreement() -> None:
     ("name", "of", "changes", "message"),
     [
         ("bert", "nlvr2", {}, r"has 2 images, and the model reads at most one image with a text"),
-        ("bert", "gqa", {"texts": {"answers": "text"}}, r"was not published as a model that writes .* texts.answers to classes"),
+        ("bert", "gqa", {"texts": {"answers": "text"}}, r"was not published as a model that writes .* texts.answers=classes"),
         ("vilt", "gqa", {"texts": {"answers": "text"}}, r"texts.answers=text needs a language model .* set model.vision"),
         ("vilt", "gqa", {"methods": ({"method": "spt"},)}, r"spt starts from labelled images, and gqa has texts"),
         ("words", "gqa", {}, r"no model of the family bert .*set model.vision"),

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def evaluate(adapted: Adapted, items: ImageDataset | ImageTextDataset, *, batch: int = BATCH) -> Any:
-    """The scores of an adapter on labelled images, texts about images, or images with captions: `Scores`, `AnswerScores` or
-    `RecallScores` of their files in `gossamer.tasks`.
+    """The scores of an adapter on labelled images, texts about images, or images with captions: `Scores`, `AnswerScores`,
+    `CaptionScores` or `RecallScores` of their files in `gossamer.tasks`.
 
     Images and texts are prepared as in its training. Classes are matched by name: those of labelled images must be among the
     adapter's; an answer that it does not know counts as one that it gets wrong.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import re
 import shutil
@@ -119,6 +120,16 @@ def recall_at_k(similarity: Tensor, owner: Tensor, ks: Sequence[int] = (1, 5, 10
     }
 
 
+def require_caption_scorers() -> None:
+    """ImportError without pycocoevalcap, the extra `captions`; FileNotFoundError without Java, in which parts of it are written."""
+    if importlib.util.find_spec("pycocoevalcap") is None:
+        raise ImportError("caption scores need pycocoevalcap: pip install 'gossamer[captions]'")
+    if shutil.which("java") is None:
+        raise FileNotFoundError(
+            "caption scores need Java for COCO's tokenizer and METEOR, and there is no java on the path"
+        )
+
+
 def caption_scores(captions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, float]:
     """BLEU-1 to BLEU-4, METEOR, ROUGE-L and CIDEr of one caption an image against people's, by COCO's own evaluation code.
 
@@ -136,18 +147,13 @@ def caption_scores(captions: Mapping[str, str], references: Mapping[str, Sequenc
     if captions.keys() != references.keys() or not captions:
         odd = sorted(captions.keys() ^ references.keys())
         raise ValueError(f"captions and references must be of the same images, one or more; they differ in {odd[:5]}")
-    try:
-        from pycocoevalcap.bleu.bleu import Bleu  # pyright: ignore[reportMissingImports]
-        from pycocoevalcap.cider.cider import Cider  # pyright: ignore[reportMissingImports]
-        from pycocoevalcap.meteor.meteor import Meteor  # pyright: ignore[reportMissingImports]
-        from pycocoevalcap.rouge.rouge import Rouge  # pyright: ignore[reportMissingImports]
-        from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise ImportError("caption scores need pycocoevalcap: pip install 'gossamer[captions]'") from error
-    if shutil.which("java") is None:
-        raise FileNotFoundError(
-            "caption scores need Java for COCO's tokenizer and METEOR, and there is no java on the path"
-        )
+    require_caption_scorers()
+    from pycocoevalcap.bleu.bleu import Bleu  # pyright: ignore[reportMissingImports]
+    from pycocoevalcap.cider.cider import Cider  # pyright: ignore[reportMissingImports]
+    from pycocoevalcap.meteor.meteor import Meteor  # pyright: ignore[reportMissingImports]
+    from pycocoevalcap.rouge.rouge import Rouge  # pyright: ignore[reportMissingImports]
+    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer  # pyright: ignore[reportMissingImports]
+
     people = {image: [{"caption": text} for text in of] for image, of in references.items()}
     ours = {image: [{"caption": text}] for image, text in captions.items()}
     meteor = Meteor()

@@ -1,4 +1,4 @@
-"""Labels and probabilities for images, answers to texts about images."""
+"""Labels and probabilities for images, answers to texts about images, captions."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def predict(adapted: Adapted, files: Sequence[str | Path], *, batch: int = BATCH
     """
     from gossamer import tasks
 
-    task: Any = tasks.of(adapted)
-    if task.unit != "images":
+    task = tasks.of(adapted)
+    if not isinstance(task, tasks.ClassifyingImages):
         raise ValueError(f"this adapter was trained for {task.name}: it gives no labels to images")
     return task.predict(adapted, files, batch=batch)
 
@@ -62,20 +62,35 @@ def rank(adapted: Adapted, files: Sequence[str | Path], texts: Sequence[str]) ->
     """
     from gossamer import tasks
 
-    task: Any = tasks.of(adapted)
-    if task.unit != "captions":
+    task = tasks.of(adapted)
+    if not isinstance(task, tasks.RankingTexts):
         raise ValueError(f"this adapter was trained for {task.name}: it ranks no texts")
     return task.rank(adapted, files, texts)
 
 
+def caption(adapted: Adapted, files: Sequence[str | Path]) -> list[dict[str, Any]]:
+    """A caption written for every image file: {"images", "answer"}.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a file cannot be read, there is none, or the adapter does not write captions.
+    """
+    from gossamer import tasks
+
+    task = tasks.of(adapted)
+    if not isinstance(task, tasks.WritingCaptions):
+        raise ValueError(f"this adapter was trained for {task.name}: it writes no captions")
+    return task.caption(adapted, files)
+
+
 def command(arguments: Sequence[str]) -> None:
-    """`gossamer predict`: prints labels of image files, answers to a text about them, or texts ranked for them."""
+    """`gossamer predict`: prints labels of image files, answers to a text about them, captions, or texts ranked for them."""
     from gossamer import tasks
     from gossamer.looking import answer as looked
 
     parser = argparse.ArgumentParser(
         prog="gossamer predict",
-        description="Classify images with a trained adapter, answer a text about them, or rank texts for them.",
+        description="Classify images with a trained adapter, answer a text about them, rank texts or write captions for them.",
     )
     parser.add_argument("run", help="folder of a run, or of an adapter")
     parser.add_argument(

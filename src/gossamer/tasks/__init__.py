@@ -15,13 +15,14 @@ from gossamer.tasks.classifying_answers import ClassifyingAnswers
 from gossamer.tasks.classifying_images import ClassifyingImages
 from gossamer.tasks.ranking_texts import RankingTexts
 from gossamer.tasks.writing_answers import WritingAnswers
+from gossamer.tasks.writing_captions import WritingCaptions
 
 if TYPE_CHECKING:
     from gossamer.adapted import Adapted
     from gossamer.training.run import Run
 
 TASKS: dict[str, type[Task]] = {
-    task.name: task for task in (ClassifyingImages, ClassifyingAnswers, WritingAnswers, RankingTexts)
+    task.name: task for task in (ClassifyingImages, ClassifyingAnswers, WritingAnswers, WritingCaptions, RankingTexts)
 }
 """Every task by the name that is saved with an adapter."""
 
@@ -48,7 +49,7 @@ def kind(run: Run) -> type[Task]:
             "images.augment is for labelled images: what is said of an image need not hold of a changed one"
         )
     if run.data.name in data.CAPTION_SETS:
-        return RankingTexts
+        return RankingTexts if run.model.vision is None else WritingCaptions
     return WritingAnswers if WritingAnswers.asked_for(run) else ClassifyingAnswers
 
 

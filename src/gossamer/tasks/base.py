@@ -37,11 +37,12 @@ class Scores(Protocol):
 class Task(ABC):
     """One kind of task: its data, its inputs, its loss, its scores.
 
-    `name` stands in an adapter's metadata, `unit` is what a set holds.
+    `name` stands in an adapter's metadata, `unit` is what a set holds, `measure` what the scores call accuracy.
     """
 
     name: ClassVar[str]
     unit: ClassVar[str]
+    measure: ClassVar[str] = "accuracy"
     preprocessing: Preprocessing
 
     @classmethod

@@ -122,15 +122,17 @@ class RankingTexts(Task):
 
     name: ClassVar[str] = "image-text-retrieval"
     unit: ClassVar[str] = "captions"
+    measure: ClassVar[str] = "mean recall"
 
     @classmethod
     def begin(cls, run: Run, train: ImageTextDataset) -> Self:
         """With the run's numbers."""
         from gossamer.training.sets import preprocessing
 
-        if run.model.vision is not None or run.texts.answers is not None:
+        if run.texts.answers is not None:
             raise ValueError(
-                f"{run.data.name} has captions, which ViLT and METER rank: leave out model.vision and texts.answers"
+                f"{run.data.name} has captions: ViLT and METER rank them, without texts.answers; a language model writes them, "
+                "with a tower: set model.vision"
             )
         if len(train) < 2:
             raise ValueError(f"{train.name} has one image, and a text is told from texts of other images")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from gossamer import metrics, zoo
 from gossamer.data import Example, ImageTextDataset, Preprocessing, open_image
@@ -155,11 +155,14 @@ class PreparedTexts(Dataset):
         if self.task.images is None:
             self.pictures.look(adapted.backbone)
 
-    def batches(self, adapted: Adapted, *, answering: bool, batch: int, workers: int) -> Iterator[dict[str, Tensor]]:
-        """Every text in order, in batches where the adapter is."""
+    def batches(
+        self, adapted: Adapted, *, answering: bool, batch: int, workers: int, places: Sequence[int] | None = None
+    ) -> Iterator[dict[str, Tensor]]:
+        """Every text, or those at `places`, in order, in batches where the adapter is."""
         device = next(adapted.parameters()).device
-        collate = self.questions if answering else self.collate
-        for found in DataLoader(self, batch_size=batch, num_workers=workers, collate_fn=collate):  # type: ignore[arg-type]
+        collate: Any = self.questions if answering else self.collate
+        texts = self if places is None else Subset(self, places)
+        for found in DataLoader(texts, batch_size=batch, num_workers=workers, collate_fn=collate):
             yield {name: tensor.to(device) for name, tensor in found.items()}
 
 

@@ -40,6 +40,7 @@ class WritingAnswers(TextTask):
     images: int | None
 
     name: ClassVar[str] = "answer-generation"
+    usual_prompt: ClassVar[str] = "Question: {text}\nAnswer:"
 
     @staticmethod
     def asked_for(run: Run) -> bool:
@@ -52,16 +53,24 @@ class WritingAnswers(TextTask):
 
     @classmethod
     def begin(cls, run: Run, train: ImageTextDataset) -> Self:
-        """With the run's prompt."""
+        """With the run's prompt, or the usual one."""
         from gossamer.zoo.composed import WRITERS, writes
 
         form = writes(run.model.name, run.model.revision)
         if form is None:
             raise ValueError(
                 f"{run.model.name} was not published as a model that writes (its class ends in neither "
-                f"{' nor '.join(WRITERS)}); set texts.answers to classes, or choose another model.name"
+                f"{' nor '.join(WRITERS)}); choose another model.name, or for questions texts.answers=classes"
             )
-        return cls(form, run.texts.prompt, run.texts.answer_tokens, **shared.begun(run, train))
+        prompt = cls.usual_prompt if run.texts.prompt is None else run.texts.prompt
+        cls.check_prompt(prompt)
+        return cls(form, prompt, run.texts.answer_tokens, **shared.begun(run, train))
+
+    @classmethod
+    def check_prompt(cls, prompt: str) -> None:
+        """ValueError for a prompt without a place for the text."""
+        if "{text}" not in prompt:
+            raise ValueError(f"texts.prompt must hold {{text}}, where the text goes; got {prompt!r}")
 
     @classmethod
     def of(cls, adapted: Adapted) -> Self:
@@ -154,19 +163,30 @@ class WritingAnswers(TextTask):
         found = [record["answer"] for record in self.ask(adapted, prepared, batch=batch, workers=workers)]
         if "answer" not in prepared.tokens[0]:
             return found, None
+        return found, self.token_loss(adapted, prepared, batch=batch, workers=workers)
+
+    @torch.no_grad()
+    def token_loss(self, adapted: Adapted, prepared: PreparedTexts, *, batch: int = BATCH, workers: int = 0) -> float:
+        """Mean cross-entropy of a token of the right answers."""
         total, counted = 0.0, 0
         for given in prepared.batches(adapted, answering=False, batch=batch, workers=workers):
             asked = given["labels"] if self.form == "seq2seq" else given["labels"][:, 1:]
             tokens = int((asked != IGNORED).sum())
             total, counted = total + tokens * float(adapted(**given).loss), counted + tokens
-        return found, total / counted
+        return total / counted
 
     @torch.no_grad()
     def ask(
-        self, adapted: Adapted, prepared: PreparedTexts, *, batch: int = BATCH, workers: int = 0
+        self,
+        adapted: Adapted,
+        prepared: PreparedTexts,
+        *,
+        places: Sequence[int] | None = None,
+        batch: int = BATCH,
+        workers: int = 0,
     ) -> Iterator[dict[str, Any]]:
-        """Answers written greedily."""
-        for given in prepared.batches(adapted, answering=True, batch=batch, workers=workers):
+        """Answers written greedily, to all texts or to those at `places`."""
+        for given in prepared.batches(adapted, answering=True, places=places, batch=batch, workers=workers):
             written = self.write(adapted, given, most=self.answer_tokens)
             start = given["input_ids"].shape[1] if self.form == "causal" else 0
             for answer in self.tokenizer.batch_decode(written[:, start:], skip_special_tokens=True):

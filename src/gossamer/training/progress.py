@@ -29,10 +29,13 @@ class Journal:
 
 
 class Bar(TrainerCallback):
-    """A bar over the steps of training, and after each epoch one line and `after_epoch(log_history)`."""
+    """A bar over the steps of training, and after each epoch one line and `after_epoch(log_history)`.
 
-    def __init__(self, journal: Journal, after_epoch: Callable[[list[dict[str, Any]]], None]):
-        self.journal, self.after_epoch = journal, after_epoch
+    `measure` is what the task calls the accuracy.
+    """
+
+    def __init__(self, journal: Journal, after_epoch: Callable[[list[dict[str, Any]]], None], measure: str):
+        self.journal, self.after_epoch, self.measure = journal, after_epoch, measure
         columns = (
             TextColumn("training"),
             BarColumn(),
@@ -55,7 +58,7 @@ class Bar(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Tells of the epoch, which ends with its checkpoint."""
         self.after_epoch(state.log_history)
-        self.journal.say(_line(epochs(state.log_history)[-1], args.num_train_epochs))
+        self.journal.say(_line(epochs(state.log_history)[-1], args.num_train_epochs, self.measure))
 
     @contextmanager
     def away(self) -> Iterator[None]:
@@ -91,7 +94,7 @@ def epochs(log_history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [merged[step] for step in sorted(merged)]
 
 
-def _line(record: dict[str, Any], total: float) -> str:
-    shown = {"loss": "loss {:.4f}", "val_loss": "validation loss {:.4f}", "val_accuracy": "accuracy {:.2%}"}
+def _line(record: dict[str, Any], total: float, measure: str) -> str:
+    shown = {"loss": "loss {:.4f}", "val_loss": "validation loss {:.4f}", "val_accuracy": f"{measure} {{:.2%}}"}
     parts = [text.format(record[name]) for name, text in shown.items() if name in record]
     return f"epoch {record['epoch']:g}/{total:g}: {', '.join(parts)} ({record.get('seconds', 0):.0f} s)"

@@ -66,21 +66,21 @@ class Texts:
         answers: classes: one of the answers that the set knows, by a head; text: written by the language model. None: text where
             the language model was published as one that writes (LLaMA, T5, BART), else classes.
         tokens: longest text that a head is put on; longer ones are cut, as the published protocols do.
-        prompt: what a language model that writes is given, {text} being the text.
+        prompt: what a language model that writes is given, {text} being the text. None: "Question: {text}\\nAnswer:", and for
+            images with captions "caption:", as VL-T5 (Cho et al., arXiv 2102.02779).
         answer_tokens: longest answer that is written.
-        negatives: for images with captions, false texts that the true one of an image is told from. ViLT and METER: 15.
+        negatives: for captions that are ranked, false texts that the true one of an image is told from. ViLT and METER: 15.
     """
 
     answers: Literal["classes", "text"] | None = None
     tokens: int = 40
-    prompt: str = "Question: {text}\nAnswer:"
+    prompt: str | None = None
     answer_tokens: int = 10
     negatives: int = 15
 
     def __post_init__(self) -> None:
         for name in ("tokens", "answer_tokens", "negatives"):
             _require(getattr(self, name) > 0, f"texts.{name} must be 1 or more, got {getattr(self, name)}")
-        _require("{text}" in self.prompt, f"texts.prompt must hold {{text}}, where the text goes; got {self.prompt!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,8 @@ class Data:
     Args:
         name: a set with a name such as elpv, desk/location, vtab/dtd or fgvc/cub, a folder of images (class/image.jpg, or
             train/class/image.jpg), a parquet or arrow file or folder, or a data set of the hub; or a set of texts about images
-            such as easy-vqa, vqav2 or nlvr2, or of images with captions (coco, flickr30k), to be ranked.
+            such as easy-vqa, vqav2 or nlvr2, or of images with captions (coco, flickr30k), to be ranked, or
+            written where model.vision is set.
         path: folder of the files of a published benchmark such as vtab/dtd. None: $GOSSAMER_DATA/vtab-1k and the like.
         image: the column of images, for parquet, arrow and hub. None: found by its type.
         label: the column of labels, likewise.

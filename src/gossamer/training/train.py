@@ -219,7 +219,7 @@ def _tune(
     if run.training.gradient_checkpointing:
         adapted.activation_checkpointing_enable()
 
-    bar = Bar(journal, keep_history)
+    bar = Bar(journal, keep_history, task.measure)
 
     def validate() -> dict[str, Any]:
         with bar.away():
