@@ -16,7 +16,7 @@ from gossamer.predict import answer
 from gossamer.tasks.classifying_answers import answer_loss
 from gossamer.tasks.texts import score_answers
 from gossamer.training.run import Data
-from gossamer.training.sets import load_sets
+from gossamer.training.sets import apart, load_sets
 from gossamer.training.train import train
 from gossamer.training.trainer import ClassifierTrainer
 
@@ -172,6 +172,22 @@ def test_an_image_is_prepared_once_and_seen_once() -> None:
     assert settled["states"].shape == (2, 17, 24)
     assert "pixel_values" not in settled
     assert task.loss(adapted, settled).item() == pytest.approx(before, rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "of"), [("bert", "gqa"), ("bert", "vqav2"), ("llama", "gqa")])
+def test_a_batch_of_another_sets_items_has_their_own_labels(name: str, of: str) -> None:
+    """As a search scores held-out texts, and a loader may mix two sets."""
+    run = questions.run(Path("unused"), name, of, texts={"answer_tokens": 3})
+    texts = data.load_image_text(of, "train", path=questions.SETS[of]())
+    task = tasks.kind(run).begin(run, texts)
+    kept, held = (task.prepare(part) for part in apart(texts, 0.4, 0))
+    adapted = gm.adapt(task.backbone(run), gm.methods.from_dict(questions.VISUAL), num_labels=task.outputs)
+    held.settle(adapted)
+    items = [held[i] for i in range(len(held))]
+    found, expected = kept.collate(items), held.collate(items)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in found)
+    assert not torch.equal(found["labels"], kept.collate([kept[i] for i in range(len(held))])["labels"])
 
 
 def test_a_tower_that_is_trained_is_run_each_time() -> None:

@@ -111,16 +111,20 @@ class ClassifyingAnswers(TextTask):
         """Padding on the right."""
         return shared.padded_inputs([item["input_ids"] for item in items], self.tokenizer)
 
-    def targets(self, texts: ImageTextDataset, places: list[int], items: Sequence[dict[str, Any]]) -> Tensor:
-        """Scores [B, C] or classes [B]."""
+    def target(self, texts: ImageTextDataset, i: int) -> Tensor:
+        """Scores [C] or the class."""
         if self.soft:
-            return texts.targets(places)
-        labels = (texts.examples[i].label for i in places)
-        return torch.tensor([UNKNOWN if label is None else label for label in labels])
+            return texts.targets([i])[0]
+        label = texts.examples[i].label
+        return torch.tensor(UNKNOWN if label is None else label)
+
+    def targets(self, items: Sequence[dict[str, Any]]) -> Tensor:
+        """Scores [B, C] or classes [B]."""
+        return torch.stack([item["target"] for item in items])
 
     def classes_of(self, texts: ImageTextDataset) -> Tensor | None:
         """Classes, unless answers have scores."""
-        return None if self.soft else self.targets(texts, list(range(len(texts))), [])
+        return None if self.soft else torch.stack([self.target(texts, i) for i in range(len(texts))])
 
     def prepare(self, items: ImageTextDataset) -> PreparedTexts:
         """Answers are matched by name; those that the training set does not know cannot be given."""

@@ -127,12 +127,12 @@ class PreparedTexts(Dataset):
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         paths = self.texts.examples[i].images
-        return {"item": i, "images": [(path, self.pictures[path]) for path in paths], **self.tokens[i]}
+        seen = {"images": [(path, self.pictures[path]) for path in paths], "kind": self.pictures.kind}
+        return {**seen, "target": self.task.target(self.texts, i), **self.tokens[i]}
 
     def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """A batch for training: tokens, images and labels."""
-        places = [item["item"] for item in items]
-        return {**self.task.padded(items), **self._seen(items), "labels": self.task.targets(self.texts, places, items)}
+        """A batch for training: tokens, images and labels. Items may come from another set of the task."""
+        return {**self.task.padded(items), **self._seen(items), "labels": self.task.targets(items)}
 
     def questions(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """A batch for answering: tokens and images alone."""
@@ -148,7 +148,8 @@ class PreparedTexts(Dataset):
         if not found:
             return {}
         index = [place[item["images"][0][0]] if item["images"] else -1 for item in items]
-        return {self.pictures.kind: torch.stack(list(found.values())), "image_index": torch.tensor(index)}
+        kind = next(item["kind"] for item in items if item["images"])
+        return {kind: torch.stack(list(found.values())), "image_index": torch.tensor(index)}
 
     def settle(self, adapted: Adapted) -> None:
         """Lets the vision tower of a composed model look at every image once, where nothing in it is trained."""
@@ -190,9 +191,13 @@ class TextTask(Task):
     def padded(self, items: Sequence[dict[str, Any]], *, answering: bool = False) -> dict[str, Tensor]:
         """Tokens of a batch, padded, with their mask; for training or for answering."""
 
+    def target(self, texts: ImageTextDataset, i: int) -> Any:
+        """What is right for text i, beside its tokens."""
+        return None
+
     @abstractmethod
-    def targets(self, texts: ImageTextDataset, places: list[int], items: Sequence[dict[str, Any]]) -> Tensor:
-        """The labels of a batch."""
+    def targets(self, items: Sequence[dict[str, Any]]) -> Tensor:
+        """The labels of a batch, from what the items hold."""
 
     def classes_of(self, texts: ImageTextDataset) -> Tensor | None:
         """[n], the class of each text, if it has exactly one and is answered by a head."""

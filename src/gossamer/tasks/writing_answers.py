@@ -144,7 +144,7 @@ class WritingAnswers(TextTask):
             "attention_mask": shared.padded([[1] * len(row) for row in rows], 0, side),
         }
 
-    def targets(self, texts: ImageTextDataset, places: list[int], items: Sequence[dict[str, Any]]) -> Tensor:
+    def targets(self, items: Sequence[dict[str, Any]]) -> Tensor:
         """Tokens of the answers; nothing is asked for at prompts and padding."""
         before = [len(item["prompt"]) if self.form == "causal" else 0 for item in items]
         return shared.padded([[IGNORED] * n + item["answer"] for n, item in zip(before, items, strict=True)], IGNORED)
