@@ -34,7 +34,9 @@ class Bar(TrainerCallback):
     `measure` is what the task calls the accuracy.
     """
 
-    def __init__(self, journal: Journal, after_epoch: Callable[[list[dict[str, Any]]], None], measure: str):
+    def __init__(
+        self, journal: Journal, after_epoch: Callable[[list[dict[str, Any]]], None], measure: str = "accuracy"
+    ):
         self.journal, self.after_epoch, self.measure = journal, after_epoch, measure
         columns = (
             TextColumn("training"),
