@@ -57,19 +57,19 @@ class WritingCaptions(WritingAnswers):
 
     @classmethod
     def begin(cls, run: Run, train: ImageTextDataset) -> Self:
-        """With the run's prompt, or the usual one."""
+        """With the run's prompt, or the usual one; ImportError or FileNotFoundError where the scorers are not there."""
         if run.texts.answers == "classes":
             raise ValueError(f"captions are written, and {run.data.name} has no classes: leave out texts.answers")
+        metrics.require_caption_scorers()
         return super().begin(run, train)
 
     @classmethod
     def check_prompt(cls, prompt: str) -> None:
-        """Nothing is put into the prompt, and the scorers must be there before training starts."""
+        """ValueError for a prompt with a place for a text."""
         if "{text}" in prompt:
             raise ValueError(
                 f"images with captions have no text to put in place of {{text}} of texts.prompt {prompt!r}"
             )
-        metrics.require_caption_scorers()
 
     def prepare(self, items: ImageTextDataset) -> PreparedTexts:
         """Every caption with its image; an image without captions once. ValueError for other sets."""
