@@ -11,7 +11,7 @@ from transformers import ResNetConfig
 
 import gossamer
 from gossamer import cli
-from gossamer.training.run import to_yaml
+from gossamer.training.run_file import to_yaml
 
 from . import squares
 

@@ -224,6 +224,13 @@ def test_no_image_of_validation_is_seen_in_training() -> None:
     assert not images["train"] & images["val"]
     assert len(images["val"]) == round(0.25 * len(images["train"] | images["val"]))
     assert len(sets["train"]) + len(sets["val"]) == 400 == len(sets["test"])
+    fewer = load_sets(dataclasses.replace(easy, data=dataclasses.replace(easy.data, score_limit=90)))
+    assert fewer["train"].examples == sets["train"].examples
+    assert fewer["val"].examples == sets["val"].examples  # held out of the training split, and no split of its own
+    assert len(fewer["test"]) == 90
+    published = Data(name="vqav2", path=str(questions.vqav2()), limit=9, score_limit=4)
+    split = load_sets(dataclasses.replace(run, data=published))
+    assert {name: len(s) for name, s in split.items()} == {"train": 9, "val": 4}
 
 
 def test_answers_for_a_server_are_written_and_unpublished_ones_not_scored(

@@ -99,7 +99,7 @@ def _write_results(adapted: Adapted, items: Any, file: str, batch: int) -> Any:
 def items_of(run: str, data: str | None, split: str | None, path: str | None = None) -> tuple[str, Any]:
     """A split and its images or texts: of a run's own data, or of other data; None for the split: test, else what there is."""
     from gossamer import data as sources
-    from gossamer.training import run as runs
+    from gossamer.training import run_file
     from gossamer.training.sets import load_sets
 
     if data in sources.IMAGE_TEXT_SETS:
@@ -108,11 +108,11 @@ def items_of(run: str, data: str | None, split: str | None, path: str | None = N
     if data is not None:
         split = split or ("test" if "test" in sources.splits(data) else "train")
         return split, sources.load(data, split, path=path)
-    if not (Path(run) / runs.RUN_FILE).is_file():
+    if not (Path(run) / run_file.RUN_FILE).is_file():
         raise ValueError(
-            f"{run} is no folder of a run ({runs.RUN_FILE}), so say on which images: --data SET --split test"
+            f"{run} is no folder of a run ({run_file.RUN_FILE}), so say on which images: --data SET --split test"
         )
-    sets = load_sets(runs.read(run))
+    sets = load_sets(run_file.read(run))
     split = split or ("test" if "test" in sets else "val" if "val" in sets else "train")
     if split not in sets:
         raise ValueError(f"the run in {run} has no split {split!r}; it has: {', '.join(sets)}")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gossamer.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from gossamer.training import run as runs
+from gossamer.training import run_file
 from gossamer.training.run import Data, Images, Model, Run, Training
 
 BACKBONE = "google/vit-base-patch16-224-in21k"
@@ -252,5 +252,5 @@ def command(arguments: Sequence[str]) -> None:
     Path(asked.folder).mkdir(parents=True, exist_ok=True)
     for name, run in written.items():
         path = Path(asked.folder) / f"{name}.yaml"
-        path.write_text(runs.to_yaml(run), encoding="utf-8")
+        path.write_text(run_file.to_yaml(run), encoding="utf-8")
         print(f"gossamer train {path}")

@@ -12,8 +12,7 @@ import pytest
 import gossamer as gm
 from gossamer.cli import main
 from gossamer.searching.search import rules_of
-from gossamer.training import run as runs
-from gossamer.training.run import to_yaml
+from gossamer.training.run_file import parse, to_yaml
 from gossamer.training.train import train
 
 from .. import squares
@@ -43,7 +42,7 @@ def test_a_search_leaves_a_run_that_trains(run_file: Path, capsys: pytest.Captur
     assert {p.name for p in folder.iterdir()} == {
         "settings.json", "history.jsonl", "preferences.png", "result.json", "found.yaml",
     }  # fmt: skip
-    found = runs.parse([str(folder / "found.yaml")])[0]
+    found = parse([str(folder / "found.yaml")])[0]
     assert found.methods[0]["skip"] == result["chosen"]
     assert found.search.rules == {"eta": 50, "interval": 2}
     assert main(["search", str(run_file), *settings]) == 2
@@ -65,7 +64,7 @@ def test_every_published_option_is_reached_from_the_command_line(run_file: Path)
     assert set(settings) | {"rules"} == {field.name for field in dataclasses.fields(gm.Search)}
     given = [f"search.{name}={value}" for name, value in settings.items()]
     given += [f"search.rules.{name}={value}" for name, value in wanted.items()]
-    run = runs.parse([str(run_file), *given], "search")[0]
+    run = parse([str(run_file), *given], "search")[0]
     assert run.search == gm.Search(rules=wanted, **settings)
     assert rules_of(gm.DAS(skip=1), run.search) == gm.Bandit(**wanted)
 

@@ -16,7 +16,7 @@ from gossamer.condensation import number
 from gossamer.condensation import run as condensed_run
 from gossamer.condensation.scoring import prompts_of, scores
 from gossamer.training.prepared import Prepared
-from gossamer.training.run import read
+from gossamer.training.run_file import read
 from gossamer.training.sets import load_sets, preprocessing
 from gossamer.training.train import train
 

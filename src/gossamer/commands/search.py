@@ -13,7 +13,7 @@ from gossamer import methods, tasks
 from gossamer.adapted import Adapted
 from gossamer.searching.folder import FOUND, HISTORY
 from gossamer.searching.search import Found, processes, search
-from gossamer.training import run as runs
+from gossamer.training import run_file
 from gossamer.training.run import Run
 from gossamer.training.sets import apart, load_sets
 from gossamer.training.train import solve_head
@@ -23,7 +23,7 @@ FOLDER = "search"  # inside the output of the run
 
 def command(arguments: Sequence[str]) -> None:
     """Searches and prints what was found."""
-    run, switches = runs.parse(arguments, "search")
+    run, switches = run_file.parse(arguments, "search")
     found = search_run(run, **switches)
     if processes.first():
         folder = Path(run.output) / FOLDER
@@ -65,7 +65,7 @@ def search_run(run: Run, *, resume: bool = False, overwrite: bool = False) -> Fo
     )  # fmt: skip
     if processes.first():
         chosen = dataclasses.replace(run, methods=[methods.to_dict(m) for m in found.methods])
-        (folder / FOUND).write_text(runs.to_yaml(chosen), encoding="utf-8")
+        (folder / FOUND).write_text(run_file.to_yaml(chosen), encoding="utf-8")
     return found
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from gossamer import methods as registry
-from gossamer.training import run as runs
+from gossamer.training import run_file
+from gossamer.training.run import Run
 
 SETTINGS_FILE = "compare.yaml"
 OURS = ("output", "seed")  # of a run: set for every cell here
@@ -85,7 +86,7 @@ class Cell:
 
     method: str
     task: str
-    run: runs.Run
+    run: Run
     settings: dict[str, Any] = field(default_factory=dict)
     choosing: bool = False
 
@@ -119,7 +120,7 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Comparison:
         if not equals:
             raise ValueError(f"{override!r} is no setting; settings are NAME=VALUE, such as run.training.epochs=3")
         values = changed(values, name, load(value))
-    return runs.build(Comparison, values)
+    return run_file.build(Comparison, values)
 
 
 def candidates(comparison: Comparison) -> dict[tuple[str, str], list[Cell]]:
@@ -201,7 +202,7 @@ def _cell(
         for name, value in settings.items():
             values = changed(values, name, value)
         values = _merged(values, {**(extra or {}), "output": str(folder), "seed": seed})
-        run = runs.build(runs.Run, values)
+        run = run_file.build(Run, values)
         # As a run's folder records them, so that it is known again.
         applied = [registry.to_dict(registry.from_dict(applied)) for applied in run.methods]
     except (ValueError, TypeError, KeyError) as error:

@@ -20,7 +20,7 @@ from gossamer.comparison import engines, plan
 from gossamer.comparison.board import Board
 from gossamer.comparison.cell import COLUMNS, ROW, finished
 from gossamer.comparison.plan import Cell, Comparison
-from gossamer.training import run as runs
+from gossamer.training import run_file
 from gossamer.training.folder import RunFolder, write_whole
 from gossamer.training.progress import Journal
 
@@ -198,7 +198,7 @@ def _write(output: Path, rows: list[dict[str, Any]]) -> None:
 def _require_same(cells: Sequence[Cell]) -> None:
     """ValueError if a cell was begun with other settings."""
     for cell in cells:
-        if (cell.folder / runs.RUN_FILE).is_file():
+        if (cell.folder / run_file.RUN_FILE).is_file():
             RunFolder(cell.run, resume=True)
 
 

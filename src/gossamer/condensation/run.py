@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gossamer import methods
 from gossamer.condensation import condense, cut, number
 from gossamer.evaluate import load_adapter
-from gossamer.training import run as runs
+from gossamer.training import run_file
 from gossamer.training.folder import METRICS, RunFolder
 from gossamer.training.progress import Journal
 from gossamer.training.run import Condense, Run
@@ -76,8 +76,8 @@ def planned(source: str | Path, settings: dict[str, Any], output: str | Path, ov
             raise ValueError(
                 f"{name!r}: model, data and methods are those of the run in {source}; only training.NAME=VALUE can differ"
             )
-    runs.read(source)  # says that there is no run
-    run, _ = runs.parse([str(Path(source) / runs.RUN_FILE), *overrides])
+    run_file.read(source)  # says that there is no run
+    run, _ = run_file.parse([str(Path(source) / run_file.RUN_FILE), *overrides])
     return dataclasses.replace(run, condense=Condense(run=str(source), **settings), output=str(output))
 
 
@@ -87,7 +87,7 @@ def controls(run: Run) -> dict[str, Run]:
     full: nothing cut; random: as many prompts, drawn; scratch: r p prompts in each block from the start.
     """
     assert run.condense is not None
-    source, folder = runs.read(run.condense.run), Path(run.output) / "controls"
+    source, folder = run_file.read(run.condense.run), Path(run.output) / "controls"
     fewer = [_fewer(values, run.condense.keep) for values in run.methods]
     longer = dataclasses.replace(run.training, epochs=source.training.epochs + run.training.epochs)
     planned = {

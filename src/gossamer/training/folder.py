@@ -10,13 +10,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from gossamer.training import run as runs
+from gossamer.training import run_file
 from gossamer.training.run import Run
 
 METRICS = "metrics.json"  # written last: its presence says that the run has finished
 CHECKPOINTS = "checkpoints"
 MADE = (
-    runs.RUN_FILE,
+    run_file.RUN_FILE,
     "prepared.json",
     "warm_start.json",
     "condensed.json",
@@ -52,7 +52,7 @@ class RunFolder:
             raise ValueError("--resume continues a run and --overwrite removes it: give one of them")
         if self.path.exists() and not self.path.is_dir():
             raise FileExistsError(f"output {self.path} is a file; give the name of a folder")
-        if (self.path / runs.RUN_FILE).is_file() and not overwrite:
+        if (self.path / run_file.RUN_FILE).is_file() and not overwrite:
             if not resume:
                 state = "finished" if self.finished() else "unfinished"
                 raise FileExistsError(
@@ -66,7 +66,7 @@ class RunFolder:
         """Writes the settings: from now on the folder holds a run. Called when data and model have been found fit."""
         if self.overwrite:
             self._clear()
-        self.write(runs.RUN_FILE, runs.to_yaml(run))
+        self.write(run_file.RUN_FILE, run_file.to_yaml(run))
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -102,7 +102,7 @@ class RunFolder:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def _require_same(self, run: Run) -> None:
-        before, now = (flat(dataclasses.asdict(r)) for r in (runs.read(self.path), run))
+        before, now = (flat(dataclasses.asdict(r)) for r in (run_file.read(self.path), run))
         differing = [name for name in now if name != "output" and before.get(name) != now[name]]
         if differing:
             name = differing[0]

@@ -1,20 +1,9 @@
-"""The run file: every choice of one training run, as dataclasses that YAML, the command line and help are made from."""
+"""Every choice of one training run, as dataclasses that YAML, the command line and help are made from."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import functools
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
-
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
-
-RUN_FILE = "run.yaml"
-T = TypeVar("T")
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +88,9 @@ class Data:
         train: train on the images for training, or on these and those for validation together (trainval), once settings are chosen.
         validation: part of the training images, with every text about them, held out for validation where the set has no
             validation split. 0: none.
-        limit: train on this many images only, drawn so that every class keeps its share; of texts about images, on this many texts,
-            of captions on those of this many images. None: all.
+        limit: use this many images of every split only, drawn so that every class keeps its share; of texts about images this many
+            texts, of captions those of this many images. None: all.
+        score_limit: the same for the validation and test splits alone. None: as `limit`. Results say how many there were.
         test: score the test split at the end. False: it is not even read, as where settings are being chosen.
     """
 
@@ -112,11 +102,18 @@ class Data:
     train: Literal["train", "trainval"] = "train"
     validation: float = 0.2
     limit: int | None = None
+    score_limit: int | None = None
     test: bool = True
 
     def __post_init__(self) -> None:
         _require(0 <= self.validation < 1, f"data.validation must be in [0, 1), got {self.validation}")
-        _require(self.limit is None or self.limit > 0, f"data.limit must be 1 or more, got {self.limit}")
+        for name in ("limit", "score_limit"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"data.{name} must be 1 or more, got {value}")
+
+    def limit_of(self, split: str) -> int | None:
+        """How many items of a published split are used; None: all."""
+        return self.limit if split == "train" or self.score_limit is None else self.score_limit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,127 +272,6 @@ class Run:
 
     def __post_init__(self) -> None:
         _require(len(self.methods) > 0, "methods is empty; [{method: linear_probe}] trains the head alone")
-
-
-def parse(arguments: Sequence[str], command: str = "train") -> tuple[Run, dict[str, bool]]:
-    """The run that the arguments of `gossamer train` (or another command) describe, and the switches "resume" and "overwrite".
-
-    Arguments: a run file (YAML), options `--training.epochs 3`, and the same as `training.epochs=3`; later ones win.
-
-    Raises:
-        ValueError: unknown name (the known ones are listed), missing or unfit value.
-    """
-    from jsonargparse import ArgumentError
-
-    parser = _parser(command)
-    try:
-        parsed = parser.parse_args(_rewritten(arguments))
-        values = parser.instantiate(parsed)
-    except ArgumentError as error:
-        raise ValueError(_explained(str(error), parser)) from error
-    switches = {name: getattr(values, name) for name in ("resume", "overwrite")}
-    return Run(**{f.name: getattr(values, f.name) for f in dataclasses.fields(Run)}), switches
-
-
-def build(kind: type[T], values: dict[str, Any]) -> T:
-    """A dataclass of settings, such as `Run`, from nested plain values, such as the content of a YAML file.
-
-    Raises:
-        ValueError: unknown name (the known ones are listed), missing or unfit value.
-    """
-    from jsonargparse import ArgumentError
-
-    parser = _parser_of(kind)
-    try:
-        return kind(**vars(parser.instantiate(parser.parse_object(values))))
-    except ArgumentError as error:
-        raise ValueError(_explained(str(error), parser)) from error
-
-
-@functools.cache
-def _parser_of(kind: type) -> ArgumentParser:
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(kind, as_group=False)
-    return parser
-
-
-def read(folder: str | Path) -> Run:
-    """The run whose folder this is.
-
-    Raises:
-        FileNotFoundError: there is no run.yaml in it.
-    """
-    path = Path(folder) / RUN_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} is no folder of a run: it has no {RUN_FILE}")
-    return parse([str(path)])[0]
-
-
-def to_yaml(run: Run) -> str:
-    """The run file with every setting."""
-    import yaml
-
-    command = f"# gossamer train {RUN_FILE} output=...\n"
-    return command + yaml.safe_dump(_plain(dataclasses.asdict(run)), sort_keys=False, allow_unicode=True)
-
-
-DESCRIPTIONS = {
-    "train": "Adapt a model to labelled images. Every option can stand in the run file.",
-    "search": "Find the arms of a method, such as the layers that DAS skips, for the task of a run file.",
-}
-
-
-def _parser(command: str) -> ArgumentParser:
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(
-        prog=f"gossamer {command}",
-        usage=f"gossamer {command} [RUN.yaml] [--OPTION VALUE | OPTION=VALUE] ...",
-        description=DESCRIPTIONS[command],
-        exit_on_error=False,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", action="config", help="the run file; RUN.yaml alone means the same")
-    parser.add_class_arguments(Run, as_group=False)
-    parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
-    parser.add_argument("--overwrite", action="store_true", help="remove an earlier run in the output folder")
-    return parser
-
-
-def _rewritten(arguments: Sequence[str]) -> list[str]:
-    """KEY=VALUE becomes --KEY=VALUE, and a YAML file --config FILE."""
-    rewritten = []
-    for place, token in enumerate(arguments):
-        is_value = place > 0 and arguments[place - 1].startswith("--") and "=" not in arguments[place - 1]
-        is_value = is_value and arguments[place - 1] not in ("--resume", "--overwrite")
-        if token.startswith("-") or is_value:
-            rewritten.append(token)
-        elif "=" in token and not Path(token).is_file():
-            rewritten.append(f"--{token}")
-        else:
-            if not Path(token).is_file():
-                raise FileNotFoundError(f"no such run file: {token}")
-            rewritten += ["--config", token]
-    return rewritten
-
-
-def _explained(message: str, parser: ArgumentParser) -> str:
-    """jsonargparse's message on one line; for an unknown name with the nearest and all known names."""
-    known = [name for name, _ in parser.get_defaults(skip_validation=True).items() if name != "config"]
-    line = " ".join(message.split())
-    if "not accept" not in line and "unrecognized" not in line:
-        return line
-    asked = line.replace("'", " ").split()[-1].lstrip("-").partition("=")[0]
-    close = difflib.get_close_matches(asked, [*known, *(name.rpartition(".")[2] for name in known)], n=1)
-    return f"{line}{f' (did you mean {close[0]!r}?)' if close else ''}; known: {', '.join(known)}"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _require(condition: bool, message: str) -> None:

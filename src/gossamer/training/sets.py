@@ -26,12 +26,13 @@ def load_images(run: Run) -> dict[str, ImageDataset]:
     chosen = run.data
     where = {"path": chosen.path, "image": chosen.image, "label": chosen.label, "subset": chosen.subset}
     every = data.load(chosen.name, chosen.train, **where)
-    sets = {"train": _limited(every, run)}
+    sets = {"train": _limited(every, chosen.limit, run.seed)}
     data.keep_classes(every, sets["train"], f"data.limit={chosen.limit}")
     present = data.splits(chosen.name, chosen.subset)
     for split in ("val", "test") if chosen.test else ("val",):
         if split in present and not (split == "val" and chosen.train == "trainval"):
-            sets[split] = _limited(data.load(chosen.name, split, **where).with_classes(every.classes), run)
+            images = data.load(chosen.name, split, **where).with_classes(every.classes)
+            sets[split] = _limited(images, chosen.limit_of(split), run.seed)
     if "val" not in sets and chosen.validation > 0 and chosen.train == "train":
         train, held = data.split(sets["train"], chosen.validation, run.seed)
         sets = {"train": train, "val": held, **{k: v for k, v in sets.items() if k == "test"}}
@@ -55,7 +56,7 @@ def load_texts(run: Run) -> dict[str, ImageTextDataset]:
     if source.test is not None and chosen.test:
         parts["test"] = source.test
     sets = {name: data.load_image_text(chosen.name, part, path=chosen.path) for name, part in parts.items()}
-    sets = {name: _drawn(texts, chosen.limit, run.seed) for name, texts in sets.items()}
+    sets = {name: _drawn(texts, chosen.limit_of(name), run.seed) for name, texts in sets.items()}
     if "val" not in sets and chosen.validation > 0 and chosen.train == "train":
         train, held = _apart(sets["train"], chosen.validation, run.seed)
         sets = {"train": train, "val": held, **{k: v for k, v in sets.items() if k == "test"}}
@@ -118,8 +119,7 @@ def preprocessing(run: Run) -> Preprocessing:
     return Preprocessing.from_dict({**published, **said})
 
 
-def _limited(images: ImageDataset, run: Run) -> ImageDataset:
-    limit = run.data.limit
+def _limited(images: ImageDataset, limit: int | None, seed: int) -> ImageDataset:
     if limit is None or limit >= len(images):
         return images
-    return images.subset(data.stratified(images.labels, limit, run.seed))
+    return images.subset(data.stratified(images.labels, limit, seed))

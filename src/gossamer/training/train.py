@@ -20,8 +20,7 @@ from gossamer import heads, methods, tasks
 from gossamer.adapted import Adapted, adapt
 from gossamer.condensation import run as condensed_run
 from gossamer.tasks.base import Scores, Task
-from gossamer.training import probe
-from gossamer.training import run as runs
+from gossamer.training import probe, run_file
 from gossamer.training.folder import CHECKPOINTS, METRICS, RunFolder
 from gossamer.training.prepared import PreparedSet, outputs
 from gossamer.training.progress import Bar, Journal, epochs
@@ -83,7 +82,7 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> dict[st
 
 def command(arguments: Sequence[str]) -> None:
     """`gossamer train`: trains and prints the final scores."""
-    run, switches = runs.parse(arguments)
+    run, switches = run_file.parse(arguments)
     metrics = train(run, **switches)
     for split in ("val", "test"):
         if split in metrics:
