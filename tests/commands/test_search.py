@@ -33,7 +33,7 @@ def run_file(tmp_path: Path) -> Path:
 
 
 def test_a_search_leaves_a_run_that_trains(run_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = ["search.rules.eta=50", "search.epochs=2", "search.rules.interval=2", "training.warm_start=false"]
+    settings = ["search.rules.eta=50", "search.epochs=2", "search.rules.interval=2"]
     assert main(["search", str(run_file), *settings]) == 0
     said = capsys.readouterr().out
     folder = run_file.parent / "run" / "search"
@@ -50,6 +50,9 @@ def test_a_search_leaves_a_run_that_trains(run_file: Path, capsys: pytest.Captur
     assert main(["search", str(run_file), *settings, "--resume"]) == 0
     assert main(["search", str(run_file), "search.rules.etta=1", "--overwrite"]) == 2
     assert "a search has no rule 'etta'" in capsys.readouterr().err
+    other = run_file.parent / "other"
+    assert main(["search", str(run_file), *settings, "training.warm_start=false", f"output={other}"]) == 0
+    assert json.loads((other / "search" / "result.json").read_text()) == result  # the head of a search starts anew in any case
     metrics = train(squares.run(run_file.parent / "trained", found.methods[0], epochs=1, limit=60))
     assert metrics["macs"]["finished"] < metrics["macs"]["bare"]
 

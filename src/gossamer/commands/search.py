@@ -16,7 +16,6 @@ from gossamer.searching.search import Found, processes, search
 from gossamer.training import run_file
 from gossamer.training.run import Run
 from gossamer.training.sets import apart, load_sets
-from gossamer.training.train import solve_head
 
 FOLDER = "search"  # inside the output of the run
 
@@ -35,7 +34,8 @@ def search_run(run: Run, *, resume: bool = False, overwrite: bool = False) -> Fo
     """Searches as the run says, in the folder `search` of its output, and writes the run with what was found as found.yaml there.
 
     The candidates are scored on a part of the training set (`search.hold_out`): images with every class in proportion, of texts
-    about images all those about some of the images. Validation and test items are not opened.
+    about images all those about some of the images. Validation and test items are not opened. The head starts anew whatever
+    `training.warm_start` says: solved for one choice of arms, it is far off for all others, and the search measures that.
 
     Raises:
         FileExistsError: the folder holds a search and neither `resume` nor `overwrite` was asked for.
@@ -54,8 +54,6 @@ def search_run(run: Run, *, resume: bool = False, overwrite: bool = False) -> Fo
     def prepare(adapted: Adapted, data: Any) -> None:
         items.settle(adapted)
         held_out.settle(adapted)
-        if run.training.warm_start and items.labels is not None and len(adapted.head_modules()) == 1:
-            solve_head(adapted, items, run)
 
     folder = Path(run.output) / FOLDER
     found = search(
