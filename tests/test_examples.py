@@ -33,7 +33,7 @@ def test_the_run_file_is_valid() -> None:
     assert run.data.name == "digits"
 
 
-@pytest.mark.parametrize(("name", "methods"), [("dvp", 8), ("memvp", 4)])
+@pytest.mark.parametrize(("name", "methods"), [("dvp", 8), ("memvp", 3)])
 def test_the_comparison_files_on_texts_are_valid(name: str, methods: int) -> None:
     cells = plan.cells(plan.read(EXAMPLES / f"{name}.yaml"), {})
     assert len(cells) == methods * 3
