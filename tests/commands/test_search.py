@@ -52,9 +52,8 @@ def test_a_search_leaves_a_run_that_trains(run_file: Path, capsys: pytest.Captur
     assert "a search has no rule 'etta'" in capsys.readouterr().err
     other = run_file.parent / "other"
     assert main(["search", str(run_file), *settings, "training.warm_start=false", f"output={other}"]) == 0
-    assert (
-        json.loads((other / "search" / "result.json").read_text()) == result
-    )  # the head of a search starts anew in any case
+    again = json.loads((other / "search" / "result.json").read_text())
+    assert again == result  # the head of a search starts anew in any case
     metrics = train(squares.run(run_file.parent / "trained", found.methods[0], epochs=1, limit=60))
     assert metrics["macs"]["finished"] < metrics["macs"]["bare"]
 

@@ -110,7 +110,8 @@ def search(
         num_labels: outputs of the head, as for `adapt`.
         collate: makes a batch of a list of items. None: torch's.
         loss: of the model and a batch. None: what the model says itself for a batch with labels.
-        prepare: called with the super-network and the items it will train on before its first step, such as to solve the head.
+        prepare: called with the super-network and the items it will train on before its first step, such as to compute
+            once what training leaves as it is.
         after_update: called with the record of every update.
         folder: for history.jsonl, preferences.png, result.json and, while it lasts, the state. None: nothing is written.
         resume: go on with the search in the folder; it ends with the result of one that was never stopped.
