@@ -209,7 +209,8 @@ class Adapted(nn.Module):
         if "input_ids" not in inputs and not args and stack.modality == "text" and "inputs_embeds" not in inputs:
             raise ValueError("a text model needs input_ids")
         output = self.backbone(*args, **inputs)
-        return heads.read_out(stack, output, inputs, two_sided="encoder" in self.anatomy.stacks)
+        two_sided = "encoder" in self.anatomy.stacks
+        return heads.read_out(stack, output, inputs, two_sided=two_sided, ledger=self.anatomy.ledger)
 
     @property
     def accepts_loss_kwargs(self) -> bool:
@@ -391,6 +392,7 @@ class Finished(nn.Module):
         if placed:
             self.gossamer = placed
         self.stack, self.two_sided = adapted.anatomy.readout, "encoder" in adapted.anatomy.stacks
+        self.session = adapted.anatomy.session
         if self.stack.readout in ("first", "mean", "last") and getattr(self.backbone, "pooler", None) is not None:
             self.backbone.pooler = None  # never read
 
@@ -398,7 +400,8 @@ class Finished(nn.Module):
         """The logits for the backbone's inputs, in `.logits`."""
         if hasattr(self.backbone, "config"):
             output = self.backbone(*args, **inputs)
-            features = heads.read_out(self.stack, output, inputs, two_sided=self.two_sided)
+            ledger = self.session.ledger(self.stack)
+            features = heads.read_out(self.stack, output, inputs, two_sided=self.two_sided, ledger=ledger)
         else:
             features = self.backbone.forward_head(
                 self.backbone.forward_features(*args, **timm_inputs(inputs)), pre_logits=True

@@ -33,7 +33,9 @@ from torch import nn
 from gossamer.anatomy import inserted, leading, replaced, seams, sight, stream, windows
 from gossamer.anatomy.block import Block, Site, attribute, get, has
 from gossamer.anatomy.seams import Part
+from gossamer.anatomy.session import Session
 from gossamer.anatomy.stack import FfnNames, Stack
+from gossamer.anatomy.tokens import Ledger
 
 Branch = Literal["attention", "cross", "ffn"]
 Place = Literal["start", "middle", "end", "attention", "ffn"]
@@ -47,6 +49,7 @@ class Anatomy:
     def __init__(self, model: nn.Module, stacks: dict[str, list[Block]], owners: dict[str, str]):
         self.model, self.stacks, self.owners = model, stacks, owners
         self.heads: dict[str, nn.Module] = {}  # task heads of the model, by name: no part of the backbone
+        self.session = Session.of(model)
         self.log: list[seams.Change] = []
         self.sites: list[Site] = []  # what a method takes the place of, known before any is placed
 
@@ -59,6 +62,16 @@ class Anatomy:
     def readout(self) -> Stack:
         """The stack whose states the model returns: the decoder where an encoder stands before it, else the main one."""
         return self.stacks.get("decoder", self.stacks[self.main])[0].stack
+
+    @property
+    def speaks(self) -> bool:
+        """Whether the model is a language model, with an output layer over words."""
+        return getattr(self.model, "get_output_embeddings", lambda: None)() is not None
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """The tokens of what the model returns, in the pass that ran last; None: they are the model's own."""
+        return self.session.ledger(self.readout)
 
     def blocks(self, stack: str | None = None, indices: Sequence[int] | None = None) -> list[Block]:
         """The blocks of a stack (default: the main one), all or those at `indices` (0 is the first to run).
@@ -269,7 +282,7 @@ class Anatomy:
         before = block.stack.attention.norm
         if before is None and (first or at == "attention"):
             raise KeyError(f"no norm stands before the attention of {block.name}, a post-norm block")
-        firsts = stream.Firsts(block.module, get(block.module, before)) if first and before else None
+        firsts = stream.Firsts(block.module, get(block.module, before), self.session) if first and before else None
         norm = before if at == "attention" else block.ffn.norm
         readers = [norm] if norm else [n for n in (block.ffn.gate, block.ffn.up) if n]
         modules = [get(block.module, name) for name in readers]
@@ -298,6 +311,11 @@ class Anatomy:
         last = last or (blocks[-1] if stay else first)
         if last.stack is not first.stack or last.index < first.index:
             raise ValueError(f"tokens cannot enter at {first.name} and leave at {last.name}")
+        if stay and first.stack.causal and (self.heads or first.stack.readout == "pooled" or self.speaks):
+            raise ValueError(
+                f"tokens cannot stay in {type(self.model).__name__}: it reads its own answer by position in the text, which they "
+                "would move; let them leave (stay=False), or give the bare model a head with num_labels"
+            )
         if stay and last is not blocks[-1]:
             raise ValueError(
                 f"tokens that stay run to the last block, {blocks[-1].name}; asked to leave at {last.name}"
@@ -312,11 +330,12 @@ class Anatomy:
                     f"to {other.span[-1].name}: {'insert the longer span first' if longer else 'let one span contain the other'}"
                 )
         if first.stack.windows is not None:
-            self._do(windows.WindowInserted(self.owner(first.stack.name), span, part, stay))
+            self._do(windows.WindowInserted(self.owner(first.stack.name), span, part, self.session, stay))
             return
+        self._count(first)
         others = [c for c in self.columns(first.stack.name) if c[0].stack is not first.stack]
         beside = [b for column in others for b in column[start:end]]
-        self._do(inserted.Inserted(span, part, stay, beside=beside, read=read))
+        self._do(inserted.Inserted(span, part, self.session, stay, beside=beside, read=read))
 
     def lead(self, first: Block, part: leading.Lead, *, both_ways: bool = False) -> None:
         """part(x, side) [B, p, d] stands in front of x [B, N, d] from block `first` to the last, at the positions -p .. -1.
@@ -326,7 +345,26 @@ class Anatomy:
         In stacks with prefix tokens, which have no order, they enter behind those. No other tokens may be there already.
         """
         span = self.stacks[first.stack.name][first.index :]
-        self._do(leading.Leading(self.owner(first.stack.name), span, part, both_ways=both_ways))
+        self._count(first)
+        self._do(leading.Leading(self.owner(first.stack.name), span, part, self.session, both_ways=both_ways))
+
+    def _count(self, block: Block) -> None:
+        """The tokens of the block's column are counted from now on.
+
+        Raises:
+            ValueError: blocks take an argument that nobody knows, and which may be as long as the sequence.
+        """
+        self._check_known(block)
+        first = self.column(block)[0]
+        if not any(isinstance(change, inserted.Counted) and change.first is first for change in self.log):
+            self._do(inserted.Counted(first, self.session))
+
+    def _check_known(self, block: Block) -> None:
+        if block.arguments.unknown:
+            raise ValueError(
+                f"{type(block.module).__name__} takes {', '.join(block.arguments.unknown)}, which Gossamer does not know, "
+                "so it cannot say what becomes of it in a longer sequence; only changes inside of branches work there"
+            )
 
     def look(self, part: sight.Reader) -> None:
         """part(states) keeps what it makes of the image tower's states [I, N, d_v], once per image; see `gossamer.anatomy.sight`.
@@ -340,9 +378,9 @@ class Anatomy:
         """The block computes nothing: its states pass."""
         self._do(seams.Skipped(block.module))
 
-    def withhold(self, block: Block, argument: str) -> None:
-        """The block gets None for one of its arguments, whatever the model passes on."""
-        self._do(seams.Withheld(block.module, argument))
+    def withhold(self, block: Block, meaning: str) -> None:
+        """The block gets None for one of its arguments ("bias", "mask": see `call.Call`), whatever the model passes on."""
+        self._do(seams.Withheld(block.module, meaning))
 
     def replace(
         self, site: Site | Block, part: nn.Module, *, first: bool = False, active: bool = True
@@ -370,7 +408,8 @@ class Anatomy:
                 raise ValueError(
                     f"{site.key} cannot be replaced: tokens were inserted that cannot pass it, because they live in its windows"
                 )
-        change = replaced.Replaced(site, part, self.log, first=first, active=active)
+        self._check_known(site.block)
+        change = replaced.Replaced(site, part, self.log, self.session, first=first, active=active)
         self._do(change, site.block)
         return change
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gossamer.anatomy.call import Arguments
 from gossamer.anatomy.stack import AttentionNames, Stack
 
 SIZES = "gossamer_sizes"  # set on a block whose weights are gone, because something else stands in its place
@@ -99,6 +100,7 @@ class Block:
         self.merging: nn.Module | None = None  # of patches, right before this block
         self.key = f"{stack.name}.blocks.{index}"  # the block's name in saved adapters
         self.ffn = next((f for f in stack.ffn if has(module, f.up) and has(module, f.down)), stack.ffn[0])
+        self.arguments = Arguments(module)
 
     @property
     def device(self) -> torch.device:

@@ -12,12 +12,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface
+
+from gossamer.anatomy.call import Arguments, Call
 
 if TYPE_CHECKING:
     from gossamer.anatomy.block import Block
@@ -79,9 +82,10 @@ def sdpa_with_memory(
     """Transformers' own sdpa attention over joined keys and values; [B, N, heads, d_h]."""
     key, value, mask, bias, causal = _joined(module, query, key, value, attention_mask, position_bias, is_causal)
     show(module, query, key, mask, bias, kwargs.get("scaling"))
-    return AttentionInterface()["sdpa"](
-        module, query, key, value, mask, is_causal=causal, **({} if bias is None else {"position_bias": bias}), **kwargs
-    )
+    attend = AttentionInterface()["sdpa"]
+    if bias is not None:
+        attend = partial(attend, position_bias=bias)  # only T5's takes one
+    return attend(module, query, key, value, mask, is_causal=causal, **kwargs)
 
 
 def eager_with_memory(
@@ -345,14 +349,11 @@ def obstacle(block: Block, branch: str = "attention") -> str | None:
 
 def call(block: Block, attention: Any, x: Tensor, *, cross: bool = False) -> Tensor:
     """One bare call of an attention module: no mask, no rotation; cross-attention reads the same states."""
-    kwargs: dict[str, Any] = {}
-    names = type(attention).forward.__code__.co_varnames
-    if cross:
-        kwargs["key_value_states" if "key_value_states" in names else "encoder_hidden_states"] = x
-    if "position_embeddings" in names:
-        ones = torch.ones(
-            1, x.shape[1], block.sizes.inner // attention.config.num_attention_heads, dtype=x.dtype, device=x.device
-        )
-        kwargs["position_embeddings"] = (ones, torch.zeros_like(ones))
-    output = attention(x, **kwargs)
+    takes = Arguments(attention)
+    given = Call(states=x, context=x if cross else None)
+    if takes.takes("rotary"):
+        ones = torch.ones(1, x.shape[1], block.head_width, dtype=x.dtype, device=x.device)
+        given.rotary = ones, torch.zeros_like(ones)
+    args, kwargs = takes.write(given, (x,), {})
+    output = attention(*args, **kwargs)
     return output[0] if isinstance(output, tuple) else output

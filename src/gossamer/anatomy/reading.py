@@ -8,6 +8,7 @@ from torch import nn
 
 from gossamer.anatomy.anatomy import STACK_ORDER, Anatomy
 from gossamer.anatomy.block import SIZES, Block, attribute, get, has, listed
+from gossamer.anatomy.call import SPELLINGS, Arguments
 from gossamer.anatomy.stack import Stack
 from gossamer.families import FAMILIES
 
@@ -86,6 +87,8 @@ def _missing_part(block: nn.Module, stack: Stack) -> str | None:
         return None  # what stood there is gone on purpose
     if any(isinstance(m, nn.MultiheadAttention) for m in block.modules()):
         return "uses nn.MultiheadAttention, whose output projection is never called as a module, so nothing can be added to it"
+    if (why := _missing_argument(block, stack)) is not None:
+        return why
     attention = stack.attention
     linears = [attention.fused] if attention.fused else [attention.q, attention.k, attention.v]
     for path in [attention.module, *linears, attention.out, attention.norm, attention.after]:
@@ -93,6 +96,24 @@ def _missing_part(block: nn.Module, stack: Stack) -> str | None:
             return f"has no {path}"
     if not any(has(block, f.up) and has(block, f.down) for f in stack.ffn):
         return f"has no {' or '.join(f.up for f in stack.ffn)}"
+    return None
+
+
+def _missing_argument(block: nn.Module, stack: Stack) -> str | None:
+    """What a block of this kind must be given and does not take, under any name that we know."""
+    takes = Arguments(block)
+    needed = {
+        "cache": stack.causal and not stack.whole,
+        "rotary": stack.rotary is not None,
+        "bias": stack.relative_bias,
+        "context": stack.cross is not None,
+        "mask": stack.modality != "vision",
+    }
+    for meaning in (name for name, wanted in needed.items() if wanted and not takes.takes(name)):
+        return (
+            f"takes no {meaning} under any name that Gossamer knows ({', '.join(SPELLINGS[meaning])}); it takes "
+            f"{', '.join(takes.order)}"
+        )
     return None
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.anatomy import memory
-from gossamer.anatomy.states import argument_names, tokens_of
+from gossamer.anatomy.call import Arguments
+from gossamer.anatomy.states import tokens_of
 
 if TYPE_CHECKING:
     from gossamer.anatomy.block import Block
@@ -112,7 +113,7 @@ class Observed(Change):
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Shows the states, changes nothing."""
-        self.part(tokens_of(args[0] if args else next(iter(kwargs.values()))))
+        self.part(tokens_of(self.block.arguments.read(args, kwargs).states))
 
 
 class Swapped(Change):
@@ -219,9 +220,9 @@ class Skipped(Change):
 class Withheld(Change):
     """A block no longer receives one of its arguments."""
 
-    def __init__(self, block: nn.Module, name: str):
+    def __init__(self, block: nn.Module, meaning: str):
         super().__init__()
-        self.block, self.names, self.name = block, argument_names(block), name
+        self.block, self.takes, self.meaning = block, Arguments(block), meaning
 
     def apply(self) -> None:
         """Hooks in."""
@@ -231,8 +232,9 @@ class Withheld(Change):
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The block's arguments without that one."""
-        given = dict(zip(self.names, args, strict=False)) | kwargs | {self.name: None}
-        return tuple(given.pop(n) for n in self.names[: len(args)]), given
+        call = self.takes.read(args, kwargs)
+        setattr(call, self.meaning, None)
+        return self.takes.write(call, args, kwargs)
 
 
 class Looked(Change):

@@ -7,15 +7,14 @@ model's blocks ask for their rows. Nothing is seen outside a scene, so no image 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from gossamer.anatomy.seams import Part
+from gossamer.anatomy.session import Scene, Session
 
 if TYPE_CHECKING:
     from gossamer.anatomy import Anatomy
@@ -41,40 +40,12 @@ class Seen:
     images: int
 
 
-@dataclass(frozen=True)
-class Scene:
-    """One call: what the readers kept, row by text.
-
-    Attributes:
-        rows: for each reader its tensors [B, ...]; None where no text of the call has an image.
-        present: [B], whether a text has an image; None: all have.
-        question: [B, n], which tokens are the question: neither padding nor answer; None: all.
-    """
-
-    rows: list[tuple[Tensor, ...]] | None
-    present: Tensor | None
-    question: Tensor | None
-
-
 class Sight:
     """The readers of a model, and what they show now."""
 
-    def __init__(self) -> None:
+    def __init__(self, session: Session) -> None:
         self.readers: list[nn.Module] = []
-        self.now: Scene | None = None
-
-    @contextmanager
-    def showing(self, scene: Scene | None) -> Iterator[None]:
-        """Shows a scene while the context lasts."""
-        before, self.now = self.now, scene
-        try:
-            yield
-        finally:
-            self.now = before
-
-    def again(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-        """For activation checkpointing: what is computed again in the backward pass sees what was seen the first time."""
-        return nullcontext(), self.showing(self.now)
+        self.session = session
 
     @property
     def scene(self) -> Scene:
@@ -83,20 +54,17 @@ class Sight:
         Raises:
             RuntimeError: nothing, because the language model was called past the model that sees.
         """
-        if self.now is None:
+        if self.session.scene is None:
             raise RuntimeError(
                 "nothing is shown: the language model was called on its own. Call the composed model (its forward or generate), "
                 "without images where there are none; or detach the adapter first"
             )
-        return self.now
+        return self.session.scene
 
     def of(self, reader: nn.Module) -> tuple[Tensor, ...] | None:
         """The rows [B, ...] of a reader in the present scene, or None where there is no image at all."""
         rows = self.scene.rows
         return None if rows is None else rows[self.readers.index(reader)]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"readers": self.readers, "now": None}  # a scene is never state
 
 
 def of(model: nn.Module) -> Sight:

@@ -79,6 +79,7 @@ class Stack:
     prefix: int | tuple[str, ...] = 0  # a number, or attributes of the owner to try, in order
     extra_prefix: int = 0
     causal: bool = False
+    whole: bool = False  # a causal stack that only ever reads whole texts: its blocks take no key/value cache
     readout: Literal["first", "last", "mean", "pooled"] = "first"
     modality: Literal["vision", "text", "both"] = "vision"  # both: the text stands in front
     visual_prefix: int = 0  # of both: class-like tokens between text and patches

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from gossamer.anatomy import memory
 from gossamer.anatomy.block import Block, get
 from gossamer.anatomy.inserted import Inserted
+from gossamer.anatomy.session import Session
 from gossamer.anatomy.states import states, tokens_of, with_states
 
 
@@ -38,8 +39,8 @@ def merge(tokens: Tensor, merging: Any) -> Tensor:
 class WindowInserted(Inserted):
     """Tokens enter before the first block of a span of windowed blocks, and leave after its last, or stay."""
 
-    def __init__(self, owner: nn.Module, span: list[Block], part: nn.Module, stay: bool):
-        super().__init__(span, part, stay)
+    def __init__(self, owner: nn.Module, span: list[Block], part: nn.Module, session: Session, stay: bool):
+        super().__init__(span, part, session, stay)
         names = span[0].stack.windows
         assert names is not None, "the stack attends in windows"
         self.norm = get(owner, names.norm)
@@ -70,7 +71,7 @@ class WindowInserted(Inserted):
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The first block gets the tokens of the part."""
-        x = args[0] if args else next(iter(kwargs.values()))
+        x = self.span[0].arguments.read(args, kwargs).states
         self.walked[0].tokens = self.part(tokens_of(x)).to(x.dtype)
 
     def read_tokens(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -78,6 +79,8 @@ class WindowInserted(Inserted):
         tokens, x = self.walked[-1].left, args[0]
         assert tokens is not None, "the norm runs behind the blocks"
         all_of_it = torch.cat([tokens, tokens_of(x)], dim=1)
+        ledger = self.session.begin(self.span[0].stack, 0, all_of_it.shape[1] - tokens.shape[1])
+        ledger.enter(self, tokens.shape[1])
         return (all_of_it if x.dim() == 3 else all_of_it[:, None], *args[1:])
 
 

@@ -31,6 +31,7 @@ STACKS = (
         attention=_ATTENTION,
         ffn=_FFN,
         causal=True,
+        whole=True,
         readout="pooled",
         modality="text",
     ),

@@ -133,7 +133,7 @@ class DVP(Method):
             self._adapt(anatomy, tree)
         if self.released_compat:
             for block in (b for name in anatomy.adapted for b in anatomy.blocks(name)[1:]):
-                anatomy.withhold(block, "position_bias")
+                anatomy.withhold(block, "bias")
         arms = [f"{anatomy.readout.name}.blocks.{i}" for i in sorted(placement.known)]
         tree.__dict__.update(placement=placement, arms=arms, use=placement.use)
         return tree
