@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from gossamer.version import __version__
 
 _WHERE = {
     "adapt": "gossamer.adapted",
@@ -35,8 +35,8 @@ _WHERE = {
     "METHODS": "gossamer.methods",
     "CostSheet": "gossamer.cost",
     "search": "gossamer.searching.search",
-    "Search": "gossamer.training.run",
-    "Bandit": "gossamer.searching.bandit",
+    "Search": "gossamer.runs.run",
+    "Bandit": "gossamer.methods.parts.bandit",
 }
 _MODULES = (
     *("anatomy", "comparison", "condensation", "cost", "data", "evaluate", "export", "methods", "recipes"),
@@ -94,12 +94,12 @@ if TYPE_CHECKING:
     from gossamer.methods import MemVP as MemVP
     from gossamer.methods import Unfreeze as Unfreeze
     from gossamer.methods import VisualTokens as VisualTokens
+    from gossamer.methods.parts.bandit import Bandit as Bandit
     from gossamer.models.vision_language import VisionLanguage as VisionLanguage
+    from gossamer.runs.run import Search as Search
     from gossamer.saving import load as load
-    from gossamer.searching.bandit import Bandit as Bandit
     from gossamer.searching.search import search as search
     from gossamer.storage import AdapterError as AdapterError
-    from gossamer.training.run import Search as Search
 
 
 def __getattr__(name: str) -> Any:

@@ -145,8 +145,8 @@ def export_run(run: str | Path, file: Path, *, format: Literal["onnx", "torch"],
     from gossamer import saving
     from gossamer.data import ImageDataset
     from gossamer.evaluate import items_of, load_adapter
+    from gossamer.runs.prepared import Prepared
     from gossamer.tasks.recorded import preprocessing_of
-    from gossamer.training.prepared import Prepared
 
     adapted = load_adapter(run).eval()
     split, images = items_of(str(run), None, None)
@@ -235,9 +235,9 @@ def _latency(model: nn.Module, answer: Answer, inputs: Mapping[str, Tensor]) -> 
 
 def _accuracy(adapted: Adapted, answer: Answer, images: ImageDataset) -> dict[str, float]:
     """Accuracy of the adapter and of the exported file on the same images."""
+    from gossamer.runs.prepared import Prepared, outputs
     from gossamer.tasks.classifying_images import classify, score
     from gossamer.tasks.recorded import labels_of, preprocessing_of
-    from gossamer.training.prepared import Prepared, outputs
 
     classes = labels_of(adapted)
     prepared = Prepared(images.with_classes(classes), preprocessing_of(adapted))

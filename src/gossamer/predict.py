@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gossamer.data.given import image_files
 from gossamer.evaluate import load_adapter
-from gossamer.training.prepared import BATCH
+from gossamer.runs.prepared import BATCH
 
 if TYPE_CHECKING:
     from gossamer.adapted import Adapted

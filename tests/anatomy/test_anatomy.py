@@ -286,11 +286,11 @@ FREE = {
     },
     "families": {"anatomy.stack", "anatomy.memory"},
     "anatomy": {"families"},
-    "searching.bandit": set(),
-    "methods": {"anatomy", "searching.bandit", "storage"},
+    "version": set(),
+    "methods": {"anatomy", "storage"},
     "heads": {"anatomy"},
     "models": {"anatomy", "heads", "checkpointing", "quiet"},
-    "storage": set(),
+    "storage": {"version"},
 }
 
 

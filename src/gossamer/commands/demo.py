@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gossamer.training.run import Data, Images, Model, Run, Training
+from gossamer.runs.run import Data, Images, Model, Run, Training
 
 if TYPE_CHECKING:
     from gossamer.adapted import Adapted

@@ -19,7 +19,7 @@ from gossamer.tasks.writing_captions import WritingCaptions
 
 if TYPE_CHECKING:
     from gossamer.adapted import Adapted
-    from gossamer.training.run import Run
+    from gossamer.runs.run import Run
 
 TASKS: dict[str, type[Task]] = {
     task.name: task for task in (ClassifyingImages, ClassifyingAnswers, WritingAnswers, WritingCaptions, RankingTexts)

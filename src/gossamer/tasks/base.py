@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from torch import Tensor, nn
 
 from gossamer.data import Preprocessing
-from gossamer.training.prepared import BATCH, PreparedSet
-from gossamer.training.run import Run
+from gossamer.runs.prepared import BATCH, PreparedSet
+from gossamer.runs.run import Run
 
 if TYPE_CHECKING:
     from typing_extensions import Self

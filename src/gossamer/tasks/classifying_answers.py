@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 from gossamer import zoo
 from gossamer.data import ImageTextDataset, Preprocessing
+from gossamer.runs.prepared import BATCH
+from gossamer.runs.run import Run
 from gossamer.tasks import texts as shared
 from gossamer.tasks.recorded import labels_of, recorded
 from gossamer.tasks.texts import PreparedTexts, TextTask
-from gossamer.training.prepared import BATCH
-from gossamer.training.run import Run
 
 if TYPE_CHECKING:
     from typing_extensions import Self

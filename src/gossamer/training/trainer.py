@@ -15,8 +15,8 @@ from transformers import PrinterCallback, Trainer, TrainingArguments, get_schedu
 
 from gossamer.adapted import Adapted
 from gossamer.methods import METHODS, Method
+from gossamer.runs.run import Training
 from gossamer.training.attention import attention
-from gossamer.training.run import Training
 
 
 class WatchedTrainer(Trainer):
