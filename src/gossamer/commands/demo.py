@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gossamer.runs.run import Data, Images, Model, Run, Training
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 METHODS = {"linear": {"method": "linear_probe"}, "vpt": {"method": "vpt", "prompts": 10, "deep": True}}
 EPOCHS = 8

@@ -25,7 +25,7 @@ from gossamer.condensation.scoring import Score, scores
 from gossamer.methods.vpt import counts, has_prompts, prompts_of
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 Ranking = Literal["global", "local"]
 RANKINGS = ("global", "local")

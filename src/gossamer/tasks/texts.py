@@ -24,7 +24,7 @@ from gossamer.tasks.base import Task
 from gossamer.tasks.recorded import preprocessing_of, recorded
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 
 @dataclass(frozen=True, kw_only=True)

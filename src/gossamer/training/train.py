@@ -16,8 +16,9 @@ import torch
 from torch import nn
 from transformers import TrainingArguments
 
-from gossamer import heads, methods, tasks
-from gossamer.adapted import Adapted, adapt
+from gossamer import methods, tasks
+from gossamer.adapting import Adapted, adapt
+from gossamer.hosts import heads
 from gossamer.runs.folder import CHECKPOINTS, CONDENSED, METRICS, RunFolder
 from gossamer.runs.prepared import PreparedSet, outputs
 from gossamer.runs.progress import Bar, Journal, epochs
