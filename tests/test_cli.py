@@ -11,7 +11,7 @@ from transformers import ResNetConfig
 
 import gossamer
 from gossamer import cli
-from gossamer.training.run_file import to_yaml
+from gossamer.runs.run_file import to_yaml
 
 from . import squares
 
@@ -76,7 +76,7 @@ def test_an_interrupted_training_says_how_to_go_on(
     def command(arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gossamer.training.train.command", command)
+    monkeypatch.setattr("gossamer.commands.train.command", command)
     assert cli.main(["train"]) == 130
     assert capsys.readouterr().err == "gossamer train: interrupted; the same command with --resume continues\n"
 

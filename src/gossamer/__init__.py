@@ -8,12 +8,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from gossamer.version import __version__
 
 _WHERE = {
-    "adapt": "gossamer.adapted",
-    "Adapted": "gossamer.adapted",
-    "load": "gossamer.saving",
+    "adapt": "gossamer.adapting",
+    "Adapted": "gossamer.adapting",
+    "load": "gossamer.adapting",
     "AdapterError": "gossamer.storage",
     "read": "gossamer.anatomy",
     "condense": "gossamer.condensation",
@@ -35,8 +35,8 @@ _WHERE = {
     "METHODS": "gossamer.methods",
     "CostSheet": "gossamer.cost",
     "search": "gossamer.searching.search",
-    "Search": "gossamer.training.run",
-    "Bandit": "gossamer.searching.bandit",
+    "Search": "gossamer.runs.run",
+    "Bandit": "gossamer.methods.parts.bandit",
 }
 _MODULES = (
     *("anatomy", "comparison", "condensation", "cost", "data", "evaluate", "export", "methods", "recipes"),
@@ -74,8 +74,9 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted as Adapted
-    from gossamer.adapted import adapt as adapt
+    from gossamer.adapting import Adapted as Adapted
+    from gossamer.adapting import adapt as adapt
+    from gossamer.adapting import load as load
     from gossamer.anatomy import read as read
     from gossamer.condensation import condense as condense
     from gossamer.cost import CostSheet as CostSheet
@@ -94,12 +95,11 @@ if TYPE_CHECKING:
     from gossamer.methods import MemVP as MemVP
     from gossamer.methods import Unfreeze as Unfreeze
     from gossamer.methods import VisualTokens as VisualTokens
+    from gossamer.methods.parts.bandit import Bandit as Bandit
     from gossamer.models.vision_language import VisionLanguage as VisionLanguage
-    from gossamer.saving import load as load
-    from gossamer.searching.bandit import Bandit as Bandit
+    from gossamer.runs.run import Search as Search
     from gossamer.searching.search import search as search
     from gossamer.storage import AdapterError as AdapterError
-    from gossamer.training.run import Search as Search
 
 
 def __getattr__(name: str) -> Any:

@@ -6,14 +6,14 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from gossamer import __version__
+from gossamer.version import __version__
 
 COMMANDS = {
     "demo": ("gossamer.commands.demo", "teach a small vision transformer to find defective solar cells, in minutes"),
     "inspect": ("gossamer.commands.inspect", "show where the parts of a model sit and what can be done to them"),
     "cost": ("gossamer.commands.cost", "parameters and multiply-adds of a model with a method, without weights"),
     "pretrain": ("gossamer.commands.pretrain", "make a small vision-language model to learn on, in minutes"),
-    "train": ("gossamer.training.train", "adapt a model to labelled images or texts about images"),
+    "train": ("gossamer.commands.train", "adapt a model to labelled images or texts about images"),
     "search": (
         "gossamer.commands.search",
         "find which layers a method such as DAS should skip, for the task of a run file",

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gossamer.data import ImageDataset, ImageTextDataset
-from gossamer.training.prepared import BATCH
+from gossamer.runs.prepared import BATCH
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 
 def evaluate(adapted: Adapted, items: ImageDataset | ImageTextDataset, *, batch: int = BATCH) -> Any:
@@ -36,12 +36,12 @@ def load_adapter(folder: str | Path) -> Adapted:
     """The adapter of a run's folder, or of a folder that `save_pretrained` wrote, on the GPU if there is one."""
     from accelerate import PartialState
 
-    from gossamer import saving
+    from gossamer.adapting import load
 
     inner = Path(folder) / "adapter"
     if (Path(folder) / "run.yaml").is_file() and not inner.is_dir():
         raise FileNotFoundError(f"the run in {folder} has not finished: continue it with gossamer train ... --resume")
-    return saving.load(inner if inner.is_dir() else folder).to(PartialState().device)
+    return load(inner if inner.is_dir() else folder).to(PartialState().device)
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -99,8 +99,8 @@ def _write_results(adapted: Adapted, items: Any, file: str, batch: int) -> Any:
 def items_of(run: str, data: str | None, split: str | None, path: str | None = None) -> tuple[str, Any]:
     """A split and its images or texts: of a run's own data, or of other data; None for the split: test, else what there is."""
     from gossamer import data as sources
-    from gossamer.training import run_file
-    from gossamer.training.sets import load_sets
+    from gossamer.runs import run_file
+    from gossamer.runs.sets import load_sets
 
     if data in sources.IMAGE_TEXT_SETS:
         split = split or sources.IMAGE_TEXT_SETS[data].test or "val"

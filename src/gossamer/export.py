@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from gossamer import hosts
+from gossamer.adapted import Finished
 from gossamer.cost.measure import measure
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
     from gossamer.data import ImageDataset
 
 # Largest difference of an exported model's logits from the adapter's, against their largest magnitude or 1.
@@ -37,12 +39,12 @@ class Logits(nn.Module):
     def __init__(self, finished: nn.Module, names: Sequence[str]):
         super().__init__()
         self.finished, self.names = finished, tuple(names)
-        self.named = "timm" not in type(finished).__module__  # timm calls its one input x
+        self.host = None if isinstance(finished, Finished) else hosts.of(finished)
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """Logits [B, C] of the inputs, in the order of their names."""
         named = dict(zip(self.names, tensors, strict=True))
-        output = self.finished(**named) if self.named else self.finished(*tensors)
+        output = self.finished(**named) if self.host is None else self.host.run(self.finished, (), named)
         return output if isinstance(output, Tensor) else output.logits
 
 
@@ -142,11 +144,10 @@ def export_run(run: str | Path, file: Path, *, format: Literal["onnx", "torch"],
 
     With int8 the accuracy of the file is measured on the run's test images, or the validation ones where there is no test split.
     """
-    from gossamer import saving
     from gossamer.data import ImageDataset
     from gossamer.evaluate import items_of, load_adapter
+    from gossamer.runs.prepared import Prepared
     from gossamer.tasks.recorded import preprocessing_of
-    from gossamer.training.prepared import Prepared
 
     adapted = load_adapter(run).eval()
     split, images = items_of(str(run), None, None)
@@ -162,7 +163,7 @@ def export_run(run: str | Path, file: Path, *, format: Literal["onnx", "torch"],
     if int8:
         found["accuracy"] = {"split": split, **_accuracy(adapted, answers(file), images)}
     adapted.metadata["exports"] = {**adapted.metadata.get("exports", {}), found.pop("file"): found}
-    saving.save(adapted, Path(run) / "adapter")
+    adapted.save_pretrained(Path(run) / "adapter")
     return found
 
 
@@ -235,9 +236,9 @@ def _latency(model: nn.Module, answer: Answer, inputs: Mapping[str, Tensor]) -> 
 
 def _accuracy(adapted: Adapted, answer: Answer, images: ImageDataset) -> dict[str, float]:
     """Accuracy of the adapter and of the exported file on the same images."""
+    from gossamer.runs.prepared import Prepared, outputs
     from gossamer.tasks.classifying_images import classify, score
     from gossamer.tasks.recorded import labels_of, preprocessing_of
-    from gossamer.training.prepared import Prepared, outputs
 
     classes = labels_of(adapted)
     prepared = Prepared(images.with_classes(classes), preprocessing_of(adapted))

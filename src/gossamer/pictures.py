@@ -14,15 +14,14 @@ import torch
 from torch import Tensor
 
 from gossamer.anatomy import memory
-from gossamer.condensation.scoring import prompts_of
 from gossamer.methods.cvpt import CrossPrompts
-from gossamer.methods.vpt import Prompts, RememberedPrompts
+from gossamer.methods.vpt import Prompts, RememberedPrompts, prompts_of
 from gossamer.report import figure_of, save_figure
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
     from gossamer.anatomy.block import Block
-    from gossamer.training.prepared import Prepared
+    from gossamer.runs.prepared import Prepared
 
 SHARE = 0.9  # of the squared singular values that an effective rank holds
 SHOWN = 4  # images, and prompts of each, in a picture of attention

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from gossamer.data.given import image_files
 from gossamer.evaluate import load_adapter
-from gossamer.training.prepared import BATCH
+from gossamer.runs.prepared import BATCH
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 
 def predict(adapted: Adapted, files: Sequence[str | Path], *, batch: int = BATCH) -> Iterator[dict[str, Any]]:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gossamer.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from gossamer.training import run_file
-from gossamer.training.run import Data, Images, Model, Run, Training
+from gossamer.runs import run_file
+from gossamer.runs.run import Data, Images, Model, Run, Training
 
 BACKBONE = "google/vit-base-patch16-224-in21k"
 MAE = "mae:mae_pretrain_vit_base.pth"  # the authors' file, in the folder where training starts

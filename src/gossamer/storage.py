@@ -32,7 +32,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from gossamer import __version__
+from gossamer.version import __version__
 
 FORMAT = 1
 CONFIG, TENSORS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"

@@ -11,8 +11,8 @@ import pytest
 
 import gossamer as gm
 from gossamer.cli import main
+from gossamer.runs.run_file import parse, to_yaml
 from gossamer.searching.search import rules_of
-from gossamer.training.run_file import parse, to_yaml
 from gossamer.training.train import train
 
 from .. import squares

@@ -17,10 +17,11 @@ import gossamer as gm
 from gossamer import architectures
 from gossamer.anatomy import memory
 from gossamer.condensation import cut, number, select
-from gossamer.condensation.scoring import importance, prompts_of, scores
+from gossamer.condensation.scoring import importance, scores
 from gossamer.data import Preprocessing
+from gossamer.methods.vpt import prompts_of
+from gossamer.runs.prepared import Prepared
 from gossamer.tasks.classifying_images import classify
-from gossamer.training.prepared import Prepared
 
 from .. import squares
 from ..contract.table import BACKBONES, disturb, prepared, run

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from gossamer.methods.parts.bandit import Bandit
 from gossamer.searching import bandit
-from gossamer.searching.bandit import Bandit, Game
+from gossamer.searching.bandit import Game
 
 
 def generator(seed: int = 0) -> torch.Generator:

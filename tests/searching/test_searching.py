@@ -19,11 +19,11 @@ from transformers import ViTConfig, ViTForImageClassification
 import gossamer as gm
 from gossamer.anatomy.seams import Part
 from gossamer.methods.base import Method, grow
-from gossamer.searching.bandit import Bandit
+from gossamer.methods.parts.bandit import Bandit
+from gossamer.runs.run import Search, Training
 from gossamer.searching.savings import Savings
 from gossamer.searching.search import Found, rate
 from gossamer.searching.supernetwork import Batches, SuperNetwork
-from gossamer.training.run import Search, Training
 
 from ..contract.table import BACKBONES
 

@@ -18,9 +18,9 @@ from transformers import TrainingArguments
 import gossamer as gm
 from gossamer import zoo
 from gossamer.data import Preprocessing
-from gossamer.training.prepared import Augmented, Prepared
-from gossamer.training.run import Training
-from gossamer.training.run_file import read
+from gossamer.runs.prepared import Augmented, Prepared
+from gossamer.runs.run import Training
+from gossamer.runs.run_file import read
 from gossamer.training.train import train
 from gossamer.training.trainer import ClassifierTrainer, groups, schedule
 
@@ -167,7 +167,7 @@ def test_a_killed_run_ends_with_the_numbers_of_one_that_was_not(
 
 def _kill_when(run: Any, folder: Path, sign: str) -> None:
     """Starts the run in another process and kills it (SIGKILL) when the second file of that name, or the only one, appears."""
-    from gossamer.training.run_file import to_yaml
+    from gossamer.runs.run_file import to_yaml
 
     file = folder.with_suffix(".yaml")
     file.write_text(to_yaml(run))

@@ -35,7 +35,6 @@ from gossamer.anatomy.block import Block, Site, attribute, get, has
 from gossamer.anatomy.seams import Part
 from gossamer.anatomy.session import Session
 from gossamer.anatomy.stack import FfnNames, Stack
-from gossamer.anatomy.tokens import Ledger
 
 Branch = Literal["attention", "cross", "ffn"]
 Place = Literal["start", "middle", "end", "attention", "ffn"]
@@ -49,6 +48,7 @@ class Anatomy:
     def __init__(self, model: nn.Module, stacks: dict[str, list[Block]], owners: dict[str, str]):
         self.model, self.stacks, self.owners = model, stacks, owners
         self.heads: dict[str, nn.Module] = {}  # task heads of the model, by name: no part of the backbone
+        self.output: nn.Module | None = None  # the output layer of a language model
         self.session = Session.of(model)
         self.log: list[seams.Change] = []
         self.sites: list[Site] = []  # what a method takes the place of, known before any is placed
@@ -62,16 +62,6 @@ class Anatomy:
     def readout(self) -> Stack:
         """The stack whose states the model returns: the decoder where an encoder stands before it, else the main one."""
         return self.stacks.get("decoder", self.stacks[self.main])[0].stack
-
-    @property
-    def speaks(self) -> bool:
-        """Whether the model is a language model, with an output layer over words."""
-        return getattr(self.model, "get_output_embeddings", lambda: None)() is not None
-
-    @property
-    def ledger(self) -> Ledger | None:
-        """The tokens of what the model returns, in the pass that ran last; None: they are the model's own."""
-        return self.session.ledger(self.readout)
 
     def blocks(self, stack: str | None = None, indices: Sequence[int] | None = None) -> list[Block]:
         """The blocks of a stack (default: the main one), all or those at `indices` (0 is the first to run).
@@ -311,7 +301,7 @@ class Anatomy:
         last = last or (blocks[-1] if stay else first)
         if last.stack is not first.stack or last.index < first.index:
             raise ValueError(f"tokens cannot enter at {first.name} and leave at {last.name}")
-        if stay and first.stack.causal and (self.heads or first.stack.readout == "pooled" or self.speaks):
+        if stay and first.stack.causal and (self.heads or first.stack.readout == "pooled" or self.output is not None):
             raise ValueError(
                 f"tokens cannot stay in {type(self.model).__name__}: it reads its own answer by position in the text, which they "
                 "would move; let them leave (stay=False), or give the bare model a head with num_labels"

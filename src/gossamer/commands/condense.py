@@ -31,18 +31,19 @@ def command(arguments: Sequence[str]) -> None:
     asked = parser.parse_intermixed_args(arguments)
     from gossamer import tasks
     from gossamer.condensation import run as condensed_run
-    from gossamer.training.train import train
 
     names = ("keep", "score", "ranking", "min_per_block", "rounds", "per_sample")
     settings = {name: getattr(asked, name) for name in names}
     output = asked.output or f"{Path(asked.run)}-keep{asked.keep:g}"
     run = condensed_run.planned(asked.run, settings, output, asked.training)
     switches = {"resume": asked.resume, "overwrite": asked.overwrite}
-    metrics = train(run, **switches)
+    metrics = condensed_run.train(run, **switches)
     for split in ("val", "test"):
         if split in metrics:
             print(f"{split}\n{tasks.kind(run).table(metrics[split])}")
     if asked.controls:
-        found = {name: train(control, **switches) for name, control in condensed_run.controls(run).items()}
+        found = {
+            name: condensed_run.train(control, **switches) for name, control in condensed_run.controls(run).items()
+        }
         print(condensed_run.compared(run, {"condensed": metrics, **found}))
     print(f"everything is in {run.output}")

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gossamer.training.run import Data, Images, Model, Run, Training
+from gossamer.runs.run import Data, Images, Model, Run, Training
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 METHODS = {"linear": {"method": "linear_probe"}, "vpt": {"method": "vpt", "prompts": 10, "deep": True}}
 EPOCHS = 8

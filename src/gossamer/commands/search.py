@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from gossamer import methods, tasks
-from gossamer.adapted import Adapted
+from gossamer.adapting import Adapted
+from gossamer.runs import run_file
+from gossamer.runs.run import Run
+from gossamer.runs.sets import apart, load_sets
 from gossamer.searching.folder import FOUND, HISTORY
 from gossamer.searching.search import Found, processes, search
-from gossamer.training import run_file
-from gossamer.training.run import Run
-from gossamer.training.sets import apart, load_sets
 
 FOLDER = "search"  # inside the output of the run
 

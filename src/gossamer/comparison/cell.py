@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from gossamer.comparison.plan import Cell
 from gossamer.cost import machine
-from gossamer.training.folder import RunFolder
+from gossamer.runs.folder import RunFolder
 
 ROW, ERROR = "row.json", "error.txt"
 COLUMNS = (
@@ -58,9 +58,9 @@ def perform(cell: Cell) -> None:
     Settings that make training diverge are an outcome where settings are being chosen, and an error elsewhere.
 
     Raises:
-        ValueError: there is nothing to score; and whatever `gossamer.training.train.train` raises.
+        ValueError: there is nothing to score; and whatever `gossamer.condensation.run.train` raises.
     """
-    from gossamer.training.train import train
+    from gossamer.condensation.run import train
 
     try:
         metrics = train(cell.run, resume=True)

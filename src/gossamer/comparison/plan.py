@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from gossamer import methods as registry
-from gossamer.training import run_file
-from gossamer.training.run import Run
+from gossamer.runs import run_file
+from gossamer.runs.run import Run
 
 SETTINGS_FILE = "compare.yaml"
 OURS = ("output", "seed")  # of a run: set for every cell here

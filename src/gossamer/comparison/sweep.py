@@ -20,9 +20,9 @@ from gossamer.comparison import engines, plan
 from gossamer.comparison.board import Board
 from gossamer.comparison.cell import COLUMNS, ROW, finished
 from gossamer.comparison.plan import Cell, Comparison
-from gossamer.training import run_file
-from gossamer.training.folder import RunFolder, write_whole
-from gossamer.training.progress import Journal
+from gossamer.runs import run_file
+from gossamer.runs.folder import RunFolder, write_whole
+from gossamer.runs.progress import Journal
 
 ROWS, TABLE, REPORT, JOURNAL = "rows.jsonl", "rows.csv", "report.html", "compare.log"
 

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from gossamer.condensation.scoring import Score, has_prompts, prompts_of, scores
-from gossamer.methods.vpt import counts
+from gossamer.condensation.scoring import Score, scores
+from gossamer.methods.vpt import counts, has_prompts, prompts_of
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 Ranking = Literal["global", "local"]
 RANKINGS = ("global", "local")

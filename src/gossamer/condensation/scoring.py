@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from gossamer.anatomy import inserted, memory, seams
-from gossamer.methods.vpt import Prompts, RememberedPrompts
+from gossamer.methods.vpt import Prompts, RememberedPrompts, prompts_of
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 Score = Literal["taylor", "norm", "grad", "gate", "inner", "magnitude", "random"]
 SCORES = ("taylor", "norm", "grad", "gate", "inner", "magnitude", "random")
@@ -114,35 +114,6 @@ def _means(
         raise ValueError("there are no samples to score prompts by")
     means = [total / samples for total in totals]
     return means if per_sample else [importance(m, v, score) for m, v in zip(means, values, strict=True)]
-
-
-def prompts_of(adapted: Adapted) -> dict[str, Prompts]:
-    """The prompts of a model in network order, `vpt.vision.blocks.3` -> its part; blocks without any have no entry.
-
-    Raises:
-        ValueError: no method with prompts.
-    """
-    trees = {
-        name: tree for (name, tree), m in zip(adapted.methods.items(), adapted.applied, strict=True) if has_prompts(m)
-    }
-    if any(getattr(m, "attention", "self") == "both" for m in adapted.applied):
-        raise ValueError(
-            "attention='both' has one number of prompts for two attentions of a block; condense either alone"
-        )
-    if not trees:
-        found = ", ".join(m.name for m in adapted.applied)
-        raise ValueError(f"only prompts of VPT and SPT can be condensed, and this model is adapted by {found}")
-    return {
-        f"{name}.{path}": module
-        for name, tree in trees.items()
-        for path, module in tree.named_modules()
-        if isinstance(module, Prompts)
-    }
-
-
-def has_prompts(method: Any) -> bool:
-    """Whether a method places prompts that can be condensed: VPT and SPT."""
-    return method.name in ("vpt", "spt")
 
 
 def _check_scorable(adapted: Adapted, parts: dict[str, Prompts], score: str) -> None:

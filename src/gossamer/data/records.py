@@ -116,7 +116,7 @@ def _from_hub(name: str, subset: str | None) -> DatasetDict:
     import datasets
     from datasets.exceptions import DatasetNotFoundError
 
-    from gossamer.zoo import offline_reason
+    from gossamer.hub import offline_reason
 
     offline = offline_reason()
     try:

@@ -22,7 +22,7 @@ from gossamer.anatomy import Anatomy, Branch
 from gossamer.anatomy.block import Block, Site
 from gossamer.anatomy.seams import Part
 from gossamer.methods.base import Method, grow
-from gossamer.searching.bandit import Bandit
+from gossamer.methods.parts.bandit import Bandit
 
 if TYPE_CHECKING:
     from gossamer.anatomy.replaced import Replaced

@@ -28,7 +28,7 @@ from gossamer.anatomy.leading import Lead
 from gossamer.anatomy.seams import Part
 from gossamer.methods.adapter import Adapter, Bottleneck
 from gossamer.methods.base import Method, grow, share
-from gossamer.searching.bandit import Bandit
+from gossamer.methods.parts.bandit import Bandit
 
 DROPOUT = 0.1  # on the attention map of the generator, the authors'
 ADAPTER_STD, HEAD_STD = 0.01, 0.02  # of weights at the start, the authors'

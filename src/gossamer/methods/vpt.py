@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -320,3 +320,32 @@ def patch_area(anatomy: Anatomy, block: Block) -> int:
         if isinstance(module, nn.Conv2d):
             return module.kernel_size[0] * module.kernel_size[1]
     return 256
+
+
+def prompts_of(adapted: Any) -> dict[str, Prompts]:
+    """The prompts of a model in network order, `vpt.vision.blocks.3` -> its part; blocks without any have no entry.
+
+    Raises:
+        ValueError: no method with prompts.
+    """
+    trees = {
+        name: tree for (name, tree), m in zip(adapted.methods.items(), adapted.applied, strict=True) if has_prompts(m)
+    }
+    if any(getattr(m, "attention", "self") == "both" for m in adapted.applied):
+        raise ValueError(
+            "attention='both' has one number of prompts for two attentions of a block; condense either alone"
+        )
+    if not trees:
+        found = ", ".join(m.name for m in adapted.applied)
+        raise ValueError(f"only prompts of VPT and SPT can be condensed, and this model is adapted by {found}")
+    return {
+        f"{name}.{path}": module
+        for name, tree in trees.items()
+        for path, module in tree.named_modules()
+        if isinstance(module, Prompts)
+    }
+
+
+def has_prompts(method: Any) -> bool:
+    """Whether a method places prompts that can be condensed: VPT and SPT."""
+    return method.name in ("vpt", "spt")

@@ -24,10 +24,10 @@ from gossamer.pretraining import captions, starting
 from gossamer.pretraining.captions import Facts
 from gossamer.pretraining.objectives import Drawn, Reader, WordsAndMatching, scores
 from gossamer.quiet import quiet
+from gossamer.runs.folder import newest_checkpoint
+from gossamer.runs.progress import Bar, Journal
+from gossamer.runs.sets import apart
 from gossamer.tasks.texts import Pictures
-from gossamer.training.folder import newest_checkpoint
-from gossamer.training.progress import Bar, Journal
-from gossamer.training.sets import apart
 from gossamer.training.trainer import WatchedTrainer, schedule, trainer_arguments
 from gossamer.zoo import cache
 

@@ -32,14 +32,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
-from gossamer.adapted import Adapted
+from gossamer.adapting import Adapted
 from gossamer.methods import Method, as_method, from_dict, to_dict
+from gossamer.methods.parts.bandit import Bandit
+from gossamer.runs.run import Search, Training
 from gossamer.searching import processes
-from gossamer.searching.bandit import Bandit, Game
+from gossamer.searching.bandit import Game
 from gossamer.searching.folder import PICTURE, SearchFolder
 from gossamer.searching.savings import Savings
 from gossamer.searching.supernetwork import Batches, SuperNetwork, under
-from gossamer.training.run import Search, Training
 
 STILL = 1e-3  # preferences below this are as good as none
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from gossamer.adapted import adapt
+from gossamer.adapting import adapt
 from gossamer.anatomy import read
 from gossamer.methods import Method
+from gossamer.runs.run import Search, Training
 from gossamer.searching import processes, savings
 from gossamer.searching.savings import Savings
 from gossamer.training.attention import attention
-from gossamer.training.run import Search, Training
 from gossamer.training.trainer import optimizer
 
 BETAS = (0.9, 0.98)  # of AdamW, in the searches of both papers

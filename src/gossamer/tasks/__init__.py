@@ -18,8 +18,8 @@ from gossamer.tasks.writing_answers import WritingAnswers
 from gossamer.tasks.writing_captions import WritingCaptions
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
-    from gossamer.training.run import Run
+    from gossamer.adapting import Adapted
+    from gossamer.runs.run import Run
 
 TASKS: dict[str, type[Task]] = {
     task.name: task for task in (ClassifyingImages, ClassifyingAnswers, WritingAnswers, WritingCaptions, RankingTexts)

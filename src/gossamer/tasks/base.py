@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from torch import Tensor, nn
 
 from gossamer.data import Preprocessing
-from gossamer.training.prepared import BATCH, PreparedSet
-from gossamer.training.run import Run
+from gossamer.runs.prepared import BATCH, PreparedSet
+from gossamer.runs.run import Run
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 
 class Scores(Protocol):

@@ -12,16 +12,16 @@ from torch.nn import functional as F
 
 from gossamer import zoo
 from gossamer.data import ImageTextDataset, Preprocessing
+from gossamer.runs.prepared import BATCH
+from gossamer.runs.run import Run
 from gossamer.tasks import texts as shared
 from gossamer.tasks.recorded import labels_of, recorded
 from gossamer.tasks.texts import PreparedTexts, TextTask
-from gossamer.training.prepared import BATCH
-from gossamer.training.run import Run
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 UNKNOWN = -100  # label of a text whose answer is none of the classes; torch's cross-entropy passes over it
 

@@ -21,17 +21,17 @@ from torch.utils.data import Dataset
 from gossamer import metrics, zoo
 from gossamer.data import Example, ImageTextDataset, Preprocessing
 from gossamer.data.given import image_files, names_images
+from gossamer.runs.prepared import BATCH, MEMORY
+from gossamer.runs.progress import shown
+from gossamer.runs.run import Run
 from gossamer.tasks import texts as shared
 from gossamer.tasks.base import Task
 from gossamer.tasks.recorded import preprocessing_of, recorded
-from gossamer.training.prepared import BATCH, MEMORY
-from gossamer.training.progress import shown
-from gossamer.training.run import Run
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +127,7 @@ class RankingTexts(Task):
     @classmethod
     def begin(cls, run: Run, train: ImageTextDataset) -> Self:
         """With the run's numbers."""
-        from gossamer.training.sets import preprocessing
+        from gossamer.runs.sets import preprocessing
 
         if run.texts.answers is not None:
             raise ValueError(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from gossamer.data import Preprocessing
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 
 def recorded(adapted: Adapted, section: str) -> Any:

@@ -18,13 +18,13 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from gossamer import metrics, zoo
 from gossamer.data import Example, ImageTextDataset, Preprocessing, open_image
 from gossamer.data.given import image_files
+from gossamer.runs.prepared import BATCH, MEMORY
+from gossamer.runs.run import Run
 from gossamer.tasks.base import Task
 from gossamer.tasks.recorded import preprocessing_of, recorded
-from gossamer.training.prepared import BATCH, MEMORY
-from gossamer.training.run import Run
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,7 +297,7 @@ def begun(run: Run, texts: ImageTextDataset) -> dict[str, Any]:
     Raises:
         ValueError: a text has no published answer.
     """
-    from gossamer.training.sets import preprocessing
+    from gossamer.runs.sets import preprocessing
 
     for example in texts.examples:
         if not example.references:

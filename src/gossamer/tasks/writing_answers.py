@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.data import Example, ImageTextDataset, Preprocessing
+from gossamer.runs.prepared import BATCH
+from gossamer.runs.run import Run
 from gossamer.tasks import texts as shared
 from gossamer.tasks.recorded import recorded
 from gossamer.tasks.texts import PreparedTexts, TextTask
-from gossamer.training.prepared import BATCH
-from gossamer.training.run import Run
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 IGNORED = -100  # label of tokens that are not to be predicted
 

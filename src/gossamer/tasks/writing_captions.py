@@ -13,15 +13,15 @@ import torch
 from gossamer import metrics
 from gossamer.data import Example, ImageTextDataset
 from gossamer.data.given import image_files
+from gossamer.runs.prepared import BATCH
+from gossamer.runs.run import Run
 from gossamer.tasks.texts import PreparedTexts
 from gossamer.tasks.writing_answers import WritingAnswers
-from gossamer.training.prepared import BATCH
-from gossamer.training.run import Run
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,29 +9,41 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import TrainingArguments
 
-from gossamer import heads, methods, tasks
-from gossamer.adapted import Adapted, adapt
-from gossamer.condensation import run as condensed_run
+from gossamer import methods, tasks
+from gossamer.adapting import Adapted, adapt
+from gossamer.hosts import heads
+from gossamer.runs.folder import CHECKPOINTS, CONDENSED, METRICS, RunFolder
+from gossamer.runs.prepared import PreparedSet, outputs
+from gossamer.runs.progress import Bar, Journal, epochs
+from gossamer.runs.run import Run
+from gossamer.runs.sets import load_sets
 from gossamer.tasks.base import Scores, Task
-from gossamer.training import probe, run_file
-from gossamer.training.folder import CHECKPOINTS, METRICS, RunFolder
-from gossamer.training.prepared import PreparedSet, outputs
-from gossamer.training.progress import Bar, Journal, epochs
-from gossamer.training.run import Run
-from gossamer.training.sets import load_sets
+from gossamer.training import probe
 from gossamer.training.trainer import ClassifierTrainer, trainer_arguments
 
 PREPARED, WARM_START = "prepared.json", "warm_start.json"
+CUT = (
+    "run",
+    "keep",
+    "score",
+    "ranking",
+    "prompts_before",
+    "prompts_after",
+    "counts",
+    "after_cut",
+)  # of it, in the metrics
+
+Start = Callable[[Run, Task, dict[str, Any], RunFolder, Journal], tuple[Adapted, dict[str, Any]]]
 
 
-def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
+def train(run: Run, *, resume: bool = False, overwrite: bool = False, start: Start | None = None) -> dict[str, Any]:
     """Trains as the run says, fills its folder, and returns what is in metrics.json.
 
     The folder holds run.yaml (every setting), adapter/ (for `gossamer.load`), metrics.json, history.jsonl (one line an epoch),
@@ -41,12 +53,16 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> dict[st
         run: the settings.
         resume: continue the run in the folder from its last complete epoch. A finished one is not trained again.
         overwrite: remove a run that is in the folder.
+        start: gives the adapter that a run with a section `condense` begins with, and the record of what was cut from it;
+            `gossamer.condensation.run.train` knows it. None: adapted anew.
 
     Raises:
         FileExistsError: the folder holds a run and neither was asked for.
         ValueError: settings, data or model do not fit; the message says which.
         FloatingPointError: the loss is not finite; the message names the step.
     """
+    if (start is None) != (run.condense is None):
+        raise ValueError("a run with a section condense begins with a cut: gossamer.condensation.run.train trains it")
     applied = [methods.from_dict(values) for values in run.methods]
     run = dataclasses.replace(run, methods=[methods.to_dict(method) for method in applied])
     folder = RunFolder(run, resume=resume, overwrite=overwrite)
@@ -60,34 +76,21 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> dict[st
     journal.say(f"reading {task.unit} of {run.data.name}: {sizes}")
     items = {name: task.prepare(split) for name, split in sets.items()}
     torch.manual_seed(run.seed)
-    if run.condense is None:
-        adapted, started = _adapted(run, applied, task), None
-    else:
-        adapted, started = condensed_run.start(run, task, items, folder, journal)
+    adapted, cut = (_adapted(run, applied, task), None) if start is None else start(run, task, items, folder, journal)
     arguments = _arguments(run, folder, validate="val" in sets)
     adapted.to(arguments.device)
     folder.begin(run)
-    if started is None:
+    if cut is None:
         prepared = _prepare(adapted, applied, items["train"], folder, journal)
     else:
-        folder.write(condensed_run.RECORD, json.dumps(started))
+        folder.write(CONDENSED, json.dumps(cut))
         prepared = 0.0
     for split in items.values():
         split.settle(adapted)
-    warm = _warm_start(adapted, items["train"], run, folder, journal) if started is None else None
-    solved = warm is not None or started is not None
+    warm = _warm_start(adapted, items["train"], run, folder, journal) if cut is None else None
+    solved = warm is not None or cut is not None
     history = _tune(adapted, task, items, run, arguments, folder, journal, solved=solved)
-    return _conclude(adapted, task, items, run, folder, journal, warm=warm, history=history, prepared=prepared)
-
-
-def command(arguments: Sequence[str]) -> None:
-    """`gossamer train`: trains and prints the final scores."""
-    run, switches = run_file.parse(arguments)
-    metrics = train(run, **switches)
-    for split in ("val", "test"):
-        if split in metrics:
-            print(f"{split}\n{tasks.kind(run).table(metrics[split])}")
-    print(f"everything is in {run.output}")
+    return _conclude(adapted, task, items, run, folder, journal, warm=warm, history=history, prepared=prepared, cut=cut)
 
 
 def _adapted(run: Run, applied: list[methods.Method], task: Task) -> Adapted:
@@ -258,6 +261,7 @@ def _conclude(
     warm: dict[str, Any] | None,
     history: list[dict[str, Any]],
     prepared: float,
+    cut: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Scores, saves and draws; the metrics come last, since their presence says that the run has finished."""
     scores = {
@@ -276,14 +280,14 @@ def _conclude(
         "macs": {"bare": sheet.bare.counted, "finished": sheet.finished.counted},
         "training_flops": sheet.training_flops if history else None,  # of one image in one step
         "warm_start": warm,
-        "condensed": condensed_run.summary(folder),
+        "condensed": None if cut is None else {name: cut[name] for name in CUT},
         "train_loss": history[-1]["loss"] if history else None,
         "seconds": prepared + (warm["seconds"] if warm else 0) + sum(record["seconds"] for record in history),
         **{name: s.to_dict() for name, s in scores.items()},
     }
     shown = items[list(scores)[-1] if scores else "train"]
     _draw(folder, journal, task, history, scores)
-    _draw_prompts(folder, journal, task, adapted, shown)
+    _draw_prompts(folder, journal, task, adapted, shown, cut)
     folder.finish(metrics)
     return metrics
 
@@ -303,14 +307,15 @@ def _draw(
         task.draw(last, folder.path, split)
 
 
-def _draw_prompts(folder: RunFolder, journal: Journal, task: Task, adapted: Adapted, images: Any) -> None:
+def _draw_prompts(
+    folder: RunFolder, journal: Journal, task: Task, adapted: Adapted, images: Any, cut: dict[str, Any] | None
+) -> None:
     from gossamer import pictures, report
 
     if not report.available():
         return
-    condensed = folder.read_json(condensed_run.RECORD)
-    if condensed is not None:
-        pictures.kept_prompts(condensed["counts"], folder / "prompts.png")
+    if cut is not None:
+        pictures.kept_prompts(cut["counts"], folder / "prompts.png")
     try:
         if task.unit == "images":
             pictures.attention_of_run(adapted, images, folder / "attention.png")

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainingArguments, get_scheduler
 
-from gossamer.adapted import Adapted
+from gossamer.adapting import Adapted
 from gossamer.methods import METHODS, Method
+from gossamer.runs.run import Training
 from gossamer.training.attention import attention
-from gossamer.training.run import Training
 
 
 class WatchedTrainer(Trainer):

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlparse
 
 from gossamer import carriers
+from gossamer.hub import offline_reason
 from gossamer.zoo import authors, cache, convert
 
 
@@ -150,25 +148,6 @@ def _from_hub(name: str, revision: str | None) -> Path:
     if not (folder / "config.json").is_file():
         raise ValueError(f"{name} holds no model that can be read here: it has no config.json")
     return folder
-
-
-def offline_reason() -> str | None:
-    """Why the hub cannot be reached ("HF_HUB_OFFLINE is set", "no network ..."), or None where it can be tried.
-
-    Looks for the hub's address for at most three seconds, because the hub's own client repeats for much longer.
-    """
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
-    if urllib.request.getproxies():
-        return None  # behind a proxy the hub's address may be unknown here, and yet reachable
-    address = urlparse(constants.ENDPOINT)
-    try:
-        socket.create_connection((address.hostname or "", address.port or 443), timeout=3).close()
-    except OSError as error:
-        return f"there is no network connection to the hub ({error})"
-    return None
 
 
 def available_offline() -> str:

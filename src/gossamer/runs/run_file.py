@@ -1,4 +1,4 @@
-"""Run files: settings (`gossamer.training.run`) from YAML and the command line, and back."""
+"""Run files: settings (`gossamer.runs.run`) from YAML and the command line, and back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gossamer.training.run import Run
+from gossamer.runs.run import Run
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser

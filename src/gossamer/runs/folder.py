@@ -10,16 +10,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from gossamer.training import run_file
-from gossamer.training.run import Run
+from gossamer.runs import run_file
+from gossamer.runs.run import Run
 
 METRICS = "metrics.json"  # written last: its presence says that the run has finished
 CHECKPOINTS = "checkpoints"
+CONDENSED = "condensed.json"  # what was cut from the prompts of another run before this one began
 MADE = (
     run_file.RUN_FILE,
     "prepared.json",
     "warm_start.json",
-    "condensed.json",
+    CONDENSED,
     "controls.json",
     "prompts.png",
     "attention.png",

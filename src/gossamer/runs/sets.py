@@ -8,7 +8,7 @@ import torch
 
 from gossamer import data, zoo
 from gossamer.data import ImageDataset, ImageTextDataset, Preprocessing
-from gossamer.training.run import Run
+from gossamer.runs.run import Run
 
 
 def load_sets(run: Run) -> dict[str, Any]:

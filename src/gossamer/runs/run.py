@@ -179,7 +179,7 @@ class Search:
         epochs: passes over the training data with the super-network.
         hold_out: part of the training data that scores candidates and is not trained on.
         rules: changes to the bandit of the method's paper, such as {eta: 0.1, candidates: 5, interval: 3, warmup: 2}; see
-            gossamer.searching.bandit.Bandit.
+            gossamer.methods.parts.bandit.Bandit.
         reward_data: held-out: a fresh batch of the held-out part for every update; train-batch: the batch of the step itself.
         reward_batch: items that score candidates in one update. None: as many as a training step has.
         dropout: whether candidates are scored in training mode, as the authors do on ViLT and METER.

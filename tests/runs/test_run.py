@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gossamer.training.run import Data, Images, Model, Run, Training
-from gossamer.training.run_file import parse, read, to_yaml
+from gossamer.runs.run import Data, Images, Model, Run, Training
+from gossamer.runs.run_file import parse, read, to_yaml
 
 TEXT = """
 model: {name: dinov2-small}

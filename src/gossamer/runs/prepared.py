@@ -15,7 +15,7 @@ from gossamer.data.images import to_rgb
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 AUGMENTATIONS = ("random-crop", "horizontal-flip", "vertical-flip")
 BATCH = 64  # items that are computed at a time where nothing is trained
