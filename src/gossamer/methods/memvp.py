@@ -25,6 +25,7 @@ from gossamer.anatomy import Anatomy, sight
 from gossamer.anatomy.block import Block
 from gossamer.anatomy.seams import Part
 from gossamer.methods.base import Method, grow
+from gossamer.methods.parts.patches import Patches
 
 KEYS_STD = 0.02  # of P_K at the start
 
@@ -162,7 +163,7 @@ class VisualMemory(sight.Reader):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
         self.config, self.slots = config, slots
-        self.view = sight.Patches(anatomy)
+        self.view = Patches(anatomy)
         self.__dict__["seeing"] = seen
 
     def forward(self, states: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
