@@ -12,7 +12,7 @@ from typing import Literal
 from gossamer.anatomy import Anatomy, Branch
 from gossamer.anatomy.block import Block
 from gossamer.anatomy.seams import Part
-from gossamer.methods.base import Method, grow
+from gossamer.methods.base import Method, grow, method
 from gossamer.methods.parts import bottleneck
 from gossamer.methods.parts.bottleneck import ACTIVATIONS, Bottleneck
 
@@ -26,6 +26,7 @@ PLACEMENTS: dict[str, tuple[tuple[Branch, ...], Literal["output", "input", "stre
 }
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class Adapter(Method):
     """A bottleneck of two Linears at each block; an identity at the start, because U and both biases are zero.

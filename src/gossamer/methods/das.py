@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from gossamer.anatomy import Anatomy, Branch
 from gossamer.anatomy.block import Block, Site
 from gossamer.anatomy.seams import Part
-from gossamer.methods.base import Method, grow
+from gossamer.methods.base import Method, grow, method
 from gossamer.methods.parts import bottleneck
 from gossamer.methods.parts.bandit import Bandit
 from gossamer.methods.parts.bottleneck import Bottleneck
@@ -44,6 +44,7 @@ def mixture(first: Tensor, weight: Tensor, bias: Tensor, temperature: float) -> 
     return F.linear(first.float(), weight.float(), bias.float()).div(temperature).softmax(dim=-1)
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class DAS(Method):
     """Skipped layers with shortcuts, kept layers with adapters (Wu et al., arXiv 2309.01479).

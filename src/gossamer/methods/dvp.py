@@ -27,7 +27,7 @@ from gossamer.anatomy import Anatomy, Branch, sight
 from gossamer.anatomy.block import Block
 from gossamer.anatomy.leading import Lead
 from gossamer.anatomy.seams import Part
-from gossamer.methods.base import Method, grow, share
+from gossamer.methods.base import Method, grow, method, share
 from gossamer.methods.parts import bottleneck
 from gossamer.methods.parts.bandit import Bandit
 from gossamer.methods.parts.bottleneck import Bottleneck
@@ -60,6 +60,7 @@ def pooled(states: Tensor, mask: Tensor | None) -> Tensor:
     return (states * weights).sum(dim=1, keepdim=True) / weights.sum(dim=1, keepdim=True).clamp(min=1)
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class DVP(Method):
     """One visual prompt, generated from text and image (Huang et al., arXiv 2306.00409); for models made by `VisionLanguage`.

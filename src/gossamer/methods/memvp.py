@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from gossamer.anatomy import Anatomy, sight
 from gossamer.anatomy.block import Block
 from gossamer.anatomy.seams import Part
-from gossamer.methods.base import Method, grow
+from gossamer.methods.base import Method, grow, method
 from gossamer.methods.parts import bottleneck
 from gossamer.methods.parts.bottleneck import Bottleneck
 from gossamer.methods.parts.patches import Patches
@@ -53,6 +53,7 @@ def memory_units(x: Tensor, keys: Tensor, activation: Callable[[Tensor], Tensor]
     return activation(x.reshape(len(keys), -1, x.shape[-1]) @ keys.transpose(1, 2))
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class MemVP(Method):
     """Images in the memory of feed-forward networks (Jie et al., arXiv 2405.05615); for models made by `VisionLanguage`.

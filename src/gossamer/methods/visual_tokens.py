@@ -15,10 +15,11 @@ from torch.nn import functional as F
 from gossamer.anatomy import Anatomy, sight
 from gossamer.anatomy.leading import Lead
 from gossamer.anatomy.seams import Part
-from gossamer.methods.base import Method, grow
+from gossamer.methods.base import Method, grow, method
 from gossamer.methods.parts.patches import Patches
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class VisualTokens(Method):
     """All visual tokens as input of the language model, or of a later block; for models made by `VisionLanguage`.
