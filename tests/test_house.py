@@ -16,7 +16,7 @@ SOURCE = Path(gm.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("version", "quiet", "report", "metrics", "carriers", "hub"),
     ("storage",),
-    ("anatomy.call", "anatomy.stack"),
+    ("anatomy.call", "anatomy.displaced", "anatomy.stack"),
     ("anatomy.block",),
     ("anatomy.memory",),  # up to here, what a family may speak of
     ("families",),

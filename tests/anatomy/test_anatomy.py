@@ -40,7 +40,7 @@ def test_every_stack_is_found_with_its_sizes(row: str) -> None:
         assert block.sizes.inner == out.weight.shape[1]
         assert block.sizes.inner_kv == (out.weight.shape[1] if k is q else k.weight.shape[0])
         assert (block.sizes.ffn, block.sizes.ffn_matrices) == (up.weight.shape[0], len(names.ffn))
-        assert (k is v) == (block.stack.attention.fused is not None)
+        assert (k is v) == (block.attention.fused is not None)
         assert block.part("norm1") is block.module.get_submodule(names.norms[0])
         assert block.part("norm2") is block.module.get_submodule(names.norms[-1])
 

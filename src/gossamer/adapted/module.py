@@ -59,6 +59,7 @@ class AdaptedModule(nn.Module):
         placed = Placement(self.backbone, self.applied, num_labels=self.num_labels, train_head=self.train_head)
         self.placement, self.anatomy, self.readout = placed, placed.anatomy, placed.readout
         self.methods, self.head_built, self.fingerprints = placed.methods, placed.head, placed.fingerprints
+        self.displaced = placed.anatomy.displaced
         occupy(self.backbone, self)
         kept = self.kept
         try:

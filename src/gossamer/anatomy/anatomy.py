@@ -30,8 +30,9 @@ from typing import Any, Literal
 
 from torch import nn
 
-from gossamer.anatomy import inserted, leading, replaced, seams, sight, stream, windows
+from gossamer.anatomy import inserted, leading, probe, replaced, rewritten, seams, sight, stream, windows
 from gossamer.anatomy.block import Block, Site, attribute, get, has
+from gossamer.anatomy.displaced import Displaced
 from gossamer.anatomy.seams import Part
 from gossamer.anatomy.session import Session
 from gossamer.anatomy.stack import FfnNames, Stack
@@ -50,6 +51,8 @@ class Anatomy:
         self.heads: dict[str, nn.Module] = {}  # task heads of the model, by name: no part of the backbone
         self.output: nn.Module | None = None  # the output layer of a language model
         self.session = Session.of(model)
+        self._known: dict[Any, probe.Findings] = {}  # trials, by kind of block
+        self.displaced = Displaced()  # what gave its place to something else meanwhile
         self.log: list[seams.Change] = []
         self.sites: list[Site] = []  # what a method takes the place of, known before any is placed
 
@@ -201,7 +204,7 @@ class Anatomy:
                 f"{block.name} attends in windows: what enters its norm has other tokens than what leaves its attention, so "
                 "nothing that reads the stream can be added to the attention branch; let it read the normalised input"
             )
-        names: dict[str, Any] = {"attention": block.stack.attention, "cross": block.stack.cross, "ffn": block.ffn}
+        names: dict[str, Any] = {"attention": block.attention, "cross": block.stack.cross, "ffn": block.ffn}
         if branch not in names:
             raise KeyError(f"no branch {branch!r}: there are {', '.join(names)}")
         place = names[branch]
@@ -215,14 +218,19 @@ class Anatomy:
             first = place.norm
         if not damped and place.layer_scale is not None:
             last = place.layer_scale
+            if not has(block.module, last):
+                raise ValueError(
+                    f"{block.name} damps its {branch} by a parameter, {last}: nothing can be added behind that"
+                )
         if outside and place.after is not None:
             last = place.after
+        self._require(block, "add", branch)
         self._do(seams.Added(get(block.module, first), get(block.module, last), part), block, branch)
 
     def rewrite(self, block: Block, role: str, module: nn.Module) -> None:
-        """The Linear that plays `role` is replaced by `module` (which may hold and call the old one).
+        """The Linear or norm that plays `role` is replaced by `module`: a `Wrapped`, which holds the old one, or any other.
 
-        For "q", "k" or "v" of a fused projection call `split` first.
+        A Wrapped is merged in a finished model. For "q", "k" or "v" of a fused projection call `split` first.
 
         Raises:
             KeyError: the block has no such part.
@@ -230,20 +238,33 @@ class Anatomy:
         block.part(role)
         attention = ("attention", "q", "k", "v", "out", "qkv", "norm1", "q_norm", "k_norm", "layer_scale1")
         branch = "cross" if role.startswith("cross.") else "attention" if role in attention else "ffn"
-        self._do(seams.Swapped(self.model, f"{block.name}.{block.path(role)}", module), block, branch)
+        self._swap(f"{block.name}.{block.path(role)}", module, None, block, branch)
 
     def split(self, block: Block) -> None:
         """A fused qkv Linear becomes three Linears over views of the same weights, so that thirds can be rewritten."""
-        fused = block.stack.attention.fused
-        if fused is not None and not has(block.module, block.stack.attention.q):
-            thirds = seams.SplitLinear(get(block.module, fused))
-            self._do(seams.Swapped(self.model, f"{block.name}.{fused}", thirds), block, "attention")
+        fused = block.attention.fused
+        if fused is not None and not has(block.module, block.attention.q):
+            thirds = rewritten.SplitLinear(get(block.module, fused))
+            self._swap(f"{block.name}.{fused}", thirds, None, block, "attention")
 
-    def fuse(self) -> None:
-        """What `split` made three of becomes one Linear again, where all three are plain Linears by now."""
-        for change in self.log:
-            if isinstance(change, seams.Swapped) and isinstance(change.new, seams.SplitLinear) and change.new.plain:
-                setattr(change.parent, change.child, change.new.fused())
+    def swap(self, name: str, module: nn.Module, *, merge: rewritten.Merge | None = None) -> None:
+        """The module called `name` is replaced, in whatever part of the model; `merge` as in `rewritten.Swapped`."""
+        self._swap(name, module, merge, None, "around")
+
+    def _swap(
+        self, name: str, module: nn.Module, merge: rewritten.Merge | None, block: Block | None, where: str
+    ) -> None:
+        if merge is None and isinstance(module, rewritten.Wrapped):
+            merge = rewritten.merged
+        self._do(rewritten.Swapped(self.model, name, module, self.displaced, merge=merge), block, where)
+
+    def finish(self) -> bool:
+        """Merges what was rewritten and fuses what was split, in a model that is not changed any more.
+
+        Returns:
+            Whether weights that were tied are two by now.
+        """
+        return rewritten.finish(self.model, self.log)
 
     def middle(
         self, block: Block, part: Part, *, at: Place = "middle", normed: bool = False, first: bool = False
@@ -257,6 +278,8 @@ class Anatomy:
         if at not in typing.get_args(Place):
             raise KeyError(f"no place {at!r}: there are {', '.join(typing.get_args(Place))}")
         norm = None if block.ffn.norm is None else get(block.module, block.ffn.norm)
+        if at not in ("start", "end"):
+            self._require(block, "middle", at)
         if at in ("start", "end"):
             self._do((stream.Start if at == "start" else stream.End)(block.module, part), block)
         elif at in ("attention", "ffn"):
@@ -264,12 +287,12 @@ class Anatomy:
         elif norm is not None:
             self._do(stream.MiddlePreNorm(block.module, norm, part), block, at)
         else:
-            last = block.stack.cross or block.stack.attention
+            last = block.stack.cross or block.attention
             assert last.after is not None, "a post-norm block names the normalisation after its attention"
             self._do(stream.MiddlePostNorm(get(block.module, last.after), part), block, at)
 
     def _reads(self, block: Block, part: Part, at: str, normed: bool, first: bool) -> stream.Reads:
-        before = block.stack.attention.norm
+        before = block.attention.norm
         if before is None and (first or at == "attention"):
             raise KeyError(f"no norm stands before the attention of {block.name}, a post-norm block")
         firsts = stream.Firsts(block.module, get(block.module, before), self.session) if first and before else None
@@ -345,6 +368,7 @@ class Anatomy:
             ValueError: blocks take an argument that nobody knows, and which may be as long as the sequence.
         """
         self._check_known(block)
+        self._require(block, "insert", "attention")
         first = self.column(block)[0]
         if not any(isinstance(change, inserted.Counted) and change.first is first for change in self.log):
             self._do(inserted.Counted(first, self.session))
@@ -399,6 +423,7 @@ class Anatomy:
                     f"{site.key} cannot be replaced: tokens were inserted that cannot pass it, because they live in its windows"
                 )
         self._check_known(site.block)
+        self._require(site.block, "replace", "attention")
         change = replaced.Replaced(site, part, self.log, self.session, first=first, active=active)
         self._do(change, site.block)
         return change
@@ -422,10 +447,6 @@ class Anatomy:
         if block.stack.entrance is None:
             raise ValueError(f"nothing marks where tokens enter the {block.stack.name} stack")
         self._do(seams.Entered(get(self.owner(block.stack.name), block.stack.entrance), part))
-
-    def swap(self, name: str, module: nn.Module) -> None:
-        """The module called `name` is replaced: used for heads, which are not part of any block."""
-        self._do(seams.Swapped(self.model, name, module))
 
     def _do(self, change: seams.Change, block: Block | None = None, where: str = "around") -> None:
         """Makes a change in a branch or the middle of a block, or around it.
@@ -469,15 +490,40 @@ class Anatomy:
             for change in self.log:
                 change.apply()
 
-    def obstacle(self, block: Block, verb: str, branch: Branch = "attention") -> str | None:
-        """Why a verb does not work on a block (of "remember": on one of its attentions), or None where it does."""
-        if verb == "remember":
-            return seams.memory_obstacle(block, branch)
-        if verb == "middle" and block.ffn.norm is None and (block.stack.cross or block.stack.attention).after is None:
-            return "no normalisation marks the place between attention and FFN"
+    def obstacle(self, block: Block, verb: str, branch: str = "attention") -> str | None:
+        """Why a verb does not work on a branch of a block (of "middle": on a place of its stream), or None where it does.
+
+        A trial of the block, once for all of its kind, shows whether it is built as its family says; `remember` has one of its own.
+        """
         if verb not in VERBS:
             raise KeyError(f"no verb {verb!r}: there are {', '.join(VERBS)}")
-        return None
+        if verb == "middle" and branch == "middle":
+            last = block.stack.cross or block.attention
+            if block.ffn.norm is None and last.after is None:
+                return "no normalisation marks the place between attention and FFN"
+        if verb == "insert" and block.attention.bias is not None and block.stack.windows is None:
+            return f"its attention has a bias by position of its own ({block.attention.bias})"
+        found = self._findings(block).against(verb, branch)
+        if found is None and verb == "remember":
+            return seams.memory_obstacle(block, branch)
+        return found
+
+    def _findings(self, block: Block) -> probe.Findings:
+        kind = type(block.module), id(block.stack), block.stage
+        if kind not in self._known:
+            with self.bare():
+                self._known[kind] = probe.probe(block, self.owner(block.stack.name))
+        return self._known[kind]
+
+    def _require(self, block: Block, verb: str, branch: str) -> None:
+        """Nothing, where a verb works.
+
+        Raises:
+            ValueError: a trial of the block shows that it does not.
+        """
+        reason = self.obstacle(block, verb, branch)
+        if reason is not None:
+            raise ValueError(f"{block.name} ({type(block.module).__name__}) cannot {verb} at its {branch}: {reason}")
 
 
 def _set(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -50,7 +50,9 @@ class Leading(Inserted):
         stack = span[0].stack
         self.rotary = None if stack.rotary is None else owner.get_submodule(stack.rotary)
         blocks = owner.get_submodule(stack.blocks)
-        self.first_attention: Any = blocks.get_submodule(f"0.{stack.attention.module}") if stack.relative_bias else None
+        self.first_attention: Any = (
+            blocks.get_submodule(f"0.{span[0].attention.module}") if stack.relative_bias else None
+        )
         self.both_ways = both_ways
 
     def widened(self, block: Block, *, enters: bool, leaves: bool) -> WidenedBlock:

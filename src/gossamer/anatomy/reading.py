@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from torch import nn
 
 from gossamer.anatomy.anatomy import STACK_ORDER, Anatomy
-from gossamer.anatomy.block import SIZES, Block, attribute, get, has, listed
+from gossamer.anatomy.block import Block, attribute, get, has, hollowed, lacking, listed
 from gossamer.anatomy.call import SPELLINGS, Arguments
 from gossamer.anatomy.stack import Stack
 from gossamer.families import FAMILIES
@@ -83,17 +83,14 @@ def _kinds(module: nn.Module) -> Iterable[str]:
 
 
 def _missing_part(block: nn.Module, stack: Stack) -> str | None:
-    if SIZES in block.__dict__:
+    if hollowed(block) is not None:
         return None  # what stood there is gone on purpose
     if any(isinstance(m, nn.MultiheadAttention) for m in block.modules()):
         return "uses nn.MultiheadAttention, whose output projection is never called as a module, so nothing can be added to it"
     if (why := _missing_argument(block, stack)) is not None:
         return why
-    attention = stack.attention
-    linears = [attention.fused] if attention.fused else [attention.q, attention.k, attention.v]
-    for path in [attention.module, *linears, attention.out, attention.norm, attention.after]:
-        if path is not None and not has(block, path):
-            return f"has no {path}"
+    if all(lacking(block, names) for names in stack.attention):
+        return f"has no {' or '.join(str(lacking(block, names)) for names in stack.attention)}"
     if not any(has(block, f.up) and has(block, f.down) for f in stack.ffn):
         return f"has no {' or '.join(f.up for f in stack.ffn)}"
     return None

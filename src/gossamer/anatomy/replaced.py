@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.anatomy import call as calls
-from gossamer.anatomy.block import SIZES, Site
+from gossamer.anatomy.block import Hollow, Site, hollowed
 from gossamer.anatomy.call import Arguments, Call
 from gossamer.anatomy.seams import Change
 from gossamer.anatomy.session import Session
@@ -80,9 +80,11 @@ class Replaced(Change):
         attention = block.part("attention")
         if block.stack.relative_bias:
             stay += [m for m in attention.modules() if isinstance(m, nn.Embedding)]  # all blocks read the first's
-        block.module.__dict__[SIZES] = block.sizes
+        sizes, known = block.sizes, hollowed(block.module)
         for module in self.placed:
             hollow(module, stay)
+        if known is None:
+            block.module.add_module("hollow", Hollow(sizes))
 
 
 class Passed:
@@ -174,7 +176,7 @@ def hollow(module: nn.Module, stay: list[nn.Module]) -> None:
     module._parameters.clear()
     module._buffers.clear()
     for name, child in list(module.named_children()):
-        if any(child is kept for kept in stay):
+        if isinstance(child, Hollow) or any(child is kept for kept in stay):
             continue
         if any(inner is kept for inner in child.modules() for kept in stay):
             hollow(child, stay)

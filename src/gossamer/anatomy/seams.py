@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from gossamer.anatomy import memory
@@ -29,6 +28,10 @@ class Part(nn.Module):
             if isinstance(child, Part):
                 child.finalize()
 
+    def borrow(self, **others: Any) -> None:
+        """Keeps what belongs to somebody else under these names: no children, which would be trained and saved here too."""
+        self.__dict__.update(others)
+
 
 class Change:
     """One change of a model; `revert` restores exactly what `apply` found.
@@ -37,6 +40,7 @@ class Change:
     """
 
     place: tuple[Block | None, str] = (None, "around")
+    part: Any = None  # the module that a method placed there
     suspended = False  # while something else stands in place of the branch, whose norm and projections only pass on
 
     def __init__(self) -> None:
@@ -116,80 +120,26 @@ class Observed(Change):
         self.part(tokens_of(self.block.arguments.read(args, kwargs).states))
 
 
-class Swapped(Change):
-    """The module called `name` gives its place to another."""
-
-    def __init__(self, model: nn.Module, name: str, module: nn.Module):
-        super().__init__()
-        path, _, self.child = name.rpartition(".")
-        self.parent = model.get_submodule(path)
-        self.old, self.new = getattr(self.parent, self.child), module
-
-    def apply(self) -> None:
-        """Puts the new module in place."""
-        setattr(self.parent, self.child, self.new)
-
-    def revert(self) -> None:
-        """Puts the old module back."""
-        setattr(self.parent, self.child, self.old)
-
-
-class SplitLinear(nn.Module):
-    """A fused qkv Linear as three Linears `q`, `k`, `v` over views of its weights (same storage, same values)."""
-
-    q: nn.Linear
-    k: nn.Linear
-    v: nn.Linear
-
-    def __init__(self, fused: nn.Linear):
-        super().__init__()
-        d = fused.out_features // 3
-        for i, name in enumerate("qkv"):
-            part = nn.Linear(fused.in_features, d, bias=fused.bias is not None, device="meta")
-            rows = slice(i * d, (i + 1) * d)
-            part.weight = nn.Parameter(fused.weight.data[rows], requires_grad=False)
-            if fused.bias is not None:
-                part.bias = nn.Parameter(fused.bias.data[rows], requires_grad=False)
-            self.add_module(name, part)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, N, d] -> [B, N, 3d], as the fused Linear."""
-        return torch.cat([self.q(x), self.k(x), self.v(x)], dim=-1)
-
-    @property
-    def plain(self) -> bool:
-        """Whether no third is rewritten."""
-        return all(type(third) is nn.Linear for third in (self.q, self.k, self.v))
-
-    def fused(self) -> nn.Linear:
-        """The three as one Linear with weights of its own."""
-        thirds = [self.q, self.k, self.v]
-        rows = sum(t.out_features for t in thirds)
-        linear = nn.Linear(self.q.in_features, rows, bias=self.q.bias is not None, device="meta")
-        linear.weight = nn.Parameter(torch.cat([t.weight.data for t in thirds]), requires_grad=False)
-        if self.q.bias is not None:
-            linear.bias = nn.Parameter(torch.cat([t.bias.data for t in thirds]), requires_grad=False)
-        return linear
-
-
 class Remembered(Change):
     """Attention that also attends to keys and values which a part supplies (see `gossamer.anatomy.memory`)."""
 
     def __init__(self, block: Block, part: nn.Module, branch: str):
         super().__init__()
         self.block, self.part, self.branch = block, part, branch
-        self.undo: Any = None
 
     def apply(self) -> None:
         """Gives the attention its memory; TypeError where a probe shows that it cannot have one."""
         reason = memory_obstacle(self.block, self.branch)
         if reason is not None:
             raise TypeError(f"{self.block.name} cannot remember extra keys and values: {reason}")
-        self.undo = memory.attach(self.block, self.part, self.branch)
+        memory.attach(self.block, self.branch).parts.append(self.part)
 
     def revert(self) -> None:
         """Takes the memory away."""
-        memory.detach(self.block, self.part, self.undo, self.branch)
+        found = memory.memory_of(self.block.part(self.branch))
+        assert found is not None, "it was given one"
+        found.parts.remove(self.part)
+        memory.detach(self.block, self.branch)
 
 
 def memory_obstacle(block: Block, branch: str = "attention") -> str | None:
@@ -251,10 +201,3 @@ class Looked(Change):
     def revert(self) -> None:
         """Leaves."""
         self.readers.remove(self.part)
-
-
-def hand_over(old: nn.Module, new: nn.Module) -> None:
-    """The forward hooks of a module go on working on the one that takes its place, behind those it has."""
-    for name, hooks in vars(old).items():
-        if name.startswith(("_forward_hooks", "_forward_pre_hooks")):
-            vars(new)[name].update(hooks)

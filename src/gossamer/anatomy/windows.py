@@ -97,12 +97,10 @@ class WindowedBlock:
         self.middle: Tensor | None = None  # behind its attention
         self.read: Tensor | None = None  # what the second norm has read last, additions of other methods included
         self.left: Tensor | None = None  # that leave it
-        self.blank = memory.Blank(block.sizes.inner_kv, block.part("out").weight)
-        self.replaced: nn.Module | None = None
 
     def apply(self) -> list[Any]:
         """Makes the attention ours and hooks in; before what other methods hooked, which then see the tokens as well."""
-        self.replaced = memory.attach(self.block, self.blank)
+        memory.attach(self.block)
         attention, module = self.block.part("attention"), self.block.module
         return [
             attention.register_forward_pre_hook(self.before_attention, prepend=True),
@@ -113,7 +111,7 @@ class WindowedBlock:
 
     def revert(self) -> None:
         """Gives the attention back."""
-        memory.detach(self.block, self.blank, self.replaced)
+        memory.detach(self.block)
 
     def before_attention(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """The windows with the normalised tokens in front."""

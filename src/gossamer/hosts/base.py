@@ -93,6 +93,10 @@ class Host(ABC):
     def tell_outputs(self, model: Any, num_labels: int) -> None:
         """Tells a model how many outputs its head now has."""
 
+    def tell_untied(self, model: Any) -> None:
+        """Tells a finished model that weights which it shared are two by now. Default: it says nothing of that."""
+        return
+
     def place_head(
         self, anatomy: Anatomy, num_labels: int, make: Callable[[int, int], nn.Module] = nn.Linear
     ) -> nn.Module | None:

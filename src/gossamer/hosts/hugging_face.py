@@ -97,6 +97,10 @@ class HuggingFace(Host):
             if hasattr(holder, "num_labels"):
                 holder.num_labels = num_labels
 
+    def tell_untied(self, model: Any) -> None:
+        """Its configuration, which would tie them when the model is loaded again."""
+        model.config.tie_word_embeddings = False
+
     # ---- checkpointing ----
 
     def checkpoint(self, model: Any, kwargs: dict[str, Any] | None, **options: Any) -> None:

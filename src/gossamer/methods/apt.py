@@ -23,7 +23,8 @@ from torch.nn import functional as F
 
 from gossamer.anatomy import Anatomy, Branch
 from gossamer.anatomy.block import Block
-from gossamer.anatomy.seams import Part, Swapped
+from gossamer.anatomy.rewritten import Swapped
+from gossamer.anatomy.seams import Part
 from gossamer.methods.base import Method, grow, method
 
 PLACES: dict[str, tuple[Branch, ...]] = {
@@ -109,7 +110,7 @@ class APT(Method):
             grow(tree, f"{block.key}.{branch}", part)
             anatomy.add(block, branch, part)
             places.append((block, LAST[branch], part))
-        tree.__dict__.update(anatomy=anatomy, places=places)
+        tree.borrow(anatomy=anatomy, places=places)
         return tree
 
     def places(self, anatomy: Anatomy) -> list[tuple[Block, Branch]]:
@@ -224,12 +225,12 @@ class ReadOuts(Part):
         """Every read-out becomes two tables; nothing more is computed for s, unless other methods work beside APT."""
         super().finalize()
         own = {id(part) for _, _, part in self.places}
-        alone = all(isinstance(c, Swapped) or id(c.part) in own for c in self.anatomy.log)  # type: ignore[union-attr]
+        alone = all(isinstance(c, Swapped) or id(c.part) in own for c in self.anatomy.log)
         for block, role, part in self.places if alone else ():
             last = block.part(role)
             if type(last) is nn.Linear:
                 part.fold(last)
-        self.__dict__.update(anatomy=None, places=[])
+        self.borrow(anatomy=None, places=[])
 
 
 def _drawn(rows: int, columns: int, spread: float, device: torch.device) -> nn.Parameter:

@@ -197,7 +197,7 @@ class DAS(Method):
         """The branches of a block that carry an adapter."""
         if self.form == "parallel":
             return ["attention", "cross", "ffn"] if block.stack.cross else ["attention", "ffn"]
-        if block.stack.attention.norm is None:
+        if block.attention.norm is None:
             raise ValueError(
                 f"form={self.form!r} reads what a norm gives to attention; {block.name} is a post-norm block"
             )
@@ -335,7 +335,7 @@ class Shortcut(Part):
     def __init__(self, adapter: Part, norm: nn.Module | None, plus_input: bool):
         super().__init__()
         self.adapter, self.plus_input = adapter, plus_input
-        self.__dict__["norm"] = norm  # the backbone's, so no child
+        self.borrow(norm=norm)  # the backbone's, so no child
 
     def forward(self, x: Tensor, first: Tensor | None = None) -> Tensor:
         """[B, N, d], and where asked for the first token of each sequence [B, d] -> [B, N, d]."""

@@ -138,7 +138,7 @@ class DVP(Method):
             for block in (b for name in anatomy.adapted for b in anatomy.blocks(name)[1:]):
                 anatomy.withhold(block, "bias")
         arms = [f"{anatomy.readout.name}.blocks.{i}" for i in sorted(placement.known)]
-        tree.__dict__.update(placement=placement, arms=arms, use=placement.use)
+        tree.borrow(placement=placement, arms=arms, use=placement.use)
         return tree
 
     def bandit(self) -> Bandit:
@@ -307,7 +307,7 @@ class Generator(sight.Reader):
         self.o = nn.Linear(c, d, device=block.device)
         self.at = block.index
         placement.known.add(block.index)
-        self.__dict__["placement"] = placement
+        self.borrow(placement=placement)
 
     @property
     def acts(self) -> bool:
@@ -349,7 +349,7 @@ class VisualPrompt(Lead):
         kind = "last" if causal else "first" if block.prefix and not two_sided else "mean"
         self.query = kind if config.query == "token" else config.query
         self.everywhere = config.released_compat  # a mean over padding as well
-        self.__dict__.update(seeing=sight.of(anatomy.model), block=block)
+        self.borrow(seeing=sight.of(anatomy.model), block=block)
 
     def acting(self) -> bool:
         """Whether the prompt is placed here and there is an image at all."""
@@ -411,7 +411,7 @@ class TextModality(Part):
 
     def __init__(self, prompt: VisualPrompt):
         super().__init__()
-        self.__dict__["prompt"] = prompt
+        self.borrow(prompt=prompt)
 
     def forward(self, x: Tensor) -> Tensor:
         """States x [B, N, d] -> what is added, [d] or [B, 1, d]."""

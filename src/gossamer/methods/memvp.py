@@ -176,7 +176,7 @@ class VisualMemory(sight.Reader):
             nn.init.zeros_(linear.bias)
         self.config, self.slots = config, slots
         self.view = Patches(anatomy)
-        self.__dict__["seeing"] = seen
+        self.borrow(seeing=seen)
 
     def forward(self, states: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
         """The vision tower's states [I, N, d_v] behind its last block but one -> K, U [I, m, d].
@@ -222,7 +222,7 @@ class MemoryRead(Part):
             raise ValueError(
                 f"{block.name} ({type(block.module).__name__}): its family does not name the FFN's activation"
             )
-        self.__dict__.update(memory=memory, activation=activation, block=block)
+        self.borrow(memory=memory, activation=activation, block=block)
 
     def forward(self, x: Tensor, output: Tensor) -> Tensor:
         """x, output [R, L, d]: the FFN's input and output -> what is added, [R, L, d]."""

@@ -215,7 +215,7 @@ class SelfPrompts(Part):
         device = next(self.parameters()).device if own else None
         self.register_buffer("harvested", torch.tensor(not own, device=device))
         self.ready = not own
-        self.__dict__["handles"] = [p.register_forward_pre_hook(self.check) for p in own]
+        self.borrow(handles=[p.register_forward_pre_hook(self.check) for p in own])
 
     def prompts(self) -> list[Prompts]:
         """The prompted blocks' prompts, in order."""

@@ -109,7 +109,7 @@ class Projected(Lead):
         self.projector = Projector(anatomy, config)
         stack = anatomy.blocks(config.stack)[0].stack
         self.beside_text = stack.relative_bias and stack.name != "decoder"  # their distance to the text counts
-        self.__dict__["seeing"] = sight.of(anatomy.model)
+        self.borrow(seeing=sight.of(anatomy.model))
 
     def forward(self, x: Tensor, side: Tensor | None) -> Tensor:
         """States x [B, N, d] -> tokens [B, m, d]; none where no text has an image.

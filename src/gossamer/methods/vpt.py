@@ -253,7 +253,7 @@ class Prompts(Part):
             torch.empty(count, width, device=block.device).uniform_(-bound, bound)
         )
         # Neither is a child: the block is the backbone's, the projection stands once in the method's tree.
-        self.__dict__.update(block=block, projection=projection)
+        self.borrow(block=block, projection=projection)
         self.deep, self.dropout = config.deep, config.dropout
         self.register_buffer("folded", None)
 
@@ -280,7 +280,7 @@ class InsertedPrompts(Prompts):
         self.eval()
         self.folded = self.tokens(1).clone()
         self.prompts = None
-        self.__dict__.update(block=None, projection=None)
+        self.borrow(block=None, projection=None)
 
 
 class RememberedPrompts(Prompts):
@@ -312,7 +312,7 @@ class RememberedPrompts(Prompts):
         self.eval()
         self.keys, self.values = (t.clone() for t in self.forward(1))
         self.prompts = None
-        self.__dict__.update(block=None, projection=None)
+        self.borrow(block=None, projection=None)
 
 
 def patch_area(anatomy: Anatomy, block: Block) -> int:

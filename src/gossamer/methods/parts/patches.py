@@ -18,7 +18,7 @@ class Patches(Part):
         block = anatomy.blocks("vision")[0]
         name = block.stack.final_norm
         self.prefix = block.prefix
-        self.__dict__["norm"] = None if name is None else anatomy.owner("vision").get_submodule(name)  # the tower's own
+        self.borrow(norm=None if name is None else anatomy.owner("vision").get_submodule(name))  # the tower's own
 
     def forward(self, states: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """States [I, N, d_v] behind a block, and which exist [I, N] -> the same of the patch tokens."""
