@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import ImageClassifierOutput, SequenceClassifierOutput
 
 from gossamer import anatomy as anatomy_module
-from gossamer import checkpointing, heads, methods, storage
+from gossamer import checkpointing, heads, methods, storage, versions
 from gossamer.methods.base import Method
 from gossamer.models.vision_language import VisionLanguage
 
@@ -435,6 +435,7 @@ def adapt(model: nn.Module, applied: Any, *, num_labels: int | None = None, trai
         TypeError: no family knows the model, or something in the list is no method.
         ValueError: the model is adapted already, or nothing would be trained.
     """
+    versions.warn_outside()
     if isinstance(model, Adapted):
         raise ValueError("this model is adapted already: list all methods in one adapt(), or detach() first")
     if model.__dict__.get(OCCUPANT) is not None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from gossamer import heads, methods, storage
+from gossamer import heads, methods, storage, versions
 from gossamer.adapted import OCCUPANT, Adapted, parts
 from gossamer.models.vision_language import VisionLanguage
 from gossamer.storage import AdapterError
@@ -98,6 +98,7 @@ def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
         AdapterError: anything is not as it was saved: unknown or missing fields, tensors missing, left over, of another shape or
             not finite, another backbone, deeper or shallower. The message says what was asked, what was found, what to do.
     """
+    versions.warn_outside()
     config, tensors = storage.read(_local(folder))
     _check(config, FIELDS, "adapter_config.json")
     _check(config["backbone"], BACKBONE_FIELDS, "adapter_config.json, backbone")
