@@ -11,6 +11,7 @@ import torch
 
 from gossamer import methods, tasks
 from gossamer.adapted import Adapted
+from gossamer.cost import machine
 from gossamer.searching.folder import FOUND, HISTORY
 from gossamer.searching.search import Found, processes, search
 from gossamer.training import run_file
@@ -48,6 +49,8 @@ def search_run(run: Run, *, resume: bool = False, overwrite: bool = False) -> Fo
     items, held_out = (task.prepare(part) for part in apart(train, run.search.hold_out, run.seed))
     torch.manual_seed(run.seed)
     model = task.backbone(run)
+    if processes.first():
+        print(machine.precision(run.training.bfloat16))
     if torch.accelerator.is_available():
         model.to(torch.accelerator.current_accelerator())
 

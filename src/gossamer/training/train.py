@@ -19,6 +19,7 @@ from transformers import TrainingArguments
 from gossamer import heads, methods, tasks
 from gossamer.adapted import Adapted, adapt
 from gossamer.condensation import run as condensed_run
+from gossamer.cost import machine
 from gossamer.tasks.base import Scores, Task
 from gossamer.training import probe, run_file
 from gossamer.training.folder import CHECKPOINTS, METRICS, RunFolder
@@ -118,7 +119,7 @@ def _arguments(run: Run, folder: RunFolder, *, validate: bool) -> TrainingArgume
         per_device_train_batch_size=chosen.batch,
         per_device_eval_batch_size=2 * chosen.batch,
         max_grad_norm=chosen.clip,
-        bf16=chosen.bf16,
+        bf16=chosen.bfloat16,
         dataloader_num_workers=chosen.workers,
         seed=run.seed,
         eval_strategy="epoch" if validate else "no",
@@ -212,6 +213,7 @@ def _tune(
     def keep_history(log: list[dict[str, Any]]) -> None:
         folder.write("history.jsonl", "".join(json.dumps(record) + "\n" for record in epochs(log)))
 
+    journal.say(machine.precision(run.training.bfloat16))
     checkpoint = folder.checkpoint()
     if checkpoint is not None:
         journal.say(f"continuing from {checkpoint}")
