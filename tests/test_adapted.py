@@ -161,7 +161,8 @@ def test_accumulated_batches_are_one_batch(row: str, tmp_path: Path) -> None:
 
 def test_trainer_checkpoints_activations(tmp_path: Path) -> None:
     ends, known = [], {field.name for field in dataclasses.fields(tf.TrainingArguments)}
-    word = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"  # before 5.23
+    before, now = "gradient_checkpointing", "activation_checkpointing"  # of transformers 5.23
+    word = now if now in known else before
     for checkpointing in (False, True):
         adapted = adapted_model()
         trainer(adapted, tmp_path, **{word: checkpointing}, max_steps=2).train()
