@@ -325,7 +325,9 @@ def prompts_from(bank: Bank, config: SPT, memory: int = 2**30) -> Tensor:
         )
     if config.strategy == "kmeans":
         return _clustered(bank, config, generator, memory)
-    return _sampled(bank, config, [smallest(torch.rand(rows, generator=generator), config.each) for _ in bank.layers])
+    # float32 whatever the default is: another precision would draw other rows
+    drawn = [torch.rand(rows, generator=generator, dtype=torch.float32) for _ in bank.layers]
+    return _sampled(bank, config, [smallest(u, config.each) for u in drawn])
 
 
 def _sampled(bank: Bank, config: SPT, chosen: Sequence[Tensor]) -> Tensor:

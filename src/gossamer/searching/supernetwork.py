@@ -92,7 +92,7 @@ class SuperNetwork:
         """The loss of a batch, and how many of its rows are right, or their scores summed."""
         device = next(self.adapted.backbone.parameters()).device
         inputs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.training.bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.training.bfloat16):
             if self.loss is None:
                 output = self.adapted(**inputs)
                 loss, logits = output.loss, output.get("logits")
