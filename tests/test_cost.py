@@ -339,7 +339,7 @@ def test_command_gives_settings_to_every_method_that_has_them() -> None:
     [
         (["vpt"], {"promts": 3}, "no setting 'promts'; cost has image_size, .*; vpt: prompts, deep"),
         ([], {"prompts": 3}, "no setting 'prompts'; cost has .*; no method was named"),
-        (["lora"], {}, "no method 'lora'; there are vpt.*peft"),
+        (["lora"], {}, "no method 'lora'; there are adapter.*peft"),
         (["peft"], {}, "peft_type is None; peft knows .*LORA"),
         ([], {"num_labels": 3}, "num_labels=3 asks for a head.* add --method linear_probe"),
         (["vpt"], {"prompts": -1}, "prompts must be 0 or more, got -1"),

@@ -247,9 +247,9 @@ def test_a_head_that_would_not_be_trained_is_an_error(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        ({"method": "vtp"}, r"no method 'vtp'; there are vpt, .*did you mean 'vpt'"),
+        ({"method": "vtp"}, r"no method 'vtp'; there are adapter, .*did you mean 'vpt'"),
         ({"method": "vpt", "promts": 3}, r"vpt has no setting 'promts'; it has prompts.*did you mean 'prompts'"),
-        ({"prompts": 3}, "no method None; there are vpt"),
+        ({"prompts": 3}, "no method None; there are adapter"),
     ],
 )
 def test_unknown_methods_and_settings_are_refused_before_anything_is_written(

@@ -8,16 +8,12 @@ model's blocks ask for their rows. Nothing is seen outside a scene, so no image 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from gossamer.anatomy.seams import Part
 from gossamer.anatomy.session import Scene, Session
-
-if TYPE_CHECKING:
-    from gossamer.anatomy import Anatomy
 
 
 class Reader(Part):
@@ -99,25 +95,6 @@ def last(x: Tensor, mask: Tensor) -> Tensor:
     """Rows of x [B, n, ...] with those that the mask [B, n] leaves out moved to the front, so that the last stand at -k .. -1."""
     order = mask.long().argsort(dim=1, stable=True)
     return torch.stack([row[places] for row, places in zip(x, order, strict=True)])
-
-
-class Patches(Part):
-    """The patch tokens of a vision tower, behind its last norm, without the class-like tokens in front."""
-
-    norm: nn.Module | None
-
-    def __init__(self, anatomy: Anatomy):
-        super().__init__()
-        block = anatomy.blocks("vision")[0]
-        name = block.stack.final_norm
-        self.prefix = block.prefix
-        self.borrow(norm=None if name is None else anatomy.owner("vision").get_submodule(name))  # the tower's own
-
-    def forward(self, states: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """States [I, N, d_v] behind a block, and which exist [I, N] -> the same of the patch tokens."""
-        states = states[:, self.prefix :]
-        mask = None if mask is None else mask[:, self.prefix :]
-        return states if self.norm is None else self.norm(states), mask
 
 
 def patch_count(image: int | tuple[int, int], patch: int | tuple[int, int]) -> int:

@@ -25,7 +25,7 @@ from gossamer.anatomy import Anatomy, Branch
 from gossamer.anatomy.block import Block
 from gossamer.anatomy.rewritten import Swapped
 from gossamer.anatomy.seams import Part
-from gossamer.methods.base import Method, grow
+from gossamer.methods.base import Method, grow, method
 
 PLACES: dict[str, tuple[Branch, ...]] = {
     "attention": ("attention", "cross"),
@@ -54,6 +54,7 @@ def largest(A: Tensor) -> Tensor:
     return A.detach().amax(dim=-1, keepdim=True)
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class APT(Method):
     """A softmax-free read-out of learnt prompts beside every attention (Wu et al., arXiv 2306.15706). Not an identity at the start.

@@ -9,9 +9,10 @@ from torch import nn
 
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.seams import Part
-from gossamer.methods.base import Method, share
+from gossamer.methods.base import Method, method, share
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class BitFit(Method):
     """All bias vectors of the backbone are trained, those of its norms included; ViT-B/16 has 102,912 of them."""

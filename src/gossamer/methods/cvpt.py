@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.block import Block, Projection
 from gossamer.anatomy.seams import Part
-from gossamer.methods.base import Method, grow
+from gossamer.methods.base import Method, grow, method
 from gossamer.methods.vpt import patch_area, prompt_range
 
 PLACEMENTS = (1, 2, 3, 4, 5, "parallel_ffn")
@@ -54,6 +54,7 @@ def folded_attention(x: Tensor, G: Tensor, g: Tensor, U: Tensor) -> Tensor:
     return weights.flatten(-2).to(x.dtype) @ U.flatten(-3, -2)
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class CVPT(Method):
     """Prompts that the tokens of each block read by a cross-attention (Huang et al., arXiv 2408.14961).

@@ -16,6 +16,7 @@ import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -26,9 +27,10 @@ from gossamer.anatomy import Anatomy, Branch, sight
 from gossamer.anatomy.block import Block
 from gossamer.anatomy.leading import Lead
 from gossamer.anatomy.seams import Part
-from gossamer.methods.adapter import Adapter, Bottleneck
-from gossamer.methods.base import Method, grow, share
+from gossamer.methods.base import Method, grow, method, share
+from gossamer.methods.parts import bottleneck
 from gossamer.methods.parts.bandit import Bandit
+from gossamer.methods.parts.bottleneck import Bottleneck
 
 DROPOUT = 0.1  # on the attention map of the generator, the authors'
 ADAPTER_STD, HEAD_STD = 0.01, 0.02  # of weights at the start, the authors'
@@ -58,6 +60,7 @@ def pooled(states: Tensor, mask: Tensor | None) -> Tensor:
     return (states * weights).sum(dim=1, keepdim=True) / weights.sum(dim=1, keepdim=True).clamp(min=1)
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class DVP(Method):
     """One visual prompt, generated from text and image (Huang et al., arXiv 2306.00409); for models made by `VisionLanguage`.
@@ -178,15 +181,12 @@ class DVP(Method):
     def _adapt(self, anatomy: Anatomy, tree: Part) -> None:
         """Bottlenecks behind every sub-layer of the language model: z + U phi(D z + b_D) + b_U."""
         causal = _decoder_only(anatomy)
-        config = Adapter(rank=self._rank(anatomy), activation="silu" if causal else "relu")
+        draw = nn.init.xavier_uniform_ if causal else partial(nn.init.normal_, std=ADAPTER_STD)
+        activation = "silu" if causal else "relu"
         for block, branch in self._branches(anatomy):
-            adapter = Bottleneck(block, config, "output")
-            for linear in (adapter.down, adapter.up):
-                if causal:
-                    nn.init.xavier_uniform_(linear.weight)
-                else:
-                    nn.init.normal_(linear.weight, std=ADAPTER_STD)
-                nn.init.zeros_(linear.bias)
+            width, rank = block.sizes.width, self._rank(anatomy)
+            adapter = Bottleneck(width, rank, activation=activation, reads="output", device=block.device)
+            adapter.start(draw, draw)
             grow(tree, f"{block.key}.adapters.{branch}", adapter)
             anatomy.add(block, branch, adapter)
 
@@ -241,7 +241,7 @@ class DVP(Method):
         total = each * len(self._placed(anatomy))
         if self.train == "adapters":
             r = self._rank(anatomy)
-            total += sum(2 * w * r + r + w for w in (b.sizes.width for b, _ in self._branches(anatomy)))
+            total += sum(bottleneck.parameters(b.sizes.width, r) for b, _ in self._branches(anatomy))
         return total + sum(p.numel() for p in {id(p): p for p in self._shared(anatomy).values()}.values())
 
     def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:

@@ -20,7 +20,7 @@ from gossamer.anatomy import Anatomy
 from gossamer.anatomy.bank import Bank, bare
 from gossamer.anatomy.block import Block
 from gossamer.anatomy.seams import Part
-from gossamer.methods.base import Method
+from gossamer.methods.base import Method, method
 from gossamer.methods.vpt import VPT, Prompts
 
 STRATEGIES = ("random", "mean_pooling", "max_pooling", "kmeans")
@@ -102,6 +102,7 @@ def _squared(bank: Tensor, centres: Tensor) -> Tensor:
     return torch.cat([torch.cdist(piece.double(), centres.double()).square() for piece in bank.split(ROWS)])
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class SPT(Method):
     """VPT with prompts that start as tokens of training images (Wang et al., arXiv 2402.02382).

@@ -15,9 +15,11 @@ from torch.nn import functional as F
 from gossamer.anatomy import Anatomy, sight
 from gossamer.anatomy.leading import Lead
 from gossamer.anatomy.seams import Part
-from gossamer.methods.base import Method, grow
+from gossamer.methods.base import Method, grow, method
+from gossamer.methods.parts.patches import Patches
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class VisualTokens(Method):
     """All visual tokens as input of the language model, or of a later block; for models made by `VisionLanguage`.
@@ -85,7 +87,7 @@ class Projector(sight.Reader):
         for linear in self.linears if config.rank is not None else ():
             nn.init.xavier_uniform_(linear.weight)  # type: ignore[arg-type]
             nn.init.zeros_(linear.bias)  # type: ignore[arg-type]
-        self.view = sight.Patches(anatomy) if config.tokens == "patches" else None
+        self.view = Patches(anatomy) if config.tokens == "patches" else None
 
     def forward(self, states: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
         """The vision tower's states [I, N, d_v] -> tokens [I, m, d], and which exist [I, m] where images differ in size."""

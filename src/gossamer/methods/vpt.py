@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from gossamer.anatomy import Anatomy, Branch
 from gossamer.anatomy.block import Block
 from gossamer.anatomy.seams import Part
-from gossamer.methods.base import Method, grow
+from gossamer.methods.base import Method, grow, method
 
 BRANCHES: dict[str, tuple[Branch, ...]] = {"self": ("attention",), "cross": ("cross",), "both": ("attention", "cross")}
 
@@ -39,6 +39,7 @@ def start_head(linear: nn.Linear) -> None:
         nn.init.constant_(linear.bias, -math.log(99))
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class VPT(Method):
     """Prompts in front of the patches (Jia et al., arXiv 2203.12119).
