@@ -12,8 +12,14 @@ from gossamer.runs.run import Run
 
 
 def load_sets(run: Run) -> dict[str, Any]:
-    """The splits of a run by name, of labelled images (`load_images`) or of texts about images (`load_texts`)."""
-    return load_texts(run) if run.data.name in data.IMAGE_TEXT_SETS else load_images(run)
+    """The splits of a run by name, of labelled images (`load_images`) or of texts about images (`load_texts`).
+
+    Raises:
+        UserError: an image is in two of them.
+    """
+    sets = load_texts(run) if run.data.name in data.IMAGE_TEXT_SETS else load_images(run)
+    data.require_apart(sets)
+    return sets
 
 
 def load_images(run: Run) -> dict[str, ImageDataset]:
