@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import nn
 
+from gossamer.errors import UserError
+
 
 def enable(backbone: Any, kwargs: dict[str, Any] | None, **options: Any) -> None:
     """Blocks compute their activations again in the backward pass.
@@ -19,7 +21,7 @@ def enable(backbone: Any, kwargs: dict[str, Any] | None, **options: Any) -> None
     """
     kwargs = dict(kwargs or {})
     if kwargs.setdefault("use_reentrant", False):
-        raise ValueError("use_reentrant=True would lose the gradients of what methods place in a block; use False")
+        raise UserError("use_reentrant=True would lose the gradients of what methods place in a block; use False")
     if hasattr(backbone, "set_grad_checkpointing"):  # timm
         backbone.set_grad_checkpointing(True)
     elif hasattr(backbone, "activation_checkpointing_enable"):
@@ -50,7 +52,7 @@ def prepare(block: nn.Module) -> None:
         return
     rate = getattr(block, "dropout", 0.0)
     if isinstance(rate, float) and rate > 0:
-        raise ValueError(
+        raise UserError(
             f"{type(block).__name__} draws dropout whenever it checkpoints (rate {rate}), and a frozen backbone must not: "
             "load the model with dropout=0.0, or train without gradient checkpointing"
         )

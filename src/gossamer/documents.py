@@ -26,8 +26,6 @@ YAML = 2**20
 VALUES = 100_000  # in a YAML file, those behind an alias counted each time
 DEPTH = 64
 
-_DIGITS = "a number of more digits than are read"  # the one value that Python's readers refuse themselves
-
 
 def read_json(path: str | os.PathLike[str], limit: int = SETTINGS) -> Any:
     """The content of a JSON file of at most `limit` bytes.
@@ -43,7 +41,7 @@ def parse_json(data: bytes, place: object, *, one_line: bool = False) -> Any:
     """The value that JSON spells; `place` begins the message of an error, and says the line already where there is but one."""
     text = _text(data, place)
     try:
-        return json.loads(text, object_pairs_hook=_distinct)
+        return strict_json(text)
     except json.JSONDecodeError as error:
         found = "it is empty" if not text.strip() else error.msg
         if one_line:
@@ -51,10 +49,13 @@ def parse_json(data: bytes, place: object, *, one_line: bool = False) -> Any:
         raise UserError(f"{place}, line {error.lineno}, column {error.colno} is not JSON: {found}") from error
     except RecursionError:
         raise UserError(f"{place} is not read: it is nested too deep") from None
-    except UserError as error:
-        raise UserError(f"{place}: {error}") from None
     except ValueError as error:
-        raise UserError(f"{place} holds {_DIGITS}") from error
+        raise UserError(f"{place} is not valid JSON: {error}") from error
+
+
+def strict_json(text: str) -> Any:
+    """What `json.loads` makes of a text; ValueError also where it names a field twice, or a number has thousands of digits."""
+    return json.loads(text, object_pairs_hook=_distinct)
 
 
 def read_json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
@@ -103,7 +104,7 @@ def parse_yaml(text: str, place: object) -> Any:
     except RecursionError:
         raise UserError(f"{place} is not read: it is nested too deep") from None
     except ValueError as error:
-        raise UserError(f"{place} holds {_DIGITS}") from error
+        raise UserError(f"{place} holds a number that is not read: {error}") from error
     finally:
         loader.dispose()
 
@@ -188,7 +189,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
-        raise UserError(f"{twice!r:.80} stands there twice; leave one of them out")
+        raise ValueError(f"the field {twice!r:.80} stands there twice")
     return found
 
 
@@ -199,7 +200,9 @@ def _content(path: str | os.PathLike[str], limit: int) -> bytes:
     with open(path, "rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:
-        raise UserError(f"{os.fspath(path)} is larger than {limit:,} bytes, which no such file is; is it the right one?")
+        raise UserError(
+            f"{os.fspath(path)} is larger than {limit:,} bytes, which no such file is; is it the right one?"
+        )
     return data
 
 

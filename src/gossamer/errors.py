@@ -10,7 +10,11 @@ from __future__ import annotations
 import errno
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-MEMORY = ("DefaultCPUAllocator", "not enough memory")  # in what torch's CPU allocator says, as a RuntimeError
+MEMORY = (
+    "DefaultCPUAllocator",
+    "not enough memory",
+    "Storage size calculation overflowed",
+)  # torch's words, in a RuntimeError
 
 
 class UserError(ValueError):
@@ -43,7 +47,7 @@ def told(error: BaseException) -> str | None:
     """
     if isinstance(error, OSError) and not isinstance(error, UserError):
         return _one_line(_of_the_system(error))
-    if _out_of_memory(error):
+    if out_of_memory(error):
         return _one_line(f"out of memory: {error}" if str(error) else "out of memory")
     return _one_line(str(error)) if isinstance(error, UserError) else None
 
@@ -55,7 +59,8 @@ def _of_the_system(error: OSError) -> str:
     return f"{place}{error.strerror}{'; make room and run the command again' if error.errno in FULL else ''}"
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory has run out, of the machine or of an accelerator."""
     if isinstance(error, MemoryError):
         return True
     if not isinstance(error, RuntimeError):

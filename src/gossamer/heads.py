@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.stack import Stack
+from gossamer.errors import UserError, WrongKind
 
 
 def find(model: Any, anatomy: Anatomy) -> dict[str, nn.Module]:
@@ -51,7 +52,7 @@ def last_linear(head: nn.Module) -> nn.Linear:
     """
     linears = [m for m in head.modules() if isinstance(m, nn.Linear)]
     if not linears:
-        raise TypeError(f"the head {type(head).__name__} has no Linear that gives logits")
+        raise WrongKind(f"the head {type(head).__name__} has no Linear that gives logits")
     return linears[-1]
 
 
@@ -63,10 +64,10 @@ def place(anatomy: Anatomy, num_labels: int, make: Callable[[int, int], nn.Modul
     """
     model: Any = anatomy.model
     if num_labels < 1:
-        raise ValueError(f"num_labels must be at least 1, got {num_labels}")
+        raise UserError(f"num_labels must be at least 1, got {num_labels}")
     if not anatomy.heads:
         if getattr(model, "get_output_embeddings", lambda: None)() is not None:
-            raise ValueError(
+            raise UserError(
                 f"{type(model).__name__} is a language model; num_labels={num_labels} asks for a classifier: "
                 "load the bare encoder, or the ...ForSequenceClassification class"
             )
@@ -132,7 +133,7 @@ def read_out(stack: Stack, output: Any, inputs: dict[str, Any], *, two_sided: bo
     if kind == "pooled":
         pooled = output.pooler_output
         if pooled is None:
-            raise TypeError("the model was made without its pooler, so there is no pooled output to put a head on")
+            raise WrongKind("the model was made without its pooler, so there is no pooled output to put a head on")
         return pooled
     states = output if isinstance(output, Tensor) else output.last_hidden_state
     if mask is None or patches or mask.shape[1] != states.shape[1]:

@@ -284,13 +284,15 @@ FREE = {
     "anatomy.windows": {
         *("anatomy.block", "anatomy.inserted", "anatomy.memory", "anatomy.seams", "anatomy.stack", "anatomy.states")
     },
-    "families": {"anatomy.stack", "anatomy.memory"},
-    "anatomy": {"families"},
+    "families": {"anatomy.stack", "anatomy.memory", "errors"},
+    "anatomy": {"families", "errors"},
     "version": set(),
-    "methods": {"anatomy", "storage"},
-    "heads": {"anatomy"},
-    "models": {"anatomy", "heads", "checkpointing", "quiet"},
-    "storage": {"version"},
+    "errors": set(),
+    "documents": {"errors"},
+    "methods": {"anatomy", "errors", "storage"},
+    "heads": {"anatomy", "errors"},
+    "models": {"anatomy", "errors", "heads", "checkpointing", "quiet"},
+    "storage": {"documents", "errors", "version"},
 }
 
 

@@ -17,6 +17,7 @@ from torch import nn
 from gossamer import heads, methods
 from gossamer.anatomy import Anatomy, inserted, read, seams
 from gossamer.cost.counting import Sample, closed_macs, count, on_meta
+from gossamer.errors import UserError
 from gossamer.methods.base import Method
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def cost(
     from gossamer.adapted import Adapted
 
     if not isinstance(batch, int) or batch < 1:
-        raise ValueError(f"batch must be a whole number from 1, got {batch!r}")
+        raise UserError(f"batch must be a whole number from 1, got {batch!r}")
     backbone = model.backbone if isinstance(model, Adapted) else model
     sample = Sample.of(backbone, image_size, tokens)  # type: ignore[arg-type]
     with torch.random.fork_rng(devices=[]):
@@ -178,7 +179,7 @@ def cost(
             if "meta" not in str(error).lower():
                 raise
             if any(p.is_meta for p in model.parameters()):
-                raise ValueError(
+                raise UserError(
                     f"{type(backbone).__name__} looks at values while it runs, so it cannot be counted without weights: "
                     f"load them, or count the encoder without its head ({error})"
                 ) from error

@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from gossamer.errors import UserError
 from gossamer.runs import run_file
 from gossamer.runs.run import Run
 
@@ -50,7 +51,7 @@ class RunFolder:
     def __init__(self, run: Run, *, resume: bool = False, overwrite: bool = False):
         self.path, self.overwrite = Path(run.output), overwrite
         if resume and overwrite:
-            raise ValueError("--resume continues a run and --overwrite removes it: give one of them")
+            raise UserError("--resume continues a run and --overwrite removes it: give one of them")
         if self.path.exists() and not self.path.is_dir():
             raise FileExistsError(f"output {self.path} is a file; give the name of a folder")
         if (self.path / run_file.RUN_FILE).is_file() and not overwrite:
@@ -107,7 +108,7 @@ class RunFolder:
         differing = [name for name in now if name != "output" and before.get(name) != now[name]]
         if differing:
             name = differing[0]
-            raise ValueError(
+            raise UserError(
                 f"cannot resume {self.path}: it was begun with other settings ({', '.join(differing)}; for instance "
                 f"{name}={before.get(name)!r}, now {now[name]!r}); use them, or choose another output"
             )

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from gossamer.data import ImageDataset, Preprocessing
 from gossamer.data.images import to_rgb
+from gossamer.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -106,7 +107,7 @@ class Augmented(Dataset):
         from torchvision.transforms import v2
 
         if set(names) - set(AUGMENTATIONS) or len(set(names)) < len(names):
-            raise ValueError(f"images.augment may name {', '.join(AUGMENTATIONS)}, each once; got {', '.join(names)}")
+            raise UserError(f"images.augment may name {', '.join(AUGMENTATIONS)}, each once; got {', '.join(names)}")
         size = prepared.preprocessing.size
         steps: dict[str, Any] = {
             "random-crop": v2.RandomResizedCrop(size, interpolation=v2.InterpolationMode.BICUBIC),

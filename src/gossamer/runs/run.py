@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from gossamer.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
@@ -168,7 +170,7 @@ class Training:
             value = getattr(self, name)
             _require(value is None or value >= 0, f"training.{name} must not be negative, got {value}")
         if self.epochs == 0 and not self.warm_start:
-            raise ValueError("training.epochs=0 with training.warm_start=false trains nothing; change one of them")
+            raise UserError("training.epochs=0 with training.warm_start=false trains nothing; change one of them")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,4 +278,4 @@ class Run:
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
-        raise ValueError(message)
+        raise UserError(message)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from gossamer.errors import UserError
 from gossamer.runs.run import Run
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def parse(arguments: Sequence[str], command: str = "train") -> tuple[Run, dict[s
         parsed = parser.parse_args(_rewritten(arguments))
         values = parser.instantiate(parsed)
     except ArgumentError as error:
-        raise ValueError(_explained(str(error), parser)) from error
+        raise UserError(_explained(str(error), parser)) from error
     switches = {name: getattr(values, name) for name in ("resume", "overwrite")}
     return Run(**{f.name: getattr(values, f.name) for f in dataclasses.fields(Run)}), switches
 
@@ -50,7 +51,7 @@ def build(kind: type[T], values: dict[str, Any]) -> T:
     try:
         return kind(**vars(parser.instantiate(parser.parse_object(values))))
     except ArgumentError as error:
-        raise ValueError(_explained(str(error), parser)) from error
+        raise UserError(_explained(str(error), parser)) from error
 
 
 @functools.cache

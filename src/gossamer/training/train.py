@@ -18,6 +18,7 @@ from transformers import TrainingArguments
 
 from gossamer import heads, methods, tasks
 from gossamer.adapted import Adapted, adapt
+from gossamer.errors import UserError
 from gossamer.runs.folder import CHECKPOINTS, CONDENSED, METRICS, RunFolder
 from gossamer.runs.prepared import PreparedSet, outputs
 from gossamer.runs.progress import Bar, Journal, epochs
@@ -61,7 +62,7 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False, start: Sta
         FloatingPointError: the loss is not finite; the message names the step.
     """
     if (start is None) != (run.condense is None):
-        raise ValueError("a run with a section condense begins with a cut: gossamer.condensation.run.train trains it")
+        raise UserError("a run with a section condense begins with a cut: gossamer.condensation.run.train trains it")
     applied = [methods.from_dict(values) for values in run.methods]
     run = dataclasses.replace(run, methods=[methods.to_dict(method) for method in applied])
     folder = RunFolder(run, resume=resume, overwrite=overwrite)
@@ -95,10 +96,10 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False, start: Sta
 def _adapted(run: Run, applied: list[methods.Method], task: Task) -> Adapted:
     """The adapted model with the head that the task needs, and with what must be known to use it later."""
     if learning := [m.name for m in _learning(applied) if task.unit != "images"]:
-        raise ValueError(f"{learning[0]} starts from labelled images, and {run.data.name} has texts about images")
+        raise UserError(f"{learning[0]} starts from labelled images, and {run.data.name} has texts about images")
     adapted = adapt(task.backbone(run), applied, num_labels=task.outputs)
     if task.outputs is not None and not any(name.startswith("head.") for name in adapted.trainable()):
-        raise ValueError(
+        raise UserError(
             f"the head of {run.model.name} would not be trained, so it could not learn the {task.outputs} classes"
         )
     adapted.metadata |= {"task": task.name, **task.record()}
@@ -113,7 +114,7 @@ def _learning(applied: list[methods.Method]) -> list[methods.Method]:
 def _arguments(run: Run, folder: RunFolder, *, validate: bool) -> TrainingArguments:
     chosen = run.training
     if chosen.keep == "best" and not validate:
-        raise ValueError("training.keep=best needs validation images: set data.validation above 0")
+        raise UserError("training.keep=best needs validation images: set data.validation above 0")
     return trainer_arguments(
         folder / CHECKPOINTS,
         num_train_epochs=chosen.epochs,
@@ -209,7 +210,7 @@ def _tune(
         journal.say("nothing is left to tune: the head is solved" if run.condense is None else "the cut is not tuned")
         return []
     if run.training.epochs == 0:
-        raise ValueError(f"training.epochs=0 trains nothing, because the heads of {run.model.name} could not be solved")
+        raise UserError(f"training.epochs=0 trains nothing, because the heads of {run.model.name} could not be solved")
 
     def keep_history(log: list[dict[str, Any]]) -> None:
         folder.write("history.jsonl", "".join(json.dumps(record) + "\n" for record in epochs(log)))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainingArguments, get_scheduler
 
 from gossamer.adapted import Adapted
+from gossamer.errors import Diverged
 from gossamer.methods import METHODS, Method
 from gossamer.runs.run import Training
 from gossamer.training.attention import attention
@@ -41,7 +42,7 @@ class WatchedTrainer(Trainer):
         loss = super().training_step(*args, **kwargs)
         if not torch.isfinite(loss):
             step = self.state.global_step + 1
-            raise FloatingPointError(
+            raise Diverged(
                 f"the loss is {float(loss)} at step {step} of {self.state.max_steps}: training has diverged; {self.remedy}"
             )
         return loss

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from gossamer.carriers import sha256
+from gossamer.errors import UserError
 
 DIGESTS = "digests.json"
 
@@ -56,7 +57,7 @@ def kept(name: str) -> Path:
     folder = cache_folder() / name
     fault = _fault(folder) if folder.is_dir() else "it is not there"
     if fault is not None:
-        raise ValueError(fault)
+        raise UserError(fault)
     return folder
 
 
