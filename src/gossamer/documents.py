@@ -27,6 +27,14 @@ VALUES = 100_000  # in a YAML file, those behind an alias counted each time
 DEPTH = 64
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """The path with the home folder in place of ~; UserError where ~NAME names nobody."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{os.fspath(path)}: {error}") from error
+
+
 def read_json(path: str | os.PathLike[str], limit: int = SETTINGS) -> Any:
     """The content of a JSON file of at most `limit` bytes.
 
@@ -132,7 +140,7 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """YAML's plain values, with the numbers of YAML 1.2 and without dates."""
 
 

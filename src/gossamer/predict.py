@@ -126,7 +126,7 @@ def command(arguments: Sequence[str]) -> None:
     found = (
         task.replies(adapted, files, texts)
         if asked.picture is None
-        else looking.answer(adapted, files, *texts, asked.picture)
+        else looking.answer(adapted, files, texts[0], asked.picture)
     )
     print(json.dumps(found, indent=2) if asked.json else _table(found, asked.top))
     if faults:

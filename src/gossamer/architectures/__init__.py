@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from gossamer.documents import expanded
 from gossamer.errors import MissingPackage, UserError
 
 FOLDER = Path(__file__).parent
@@ -51,7 +52,7 @@ def build(name: str, image_size: int | None = None, **overrides: Any) -> nn.Modu
 def _config_file(name: str) -> Path:
     from gossamer import zoo
 
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_file():
         return path
     if path.is_dir() or name in zoo.names():

@@ -7,6 +7,7 @@ from pathlib import Path
 from gossamer.data.files import entries, listed
 from gossamer.data.given import SUFFIXES
 from gossamer.data.images import ImageDataset, ImageFiles
+from gossamer.documents import expanded
 from gossamer.errors import UserError
 
 SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
@@ -24,7 +25,7 @@ def load_folder(root: str | Path, split: str = "train") -> ImageDataset:
     name), a folder inside a class folder, images outside class folders, fewer than two classes, and a class of val or
     test that train has not.
     """
-    root = Path(root).expanduser()
+    root = expanded(root)
     if not root.is_dir():
         raise FileNotFoundError(f"no such folder of images: {root}")
     found = split_folders(root)

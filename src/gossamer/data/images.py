@@ -237,7 +237,7 @@ def _upright(image: Image) -> Image:
     turns = {2: To.FLIP_LEFT_RIGHT, 3: To.ROTATE_180, 4: To.FLIP_TOP_BOTTOM, 5: To.TRANSPOSE, 6: To.ROTATE_270}
     turns |= {7: To.TRANSVERSE, 8: To.ROTATE_90}
     try:
-        turn = turns.get(image.getexif().get(ORIENTATION))
+        turn = turns.get(image.getexif().get(ORIENTATION, 1))
     except Exception:  # whatever PIL stumbles over in bytes that are no EXIF
         return image
     return image if turn is None else image.transpose(turn)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gossamer import carriers
 from gossamer.data.images import ImageArray, ImageDataset, ImageFiles
 from gossamer.data.stratify import stratified
+from gossamer.documents import expanded
 from gossamer.errors import MissingPackage, UserError
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def fashion_mnist(split: str = "train") -> ImageDataset:
 
 def _fashion_file(name: str) -> Path:
     own = os.environ.get("GOSSAMER_DATA")
-    places = [Path(own).expanduser() / place for place in FASHION_PLACES] if own else []
+    places = [expanded(own) / place for place in FASHION_PLACES] if own else []
     places.append(FASHION_SYSTEM)
     for place in places:
         for path in (place / name, place / f"{name}.gz"):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from gossamer.data.files import is_junk
 from gossamer.data.folder import SPLIT_NAMES
 from gossamer.data.images import ImageDataset
+from gossamer.documents import expanded
 from gossamer.errors import UserError
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def open_splits(spec: str | Path, subset: str | None = None) -> DatasetDict:
 def _open_splits(spec: str | Path, subset: str | None) -> DatasetDict:
     import datasets
 
-    path = Path(spec).expanduser()
+    path = expanded(spec)
     if path.suffix == ".parquet" and path.is_file():
         return datasets.DatasetDict({"train": datasets.Dataset.from_parquet(str(path))})
     if path.suffix == ".arrow" and path.is_file():

@@ -26,6 +26,7 @@ from gossamer.data.snli_ve import snli_ve
 from gossamer.data.vqav2 import PARTS as VQAV2_PARTS
 from gossamer.data.vqav2 import vqav2
 from gossamer.data.vtab import CLASSES, LISTS, vtab
+from gossamer.documents import expanded
 from gossamer.errors import UserError
 
 T = TypeVar("T", ImageDataset, ImageTextDataset)
@@ -66,7 +67,7 @@ class Source(Generic[T]):
                 f"{name} is read from its published files, and none are named: set data.path to their folder, or put them in "
                 f"$GOSSAMER_DATA/{usual}"
             )
-        folder = Path(path).expanduser() if path is not None else Path(str(own)).expanduser() / usual
+        folder = expanded(path) if path is not None else expanded(str(own)) / usual
         if not folder.is_dir():
             raise FileNotFoundError(f"{name}: no such folder: {folder}")
         return folder

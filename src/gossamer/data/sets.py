@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
 from gossamer.data import records
 from gossamer.data.files import listed
@@ -13,6 +12,7 @@ from gossamer.data.folder import load_folder, split_folders
 from gossamer.data.image_text import ImageTextDataset
 from gossamer.data.images import ImageDataset, joined
 from gossamer.data.registry import IMAGE_SETS, IMAGE_TEXT_SETS
+from gossamer.documents import expanded
 from gossamer.errors import UserError
 
 
@@ -84,7 +84,7 @@ def splits(spec: str | os.PathLike[str], subset: str | None = None) -> tuple[str
     if kind == "named":
         return tuple(split for split in ("train", "val", "test") if split in IMAGE_SETS[spec].splits)
     if kind == "folder":
-        return tuple(split_folders(Path(spec).expanduser()))
+        return tuple(split_folders(expanded(spec)))
     present = records.open_splits(spec, subset)
     return tuple(split for split in ("train", "val", "test") if records.split_key(present, split))
 
@@ -95,7 +95,7 @@ def _kind(spec: str) -> str:
         return "named"
     if spec in IMAGE_TEXT_SETS:
         raise UserError(f"{spec} has texts about images, not images with labels; data.load_image_text reads it")
-    path = Path(spec).expanduser()
+    path = expanded(spec)
     if path.is_dir() and not records.is_records(path):
         return "folder"
     if path.is_file() and not records.is_records(path):

@@ -36,8 +36,8 @@ from gossamer.adapted import Adapted
 from gossamer.errors import UserError
 from gossamer.methods import Method, as_method, from_dict, to_dict
 from gossamer.methods.parts.bandit import Bandit
+from gossamer.runs import processes
 from gossamer.runs.run import Search, Training
-from gossamer.searching import processes
 from gossamer.searching.bandit import Game
 from gossamer.searching.folder import PICTURE, SearchFolder
 from gossamer.searching.savings import Savings

@@ -15,8 +15,9 @@ from gossamer.adapted import adapt
 from gossamer.anatomy import read
 from gossamer.errors import Diverged, UserError
 from gossamer.methods import Method
+from gossamer.runs import processes
 from gossamer.runs.run import Search, Training
-from gossamer.searching import processes, savings
+from gossamer.searching import savings
 from gossamer.searching.savings import Savings
 from gossamer.training.attention import attention
 from gossamer.training.trainer import optimizer

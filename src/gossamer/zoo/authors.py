@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from gossamer.carriers import sha256
+from gossamer.documents import expanded
 from gossamer.errors import UserError
 from gossamer.models.checkpoints import contents
 from gossamer.zoo import cache
@@ -68,7 +69,7 @@ LAYOUTS = {
 def of(name: str) -> tuple[Layout, Path] | None:
     """The layout and the file that a name such as "mae:mae_pretrain_vit_base.pth" means; None for other names."""
     kind, colon, file = name.partition(":")
-    return (LAYOUTS[kind], Path(file).expanduser()) if colon and kind in LAYOUTS else None
+    return (LAYOUTS[kind], expanded(file)) if colon and kind in LAYOUTS else None
 
 
 def resolve(name: str, layout: Layout, file: Path) -> Path:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gossamer import carriers
+from gossamer.documents import expanded
 from gossamer.errors import UserError
 from gossamer.hub import offline_reason
 from gossamer.zoo import authors, cache, convert
@@ -76,7 +77,7 @@ def resolve(name: str | os.PathLike[str], revision: str | None = None) -> Path:
     reached, FileNotFoundError for a carrier that is not installed and for a model that is not pre-trained yet.
     """
     name = os.fspath(name)
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     published = authors.of(name)
     if revision is not None and (name in names() or published or folder.is_dir()):
         raise UserError(f"revision={revision!r} is for models of the hub, and {name} is not one")
