@@ -14,7 +14,7 @@ import transformers as tf
 from peft import LoraConfig
 
 import gossamer as gm
-from gossamer import architectures, heads
+from gossamer import architectures, hosts
 from gossamer.commands.cost import answer
 from gossamer.cost import cost
 from gossamer.cost.counting import on_meta
@@ -53,7 +53,7 @@ def test_closed_form_is_counted(backbone: str, method: str) -> None:
         assert macs.closed == macs.counted, name
     assert sheet.trained_parameters == sum(p.numel() for p in adapted.trainable().values())
     anatomy = gm.read(row.model())
-    anatomy.heads = heads.find(anatomy.model, anatomy)
+    anatomy.heads = hosts.of(anatomy.model).heads(anatomy.model, anatomy)
     (applied,) = adapted.applied
     assert sheet.method_parameters == applied.parameters(anatomy)
     assert sheet.method_parameters + sheet.head_parameters == sheet.trained_parameters

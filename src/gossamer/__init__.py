@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from gossamer.version import __version__
 
 _WHERE = {
-    "adapt": "gossamer.adapted",
-    "Adapted": "gossamer.adapted",
-    "load": "gossamer.saving",
+    "adapt": "gossamer.adapting",
+    "Adapted": "gossamer.adapting",
+    "load": "gossamer.adapting",
     "AdapterError": "gossamer.storage",
     "read": "gossamer.anatomy",
     "condense": "gossamer.condensation",
@@ -74,8 +74,9 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted as Adapted
-    from gossamer.adapted import adapt as adapt
+    from gossamer.adapting import Adapted as Adapted
+    from gossamer.adapting import adapt as adapt
+    from gossamer.adapting import load as load
     from gossamer.anatomy import read as read
     from gossamer.condensation import condense as condense
     from gossamer.cost import CostSheet as CostSheet
@@ -97,7 +98,6 @@ if TYPE_CHECKING:
     from gossamer.methods.parts.bandit import Bandit as Bandit
     from gossamer.models.vision_language import VisionLanguage as VisionLanguage
     from gossamer.runs.run import Search as Search
-    from gossamer.saving import load as load
     from gossamer.searching.search import search as search
     from gossamer.storage import AdapterError as AdapterError
 

@@ -197,7 +197,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"the field {twice!r:.80} stands there twice")
+        raise UserError(f"the field {twice!r:.80} stands there twice")
     return found
 
 

@@ -14,7 +14,7 @@ from gossamer.errors import UserError
 from gossamer.runs.prepared import BATCH
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 
 def evaluate(adapted: Adapted, items: ImageDataset | ImageTextDataset, *, batch: int = BATCH) -> Any:
@@ -38,12 +38,12 @@ def load_adapter(folder: str | Path) -> Adapted:
     """The adapter of a run's folder, or of a folder that `save_pretrained` wrote, on the GPU if there is one."""
     from accelerate import PartialState
 
-    from gossamer import saving
+    from gossamer.adapting import load
 
     inner = Path(folder) / "adapter"
     if (Path(folder) / "run.yaml").is_file() and not inner.is_dir():
         raise FileNotFoundError(f"the run in {folder} has not finished: continue it with gossamer train ... --resume")
-    return saving.load(inner if inner.is_dir() else folder).to(PartialState().device)
+    return load(inner if inner.is_dir() else folder).to(PartialState().device)
 
 
 def command(arguments: Sequence[str]) -> None:

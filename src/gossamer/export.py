@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from gossamer import hosts
+from gossamer.adapted import Finished
 from gossamer.cost.measure import measure
 from gossamer.errors import MissingPackage, UserError
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
     from gossamer.data import ImageDataset
 
 # Largest difference of an exported model's logits from the adapter's, against their largest magnitude or 1.
@@ -38,12 +40,12 @@ class Logits(nn.Module):
     def __init__(self, finished: nn.Module, names: Sequence[str]):
         super().__init__()
         self.finished, self.names = finished, tuple(names)
-        self.named = "timm" not in type(finished).__module__  # timm calls its one input x
+        self.host = None if isinstance(finished, Finished) else hosts.of(finished)
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """Logits [B, C] of the inputs, in the order of their names."""
         named = dict(zip(self.names, tensors, strict=True))
-        output = self.finished(**named) if self.named else self.finished(*tensors)
+        output = self.finished(**named) if self.host is None else self.host.run(self.finished, (), named)
         return output if isinstance(output, Tensor) else output.logits
 
 
@@ -143,7 +145,6 @@ def export_run(run: str | Path, file: Path, *, format: Literal["onnx", "torch"],
 
     With int8 the accuracy of the file is measured on the run's test images, or the validation ones where there is no test split.
     """
-    from gossamer import saving
     from gossamer.data import ImageDataset
     from gossamer.evaluate import items_of, load_adapter
     from gossamer.runs.prepared import Prepared
@@ -163,7 +164,7 @@ def export_run(run: str | Path, file: Path, *, format: Literal["onnx", "torch"],
     if int8:
         found["accuracy"] = {"split": split, **_accuracy(adapted, answers(file), images)}
     adapted.metadata["exports"] = {**adapted.metadata.get("exports", {}), found.pop("file"): found}
-    saving.save(adapted, Path(run) / "adapter")
+    adapted.save_pretrained(Path(run) / "adapter")
     return found
 
 

@@ -18,7 +18,7 @@ from gossamer.methods.memvp import MemoryRead
 from gossamer.report import figure_of, save_figure
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 
 @contextmanager

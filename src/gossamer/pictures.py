@@ -20,7 +20,7 @@ from gossamer.methods.vpt import Prompts, RememberedPrompts, prompts_of
 from gossamer.report import figure_of, save_figure
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
     from gossamer.anatomy.block import Block
     from gossamer.runs.prepared import Prepared
 

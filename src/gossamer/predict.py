@@ -18,7 +18,7 @@ from gossamer.evaluate import load_adapter
 from gossamer.runs.prepared import BATCH
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 
 def predict(adapted: Adapted, files: Sequence[str | Path], *, batch: int = BATCH) -> Iterator[dict[str, Any]]:

@@ -58,7 +58,7 @@ def answer(model: str, method: list[str], settings: dict[str, Any], as_json: boo
         ValueError: a name or a setting that is not known; the message lists what is.
     """
     from gossamer import architectures
-    from gossamer.adapted import adapt
+    from gossamer.adapting import adapt
     from gossamer.cost import cost
 
     settings = {k: yaml.safe_load(v) if isinstance(v, str) else v for k, v in settings.items()}

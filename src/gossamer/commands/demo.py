@@ -15,7 +15,7 @@ from gossamer.arguments import natural, positive
 from gossamer.runs.run import Data, Images, Model, Run, Training
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 METHODS = {"linear": {"method": "linear_probe"}, "vpt": {"method": "vpt", "prompts": 10, "deep": True}}
 EPOCHS = 8

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from gossamer import methods, tasks
-from gossamer.adapted import Adapted
+from gossamer.adapting import Adapted
 from gossamer.runs import processes, run_file
 from gossamer.runs.run import Run
 from gossamer.runs.sets import apart, load_sets

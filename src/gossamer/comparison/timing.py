@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gossamer import tasks
-from gossamer.adapted import adapt
+from gossamer.adapting import adapt
 from gossamer.cost.measure import Measured, measure
 from gossamer.methods import LinearProbe
 from gossamer.runs.sets import load_sets
@@ -19,7 +19,7 @@ from gossamer.training.attention import attention
 from gossamer.training.trainer import optimizer
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
     from gossamer.runs.run import Run, Training
     from gossamer.tasks.base import Task
 

@@ -26,7 +26,7 @@ from gossamer.errors import UserError
 from gossamer.methods.vpt import counts, has_prompts, prompts_of
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 Ranking = Literal["global", "local"]
 RANKINGS = ("global", "local")

@@ -18,7 +18,7 @@ from gossamer.runs.run import Condense, Run
 from gossamer.training import train as training
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
     from gossamer.tasks import Task
 
 CONTROLS = "controls.json"

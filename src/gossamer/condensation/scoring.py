@@ -19,7 +19,7 @@ from gossamer.errors import UserError
 from gossamer.methods.vpt import Prompts, RememberedPrompts, prompts_of
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 Score = Literal["taylor", "norm", "grad", "gate", "inner", "magnitude", "random"]
 SCORES = ("taylor", "norm", "grad", "gate", "inner", "magnitude", "random")

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from gossamer import hosts
+from gossamer.adapted import AdaptedModule
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.block import get
 from gossamer.errors import UserError
@@ -189,6 +191,8 @@ def on_meta(module: nn.Module) -> Any:
     for part in module.modules():
         held = [*part._parameters.values(), *part._buffers.values(), *part.__dict__.values()]
         held += [v for h in part.__dict__.values() if isinstance(h, dict) for v in h.values()]
+        if isinstance(part, AdaptedModule) and part.placement is not None:
+            held += part.placement.originals.values()
         for tensor in held:
             if isinstance(tensor, Tensor):
                 twin = torch.empty_like(tensor, device="meta")
@@ -234,15 +238,11 @@ def count(
     inputs = sample.inputs(backbone, batch)
     # The counter does not know the fused kernel of the CPU, and without gradients it stumbles over views of trained parameters.
     with sdpa_kernel(SDPBackend.MATH), torch.enable_grad(), FlopCounterMode(display=False) as counter:
-        output = _first(model(*inputs.values()) if _is_timm(model) else model(**inputs))
+        output = _first(hosts.of(backbone).run(backbone, (), inputs) if model is backbone else model(**inputs))
         forward = counter.get_total_flops()
         if backward:
             output.sum().backward()
     return forward // 2, counter.get_total_flops()
-
-
-def _is_timm(model: nn.Module) -> bool:
-    return type(model).__module__.partition(".")[0] == "timm"  # its models name their one input differently
 
 
 def _first(output: Any) -> Tensor:
@@ -276,7 +276,7 @@ def closed_macs(model: nn.Module, head: nn.Module | None, anatomy: Anatomy, samp
         known |= {id(m) for m in block.merging.modules()}  # type: ignore[union-attr]
     known |= {id(m) for m in getattr(model, "gossamer", nn.Module()).modules()}
     last = tokens[anatomy.readout.counts_as or anatomy.readout.name]
-    each_token = {id(getattr(model, "get_output_embeddings", lambda: None)())}
+    each_token = {id(hosts.of(model).output_embeddings(model))}
     if anatomy.stacks[anatomy.main][0].stack.causal:
         each_token |= {id(m) for m in anatomy.heads.values()}
     times = {id(module): count for module, count in _entrances(anatomy, tokens)}

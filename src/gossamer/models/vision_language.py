@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from gossamer import anatomy, checkpointing, heads
+from gossamer import anatomy, hosts
 from gossamer.anatomy.sight import Scene, Seen, Sight
 from gossamer.errors import UserError, WrongKind
 
@@ -28,7 +28,7 @@ class VisionLanguageConfig(PreTrainedConfig):
         self.vision_config, self.text_config = vision_config, text_config
 
 
-class VisionLanguage(nn.Module):
+class VisionLanguage(hosts.Halves):
     """A language model that can be made to see.
 
     Args:
@@ -47,14 +47,14 @@ class VisionLanguage(nn.Module):
     def __init__(self, vision: nn.Module, language: nn.Module):
         super().__init__()
         tower, reader = anatomy.read(vision), anatomy.read(language)
-        if list(tower.stacks) != ["vision"] or not hasattr(vision, "config"):
+        if list(tower.stacks) != ["vision"] or not isinstance(hosts.of(vision), hosts.HuggingFace):
             raise WrongKind(
                 f"{type(vision).__name__} is no vision tower of transformers: it has {', '.join(tower.stacks)}"
             )
         if "vision" in reader.stacks or "fusion" in reader.stacks:
             raise WrongKind(f"{type(language).__name__} is no language model: it has {', '.join(reader.stacks)}")
         for half, parts in ((vision, tower), (language, reader)):
-            if found := heads.find(half, parts):
+            if found := hosts.of(half).heads(half, parts):
                 raise UserError(
                     f"{type(half).__name__} has a task head ({', '.join(found)}): compose the bare model, "
                     "and ask adapt() for a head with num_labels"
@@ -236,7 +236,7 @@ class VisionLanguage(nn.Module):
 
     def get_output_embeddings(self) -> nn.Module | None:
         """The language model's output layer; None for a bare one."""
-        return getattr(self.language, "get_output_embeddings", lambda: None)()
+        return hosts.of(self.language).output_embeddings(self.language)
 
     @property
     def device(self) -> torch.device:
@@ -248,13 +248,13 @@ class VisionLanguage(nn.Module):
     def activation_checkpointing_enable(self, activation_checkpointing_kwargs: Any = None, **options: Any) -> None:
         """Blocks of both halves compute their activations again in the backward pass, seeing what they saw."""
         kwargs = dict(activation_checkpointing_kwargs or {})
-        checkpointing.enable(self.vision, kwargs, **options)
-        checkpointing.enable(self.language, {**kwargs, "context_fn": self.sight.again}, **options)
+        hosts.of(self.vision).checkpoint(self.vision, kwargs, **options)
+        hosts.of(self.language).checkpoint(self.language, {**kwargs, "context_fn": self.sight.again}, **options)
 
     def activation_checkpointing_disable(self) -> None:
         """Both halves keep activations again."""
         for part in self.parts.values():
-            checkpointing.disable(part)
+            hosts.of(part).keep_activations(part)
 
     def disable_input_require_grads(self) -> None:
         """Nothing: the halves were told already."""

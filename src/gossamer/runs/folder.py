@@ -82,6 +82,13 @@ class RunFolder:
         path = self.path / name
         return documents.read_json(path, documents.RECORDS) if path.is_file() else None
 
+    def record(self, name: str) -> Any:
+        """The content of a JSON file that a run as far as this one has; UserError where it is not there."""
+        found = self.read_json(name)
+        if found is None:
+            raise UserError(f"{self.path / name} is missing, so the run cannot go on: --overwrite begins it anew")
+        return found
+
     def finished(self) -> bool:
         """Whether the run has come to its end."""
         return (self.path / METRICS).is_file() and not self.overwrite

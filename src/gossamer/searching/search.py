@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
-from gossamer.adapted import Adapted
+from gossamer.adapting import Adapted
 from gossamer.errors import UserError
 from gossamer.methods import Method, as_method, from_dict, to_dict
 from gossamer.methods.parts.bandit import Bandit

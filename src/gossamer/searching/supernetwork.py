@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from gossamer.adapted import adapt
+from gossamer.adapting import adapt
 from gossamer.anatomy import read
 from gossamer.errors import Diverged, UserError
 from gossamer.methods import Method

@@ -19,7 +19,7 @@ from gossamer.tasks.writing_answers import WritingAnswers
 from gossamer.tasks.writing_captions import WritingCaptions
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
     from gossamer.runs.run import Run
 
 TASKS: dict[str, type[Task]] = {

@@ -16,7 +16,7 @@ from gossamer.runs.run import Run
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 
 class Scores(Protocol):

@@ -22,7 +22,7 @@ from gossamer.tasks.texts import PreparedTexts, TextTask
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 UNKNOWN = -100  # label of a text whose answer is none of the classes; torch's cross-entropy passes over it
 

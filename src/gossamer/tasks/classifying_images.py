@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gossamer import heads, zoo
+from gossamer import zoo
 from gossamer.data import ImageDataset, Preprocessing, open_image
 from gossamer.errors import UserError
+from gossamer.hosts import heads
 from gossamer.runs.prepared import BATCH, Augmented, Prepared, outputs
 from gossamer.runs.run import Run
 from gossamer.runs.sets import preprocessing
@@ -24,7 +25,7 @@ from gossamer.tasks.recorded import labels_of, preprocessing_of
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ from gossamer.tasks.recorded import preprocessing_of, recorded
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from gossamer.data import Preprocessing
 from gossamer.errors import UserError
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 
 def recorded(adapted: Adapted, section: str) -> Any:

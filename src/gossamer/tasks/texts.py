@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from gossamer import metrics, zoo
 from gossamer.data import Example, ImageTextDataset, Preprocessing, open_image
+from gossamer.data.images import every
 from gossamer.errors import UserError
 from gossamer.runs.prepared import BATCH, MEMORY
 from gossamer.runs.run import Run
@@ -24,7 +25,7 @@ from gossamer.tasks.base import Task
 from gossamer.tasks.recorded import preprocessing_of, recorded
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,8 @@ class Pictures:
         self.preprocessing, self.memory, self.kind = preprocessing, memory, "pixel_values"
         self.kept: Tensor | None = None
         if self.rows and len(self.rows) * 3 * preprocessing.size**2 * 4 <= memory:
-            self.kept = torch.stack([self._prepared(path) for path in self.rows])
+            files = list(self.rows)
+            self.kept = torch.stack(list(every(len(files), lambda i: self._prepared(files[i]))))
 
     def __getitem__(self, path: Path) -> Tensor:
         return self._prepared(path) if self.kept is None else self.kept[self.rows[path]]

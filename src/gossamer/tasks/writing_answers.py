@@ -21,7 +21,7 @@ from gossamer.tasks.texts import PreparedTexts, TextTask
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 IGNORED = -100  # label of tokens that are not to be predicted
 

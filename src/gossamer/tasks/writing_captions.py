@@ -21,7 +21,7 @@ from gossamer.tasks.writing_answers import WritingAnswers
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 
 @dataclass(frozen=True, kw_only=True)
