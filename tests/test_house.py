@@ -14,7 +14,8 @@ import gossamer as gm
 
 SOURCE = Path(gm.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("version", "tested_versions", "quiet", "report", "metrics", "carriers", "hub"),
+    ("errors",),
+    ("version", "tested_versions", "documents", "arguments", "quiet", "report", "metrics", "carriers", "hub"),
     ("storage",),
     ("anatomy.call", "anatomy.stack", "anatomy.displaced"),
     ("anatomy.block",),

@@ -10,6 +10,7 @@ from torch import nn
 from gossamer import methods, saving, tested_versions
 from gossamer.adapted import AdaptedModule, finish, occupant
 from gossamer.cost import CostSheet, cost
+from gossamer.errors import UserError
 
 
 class Adapted(AdaptedModule):
@@ -63,12 +64,12 @@ def adapt(model: nn.Module, applied: Any, *, num_labels: int | None = None, trai
     """
     tested_versions.warn_outside()
     if isinstance(model, Adapted):
-        raise ValueError("this model is adapted already: list all methods in one adapt(), or detach() first")
+        raise UserError("this model is adapted already: list all methods in one adapt(), or detach() first")
     if occupant(model) is not None:
-        raise ValueError(f"this {type(model).__name__} is adapted already; detach() that adapter first")
+        raise UserError(f"this {type(model).__name__} is adapted already; detach() that adapter first")
     applied = list(applied) if isinstance(applied, list | tuple) else [applied]
     if not applied:
-        raise ValueError("no method given; LinearProbe() trains the head alone")
+        raise UserError("no method given; LinearProbe() trains the head alone")
     return Adapted(model, [methods.as_method(m) for m in applied], num_labels=num_labels, train_head=train_head)
 
 

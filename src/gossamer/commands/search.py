@@ -12,11 +12,11 @@ import torch
 from gossamer import methods, tasks
 from gossamer.adapting import Adapted
 from gossamer.cost import machine
-from gossamer.runs import run_file
+from gossamer.runs import processes, run_file
 from gossamer.runs.run import Run
 from gossamer.runs.sets import apart, load_sets
 from gossamer.searching.folder import FOUND, HISTORY
-from gossamer.searching.search import Found, processes, search
+from gossamer.searching.search import Found, search
 
 FOLDER = "search"  # inside the output of the run
 
