@@ -14,9 +14,10 @@ import gossamer as gm
 
 SOURCE = Path(gm.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("version", "quiet", "report", "metrics", "carriers", "hub"),
+    ("errors",),
+    ("version", "tested_versions", "documents", "arguments", "quiet", "report", "metrics", "carriers", "hub"),
     ("storage",),
-    ("anatomy.call", "anatomy.displaced", "anatomy.stack"),
+    ("anatomy.call", "anatomy.stack", "anatomy.displaced"),
     ("anatomy.block",),
     ("anatomy.memory",),  # up to here, what a family may speak of
     ("families",),

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from gossamer import hosts
 from gossamer.adapted import Finished
 from gossamer.cost.measure import measure
+from gossamer.errors import MissingPackage, UserError
 
 if TYPE_CHECKING:
     from gossamer.adapting import Adapted
@@ -92,7 +93,7 @@ def export(
         answer = answers(staged)
         difference = _difference(model, answer, tensors)
         if not int8 and not difference <= TOLERANCE:
-            raise ValueError(
+            raise UserError(
                 f"the exported model's logits differ from the adapter's by {difference:.2g}, more than {TOLERANCE:g}; nothing "
                 "was written"
             )
@@ -152,10 +153,10 @@ def export_run(run: str | Path, file: Path, *, format: Literal["onnx", "torch"],
     adapted = load_adapter(run).eval()
     split, images = items_of(str(run), None, None)
     if not isinstance(images, ImageDataset):
-        raise ValueError(f"export is of image classifiers, and {run} answers texts about images")
+        raise UserError(f"export is of image classifiers, and {run} answers texts about images")
     prepared = Prepared(images.subset(range(min(len(images), 8))), preprocessing_of(adapted))
     if len(prepared) < 2:
-        raise ValueError(
+        raise UserError(
             f"export checks the file on 2 or more images, and the {split} split of {run} has {len(prepared)}"
         )
     pixels = torch.stack([torch.as_tensor(prepared[i]["pixel_values"]) for i in range(len(prepared))])
@@ -169,18 +170,18 @@ def export_run(run: str | Path, file: Path, *, format: Literal["onnx", "torch"],
 
 def _check(inputs: Mapping[str, Tensor], format: str, int8: bool) -> None:
     if format not in SUFFIX:
-        raise ValueError(f"format must be one of {', '.join(SUFFIX)}, got {format!r}")
+        raise UserError(f"format must be one of {', '.join(SUFFIX)}, got {format!r}")
     if int8 and format != "onnx":
-        raise ValueError("int8 is onnxruntime's quantisation: use format='onnx'")
+        raise UserError("int8 is onnxruntime's quantisation: use format='onnx'")
     counts = {name: len(tensor) for name, tensor in inputs.items()}
     if not counts or len(set(counts.values())) > 1 or min(counts.values()) < 2:
-        raise ValueError(f"export needs example inputs of 2 or more samples, the same number in each; got {counts}")
+        raise UserError(f"export needs example inputs of 2 or more samples, the same number in each; got {counts}")
     if format == "onnx":
         for package in ("onnx", "onnxruntime", "onnxscript"):
             try:
                 __import__(package)
             except ImportError as error:
-                raise ImportError(f"ONNX needs {package}: pip install 'gossamer[export]'") from error
+                raise MissingPackage(f"ONNX needs {package}: pip install 'gossamer[export]'") from error
 
 
 def _write_onnx(model: nn.Module, tensors: tuple[Tensor, ...], names: list[str], file: Path) -> None:

@@ -51,8 +51,8 @@ def test_tuning_beats_the_linear_probe_on_a_task_it_cannot_solve(tmp_path: Path)
 def test_a_run_leaves_one_folder_with_everything() -> None:
     folder = squares.trained()
     assert {path.name for path in folder.iterdir()} == {
-        "run.yaml", "train.log", "warm_start.json", "history.jsonl", "metrics.json", "curves.png", "confusion.png", "attention.png",
-        "adapter",
+        ".lock", "run.yaml", "train.log", "warm_start.json", "history.jsonl", "metrics.json", "curves.png", "confusion.png",
+        "attention.png", "adapter",
     }  # fmt: skip
     assert read(folder).methods[0]["form"] == "exact", "every setting is written, those left out too"
     records = history(folder)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gossamer import hosts, storage
 from gossamer.adapted.placement import Placement, occupant, occupy
+from gossamer.errors import WrongKind
 from gossamer.hosts import checkpointing, heads
 from gossamer.methods.base import Method
 
@@ -138,7 +139,7 @@ class AdaptedModule(nn.Module):
         """What the head's last Linear reads for these inputs, [B, width]."""
         self._must_be_attached()
         if self.head is None:
-            raise TypeError(f"{type(self.backbone).__name__} has no head; adapt it with num_labels=...")
+            raise WrongKind(f"{type(self.backbone).__name__} has no head; adapt it with num_labels=...")
         probe = _Input()
         handle = heads.last_linear(self.head).register_forward_pre_hook(probe.keep)
         try:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer import hosts, storage
+from gossamer.errors import UserError
 from gossamer.methods.base import Method
 
 OCCUPANT = "gossamer_occupant"  # set on a backbone while an adapter is attached to it
@@ -76,7 +77,7 @@ class Placement:
         ours = {id(p): p for tree in (*self.methods.values(), *heads) for p in tree.parameters()}
         self.originals = {n: p.detach().clone() for n, p in self.backbone.named_parameters() if id(p) in ours}
         if not any(p.requires_grad for p in ours.values()):
-            raise ValueError(
+            raise UserError(
                 f"nothing would be trained: {', '.join(m.name for m in applied) or 'no method'} trains no part of "
                 f"{type(self.backbone).__name__} and there is no head; give num_labels=... for a head, or a method such as VPT()"
             )
@@ -93,7 +94,7 @@ class Placement:
             for parameter in tree.parameters():
                 other = owners.setdefault(id(parameter), name)
                 if other != name:
-                    raise ValueError(f"{other} and {name} would both train the same parameters: leave one of them out")
+                    raise UserError(f"{other} and {name} would both train the same parameters: leave one of them out")
 
     def remove(self) -> None:
         """Takes everything out of the backbone, which is then bit for bit as it was."""

@@ -36,6 +36,7 @@ from gossamer.anatomy.displaced import Displaced
 from gossamer.anatomy.seams import Part
 from gossamer.anatomy.session import Session
 from gossamer.anatomy.stack import FfnNames, Stack
+from gossamer.errors import UnknownName, UserError
 
 Branch = Literal["attention", "cross", "ffn"]
 Place = Literal["start", "middle", "end", "attention", "ffn"]
@@ -81,22 +82,22 @@ class Anatomy:
         if indices is None:
             left = [block for block in blocks if block.key not in gone]
             if not left:
-                raise ValueError(f"every block of the {stack} stack of this {type(self.model).__name__} is replaced")
+                raise UserError(f"every block of the {stack} stack of this {type(self.model).__name__} is replaced")
             return left
         if not indices:
-            raise ValueError(
+            raise UserError(
                 f"blocks={tuple(indices)} names no block: the {stack} stack has {len(blocks)}; None means all"
             )
         if len(set(indices)) != len(indices):
-            raise ValueError(f"blocks={tuple(indices)} names a block twice")
+            raise UserError(f"blocks={tuple(indices)} names a block twice")
         for i in indices:
             if not 0 <= i < len(blocks):
-                raise KeyError(
+                raise UnknownName(
                     f"no block {i}: the {stack} stack of this {type(self.model).__name__} has {len(blocks)} "
                     f"(0..{len(blocks) - 1}); asked for by blocks={tuple(indices)}"
                 )
             if blocks[i].key in gone:
-                raise ValueError(
+                raise UserError(
                     f"block {i} of the {stack} stack is replaced by another method, so nothing can be placed in it; asked for "
                     f"by blocks={tuple(indices)}: leave it out, or give None for all that stand"
                 )
@@ -105,7 +106,7 @@ class Anatomy:
     def _check_stack(self, stack: str) -> None:
         if stack not in self.stacks:
             found = ", ".join(f"{name} ({len(blocks)} blocks)" for name, blocks in self.stacks.items())
-            raise KeyError(f"no stack {stack!r} in {type(self.model).__name__}: it has {found}")
+            raise UnknownName(f"no stack {stack!r} in {type(self.model).__name__}: it has {found}")
 
     @property
     def adapted(self) -> list[str]:
@@ -175,7 +176,7 @@ class Anatomy:
             path = blocks[0].stack.needs_zero
             value = 0 if path is None else attribute(self.owner(name), path)
             if value:
-                raise ValueError(
+                raise UserError(
                     f"{type(self.owner(name)).__name__} leaves out {value:.0%} of its input at random ({path}={value}), "
                     f"which is for pre-training: set {path} to 0, or load the weights into the plain class (ViTModel)"
                 )
@@ -200,16 +201,16 @@ class Anatomy:
         querying side.
         """
         if branch == "attention" and not normed and block.stack.windows is not None:
-            raise ValueError(
+            raise UserError(
                 f"{block.name} attends in windows: what enters its norm has other tokens than what leaves its attention, so "
                 "nothing that reads the stream can be added to the attention branch; let it read the normalised input"
             )
         names: dict[str, Any] = {"attention": block.attention, "cross": block.stack.cross, "ffn": block.ffn}
         if branch not in names:
-            raise KeyError(f"no branch {branch!r}: there are {', '.join(names)}")
+            raise UnknownName(f"no branch {branch!r}: there are {', '.join(names)}")
         place = names[branch]
         if place is None:
-            raise KeyError(f"{block.name} ({type(block.module).__name__}) has no cross-attention to add to")
+            raise UnknownName(f"{block.name} ({type(block.module).__name__}) has no cross-attention to add to")
         if isinstance(place, FfnNames):
             first, last = place.gate or place.up, place.down
         else:
@@ -219,7 +220,7 @@ class Anatomy:
         if not damped and place.layer_scale is not None:
             last = place.layer_scale
             if not has(block.module, last):
-                raise ValueError(
+                raise UserError(
                     f"{block.name} damps its {branch} by a parameter, {last}: nothing can be added behind that"
                 )
         if outside and place.after is not None:
@@ -276,7 +277,7 @@ class Anatomy:
         also gets the first token of each sequence [B, d], which while a text is generated is that of the prompt.
         """
         if at not in typing.get_args(Place):
-            raise KeyError(f"no place {at!r}: there are {', '.join(typing.get_args(Place))}")
+            raise UnknownName(f"no place {at!r}: there are {', '.join(typing.get_args(Place))}")
         norm = None if block.ffn.norm is None else get(block.module, block.ffn.norm)
         if at not in ("start", "end"):
             self._require(block, "middle", at)
@@ -294,7 +295,7 @@ class Anatomy:
     def _reads(self, block: Block, part: Part, at: str, normed: bool, first: bool) -> stream.Reads:
         before = block.attention.norm
         if before is None and (first or at == "attention"):
-            raise KeyError(f"no norm stands before the attention of {block.name}, a post-norm block")
+            raise UnknownName(f"no norm stands before the attention of {block.name}, a post-norm block")
         firsts = stream.Firsts(block.module, get(block.module, before), self.session) if first and before else None
         norm = before if at == "attention" else block.ffn.norm
         readers = [norm] if norm else [n for n in (block.ffn.gate, block.ffn.up) if n]
@@ -323,22 +324,20 @@ class Anatomy:
         blocks = self.column(first)
         last = last or (blocks[-1] if stay else first)
         if last.stack is not first.stack or last.index < first.index:
-            raise ValueError(f"tokens cannot enter at {first.name} and leave at {last.name}")
+            raise UserError(f"tokens cannot enter at {first.name} and leave at {last.name}")
         if stay and first.stack.causal and (self.heads or first.stack.readout == "pooled" or self.output is not None):
-            raise ValueError(
+            raise UserError(
                 f"tokens cannot stay in {type(self.model).__name__}: it reads its own answer by position in the text, which they "
                 "would move; let them leave (stay=False), or give the bare model a head with num_labels"
             )
         if stay and last is not blocks[-1]:
-            raise ValueError(
-                f"tokens that stay run to the last block, {blocks[-1].name}; asked to leave at {last.name}"
-            )
+            raise UserError(f"tokens that stay run to the last block, {blocks[-1].name}; asked to leave at {last.name}")
         start, end = blocks.index(first), blocks.index(last) + 1
         span = blocks[start:end]
         for other in [c for c in self.log if isinstance(c, inserted.Inserted) and inserted.overlap(c.span, span)]:
             if not inserted.contains(other.span, span):
                 longer = inserted.contains(span, other.span)
-                raise ValueError(
+                raise UserError(
                     f"tokens inserted from {first.name} to {last.name} would interleave with those from {other.span[0].name} "
                     f"to {other.span[-1].name}: {'insert the longer span first' if longer else 'let one span contain the other'}"
                 )
@@ -375,7 +374,7 @@ class Anatomy:
 
     def _check_known(self, block: Block) -> None:
         if block.arguments.unknown:
-            raise ValueError(
+            raise UserError(
                 f"{type(block.module).__name__} takes {', '.join(block.arguments.unknown)}, which Gossamer does not know, "
                 "so it cannot say what becomes of it in a longer sequence; only changes inside of branches work there"
             )
@@ -410,16 +409,18 @@ class Anatomy:
         """
         site = Site(site) if isinstance(site, Block) else site
         if site.branch == "cross" and site.names is None:
-            raise KeyError(f"{site.block.name} ({type(site.block.module).__name__}) has no cross-attention to replace")
+            raise UnknownName(
+                f"{site.block.name} ({type(site.block.module).__name__}) has no cross-attention to replace"
+            )
         for change in self.log if active else ():
             where = change.place[1]
             if change.place[0] is site.block and where != "around" and site.branch in (None, where):
-                raise ValueError(
+                raise UserError(
                     f"{site.key} cannot be replaced: what a method placed in it ({type(change).__name__}) would never run again. "
                     "Replace first, and place the others in blocks that stand"
                 )
             if isinstance(change, windows.WindowInserted) and site.block in change.span:
-                raise ValueError(
+                raise UserError(
                     f"{site.key} cannot be replaced: tokens were inserted that cannot pass it, because they live in its windows"
                 )
         self._check_known(site.block)
@@ -445,7 +446,7 @@ class Anatomy:
             ValueError: the family does not name the place.
         """
         if block.stack.entrance is None:
-            raise ValueError(f"nothing marks where tokens enter the {block.stack.name} stack")
+            raise UserError(f"nothing marks where tokens enter the {block.stack.name} stack")
         self._do(seams.Entered(get(self.owner(block.stack.name), block.stack.entrance), part))
 
     def _do(self, change: seams.Change, block: Block | None = None, where: str = "around") -> None:
@@ -458,7 +459,7 @@ class Anatomy:
         gone = [c.site for c in self.log if isinstance(c, replaced.Replaced) and c.active and c.site.block is block]
         dead = [site.key for site in gone if where != "around" and site.branch in (None, where)]
         if dead:
-            raise ValueError(
+            raise UserError(
                 f"{dead[0]} is replaced, so nothing that is placed in it would ever run: only insert and observe, and what "
                 "happens at the start and the end of a block, work there"
             )
@@ -496,7 +497,7 @@ class Anatomy:
         A trial of the block, once for all of its kind, shows whether it is built as its family says; `remember` has one of its own.
         """
         if verb not in VERBS:
-            raise KeyError(f"no verb {verb!r}: there are {', '.join(VERBS)}")
+            raise UnknownName(f"no verb {verb!r}: there are {', '.join(VERBS)}")
         if verb == "middle" and branch == "middle":
             last = block.stack.cross or block.attention
             if block.ffn.norm is None and last.after is None:
@@ -523,7 +524,7 @@ class Anatomy:
         """
         reason = self.obstacle(block, verb, branch)
         if reason is not None:
-            raise ValueError(f"{block.name} ({type(block.module).__name__}) cannot {verb} at its {branch}: {reason}")
+            raise UserError(f"{block.name} ({type(block.module).__name__}) cannot {verb} at its {branch}: {reason}")
 
 
 def _set(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gossamer.anatomy.call import Arguments
 from gossamer.anatomy.stack import AttentionNames, Stack
+from gossamer.errors import UnknownName
 
 
 class Sizes(NamedTuple):
@@ -151,7 +152,7 @@ class Block:
             roles |= {"cross.q": cross.q, "cross.k": cross.k, "cross.v": cross.v, "cross.out": cross.out}
             roles |= {"cross.norm": cross.norm or cross.after, "cross": cross.module}
         if role not in roles:
-            raise KeyError(f"no part {role!r}: a block of the {self.stack.name} stack has {', '.join(roles)}")
+            raise UnknownName(f"no part {role!r}: a block of the {self.stack.name} stack has {', '.join(roles)}")
         return roles[role]
 
     def part(self, role: str) -> Any:
@@ -160,7 +161,7 @@ class Block:
         if path is None or not has(self.module, path):
             fused = role in ("q", "k", "v") and self.attention.fused
             advice = f"; it is a third of {fused}: call split() first" if fused else ""
-            raise KeyError(f"{self.name} ({type(self.module).__name__}) has no part {role!r}{advice}")
+            raise UnknownName(f"{self.name} ({type(self.module).__name__}) has no part {role!r}{advice}")
         return get(self.module, path)
 
     def roles(self) -> dict[str, str]:

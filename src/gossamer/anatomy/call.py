@@ -16,6 +16,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gossamer.errors import WrongKind
+
 SPELLINGS: dict[str, tuple[str, ...]] = {  # what an argument means -> what transformers, timm and METER call it
     "states": ("hidden_states", "x"),
     "mask": ("attention_mask", "attn_mask", "mask"),
@@ -107,7 +109,7 @@ class Arguments:
             if name is not None and (meaning in spelled or value is not None):
                 given[name] = value
             elif value is not None:
-                raise TypeError(
+                raise WrongKind(
                     f"{self.kind} takes no {meaning} (known as {', '.join(SPELLINGS[meaning])}), which this change needs; it "
                     f"takes {', '.join(self.order)}"
                 )
@@ -121,7 +123,7 @@ class Arguments:
             if len(names) > 1:
                 names = [n for n in names if given[n] is not None] or names[:1]
             if len(names) > 1:
-                raise TypeError(f"{self.kind} was given its {meaning} twice, as {' and '.join(names)}")
+                raise WrongKind(f"{self.kind} was given its {meaning} twice, as {' and '.join(names)}")
             if names:
                 spelled[meaning] = names[0]
         return spelled
@@ -144,7 +146,7 @@ def number(attention: nn.Module) -> int:
     """
     found = getattr(attention, "layer_idx", None)
     if not isinstance(found, int):
-        raise TypeError(
+        raise WrongKind(
             f"{type(attention).__name__} does not say its place in a key/value cache (layer_idx is {found!r})"
         )
     return found

@@ -10,6 +10,7 @@ from gossamer.anatomy.anatomy import STACK_ORDER, Anatomy
 from gossamer.anatomy.block import Block, attribute, get, has, hollowed, lacking, listed
 from gossamer.anatomy.call import SPELLINGS, Arguments
 from gossamer.anatomy.stack import Stack
+from gossamer.errors import WrongKind
 from gossamer.families import FAMILIES
 
 
@@ -37,13 +38,13 @@ def read(model: nn.Module) -> Anatomy:
                 missing.append(f"{name or type(module).__name__}.{problems[0]}")
                 continue
             if stack.name in stacks and owners[stack.name] != name:
-                raise TypeError(f"{type(model).__name__} has two {stack.name} stacks, {owners[stack.name]} and {name}")
+                raise WrongKind(f"{type(model).__name__} has two {stack.name} stacks, {owners[stack.name]} and {name}")
             stacks.setdefault(stack.name, []).extend(
                 _blocks(name, module, stack, found, len(stacks.get(stack.name, [])))
             )
             owners[stack.name] = name
     if not stacks:
-        raise TypeError(_unknown(model, missing))
+        raise WrongKind(_unknown(model, missing))
     order = getattr(model, "stack_order", STACK_ORDER)  # models composed of two say which comes first
     return Anatomy(model, {name: stacks[name] for name in order if name in stacks}, owners)
 
@@ -121,4 +122,4 @@ def _prefix(owner: nn.Module, stack: Stack) -> int:
         value = attribute(owner, path)
         if value is not None:
             return int(value) + stack.extra_prefix
-    raise TypeError(f"{type(owner).__name__} has none of {', '.join(stack.prefix)}: cannot count its prefix tokens")
+    raise WrongKind(f"{type(owner).__name__} has none of {', '.join(stack.prefix)}: cannot count its prefix tokens")

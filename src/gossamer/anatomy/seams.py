@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gossamer.anatomy import memory
 from gossamer.anatomy.call import Arguments
 from gossamer.anatomy.states import tokens_of
+from gossamer.errors import WrongKind
 
 if TYPE_CHECKING:
     from gossamer.anatomy.block import Block
@@ -131,7 +132,7 @@ class Remembered(Change):
         """Gives the attention its memory; TypeError where a probe shows that it cannot have one."""
         reason = memory_obstacle(self.block, self.branch)
         if reason is not None:
-            raise TypeError(f"{self.block.name} cannot remember extra keys and values: {reason}")
+            raise WrongKind(f"{self.block.name} cannot remember extra keys and values: {reason}")
         memory.attach(self.block, self.branch).parts.append(self.part)
 
     def revert(self) -> None:

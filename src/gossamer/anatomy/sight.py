@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gossamer.anatomy.seams import Part
 from gossamer.anatomy.session import Scene, Session
+from gossamer.errors import WrongKind
 
 
 class Reader(Part):
@@ -71,7 +72,7 @@ def of(model: nn.Module) -> Sight:
     """
     found = getattr(model, "sight", None)
     if not isinstance(found, Sight):
-        raise TypeError(
+        raise WrongKind(
             f"{type(model).__name__} does not see: compose a vision tower and a language model with "
             "gossamer.VisionLanguage(vision, language)"
         )

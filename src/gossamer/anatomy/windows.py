@@ -17,6 +17,7 @@ from gossamer.anatomy.block import Block, get
 from gossamer.anatomy.inserted import Inserted
 from gossamer.anatomy.session import Session
 from gossamer.anatomy.states import states, tokens_of, with_states
+from gossamer.errors import UserError
 
 
 def into_windows(tokens: Tensor, windows: Tensor) -> Tensor:
@@ -56,7 +57,7 @@ class WindowInserted(Inserted):
         """
         for block in self.span:
             if "forward" in block.module.__dict__:
-                raise ValueError(f"tokens cannot pass {block.name}: it was replaced, and they live in its windows")
+                raise UserError(f"tokens cannot pass {block.name}: it was replaced, and they live in its windows")
         for walked in self.walked:
             self.handles += walked.apply()
         self.handles.append(self.span[0].module.register_forward_pre_hook(self.enter, with_kwargs=True))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gossamer.arguments import natural, positive
 from gossamer.runs.run import Data, Images, Model, Run, Training
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def settings(name: str, output: str | Path, *, seed: int = 0, epochs: int = EPOC
         images=Images(size=84, resize="direct"),
         methods=[METHODS[name]],
         training=Training(
-            epochs=epochs, batch=32, lr=1e-2, head_lr=1e-3, schedule="one-cycle", clip=1.0, warm_start=True
+            epochs=epochs, batch=32, lr=1e-2, head_lr=1e-3, schedule="one-cycle", clip=1.0, warm_start=True, bf16="auto"
         ),
         output=str(Path(output) / name),
         seed=seed,
@@ -66,13 +67,15 @@ def demo(
 
 
 def _protocol(run: Run, images: dict[str, int]) -> str:
+    from gossamer.cost import machine
+
     chosen, size = run.training, run.images.size
     return (
         f"fixed split of {images['train']:,} training and {images['test']:,} test images, {size} x {size} pixels. "
         "linear: logistic regression on the class token, its strength chosen on held-out training images. "
         f"vpt: {run.methods[0]['prompts']} prompts in every block, head started from such a probe, epochs {chosen.epochs}, "
         f"batch {chosen.batch}, AdamW, one-cycle to {chosen.lr:g} on prompts and {chosen.head_lr:g} on the head, "
-        f"gradients clipped at {chosen.clip:g}. seed {run.seed}"
+        f"gradients clipped at {chosen.clip:g}, {machine.precision(chosen.bfloat16)}. seed {run.seed}"
     )
 
 
@@ -116,10 +119,10 @@ def command(arguments: Sequence[str]) -> None:
         prog="gossamer demo", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--output", default="runs/demo", help="folder for everything (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of VPT (default: %(default)s)")
+    parser.add_argument("--seed", type=natural, default=0, help="default: %(default)s")
+    parser.add_argument("--epochs", type=natural, default=EPOCHS, help="of VPT (default: %(default)s)")
     parser.add_argument(
-        "--images", type=int, help="train and test on this many images only, for a quick try (default: 1,000 each)"
+        "--images", type=positive, help="train and test on this many images only, for a quick try (default: 1,000 each)"
     )
     asked = parser.parse_args(arguments)
     found = demo(asked.output, seed=asked.seed, epochs=asked.epochs, images=asked.images)

@@ -11,11 +11,12 @@ import torch
 
 from gossamer import methods, tasks
 from gossamer.adapting import Adapted
-from gossamer.runs import run_file
+from gossamer.cost import machine
+from gossamer.runs import processes, run_file
 from gossamer.runs.run import Run
 from gossamer.runs.sets import apart, load_sets
 from gossamer.searching.folder import FOUND, HISTORY
-from gossamer.searching.search import Found, processes, search
+from gossamer.searching.search import Found, search
 
 FOLDER = "search"  # inside the output of the run
 
@@ -48,6 +49,8 @@ def search_run(run: Run, *, resume: bool = False, overwrite: bool = False) -> Fo
     items, held_out = (task.prepare(part) for part in apart(train, run.search.hold_out, run.seed))
     torch.manual_seed(run.seed)
     model = task.backbone(run)
+    if processes.first():
+        print(machine.precision(run.training.bfloat16))
     if torch.accelerator.is_available():
         model.to(torch.accelerator.current_accelerator())
 

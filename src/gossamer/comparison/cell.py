@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from gossamer.comparison.plan import Cell
 from gossamer.cost import machine
+from gossamer.errors import UserError
 from gossamer.runs.folder import RunFolder
 
 ROW, ERROR = "row.json", "error.txt"
@@ -74,7 +75,7 @@ def perform(cell: Cell) -> None:
 
 def _tried(cell: Cell, metrics: dict[str, Any]) -> dict[str, Any]:
     if "val" not in metrics:
-        raise ValueError(f"{cell.run.data.name} has no validation split to choose on: set selection.validation above 0")
+        raise UserError(f"{cell.run.data.name} has no validation split to choose on: set selection.validation above 0")
     return {"validation_accuracy": metrics["val"]["accuracy"], "error": None}
 
 
@@ -90,7 +91,7 @@ def row(cell: Cell, metrics: dict[str, Any]) -> dict[str, Any]:
 
     split = next((name for name in ("test", "val") if name in metrics), None)
     if split is None:
-        raise ValueError(
+        raise UserError(
             f"{cell.run.data.name} has neither a test nor a validation split to score: set data.validation above 0"
         )
     protocol = {n: v for n, v in dataclasses.asdict(cell.run).items() if n not in ("output", "seed")}

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gossamer import methods as registry
+from gossamer.errors import UserError
 from gossamer.runs import run_file
 from gossamer.runs.run import Run
 
@@ -62,14 +63,14 @@ class Comparison:
     def __post_init__(self) -> None:
         for name in ("methods", "tasks", "seeds"):
             if not getattr(self, name):
-                raise ValueError(f"{name} is empty; a comparison needs one or more")
+                raise UserError(f"{name} is empty; a comparison needs one or more")
         for name in ("methods", "tasks"):
             _require_distinct_folders(name, getattr(self, name))
         for name, seeds in (("seeds", self.seeds), ("selection.seeds", self.selection.seeds)):
             if not seeds or len(set(seeds)) < len(seeds):
-                raise ValueError(f"{name} must be different whole numbers, got {seeds}")
+                raise UserError(f"{name} must be different whole numbers, got {seeds}")
         if self.baseline is not None and self.baseline not in self.methods:
-            raise ValueError(f"baseline {self.baseline!r} is no method; {_known(self.baseline, self.methods)}")
+            raise UserError(f"baseline {self.baseline!r} is no method; {_known(self.baseline, self.methods)}")
 
     @property
     def reference(self) -> str:
@@ -114,11 +115,11 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Comparison:
         raise FileNotFoundError(f"no such comparison file: {path}")
     values = load(Path(path).read_text(encoding="utf-8"))
     if not isinstance(values, dict):
-        raise ValueError(f"{path} is no comparison file: it holds {type(values).__name__}, not named settings")
+        raise UserError(f"{path} is no comparison file: it holds {type(values).__name__}, not named settings")
     for override in overrides:
         name, equals, value = override.partition("=")
         if not equals:
-            raise ValueError(f"{override!r} is no setting; settings are NAME=VALUE, such as run.training.epochs=3")
+            raise UserError(f"{override!r} is no setting; settings are NAME=VALUE, such as run.training.epochs=3")
         values = changed(values, name, load(value))
     return run_file.build(Comparison, values)
 
@@ -168,11 +169,11 @@ def changed(values: Any, name: str, value: Any) -> Any:
     first, _, rest = name.partition(".")
     if isinstance(values, list):
         if not first.isdecimal() or int(first) >= len(values):
-            raise ValueError(f"{first!r} is no place in a list of {len(values)}; places count from 0")
+            raise UserError(f"{first!r} is no place in a list of {len(values)}; places count from 0")
         place = int(first)
         return [*values[:place], changed(values[place], rest, value) if rest else value, *values[place + 1 :]]
     if not isinstance(values, dict):
-        raise ValueError(f"cannot set {name!r} inside {values!r}")
+        raise UserError(f"cannot set {name!r} inside {values!r}")
     return {**values, first: changed(values.get(first, {}), rest, value) if rest else value}
 
 
@@ -206,7 +207,7 @@ def _cell(
         # As a run's folder records them, so that it is known again.
         applied = [registry.to_dict(registry.from_dict(applied)) for applied in run.methods]
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"method {method!r} on task {task!r}: {error}") from error
+        raise UserError(f"method {method!r} on task {task!r}: {error}") from error
     run = dataclasses.replace(run, methods=applied)
     return Cell(method=method, task=task, run=run, settings=settings, choosing=extra is not None)
 
@@ -215,7 +216,7 @@ def _grid(comparison: Comparison, method: str) -> list[dict[str, Any]]:
     """Every combination of the settings that a method's grid offers; none where there is no grid."""
     grid = comparison.methods[method].get("grid") or {}
     if not isinstance(grid, dict) or not all(isinstance(values, list) and values for values in grid.values()):
-        raise ValueError(f"grid of method {method!r} must map settings to lists of values, got {grid!r}")
+        raise UserError(f"grid of method {method!r} must map settings to lists of values, got {grid!r}")
     if not grid:
         return []
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
@@ -232,7 +233,7 @@ def _merged(values: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
 def _require_free(*pieces: dict[str, Any]) -> None:
     taken = [name for piece in pieces for name in OURS if name in piece]
     if taken:
-        raise ValueError(f"{taken[0]} of a run is set by the comparison itself; use its own output and seeds")
+        raise UserError(f"{taken[0]} of a run is set by the comparison itself; use its own output and seeds")
 
 
 def _require_distinct_folders(kind: str, names: Mapping[str, Any]) -> None:
@@ -241,7 +242,7 @@ def _require_distinct_folders(kind: str, names: Mapping[str, Any]) -> None:
     for name in names:
         other = taken.setdefault(_folder(name).lower(), name)
         if other != name:
-            raise ValueError(f"{kind} {other!r} and {name!r} would have the same folder; rename one")
+            raise UserError(f"{kind} {other!r} and {name!r} would have the same folder; rename one")
 
 
 def _folder(name: str) -> str:

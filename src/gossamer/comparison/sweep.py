@@ -16,12 +16,16 @@ from typing import Any
 import filelock
 import yaml
 
+from gossamer.arguments import positive
 from gossamer.comparison import engines, plan
 from gossamer.comparison.board import Board
 from gossamer.comparison.cell import COLUMNS, ROW, finished
 from gossamer.comparison.plan import Cell, Comparison
+from gossamer.cost import machine
+from gossamer.documents import write_whole
+from gossamer.errors import MissingPackage, UserError
 from gossamer.runs import run_file
-from gossamer.runs.folder import RunFolder, write_whole
+from gossamer.runs.folder import RunFolder
 from gossamer.runs.progress import Journal
 
 ROWS, TABLE, REPORT, JOURNAL = "rows.jsonl", "rows.csv", "report.html", "compare.log"
@@ -47,9 +51,9 @@ def compare(comparison: Comparison, *, engine: str = "local", workers: int = 1) 
 
     if engine not in engines.ENGINES or workers < 1:
         known = ", ".join(engines.ENGINES)
-        raise ValueError(f"engine must be one of {known} and workers 1 or more, got {engine!r} and {workers}")
+        raise UserError(f"engine must be one of {known} and workers 1 or more, got {engine!r} and {workers}")
     if not page.available():
-        raise ImportError("the report of a comparison needs scipy: pip install 'gossamer[report]'")
+        raise MissingPackage("the report of a comparison needs scipy: pip install 'gossamer[report]'")
     offered = plan.candidates(comparison)
     plan.cells(comparison, {})  # every mistake in the settings is found before anything runs
     output = Path(comparison.output)
@@ -106,6 +110,8 @@ class _Sweep:
                 self.board.end(cell, _accuracy(cell))
             else:
                 missing.append(cell)
+        for bf16 in sorted({cell.run.training.bfloat16 for cell in missing}):
+            self.journal.say(machine.precision(bf16))
         for cell, ended, error in engines.perform(missing, self.engine, self.workers):
             if not ended:
                 self.board.start(cell)
@@ -164,7 +170,7 @@ def command(arguments: Sequence[str]) -> None:
     parser.add_argument("file", help="the comparison, YAML")
     parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="settings that change the file's")
     parser.add_argument(
-        "--workers", type=int, default=1, help="cells at a time, on each machine (default: %(default)s)"
+        "--workers", type=positive, default=1, help="cells at a time, on each machine (default: %(default)s)"
     )
     parser.add_argument(
         "--engine", choices=engines.ENGINES, default="local", help="where cells run (default: %(default)s)"

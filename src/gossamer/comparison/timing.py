@@ -88,7 +88,7 @@ def _step(
 ) -> None:
     model.zero_grad()
     with attention(training):
-        with torch.autocast(next(iter(batch.values())).device.type, torch.bfloat16, enabled=training.bf16):
+        with torch.autocast(next(iter(batch.values())).device.type, torch.bfloat16, enabled=training.bfloat16):
             loss = task.loss(model, batch)
         loss.backward()
     if rule is not None:

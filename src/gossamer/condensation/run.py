@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gossamer import methods
 from gossamer.condensation import condense, cut, number
+from gossamer.errors import UserError
 from gossamer.evaluate import load_adapter
 from gossamer.runs import run_file
 from gossamer.runs.folder import CONDENSED, METRICS, RunFolder
@@ -44,7 +45,7 @@ def start(
     chosen, classes = run.condense, task.record().get("labels")
     adapted = load_adapter(chosen.run)
     if adapted.metadata.get("labels") != classes:
-        raise ValueError(
+        raise UserError(
             f"the run in {chosen.run} was trained on the classes {adapted.metadata.get('labels')}, and the data has {classes}"
         )
     record = None if folder.overwrite else folder.read_json(CONDENSED)
@@ -72,7 +73,7 @@ def planned(source: str | Path, settings: dict[str, Any], output: str | Path, ov
     """
     for name in overrides:
         if not name.removeprefix("--").startswith("training."):
-            raise ValueError(
+            raise UserError(
                 f"{name!r}: model, data and methods are those of the run in {source}; only training.NAME=VALUE can differ"
             )
     run_file.read(source)  # says that there is no run

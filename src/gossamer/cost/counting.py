@@ -22,6 +22,7 @@ from gossamer import hosts
 from gossamer.adapted import AdaptedModule
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.block import get
+from gossamer.errors import UserError
 
 TEXT_TOKENS = 32  # tokens of a text where none are asked for
 
@@ -107,14 +108,14 @@ def _image(backbone: nn.Module, asked: int | tuple[int, int] | None) -> tuple[in
     name, config = type(backbone).__name__, getattr(backbone, "config", None)
     if config is not None and "pixel_values" not in inspect.signature(backbone.forward).parameters:
         if asked is not None:
-            raise ValueError(f"{name} reads no images, so image_size={asked} means nothing to it")
+            raise UserError(f"{name} reads no images, so image_size={asked} means nothing to it")
         return None
     own = setting(config, "image_size") if config is not None else getattr(backbone.patch_embed, "img_size", None)
     if asked is None and own is None:
-        raise ValueError(f"{name} does not say what images it was made for: give image_size=...")
+        raise UserError(f"{name} does not say what images it was made for: give image_size=...")
     image = _pair(asked or own)
     if config is None and image != _pair(own) and not getattr(backbone, "dynamic_img_size", False):
-        raise ValueError(f"this timm {name} reads {_pair(own)} pixels, not {image}: create it with img_size={image[0]}")
+        raise UserError(f"this timm {name} reads {_pair(own)} pixels, not {image}: create it with img_size={image[0]}")
     return image
 
 
@@ -127,16 +128,16 @@ def _texts(backbone: nn.Module, asked: int | dict[str, int] | None) -> dict[str,
         ("encoder", "decoder") if "decoder_input_ids" in names else ("text",) if "input_ids" in names else ()
     )
     if asked is not None and not sides:
-        raise ValueError(f"{name} reads no text, so tokens={asked} means nothing to it")
+        raise UserError(f"{name} reads no text, so tokens={asked} means nothing to it")
     limit = setting(config, "max_position_embeddings")
     usual = TEXT_TOKENS if limit is None else min(TEXT_TOKENS, limit)
     each = usual if asked is None else asked
     texts: dict[str, int] = each if isinstance(each, dict) else dict.fromkeys(sides, each)
     if set(texts) != set(sides):
-        raise ValueError(f"tokens={asked} is for {', '.join(texts) or 'nothing'}; {name} reads {', '.join(sides)}")
+        raise UserError(f"tokens={asked} is for {', '.join(texts) or 'nothing'}; {name} reads {', '.join(sides)}")
     for side, count in texts.items():
         if not isinstance(count, int) or count < 1 or (limit is not None and count > limit):
-            raise ValueError(
+            raise UserError(
                 f"{count} tokens of {side}: {name} reads a whole number from 1{'' if limit is None else f' to {limit}'}"
             )
     return texts
@@ -162,7 +163,7 @@ def _patch_convolution(owner: nn.Module) -> nn.Conv2d:
 def _pair(size: Any) -> tuple[int, int]:
     sides = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, tuple | list) else ()
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
-        raise ValueError(f"image_size={size!r} is neither pixels a side nor (height, width)")
+        raise UserError(f"image_size={size!r} is neither pixels a side nor (height, width)")
     return sides[0], sides[1]
 
 

@@ -18,6 +18,7 @@ from gossamer import hosts, methods
 from gossamer.adapted import AdaptedModule, Finished, finish
 from gossamer.anatomy import Anatomy, inserted, seams
 from gossamer.cost.counting import Sample, closed_macs, count, on_meta
+from gossamer.errors import UserError
 from gossamer.methods.base import Method
 from gossamer.methods.linear_probe import LinearProbe
 
@@ -165,7 +166,7 @@ def cost(
         ValueError: sizes that the model cannot read, or a model that needs values and has none.
     """
     if not isinstance(batch, int) or batch < 1:
-        raise ValueError(f"batch must be a whole number from 1, got {batch!r}")
+        raise UserError(f"batch must be a whole number from 1, got {batch!r}")
     backbone = model.backbone if isinstance(model, AdaptedModule) else model
     sample = Sample.of(backbone, image_size, tokens)  # type: ignore[arg-type]
     with torch.random.fork_rng(devices=[]):
@@ -175,7 +176,7 @@ def cost(
             if "meta" not in str(error).lower():
                 raise
             if any(p.is_meta for p in model.parameters()):
-                raise ValueError(
+                raise UserError(
                     f"{type(backbone).__name__} looks at values while it runs, so it cannot be counted without weights: "
                     f"load them, or count the encoder without its head ({error})"
                 ) from error

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from gossamer.anatomy.memory import OwnAttention
 from gossamer.anatomy.stack import AttentionNames, FfnNames, Stack
+from gossamer.errors import UserError
 
 
 class TimmAttention(OwnAttention):
@@ -34,7 +35,7 @@ class TimmAttention(OwnAttention):
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """[B, N, d] -> [B, N, d]."""
         if is_causal:
-            raise ValueError("timm attention with remembered keys takes masks, not is_causal")
+            raise UserError("timm attention with remembered keys takes masks, not is_causal")
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         q, k = self.q_norm(q), self.normalise_keys(k)
         attended = self.attend(q, k, v, mask=attn_mask, scale=self.scale, dropout=self.attn_drop.p)

@@ -10,6 +10,7 @@ from torch import nn
 
 from gossamer import anatomy
 from gossamer.anatomy import Anatomy
+from gossamer.errors import WrongKind
 from gossamer.hosts.base import Host, ReadOut
 from gossamer.hosts.composed import Composed, Halves
 from gossamer.hosts.hugging_face import HuggingFace
@@ -29,7 +30,7 @@ def of(model: nn.Module) -> Host:
     for host in HOSTS:
         if host.knows(model):
             return host
-    raise TypeError(
+    raise WrongKind(
         f"{type(model).__name__} of {type(model).__module__} is no model that can be adapted here; those that can are of "
         f"{', '.join(host.kind for host in HOSTS)}"
     )

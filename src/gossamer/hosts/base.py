@@ -12,6 +12,7 @@ from transformers.modeling_outputs import ImageClassifierOutput, SequenceClassif
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.session import Session
 from gossamer.anatomy.stack import Stack
+from gossamer.errors import UserError
 from gossamer.hosts import heads
 
 
@@ -107,10 +108,10 @@ class Host(ABC):
         """
         model = anatomy.model
         if num_labels < 1:
-            raise ValueError(f"num_labels must be at least 1, got {num_labels}")
+            raise UserError(f"num_labels must be at least 1, got {num_labels}")
         if not anatomy.heads:
             if self.output_embeddings(model) is not None:
-                raise ValueError(
+                raise UserError(
                     f"{type(model).__name__} is a language model; num_labels={num_labels} asks for a classifier: "
                     "load the bare encoder, or the ...ForSequenceClassification class"
                 )

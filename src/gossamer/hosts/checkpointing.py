@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import nn
 
+from gossamer.errors import UserError
+
 
 def never_reentrant(kwargs: dict[str, Any] | None) -> dict[str, Any]:
     """Options of torch's checkpointing with `use_reentrant` off.
@@ -19,7 +21,7 @@ def never_reentrant(kwargs: dict[str, Any] | None) -> dict[str, Any]:
     """
     kwargs = dict(kwargs or {})
     if kwargs.setdefault("use_reentrant", False):
-        raise ValueError("use_reentrant=True would lose the gradients of what methods place in a block; use False")
+        raise UserError("use_reentrant=True would lose the gradients of what methods place in a block; use False")
     return kwargs
 
 
@@ -33,7 +35,7 @@ def prepare(block: nn.Module) -> None:
         return
     rate = getattr(block, "dropout", 0.0)
     if isinstance(rate, float) and rate > 0:
-        raise ValueError(
+        raise UserError(
             f"{type(block).__name__} draws dropout whenever it checkpoints (rate {rate}), and a frozen backbone must not: "
             "load the model with dropout=0.0, or train without gradient checkpointing"
         )

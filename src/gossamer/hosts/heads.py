@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from gossamer.anatomy.stack import Stack
 from gossamer.anatomy.tokens import Ledger
+from gossamer.errors import UserError, WrongKind
 
 
 def outputs(head: nn.Module) -> int | None:
@@ -28,7 +29,7 @@ def last_linear(head: nn.Module) -> nn.Linear:
     """
     linears = [m for m in head.modules() if isinstance(m, nn.Linear)]
     if not linears:
-        raise TypeError(f"the head {type(head).__name__} has no Linear that gives logits")
+        raise WrongKind(f"the head {type(head).__name__} has no Linear that gives logits")
     return linears[-1]
 
 
@@ -62,7 +63,7 @@ def read_out(
     if kind == "pooled":
         pooled = output.pooler_output
         if pooled is None:
-            raise TypeError("the model was made without its pooler, so there is no pooled output to put a head on")
+            raise WrongKind("the model was made without its pooler, so there is no pooled output to put a head on")
         return pooled
     states = output if isinstance(output, Tensor) else output.last_hidden_state
     if kind == "first":
@@ -86,7 +87,7 @@ def _weights(stack: Stack, states: Tensor, inputs: Mapping[str, Any], two_sided:
         return weights
     seen = mask if ledger is None else ledger.widen(mask)
     if seen.shape[1] != states.shape[1]:
-        raise ValueError(
+        raise UserError(
             f"a mask of {mask.shape[1]} tokens for states of {states.shape[1]}: give the mask of the whole text"
         )
     return weights * seen.to(states.dtype)

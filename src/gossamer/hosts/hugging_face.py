@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from gossamer.anatomy import Anatomy
+from gossamer.errors import UserError
 from gossamer.hosts import checkpointing, heads
 from gossamer.hosts.base import Host, ReadOut
 
@@ -39,7 +40,7 @@ class HuggingFace(Host):
         """What the family reads out of the last states."""
         stack = readout.stack
         if stack.modality == "text" and not args and "input_ids" not in inputs and "inputs_embeds" not in inputs:
-            raise ValueError("a text model needs input_ids")
+            raise UserError("a text model needs input_ids")
         output = model(*args, **inputs)
         ledger = readout.session.ledger(stack)
         return heads.read_out(stack, output, inputs, two_sided=readout.two_sided, ledger=ledger)

@@ -10,6 +10,7 @@ import types
 import typing
 from typing import Any
 
+from gossamer.errors import UserError, WrongKind
 from gossamer.methods import peft
 from gossamer.methods.base import METHODS as METHODS
 from gossamer.methods.base import Method
@@ -35,7 +36,7 @@ def as_method(method: Any) -> Method:
     if type(method).__module__.partition(".")[0] == "peft" and hasattr(method, "peft_type"):
         return peft.Peft(config=method)
     known = ", ".join(m.__name__ for m in METHODS.values())
-    raise TypeError(
+    raise WrongKind(
         f"{method!r} is no method: give one or a list of {known}, or a configuration of peft such as LoraConfig(...)"
     )
 
@@ -59,17 +60,17 @@ def from_dict(values: dict[str, Any]) -> Method:
     if name == "peft":
         return peft.from_dict(values)
     if not isinstance(name, str) or name not in METHODS:
-        raise ValueError(f"no method {name!r}; there are {', '.join([*METHODS, 'peft'])}{_suggest(name, METHODS)}")
+        raise UserError(f"no method {name!r}; there are {', '.join([*METHODS, 'peft'])}{_suggest(name, METHODS)}")
     known = {f.name: f for f in dataclasses.fields(METHODS[name])}  # type: ignore[arg-type]
     for field in values:
         if field not in known:
-            raise ValueError(
+            raise UserError(
                 f"{name} has no setting {field!r}; it has {', '.join(known) or 'none'}{_suggest(field, known)}"
             )
     hints = typing.get_type_hints(METHODS[name])
     for field, value in values.items():
         if not _fits(value, hints[field]):
-            raise ValueError(f"{name}.{field} must be {known[field].type}, got {value!r:.60}")
+            raise UserError(f"{name}.{field} must be {known[field].type}, got {value!r:.60}")
     return METHODS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 

@@ -12,6 +12,7 @@ from typing import Literal
 from gossamer.anatomy import Anatomy, Branch
 from gossamer.anatomy.block import Block
 from gossamer.anatomy.seams import Part
+from gossamer.errors import UserError
 from gossamer.methods.base import Method, grow, method
 from gossamer.methods.parts import bottleneck
 from gossamer.methods.parts.bottleneck import ACTIVATIONS, Bottleneck
@@ -59,13 +60,13 @@ class Adapter(Method):
 
     def __post_init__(self) -> None:
         if self.rank < 1:
-            raise ValueError(f"rank must be at least 1, got {self.rank}")
+            raise UserError(f"rank must be at least 1, got {self.rank}")
         if self.placement not in PLACEMENTS:
-            raise ValueError(f"placement must be one of {', '.join(PLACEMENTS)}, got {self.placement!r}")
+            raise UserError(f"placement must be one of {', '.join(PLACEMENTS)}, got {self.placement!r}")
         if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}")
+            raise UserError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+            raise UserError(f"dropout must be in [0, 1), got {self.dropout}")
 
     def attach(self, anatomy: Anatomy) -> Part:
         """Places bottlenecks; their tree is `<stack>.blocks.<i>.<branch>.{down,up,norm}`."""

@@ -25,6 +25,7 @@ from gossamer.anatomy import Anatomy, Branch
 from gossamer.anatomy.block import Block
 from gossamer.anatomy.rewritten import Swapped
 from gossamer.anatomy.seams import Part
+from gossamer.errors import UserError
 from gossamer.methods.base import Method, grow, method
 
 PLACES: dict[str, tuple[Branch, ...]] = {
@@ -90,13 +91,13 @@ class APT(Method):
     def __post_init__(self) -> None:
         for field in ("prompts", "rank"):
             if getattr(self, field) < 0:
-                raise ValueError(f"{field} must be 0 or more, got {getattr(self, field)}")
+                raise UserError(f"{field} must be 0 or more, got {getattr(self, field)}")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+            raise UserError(f"dropout must be in [0, 1), got {self.dropout}")
         choices = {"where": PLACES, "activation": ("relu", "softmax"), "gate": ("max", "learned")}
         for field, allowed in {**choices, "start": ("run", "declared")}.items():
             if getattr(self, field) not in allowed:
-                raise ValueError(f"{field} must be one of {', '.join(allowed)}, got {getattr(self, field)!r}")
+                raise UserError(f"{field} must be one of {', '.join(allowed)}, got {getattr(self, field)!r}")
 
     def attach(self, anatomy: Anatomy) -> Part:
         """Places the read-outs; their tree is `<stack>.blocks.<i>.<branch>.{prompts, down, up, scale, gate}`.
@@ -125,7 +126,7 @@ class APT(Method):
         ]
         if not found:
             stack = blocks[0].stack.name
-            raise ValueError(f"where='cross', but blocks of the {stack} stack have no cross-attention; use 'attention'")
+            raise UserError(f"where='cross', but blocks of the {stack} stack have no cross-attention; use 'attention'")
         return found
 
     def parameters(self, anatomy: Anatomy) -> int:

@@ -9,6 +9,7 @@ from torch import nn
 
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.seams import Part
+from gossamer.errors import UserError
 from gossamer.methods.base import Method, method, share
 
 
@@ -28,7 +29,7 @@ class BitFit(Method):
         """
         biases = _biases(anatomy)
         if not biases:
-            raise ValueError(
+            raise UserError(
                 f"{type(anatomy.model).__name__} has no bias vectors, so BitFit would train nothing but the head"
             )
         return share(anatomy, biases)

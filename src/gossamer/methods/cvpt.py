@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.block import Block, Projection
 from gossamer.anatomy.seams import Part
+from gossamer.errors import UserError
 from gossamer.methods.base import Method, grow, method
 from gossamer.methods.vpt import patch_area, prompt_range
 
@@ -100,9 +101,9 @@ class CVPT(Method):
 
     def __post_init__(self) -> None:
         if self.prompts < 0:
-            raise ValueError(f"prompts must be 0 or more, got {self.prompts}")
+            raise UserError(f"prompts must be 0 or more, got {self.prompts}")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+            raise UserError(f"dropout must be in [0, 1), got {self.dropout}")
         choices = {
             "placement": PLACEMENTS, "start": (None, "published", "identity"), "prompt_start": ("xavier", "vpt", "zero"),
             "projections": ("shared", "random"), "query_norm": ("none", "host_norm1"), "prompt_norm": ("none", "host_norm1"),
@@ -111,7 +112,7 @@ class CVPT(Method):
         for field, allowed in choices.items():
             if getattr(self, field) not in allowed:
                 known = ", ".join(map(repr, allowed))
-                raise ValueError(f"{field} must be one of {known}, got {getattr(self, field)!r}")
+                raise UserError(f"{field} must be one of {known}, got {getattr(self, field)!r}")
 
     def attach(self, anatomy: Anatomy) -> Part:
         """Places the branches; their tree is `<stack>.blocks.<i>.{prompts, origin, own}`.
@@ -156,7 +157,7 @@ class CVPT(Method):
         elif shared and not all(block.projection(role, bare=True).plain for role in ("q", "out")):
             obstacle = "its projections are no plain Linears"
         if self.form == "folded" and obstacle:
-            raise ValueError(f"{block.name} cannot be folded: {obstacle}; use form='auto'")
+            raise UserError(f"{block.name} cannot be folded: {obstacle}; use form='auto'")
         if self.form != "auto":
             return self.form
         if self.prompts == 1:
@@ -218,7 +219,7 @@ class CrossPrompts(Part):
         super().__init__()
         norms = "host_norm1" in (config.query_norm, config.prompt_norm)
         if norms and block.attention.norm is None:
-            raise ValueError(f"{block.name} has no norm before its attention, so there is no 'host_norm1' to use")
+            raise UserError(f"{block.name} has no norm before its attention, so there is no 'host_norm1' to use")
         width, device = block.sizes.width, block.device
         start = torch.empty(config.prompts, width, device=device).uniform_(-bound, bound)
         self.prompts: nn.Parameter | None = nn.Parameter(start)
@@ -352,7 +353,7 @@ class OwnProjections(Part):
             if not source.plain:
                 if config:
                     kind = type(source.linear).__name__
-                    raise ValueError(
+                    raise UserError(
                         f"{block.name}: the projection {role!r} is a {kind}, of which no trainable copy can be made"
                     )
                 self.add_module(role, copy.deepcopy(source.linear))

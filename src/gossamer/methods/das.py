@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from gossamer.anatomy import Anatomy, Branch
 from gossamer.anatomy.block import Block, Site
 from gossamer.anatomy.seams import Part
+from gossamer.errors import UserError
 from gossamer.methods.base import Method, grow, method
 from gossamer.methods.parts import bottleneck
 from gossamer.methods.parts.bandit import Bandit
@@ -92,19 +93,19 @@ class DAS(Method):
     def __post_init__(self) -> None:
         chosen = (self.skip,) if isinstance(self.skip, int) else self.skip
         if isinstance(self.skip, bool) or min(chosen, default=0) < 0 or len(set(chosen)) != len(chosen):
-            raise ValueError(f"skip must be a number of modules or their indices, each once, got {self.skip}")
+            raise UserError(f"skip must be a number of modules or their indices, each once, got {self.skip}")
         for name in ("form", "modules", "init"):
             known = {"form": FORMS, "modules": ("block", "attention"), "init": ("published", "zero_up")}[name]
             if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+                raise UserError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         if self.rank < 1 or (self.shortcut_rank is not None and self.shortcut_rank < 1):
-            raise ValueError(f"ranks must be at least 1, got rank={self.rank}, shortcut_rank={self.shortcut_rank}")
+            raise UserError(f"ranks must be at least 1, got rank={self.rank}, shortcut_rank={self.shortcut_rank}")
         if self.form == "parallel" and (self.before_ffn or self.plus_input):
-            raise ValueError("before_ffn and plus_input belong to the forms router and bottleneck, not to parallel")
+            raise UserError("before_ffn and plus_input belong to the forms router and bottleneck, not to parallel")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+            raise UserError(f"dropout must be in [0, 1), got {self.dropout}")
         if self.temperature <= 0 or self.groups < 1 or self.shortcut_lr <= 0:
-            raise ValueError(
+            raise UserError(
                 f"temperature, groups and shortcut_lr must be positive, got {self.temperature}, {self.groups}, {self.shortcut_lr}"
             )
 
@@ -138,7 +139,7 @@ class DAS(Method):
             chosen = sorted(self.skip)
         count = self.skip if isinstance(self.skip, int) else len(chosen)
         if count >= len(sites) or any(i >= len(sites) for i in chosen):
-            raise ValueError(
+            raise UserError(
                 f"skip={self.skip}: {type(anatomy.model).__name__} has {len(sites)} candidates "
                 f"({', '.join(s.key for s in sites[:2])}, ... numbered 0 to {len(sites) - 1}), of which at least one must stay"
             )
@@ -148,7 +149,7 @@ class DAS(Method):
         chosen = self.stacks or (anatomy.main,)
         for first in (anatomy.columns(name)[0][0] for name in chosen):
             if first.stack.windows is not None:
-                raise ValueError(f"{first.name} attends in windows, beside which DAS has no place for its adapters")
+                raise UserError(f"{first.name} attends in windows, beside which DAS has no place for its adapters")
         return chosen
 
     # ---- placing ----
@@ -198,7 +199,7 @@ class DAS(Method):
         if self.form == "parallel":
             return ["attention", "cross", "ffn"] if block.stack.cross else ["attention", "ffn"]
         if block.attention.norm is None:
-            raise ValueError(
+            raise UserError(
                 f"form={self.form!r} reads what a norm gives to attention; {block.name} is a post-norm block"
             )
         return ["attention", "ffn"] if self.before_ffn else ["attention"]
@@ -367,7 +368,7 @@ class RouterAdapter(Part):
         super().__init__()
         groups = config.groups
         if rank % groups or width % groups:
-            raise ValueError(f"groups={groups} must divide the rank, {rank}, and the width, {width}")
+            raise UserError(f"groups={groups} must divide the rank, {rank}, and the width, {width}")
         self.down, self.router = nn.Linear(width, rank, device=device), nn.Linear(width, 2, device=device)
         nn.init.xavier_uniform_(self.down.weight)
         nn.init.zeros_(self.down.bias)

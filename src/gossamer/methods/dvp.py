@@ -27,6 +27,7 @@ from gossamer.anatomy import Anatomy, Branch, sight
 from gossamer.anatomy.block import Block
 from gossamer.anatomy.leading import Lead
 from gossamer.anatomy.seams import Part
+from gossamer.errors import UserError
 from gossamer.methods.base import Method, grow, method, share
 from gossamer.methods.parts import bottleneck
 from gossamer.methods.parts.bandit import Bandit
@@ -101,12 +102,12 @@ class DVP(Method):
         for field in ("width", "heads", "rank"):
             value = getattr(self, field)
             if value is not None and value < 1:
-                raise ValueError(f"{field} must be at least 1 (or None for the authors'), got {value}")
+                raise UserError(f"{field} must be at least 1 (or None for the authors'), got {value}")
         for field, known in (("query", ("token", "mean", "all")), ("train", ("adapters", "language", "prompt"))):
             if getattr(self, field) not in known:
-                raise ValueError(f"{field} must be one of {', '.join(known)}, got {getattr(self, field)!r}")
+                raise UserError(f"{field} must be one of {', '.join(known)}, got {getattr(self, field)!r}")
         if self.init_std < 0:
-            raise ValueError(f"init_std must be 0 or more, got {self.init_std}")
+            raise UserError(f"init_std must be 0 or more, got {self.init_std}")
 
     @property
     def trains_backbone(self) -> bool:  # type: ignore[override]
@@ -124,7 +125,7 @@ class DVP(Method):
         stack = anatomy.readout.name
         (first,) = anatomy.blocks(stack, (self.block,))
         if self.released_compat and not first.stack.relative_bias:
-            raise ValueError(
+            raise UserError(
                 f"released_compat=True is about T5's relative bias, which {type(anatomy.model).__name__} has not"
             )
         self._warn(anatomy)
@@ -218,7 +219,7 @@ class DVP(Method):
         c = self.width or (min(d, 512) if causal else d)
         heads = self.heads or (16 if causal else 12)
         if c % heads:
-            raise ValueError(f"{heads} heads do not divide the generator's width {c}: choose DVP(heads=..., width=...)")
+            raise UserError(f"{heads} heads do not divide the generator's width {c}: choose DVP(heads=..., width=...)")
         return d, d_v, c, heads
 
     def _rank(self, anatomy: Anatomy) -> int:
@@ -273,13 +274,13 @@ def choose(adapted: Any, block: int) -> None:
     """
     placement = _tree(adapted).placement
     if block not in placement.known:
-        raise ValueError(f"no placement {block}: this adapter has {', '.join(map(str, sorted(placement.known)))}")
+        raise UserError(f"no placement {block}: this adapter has {', '.join(map(str, sorted(placement.known)))}")
     placement.block = block
 
 
 def _tree(adapted: Any) -> Any:
     if "dvp" not in adapted.methods:
-        raise ValueError(f"no placement of a visual prompt: this model is adapted by {', '.join(adapted.methods)}")
+        raise UserError(f"no placement of a visual prompt: this model is adapted by {', '.join(adapted.methods)}")
     return adapted.methods["dvp"]
 
 

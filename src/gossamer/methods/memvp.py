@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from gossamer.anatomy import Anatomy, sight
 from gossamer.anatomy.block import Block
 from gossamer.anatomy.seams import Part
+from gossamer.errors import UserError
 from gossamer.methods.base import Method, grow, method
 from gossamer.methods.parts import bottleneck
 from gossamer.methods.parts.bottleneck import Bottleneck
@@ -87,14 +88,14 @@ class MemVP(Method):
 
     def __post_init__(self) -> None:
         if self.rank < 1:
-            raise ValueError(f"rank must be at least 1, got {self.rank}")
+            raise UserError(f"rank must be at least 1, got {self.rank}")
         for field in ("extra_slots", "vision_rank"):
             if getattr(self, field) < 0:
-                raise ValueError(f"{field} must be 0 or more, got {getattr(self, field)}")
+                raise UserError(f"{field} must be 0 or more, got {getattr(self, field)}")
         if self.image_tokens is not None and self.image_tokens < 0:
-            raise ValueError(f"image_tokens must be 0 or more (or None for the tower's own), got {self.image_tokens}")
+            raise UserError(f"image_tokens must be 0 or more (or None for the tower's own), got {self.image_tokens}")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+            raise UserError(f"dropout must be in [0, 1), got {self.dropout}")
 
     def attach(self, anatomy: Anatomy) -> Part:
         """Places the memory; its tree is `memory.{down,up,keys,values}` and `vision.blocks.<i>.ffn.{down,up}`.
@@ -129,7 +130,7 @@ class MemVP(Method):
         """The blocks whose FFN reads the memory."""
         stacks = self.stacks or anatomy.adapted
         if "vision" in stacks:
-            raise ValueError(f"stacks={stacks}: the memory is read by the language model, not by the vision tower")
+            raise UserError(f"stacks={stacks}: the memory is read by the language model, not by the vision tower")
         return [block for stack in stacks for block in anatomy.blocks(stack, self.layers)]
 
     def slots(self, anatomy: Anatomy) -> int:
@@ -186,7 +187,7 @@ class VisualMemory(sight.Reader):
         """
         patches, mask = self.view(states, mask)
         if patches.shape[1] > self.slots:
-            raise ValueError(
+            raise UserError(
                 f"an image has {patches.shape[1]} patch tokens and the memory {self.slots} slots: use smaller images, "
                 f"or MemVP(image_tokens={patches.shape[1]})"
             )
@@ -219,7 +220,7 @@ class MemoryRead(Part):
         super().__init__()
         activation = block.active("act")
         if activation is None:
-            raise ValueError(
+            raise UserError(
                 f"{block.name} ({type(block.module).__name__}): its family does not name the FFN's activation"
             )
         self.borrow(memory=memory, activation=activation, block=block)

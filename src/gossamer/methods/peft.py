@@ -15,6 +15,7 @@ from torch import nn
 
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.seams import Part
+from gossamer.errors import UserError
 from gossamer.methods.base import Method, grow
 
 ADAPTER = "default"
@@ -34,16 +35,16 @@ class Peft(Method):
     def __post_init__(self) -> None:
         if self.config.is_prompt_learning:
             kind = type(self.config).__name__
-            raise ValueError(
+            raise UserError(
                 f"{kind} feeds its prompts through peft's own model class and can neither be combined nor put on vision models; "
                 f"use gossamer's VPT(deep=False, prompts={self.config.num_virtual_tokens}) for soft prompts on any family, "
                 "VPT(deep=True) for prompts in every layer"
             )
         if getattr(self.config, "layer_replication", None):
-            raise ValueError("layer_replication adds layers to the backbone, which stays as it is here")
+            raise UserError("layer_replication adds layers to the backbone, which stays as it is here")
         start = getattr(self.config, "init_lora_weights", True)
         if isinstance(start, str) and start.lower().startswith(CHANGING_STARTS):
-            raise ValueError(
+            raise UserError(
                 f"init_lora_weights={start!r} subtracts LoRA's start from the backbone's own weights, which stay as they are here, "
                 "so that adapters can share a backbone; use True, 'gaussian' or 'orthogonal'"
             )
@@ -75,7 +76,7 @@ class Peft(Method):
             anatomy.swap(name, module, merge=_merged)
         lost = known.keys() - {id(t) for t in model.state_dict(keep_vars=True).values()}
         if lost:
-            raise ValueError(
+            raise UserError(
                 f"this {type(self.config).__name__} and another configuration of peft both target "
                 f"{min(known[i] for i in lost).partition('.lora_')[0]}; give each its own target_modules"
             )
@@ -129,10 +130,10 @@ class Peft(Method):
         config, kind = self._resolve(anatomy), type(self.config).__name__
         special = ("use_dora", "rank_pattern", "layers_to_transform", "exclude_modules", "modules_to_save")
         if kind != "LoraConfig" or _biased(config) or any(getattr(config, name, None) for name in special):
-            raise ValueError(f"no closed formula for this {kind}: count its tensors")
+            raise UserError(f"no closed formula for this {kind}: count its tensors")
         targets = config.target_modules
         if isinstance(targets, str):
-            raise ValueError(f"no closed formula for target_modules={targets!r}: count its tensors")
+            raise UserError(f"no closed formula for target_modules={targets!r}: count its tensors")
         with anatomy.without_sites():
             linears = {n: m.weight for n, m in anatomy.model.named_modules() if isinstance(m, nn.Linear)}
         hit = {n: w.shape for n, w in linears.items() if any(n == t or n.endswith(f".{t}") for t in targets)}
@@ -197,7 +198,7 @@ def from_dict(values: dict[str, Any]) -> Peft:
     values = {k: v for k, v in values.items() if k not in ("method", "auto_mapping", "peft_version")}
     kind = values.pop("peft_type", None)
     if kind not in {t.value for t in PeftType}:
-        raise ValueError(f"peft_type is {kind!r}; peft knows {', '.join(sorted(t.value for t in PeftType))}")
+        raise UserError(f"peft_type is {kind!r}; peft knows {', '.join(sorted(t.value for t in PeftType))}")
     return Peft(config=PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)](**values))
 
 
@@ -226,7 +227,7 @@ def _names(anatomy: Anatomy, roles: tuple[str, ...]) -> list[str]:
         names += [name for role, name in block.roles().items() if role.removeprefix("cross.") in wanted]
     if not names:
         found = sorted({role for block in anatomy for role in block.roles()})
-        raise ValueError(
+        raise UserError(
             f"{type(anatomy.model).__name__} has no {' or '.join(roles)}; its blocks have {', '.join(found)}"
         )
     return names

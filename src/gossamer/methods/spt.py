@@ -20,6 +20,7 @@ from gossamer.anatomy import Anatomy
 from gossamer.anatomy.bank import Bank, bare
 from gossamer.anatomy.block import Block
 from gossamer.anatomy.seams import Part
+from gossamer.errors import UserError, WrongKind
 from gossamer.methods.base import Method, method
 from gossamer.methods.vpt import VPT, Prompts
 
@@ -48,7 +49,7 @@ def windows(tokens: int, count: int, *, compat: bool = False) -> list[slice]:
         return [slice(0, tokens)]
     width = tokens // (count - 1)
     if width == 0:
-        raise ValueError(
+        raise UserError(
             f"compat=True cuts {tokens} tokens into {count - 1} windows, which would be empty: use compat=False"
         )
     rest = tokens % width
@@ -141,9 +142,9 @@ class SPT(Method):
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
-            raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, got {self.strategy!r}")
+            raise UserError(f"strategy must be one of {', '.join(STRATEGIES)}, got {self.strategy!r}")
         if self.images is not None and self.images < 1:
-            raise ValueError(f"images must be at least 1 (or None for at most {IMAGES}), got {self.images}")
+            raise UserError(f"images must be at least 1 (or None for at most {IMAGES}), got {self.images}")
         _ = self.vpt  # its own checks
 
     @property
@@ -161,7 +162,7 @@ class SPT(Method):
         """
         if isinstance(self.prompts, int):
             return self.prompts
-        raise ValueError(
+        raise UserError(
             f"prompts={self.prompts} is what condensing has left of a harvest; only the same number for all blocks can be harvested"
         )
 
@@ -177,7 +178,7 @@ class SPT(Method):
         """
         widths = sorted({block.sizes.width for block, _ in self.vpt.prompted(anatomy)})
         if len(widths) > 1:
-            raise ValueError(
+            raise UserError(
                 f"SPT harvests tokens of one width, and these blocks have {widths}: use VPT, or blocks of one stage"
             )
         return SelfPrompts(self, self.vpt.attach(anatomy))
@@ -287,11 +288,11 @@ def harvest(
     """
     trees = [tree for tree in adapted.methods.values() if isinstance(tree, SelfPrompts)]
     if not trees:
-        raise ValueError("there is no SPT in this model: gm.adapt(model, gm.SPT(...)) places one")
+        raise UserError("there is no SPT in this model: gm.adapt(model, gm.SPT(...)) places one")
     if isinstance(data, DataLoader):
         collate, batch_size, data = collate or data.collate_fn, data.batch_size or batch_size, data.dataset
     if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
-        raise TypeError(
+        raise WrongKind(
             f"SPT draws training images by index, and a {type(data).__name__} has no items by index or no length"
         )
     with bare(adapted) as anatomy:
@@ -311,22 +312,24 @@ def prompts_from(bank: Bank, config: SPT, memory: int = 2**30) -> Tensor:
     generator = torch.Generator().manual_seed(config.seed)
     size = len(bank.data)
     if size == 0:
-        raise ValueError("SPT takes its prompts from training images, and the training set is empty")
+        raise UserError("SPT takes its prompts from training images, and the training set is empty")
     count = config.images or min(size, IMAGES)
     if count > size and not config.compat:
-        raise ValueError(f"images={count}, but there are {size} and none is taken twice (with compat=True they may be)")
+        raise UserError(f"images={count}, but there are {size} and none is taken twice (with compat=True they may be)")
     if config.compat:
         bank.draw(torch.randint(size, (count,), generator=generator))
     else:
         bank.draw(torch.randperm(size, generator=generator)[:count])
     rows = config.each * count if config.strategy.endswith("pooling") else sum(bank.lengths)
     if config.each > rows:
-        raise ValueError(
+        raise UserError(
             f"prompts={config.each}, but {count} images give only {rows} rows to choose from: harvest more images"
         )
     if config.strategy == "kmeans":
         return _clustered(bank, config, generator, memory)
-    return _sampled(bank, config, [smallest(torch.rand(rows, generator=generator), config.each) for _ in bank.layers])
+    # float32 whatever the default is: another precision would draw other rows
+    drawn = [torch.rand(rows, generator=generator, dtype=torch.float32) for _ in bank.layers]
+    return _sampled(bank, config, [smallest(u, config.each) for u in drawn])
 
 
 def _sampled(bank: Bank, config: SPT, chosen: Sequence[Tensor]) -> Tensor:
@@ -358,7 +361,7 @@ def _clustered(bank: Bank, config: SPT, generator: torch.Generator, memory: int)
     needed = total * bank.width * 4
     if needed > memory:
         fitting = max(1, len(bank.lengths) * memory // needed)
-        raise ValueError(
+        raise UserError(
             f"k-means needs {needed:,} bytes for the {total:,} tokens of one layer, more than memory={memory:,}: "
             f"harvest fewer images (images={fitting}) or give more memory"
         )

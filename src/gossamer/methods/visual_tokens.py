@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from gossamer.anatomy import Anatomy, sight
 from gossamer.anatomy.leading import Lead
 from gossamer.anatomy.seams import Part
+from gossamer.errors import UserError
 from gossamer.methods.base import Method, grow, method
 from gossamer.methods.parts.patches import Patches
 
@@ -44,9 +45,9 @@ class VisualTokens(Method):
 
     def __post_init__(self) -> None:
         if self.tokens not in ("all", "patches"):
-            raise ValueError(f"tokens must be all or patches, got {self.tokens!r}")
+            raise UserError(f"tokens must be all or patches, got {self.tokens!r}")
         if self.rank is not None and self.rank < 1:
-            raise ValueError(f"rank must be at least 1 (or None for one Linear), got {self.rank}")
+            raise UserError(f"rank must be at least 1 (or None for one Linear), got {self.rank}")
 
     def attach(self, anatomy: Anatomy) -> Part:
         """Places the tokens; their tree is `<stack>.blocks.<i>.visual.projector`."""
@@ -119,7 +120,7 @@ class Projected(Lead):
         """
         question = self.seeing.scene.question
         if self.beside_text and question is not None and not bool(question[:, 0].all()):
-            raise ValueError(
+            raise UserError(
                 "visual tokens stand in front of the first place, where a text of this batch is padded: pad on the right"
             )
         kept = self.seeing.of(self.projector)

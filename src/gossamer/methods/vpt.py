@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from gossamer.anatomy import Anatomy, Branch
 from gossamer.anatomy.block import Block
 from gossamer.anatomy.seams import Part
+from gossamer.errors import UserError
 from gossamer.methods.base import Method, grow, method
 
 BRANCHES: dict[str, tuple[Branch, ...]] = {"self": ("attention",), "cross": ("cross",), "both": ("attention", "cross")}
@@ -78,35 +79,35 @@ class VPT(Method):
 
     def __post_init__(self) -> None:
         if min(counts(self.prompts), default=-1) < 0:
-            raise ValueError(f"prompts must be 0 or more, got {self.prompts}")
+            raise UserError(f"prompts must be 0 or more, got {self.prompts}")
         if self.project is not None and self.project < 1:
-            raise ValueError(f"project must be at least 1 (or None for no projection), got {self.project}")
+            raise UserError(f"project must be at least 1 (or None for no projection), got {self.project}")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+            raise UserError(f"dropout must be in [0, 1), got {self.dropout}")
         if self.form not in ("exact", "sequence"):
-            raise ValueError(f"form must be 'exact' or 'sequence', got {self.form!r}")
+            raise UserError(f"form must be 'exact' or 'sequence', got {self.form!r}")
         if self.attention not in BRANCHES:
-            raise ValueError(f"attention must be one of {', '.join(BRANCHES)}, got {self.attention!r}")
+            raise UserError(f"attention must be one of {', '.join(BRANCHES)}, got {self.attention!r}")
         if self.attention != "self" and not (self.deep and self.form == "exact"):
-            raise ValueError(
+            raise UserError(
                 f"attention={self.attention!r} is for deep prompts of form 'exact': cross-attention has no other"
             )
         if not self.deep and self.blocks is not None and len(self.blocks) != 1:
-            raise ValueError(f"shallow prompts enter before one block, got blocks={self.blocks}")
+            raise UserError(f"shallow prompts enter before one block, got blocks={self.blocks}")
 
     def attach(self, anatomy: Anatomy) -> Part:
         """Places prompts in the model; their tree is `<stack>.blocks.<i>.prompts` [p, d or d_p] and `projection`."""
         tree, targets, prompted = PromptTree(), self.targets(anatomy), self.prompted(anatomy)
         if self.attention != "self" and targets[0].stack.cross is None:
             name = targets[0].stack.name
-            raise ValueError(f"attention={self.attention!r}: blocks of the {name} stack have no cross-attention")
+            raise UserError(f"attention={self.attention!r}: blocks of the {name} stack have no cross-attention")
         if not prompted:
             return tree
         self._check_widths(targets)
         width, finals = targets[0].sizes.width, [column[-1] for column in anatomy.columns(self.stack)]
         left_out = [b.index for b in finals if b not in targets]
         if self.stay and self.deep and left_out:
-            raise ValueError(
+            raise UserError(
                 f"stay=True keeps the prompts of the last block, {left_out[0]}, which blocks={self.blocks} leaves out"
             )
         first = anatomy.blocks(self.stack)[0]
@@ -134,7 +135,7 @@ class VPT(Method):
     def _check_widths(self, targets: list[Block]) -> None:
         widths = [block.sizes.width for block in targets]
         if self.project is not None and len(set(widths)) > 1:
-            raise ValueError(
+            raise UserError(
                 f"project={self.project} maps to one width, and the blocks have {min(widths)} to {max(widths)}"
             )
 
@@ -158,7 +159,7 @@ class VPT(Method):
         if isinstance(self.prompts, int):
             each *= len(blocks)
         if len(each) != len(blocks):
-            raise ValueError(
+            raise UserError(
                 f"prompts={self.prompts} gives numbers for {len(each)} blocks, and {len(blocks)} are prompted"
             )
         return [(block, p) for block, p in zip(blocks, each, strict=True) if p]
@@ -333,12 +334,12 @@ def prompts_of(adapted: Any) -> dict[str, Prompts]:
         name: tree for (name, tree), m in zip(adapted.methods.items(), adapted.applied, strict=True) if has_prompts(m)
     }
     if any(getattr(m, "attention", "self") == "both" for m in adapted.applied):
-        raise ValueError(
+        raise UserError(
             "attention='both' has one number of prompts for two attentions of a block; condense either alone"
         )
     if not trees:
         found = ", ".join(m.name for m in adapted.applied)
-        raise ValueError(f"only prompts of VPT and SPT can be condensed, and this model is adapted by {found}")
+        raise UserError(f"only prompts of VPT and SPT can be condensed, and this model is adapted by {found}")
     return {
         f"{name}.{path}": module
         for name, tree in trees.items()

@@ -17,6 +17,7 @@ from gossamer import anatomy, hosts
 from gossamer.anatomy import call as calls
 from gossamer.anatomy.session import Scene, Session
 from gossamer.anatomy.sight import Seen, Sight
+from gossamer.errors import UserError, WrongKind
 
 
 class VisionLanguageConfig(PreTrainedConfig):
@@ -49,14 +50,14 @@ class VisionLanguage(hosts.Halves):
         super().__init__()
         tower, reader = anatomy.read(vision), anatomy.read(language)
         if list(tower.stacks) != ["vision"] or not isinstance(hosts.of(vision), hosts.HuggingFace):
-            raise TypeError(
+            raise WrongKind(
                 f"{type(vision).__name__} is no vision tower of transformers: it has {', '.join(tower.stacks)}"
             )
         if "vision" in reader.stacks or "fusion" in reader.stacks:
-            raise TypeError(f"{type(language).__name__} is no language model: it has {', '.join(reader.stacks)}")
+            raise WrongKind(f"{type(language).__name__} is no language model: it has {', '.join(reader.stacks)}")
         for half, parts in ((vision, tower), (language, reader)):
             if found := hosts.of(half).heads(half, parts):
-                raise ValueError(
+                raise UserError(
                     f"{type(half).__name__} has a task head ({', '.join(found)}): compose the bare model, "
                     "and ask adapt() for a head with num_labels"
                 )
@@ -122,14 +123,14 @@ class VisionLanguage(hosts.Halves):
         if seen is None or (index is not None and bool((index < 0).all())):
             return Scene(None, None, question)
         if index is None and seen.images != batch:
-            raise ValueError(
+            raise UserError(
                 f"{seen.images} images and {batch} texts: say with image_index [{batch}] which image belongs to each text "
                 "(-1: none)"
             )
         if index is not None:
             first, last = int(index.min()), int(index.max())
             if index.shape != (batch,) or not -1 <= first <= last < seen.images:
-                raise ValueError(
+                raise UserError(
                     f"image_index must give each of {batch} texts one of {seen.images} images (0 is the first), or -1; "
                     f"it is {list(index.shape)} long and reaches from {first} to {last}"
                 )
@@ -195,7 +196,7 @@ class VisionLanguage(hosts.Halves):
         """
         language: Any = self.language
         if not hasattr(language, "generate"):
-            raise TypeError(
+            raise WrongKind(
                 f"{type(language).__name__} does not generate: compose a language model such as LlamaForCausalLM"
             )
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -206,7 +207,7 @@ class VisionLanguage(hosts.Halves):
 
     def _seen(self, pixel_values: Any, seen: Seen | None, states: Tensor | None) -> Seen | None:
         if sum(given is not None for given in (pixel_values, seen, states)) > 1:
-            raise ValueError("give one of pixel_values, seen and states")
+            raise UserError("give one of pixel_values, seen and states")
         if states is not None:
             return self.keep(states)
         return self.see(pixel_values) if pixel_values is not None else seen
@@ -215,7 +216,7 @@ class VisionLanguage(hosts.Halves):
         if mask is None or mask.is_meta or not self.class_first:
             return
         if not bool(mask[:, 0].all()):
-            raise ValueError(
+            raise UserError(
                 f"{type(self.language).__name__} has its class token at the first place, where a text of this batch is padded: "
                 "pad on the right"
             )

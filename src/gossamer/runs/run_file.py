@@ -5,61 +5,81 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from gossamer import documents
+from gossamer.errors import UserError
 from gossamer.runs.run import Run
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 RUN_FILE = "run.yaml"
+SWITCHES = ("resume", "overwrite")
 T = TypeVar("T")
 
 
 def parse(arguments: Sequence[str], command: str = "train") -> tuple[Run, dict[str, bool]]:
     """The run that the arguments of `gossamer train` (or another command) describe, and the switches "resume" and "overwrite".
 
-    Arguments: a run file (YAML), options `--training.epochs 3`, and the same as `training.epochs=3`; later ones win.
+    Arguments: a run file (YAML), and options `--training.epochs 3`, the same as `training.epochs=3`, which change what it says. Of
+    several files or equal options the later one wins.
 
     Raises:
-        ValueError: unknown name (the known ones are listed), missing or unfit value.
+        UserError: unknown name (the known ones are listed), missing or unfit value.
+        FileNotFoundError: there is no such file.
     """
-    from jsonargparse import ArgumentError
+    files, options = _sorted(arguments)
+    values: dict[str, Any] = {}
+    for file in files:
+        values = merged(values, settings(file, Run, "run file"))
+    given = _options(command, options)
+    switches = {name: given.pop(name, False) for name in SWITCHES}
+    return build(Run, merged(values, given)), switches
 
-    parser = _parser(command)
-    try:
-        parsed = parser.parse_args(_rewritten(arguments))
-        values = parser.instantiate(parsed)
-    except ArgumentError as error:
-        raise ValueError(_explained(str(error), parser)) from error
-    switches = {name: getattr(values, name) for name in ("resume", "overwrite")}
-    return Run(**{f.name: getattr(values, f.name) for f in dataclasses.fields(Run)}), switches
+
+def settings(path: str | Path, kind: type, what: str) -> dict[str, Any]:
+    """The settings in a YAML file, such as a "run file", with names that the dataclass `kind` has; their values are unchecked.
+
+    Raises:
+        UserError: it holds something else; the message names file and setting.
+        FileNotFoundError: there is no such file.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no such {what}: {path}")
+    values = documents.read_yaml(path)
+    if not isinstance(values, dict):
+        found = "nothing" if values is None else type(values).__name__
+        raise UserError(f"{path} is no {what}: it holds {found}, not named settings")
+    _check_names(kind, values, f"{path}: ")
+    return values
 
 
 def build(kind: type[T], values: dict[str, Any]) -> T:
     """A dataclass of settings, such as `Run`, from nested plain values, such as the content of a YAML file.
 
     Raises:
-        ValueError: unknown name (the known ones are listed), missing or unfit value.
+        UserError: unknown name (the known ones are listed), missing or unfit value.
     """
     from jsonargparse import ArgumentError
 
+    _check_names(kind, values, "")
     parser = _parser_of(kind)
     try:
         return kind(**vars(parser.instantiate(parser.parse_object(values))))
     except ArgumentError as error:
-        raise ValueError(_explained(str(error), parser)) from error
+        raise UserError(" ".join(str(error).split())) from error
 
 
-@functools.cache
-def _parser_of(kind: type) -> ArgumentParser:
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(kind, as_group=False)
-    return parser
+def merged(values: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """Settings changed by others, part by part; lists are replaced."""
+    both = {
+        k: merged(values[k], v) for k, v in change.items() if isinstance(v, dict) and isinstance(values.get(k), dict)
+    }
+    return {**values, **change, **both}
 
 
 def read(folder: str | Path) -> Run:
@@ -88,8 +108,9 @@ DESCRIPTIONS = {
 }
 
 
-def _parser(command: str) -> ArgumentParser:
-    from jsonargparse import ArgumentParser
+def _options(command: str, options: Sequence[str]) -> dict[str, Any]:
+    """Options of the command line as nested values, those that are given."""
+    from jsonargparse import ArgumentError, ArgumentParser
 
     parser = ArgumentParser(
         prog=f"gossamer {command}",
@@ -97,38 +118,96 @@ def _parser(command: str) -> ArgumentParser:
         description=DESCRIPTIONS[command],
         exit_on_error=False,
         allow_abbrev=False,
+        parser_mode=_mode(),
     )
-    parser.add_argument("--config", action="config", help="the run file; RUN.yaml alone means the same")
+    parser.add_argument("--config", help="the run file; RUN.yaml alone means the same")
     parser.add_class_arguments(Run, as_group=False)
     parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
     parser.add_argument("--overwrite", action="store_true", help="remove an earlier run in the output folder")
+    for action in parser._actions:
+        action.required = False  # what the options do not say, the file may
+    try:
+        return parser.parse_args(list(options), defaults=False).as_dict()
+    except ArgumentError as error:
+        raise UserError(_explained(str(error))) from error
+
+
+@functools.cache
+def _parser_of(kind: type) -> ArgumentParser:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False, parser_mode=_mode())
+    parser.add_class_arguments(kind, as_group=False)
     return parser
 
 
-def _rewritten(arguments: Sequence[str]) -> list[str]:
-    """KEY=VALUE becomes --KEY=VALUE, and a YAML file --config FILE."""
-    rewritten = []
-    for place, token in enumerate(arguments):
-        is_value = place > 0 and arguments[place - 1].startswith("--") and "=" not in arguments[place - 1]
-        is_value = is_value and arguments[place - 1] not in ("--resume", "--overwrite")
-        if token.startswith("-") or is_value:
-            rewritten.append(token)
+@functools.cache
+def _mode() -> str:
+    """The name by which jsonargparse knows our reader of YAML."""
+    from jsonargparse import set_loader
+
+    set_loader("gossamer", lambda text: documents.parse_yaml(text, "a value"), exceptions=(UserError,))
+    return "gossamer"
+
+
+def _sorted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Files, and options in the form --KEY=VALUE or --KEY VALUE."""
+    files, options, value_of = [], [], None
+    for token in arguments:
+        before, value_of = value_of, None
+        if before is not None:
+            files += [token] if before == "--config" else []
+            options += [before, token] if before != "--config" else []
+        elif token.startswith("--config="):
+            files.append(token.partition("=")[2])
+        elif token.startswith("--") and "=" not in token and token[2:] not in (*SWITCHES, "help"):
+            value_of = token
+        elif token.startswith("-"):
+            options.append(token)
         elif "=" in token and not Path(token).is_file():
-            rewritten.append(f"--{token}")
+            options.append(f"--{token}")
         else:
-            if not Path(token).is_file():
-                raise FileNotFoundError(f"no such run file: {token}")
-            rewritten += ["--config", token]
-    return rewritten
+            files.append(token)
+    return files, options if value_of is None else [*options, value_of]
 
 
-def _explained(message: str, parser: ArgumentParser) -> str:
-    """jsonargparse's message on one line; for an unknown name with the nearest and all known names."""
-    known = [name for name, _ in parser.get_defaults(skip_validation=True).items() if name != "config"]
+def _check_names(kind: type, values: Any, place: str, group: str = "") -> None:
+    """UserError for a name that the dataclass `kind` has not, a part that has no names, and null where that means nothing."""
+    if not isinstance(values, dict):
+        raise UserError(f"{place}{group} must be named settings ({', '.join(_names(kind))}), got {values!r:.60}")
+    hints = typing.get_type_hints(kind)
+    for name, value in values.items():
+        dotted = f"{group}.{name}" if group else name
+        if name not in hints:
+            close = difflib.get_close_matches(str(name), hints, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            known = ", ".join(_names(kind, group))
+            raise UserError(f"{place}{group or 'it'} has no setting {name!r:.60}{hint}; known: {known}")
+        kinds = typing.get_args(hints[name]) or (hints[name],)
+        if value is None and type(None) not in kinds:
+            raise UserError(f"{place}{dotted} must not be null; leave it out for its usual value")
+        part = next((k for k in kinds if dataclasses.is_dataclass(k)), None)
+        if part is not None and value is not None:
+            _check_names(part, value, place, dotted)  # type: ignore[arg-type]
+
+
+def _names(kind: type, group: str = "") -> list[str]:
+    """Dotted names of all settings."""
+    found = []
+    for name, hint in typing.get_type_hints(kind).items():
+        dotted = f"{group}.{name}" if group else name
+        part = next((k for k in (typing.get_args(hint) or (hint,)) if dataclasses.is_dataclass(k)), None)
+        found += [dotted] if part is None else _names(part, dotted)  # type: ignore[arg-type]
+    return found
+
+
+def _explained(message: str) -> str:
+    """jsonargparse's message about an option on one line; for an unknown name with the nearest and all known names."""
     line = " ".join(message.split())
-    if "not accept" not in line and "unrecognized" not in line:
+    if "unrecognized" not in line:
         return line
-    asked = line.replace("'", " ").split()[-1].lstrip("-").partition("=")[0]
+    known = _names(Run)
+    asked = line.split()[-1].lstrip("-").partition("=")[0]
     close = difflib.get_close_matches(asked, [*known, *(name.rpartition(".")[2] for name in known)], n=1)
     return f"{line}{f' (did you mean {close[0]!r}?)' if close else ''}; known: {', '.join(known)}"
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from gossamer.errors import UserError
 from gossamer.methods.parts.bandit import Bandit
 
 REDRAWS = 10_000  # of a subset that was drawn already, before a saturated policy is taken to have no other
@@ -45,7 +46,7 @@ def different(count: int, draw_one: Callable[[], list[int]]) -> list[list[int]]:
             found.append(subset)
         if len(found) == count:
             return found
-    raise RuntimeError(
+    raise UserError(
         f"{REDRAWS} draws gave only {len(found)} different subsets of the {count} that an update compares: the policy has "
         "saturated; use a smaller eta, or fewer epochs"
     )

@@ -11,6 +11,8 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from gossamer.errors import UserError
+
 SETTINGS, HISTORY, STATE = "settings.json", "history.jsonl", "state.safetensors"
 RESULT, PICTURE, FOUND = "result.json", "preferences.png", "found.yaml"
 MADE = (SETTINGS, HISTORY, STATE, RESULT, PICTURE, FOUND)
@@ -42,7 +44,7 @@ class SearchFolder:
         if path is None:
             return
         if resume and overwrite:
-            raise ValueError("resume continues a search and overwrite removes it: give one of them")
+            raise UserError("resume continues a search and overwrite removes it: give one of them")
         settings = json.loads(json.dumps(settings))
         before = self._json(SETTINGS)
         if before is not None and not overwrite:
@@ -54,7 +56,7 @@ class SearchFolder:
             differing = [name for name in settings if before.get(name) != settings[name]]
             if differing:
                 name = differing[0]
-                raise ValueError(
+                raise UserError(
                     f"cannot resume {path}: it was begun with other settings ({', '.join(differing)}; for instance "
                     f"{name}={before.get(name)!r:.200}, now {settings[name]!r:.200}); use them, or choose another folder"
                 )

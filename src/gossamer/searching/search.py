@@ -33,10 +33,11 @@ from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from gossamer.adapting import Adapted
+from gossamer.errors import UserError
 from gossamer.methods import Method, as_method, from_dict, to_dict
 from gossamer.methods.parts.bandit import Bandit
+from gossamer.runs import processes
 from gossamer.runs.run import Search, Training
-from gossamer.searching import processes
 from gossamer.searching.bandit import Game
 from gossamer.searching.folder import PICTURE, SearchFolder
 from gossamer.searching.savings import Savings
@@ -170,7 +171,7 @@ def rules_of(method: Any, settings: Search) -> Bandit:
     known = [f.name for f in dataclasses.fields(Bandit)]
     for name in settings.rules:
         if name not in known:
-            raise ValueError(f"a search has no rule {name!r}; it has {', '.join(known)}")
+            raise UserError(f"a search has no rule {name!r}; it has {', '.join(known)}")
     return dataclasses.replace(rules, **settings.rules)
 
 
@@ -178,7 +179,7 @@ def _searched(methods: Sequence[Method]) -> int:
     places = [i for i, m in enumerate(methods) if hasattr(m, "supernet")]
     if len(places) != 1:
         found = ", ".join(m.name for m in methods)
-        raise ValueError(
+        raise UserError(
             f"a search needs exactly one method with something to choose, such as DAS(skip=3), and got {found or 'none'}"
         )
     return places[0]
@@ -209,7 +210,7 @@ class Play:
         )  # fmt: skip
         self.steps = settings.epochs * batches.steps_per_epoch
         if self.game.warmup_steps >= self.steps:
-            raise ValueError(
+            raise UserError(
                 f"warmup={rules.warmup} epochs of {settings.epochs} leave none in which the preferences move: search.epochs must "
                 "be more"
             )
@@ -226,7 +227,7 @@ class Play:
         if not self.settings.looks_at_cost:
             return None
         if not getattr(self.network.board, "skips", False):
-            raise ValueError("budget and saving need arms that take something away, which those of this method do not")
+            raise UserError("budget and saving need arms that take something away, which those of this method do not")
         if "savings" in tensors:
             bare, full, *arms = tensors["savings"].tolist()
             return Savings(bare=bare, full=full, arms=tuple(arms))

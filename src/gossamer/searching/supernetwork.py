@@ -13,9 +13,11 @@ from torch.utils.data import default_collate
 
 from gossamer.adapting import adapt
 from gossamer.anatomy import read
+from gossamer.errors import Diverged, UserError
 from gossamer.methods import Method
+from gossamer.runs import processes
 from gossamer.runs.run import Search, Training
-from gossamer.searching import processes, savings
+from gossamer.searching import savings
 from gossamer.searching.savings import Savings
 from gossamer.training.attention import attention
 from gossamer.training.trainer import optimizer
@@ -61,9 +63,7 @@ class SuperNetwork:
         processes.sum_gradients(self.adapted.trainable().values())
         (value,) = processes.total([float(loss.detach()) * own])
         if not math.isfinite(value):
-            raise FloatingPointError(
-                f"the loss is {value / rows}: the search has diverged; lower training.lr or head_lr"
-            )
+            raise Diverged(f"the loss is {value / rows}: the search has diverged; lower training.lr or head_lr")
         return value / rows
 
     def move(self, share: float) -> None:
@@ -92,7 +92,7 @@ class SuperNetwork:
         """The loss of a batch, and how many of its rows are right, or their scores summed."""
         device = next(self.adapted.backbone.parameters()).device
         inputs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.training.bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.training.bfloat16):
             if self.loss is None:
                 output = self.adapted(**inputs)
                 loss, logits = output.loss, output.get("logits")
@@ -101,7 +101,7 @@ class SuperNetwork:
                 unlabelled = {k: v for k, v in inputs.items() if k != "labels"}
                 logits = self.adapted(**unlabelled).logits if right else None
         if loss is None:
-            raise ValueError("the model gives no loss for these batches: they need labels")
+            raise UserError("the model gives no loss for these batches: they need labels")
         return loss, _right(logits, inputs["labels"]) if right else 0.0
 
     def random_as_before(self) -> Any:
@@ -156,7 +156,7 @@ class Batches:
         self.batch = min(training.batch, len(self.items))
         self.reward_batch = min(settings.reward_batch or training.batch, len(self.held_items))
         if min(self.batch, self.reward_batch) < processes.number():
-            raise ValueError(
+            raise UserError(
                 f"a search needs at least one item for each of {processes.number()} processes in every batch; there are "
                 f"{len(self.items)} to train on and {len(self.held_items)} held out"
             )
@@ -205,7 +205,7 @@ def _right(logits: Any, labels: Tensor) -> float:
         return float((logits.argmax(dim=1) == labels).sum())
     if logits.dim() == 2 and labels.shape == logits.shape:
         return float(labels.gather(1, logits.argmax(dim=1, keepdim=True)).sum())
-    raise ValueError(
+    raise UserError(
         f"reward 'accuracy' needs logits [n, C] and labels [n] or [n, C], and these are {tuple(logits.shape)} and "
         f"{tuple(labels.shape)}: use rules={{'reward': '100 exp(-loss)', 'eta': 10.0}}"
     )

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from gossamer import zoo
 from gossamer.data import ImageTextDataset, Preprocessing
+from gossamer.errors import UserError
 from gossamer.runs.prepared import BATCH
 from gossamer.runs.run import Run
 from gossamer.tasks import texts as shared
@@ -55,13 +56,13 @@ class ClassifyingAnswers(TextTask):
     def begin(cls, run: Run, train: ImageTextDataset) -> Self:
         """With the classes of the training set."""
         if run.texts.answers == "text":
-            raise ValueError(
+            raise UserError(
                 "texts.answers=text needs a language model that writes and a vision tower: set model.vision"
             )
         soft = any(len(example.references) > 1 for example in train.examples)
         for example in train.examples:
             if not soft and example.label is None:
-                raise ValueError(f"the answer of {example.source} is none of the {len(train.classes)} classes")
+                raise UserError(f"the answer of {example.source} is none of the {len(train.classes)} classes")
         return cls(train.classes, soft, run.texts.tokens, **shared.begun(run, train))
 
     @classmethod
@@ -99,7 +100,7 @@ class ClassifyingAnswers(TextTask):
         try:
             return zoo.load(model.name, revision=model.revision, task=task, num_labels=self.outputs)
         except ValueError as error:
-            raise ValueError(f"{error}; a language model reads images with a tower: set model.vision") from error
+            raise UserError(f"{error}; a language model reads images with a tower: set model.vision") from error
 
     def tokenized(self, texts: ImageTextDataset) -> list[dict[str, list[int]]]:
         """Texts cut to `tokens`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gossamer.data import Preprocessing
+from gossamer.errors import UserError
 
 if TYPE_CHECKING:
     from gossamer.adapting import Adapted
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 def recorded(adapted: Adapted, section: str) -> Any:
     """What an adapter's metadata say of one thing; ValueError where they say nothing."""
     if section not in adapted.metadata:
-        raise ValueError(
+        raise UserError(
             f"this adapter does not record its {section}; adapters made by gossamer train do, others can set "
             f"adapted.metadata[{section!r}] before saving"
         )

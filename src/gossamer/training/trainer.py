@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainingArguments, get_scheduler
 
 from gossamer.adapting import Adapted
+from gossamer.errors import Diverged
 from gossamer.methods import METHODS, Method
+from gossamer.runs import processes
 from gossamer.runs.run import Training
+from gossamer.training import sharing
 from gossamer.training.attention import attention
 
 
@@ -41,7 +44,7 @@ class WatchedTrainer(Trainer):
         loss = super().training_step(*args, **kwargs)
         if not torch.isfinite(loss):
             step = self.state.global_step + 1
-            raise FloatingPointError(
+            raise Diverged(
                 f"the loss is {float(loss)} at step {step} of {self.state.max_steps}: training has diverged; {self.remedy}"
             )
         return loss
@@ -72,7 +75,7 @@ class ClassifierTrainer(WatchedTrainer):
         validate: Callable[[], dict[str, float]] | None = None,
         **kwargs: Any,
     ):
-        remedy = f"lower training.lr or training.head_lr{', or switch training.bf16 off' if chosen.bf16 else ''}"
+        remedy = f"lower training.lr or training.head_lr{', or switch training.bf16 off' if chosen.bfloat16 else ''}"
         super().__init__(*args, remedy=remedy, **kwargs)
         self.chosen, self.loss, self.validate = chosen, loss, validate
 
@@ -90,14 +93,27 @@ class ClassifierTrainer(WatchedTrainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def get_train_dataloader(self) -> Any:
+        """The Trainer's batches, of which each of several processes reads its rows."""
+        if processes.number() == 1:
+            return super().get_train_dataloader()
+        return sharing.loader(self.train_dataset, self.data_collator, self.args)
+
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """One step, by the run's attention."""
         with attention(self.chosen):
             return super().training_step(*args, **kwargs)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """The loss of one batch."""
-        return super().compute_loss(model, inputs, *args, **kwargs) if self.loss is None else self.loss(model, inputs)
+        """The loss of one batch; of several processes each has its part in the mean over all rows."""
+        if self.loss is None:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        loss = self.loss(model, inputs)
+        if processes.number() == 1:
+            return loss
+        items: Any = self.train_dataset
+        step, batch = self.state.global_step, self.args.train_batch_size
+        return processes.averaged(loss, sharing.weight(inputs["labels"], step, len(items), batch))
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The scores of validation under the Trainer's names, told to all who listen."""
@@ -111,7 +127,7 @@ class ClassifierTrainer(WatchedTrainer):
 
 def trainer_arguments(folder: Path, **options: Any) -> TrainingArguments:
     """Arguments of a run whose checkpoints are in `folder`: quiet, on the accelerator if there is one, every input kept."""
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         use_cpu=not torch.accelerator.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
@@ -122,6 +138,9 @@ def trainer_arguments(folder: Path, **options: Any) -> TrainingArguments:
         log_level="error",
         **options,
     )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # or Trainer would wrap the model in DataParallel, whose replicas have no methods
+    return arguments
 
 
 def optimizer(adapted: Adapted, chosen: Training, betas: tuple[float, float] = (0.9, 0.999)) -> torch.optim.Optimizer:
@@ -152,7 +171,7 @@ def groups(adapted: Adapted, chosen: Training) -> list[dict[str, Any]]:
 def schedule(kind: str, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
     """The learning rates over `steps` steps, from those of the optimizer's groups as their largest; see `Training.schedule`."""
     if kind == "one-cycle":
-        return torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, [g["lr"] for g in optimizer.param_groups], total_steps=steps
-        )
+        rates = [group["lr"] for group in optimizer.param_groups]
+        moves = "betas" in optimizer.param_groups[0]  # torch's cycle of AdamW's first beta; momentum is 0.9 throughout
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, cycle_momentum=moves)
     return get_scheduler(kind, optimizer, num_warmup_steps=math.ceil(0.1 * steps), num_training_steps=steps)

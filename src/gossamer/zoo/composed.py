@@ -6,6 +6,7 @@ import json
 from typing import Any, Literal
 
 from gossamer import hosts
+from gossamer.errors import WrongKind
 from gossamer.models.vision_language import VisionLanguage
 from gossamer.zoo.models import load
 from gossamer.zoo.sources import resolve
@@ -50,7 +51,7 @@ def _bare(name: str, revision: str | None, part: str | None = None) -> Any:
     model: Any = load(name, revision=revision)
     config = getattr(model, "config", None)
     if config is None:
-        raise TypeError(f"{name} is a model of timm; compose models of transformers")
+        raise WrongKind(f"{name} is a model of timm; compose models of transformers")
     bare, inner = model.base_model, getattr(config, part or "", None)
     if inner is None and hosts.of(bare).output_embeddings(bare) is None:
         bare.name_or_path = model.name_or_path

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gossamer import carriers
+from gossamer.documents import expanded
+from gossamer.errors import UserError
 from gossamer.hub import offline_reason
 from gossamer.zoo import authors, cache, convert
 
@@ -75,10 +77,10 @@ def resolve(name: str | os.PathLike[str], revision: str | None = None) -> Path:
     reached, FileNotFoundError for a carrier that is not installed and for a model that is not pre-trained yet.
     """
     name = os.fspath(name)
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     published = authors.of(name)
     if revision is not None and (name in names() or published or folder.is_dir()):
-        raise ValueError(f"revision={revision!r} is for models of the hub, and {name} is not one")
+        raise UserError(f"revision={revision!r} is for models of the hub, and {name} is not one")
     if name in CARRIED:
         return _converted(name)
     if name in PRETRAINED:
@@ -87,10 +89,10 @@ def resolve(name: str | os.PathLike[str], revision: str | None = None) -> Path:
         return authors.resolve(name, *published)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ValueError(f"the folder {folder} holds no model: it has no config.json")
+            raise UserError(f"the folder {folder} holds no model: it has no config.json")
         return folder
     if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ValueError(f"there is no model in {folder}: {'it is a file' if folder.exists() else 'no such folder'}")
+        raise UserError(f"there is no model in {folder}: {'it is a file' if folder.exists() else 'no such folder'}")
     return _from_hub(name, revision)
 
 
@@ -135,18 +137,18 @@ def _from_hub(name: str, revision: str | None) -> Path:
             )
         )
     except errors.GatedRepoError as error:
-        raise ValueError(f"{name} is on the hub, but its owners must grant you access first: {error}") from error
+        raise UserError(f"{name} is on the hub, but its owners must grant you access first: {error}") from error
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
-        raise ValueError(
+        raise UserError(
             f"no model {name!r}: it is not in the zoo ({', '.join(names())}), not a folder, not on the Hugging Face hub"
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise ValueError(f"the model {name} of the hub has no revision {revision!r}") from error
+        raise UserError(f"the model {name} of the hub has no revision {revision!r}") from error
     except errors.LocalEntryNotFoundError as error:
         reason = offline or "the hub did not answer"
         raise ConnectionError(f"{name} is not on this machine, and {reason}. {available_offline()}") from error
     if not (folder / "config.json").is_file():
-        raise ValueError(f"{name} holds no model that can be read here: it has no config.json")
+        raise UserError(f"{name} holds no model that can be read here: it has no config.json")
     return folder
 
 

@@ -15,6 +15,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from gossamer.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Bandit:
@@ -49,22 +51,22 @@ class Bandit:
 
     def __post_init__(self) -> None:
         if self.candidates < 1 or self.interval < 1 or self.warmup < 0:
-            raise ValueError(
+            raise UserError(
                 f"candidates and interval must be at least 1 and warmup 0, got {self.candidates}, {self.interval}, {self.warmup}"
             )
         if self.eta <= 0 or self.sharpness <= 0:
-            raise ValueError(f"eta and sharpness must be positive, got {self.eta} and {self.sharpness}")
+            raise UserError(f"eta and sharpness must be positive, got {self.eta} and {self.sharpness}")
         known = {"policy": ("sigmoid", "softmax"), "update": ("diagonal", "policy_gradient")}
         known |= {"training": ("policy", "uniform"), "reward": ("exp(-loss)", "100 exp(-loss)", "accuracy")}
         for name, values in known.items():
             if getattr(self, name) not in values:
-                raise ValueError(f"{name} must be one of {', '.join(values)}, got {getattr(self, name)!r}")
+                raise UserError(f"{name} must be one of {', '.join(values)}, got {getattr(self, name)!r}")
         if self.update == "policy_gradient" and (self.policy != "softmax" or self.distinct):
-            raise ValueError(
+            raise UserError(
                 "update='policy_gradient' is that of independent draws under policy='softmax', one arm at a time"
             )
         if self.candidates == 1:
-            raise ValueError("candidates=1 never learns: a reward is compared with the mean of its round")
+            raise UserError("candidates=1 never learns: a reward is compared with the mean of its round")
 
     @classmethod
     def dvp(cls) -> Bandit:
@@ -79,14 +81,14 @@ class Bandit:
             ValueError: there are fewer different subsets than candidates, or the rules are for single arms.
         """
         if not 0 < size <= arms:
-            raise ValueError(f"a search picks between 1 and all of its {arms} arms, not {size}")
+            raise UserError(f"a search picks between 1 and all of its {arms} arms, not {size}")
         if self.distinct and math.comb(arms, size) < self.candidates:
-            raise ValueError(
+            raise UserError(
                 f"{arms} arms have {math.comb(arms, size)} subsets of {size}, fewer than the candidates={self.candidates} that an "
                 "update compares: there is nothing to search, or too many candidates"
             )
         if self.update == "policy_gradient" and size != 1:
-            raise ValueError(f"update='policy_gradient' is for one arm at a time, not for subsets of {size}")
+            raise UserError(f"update='policy_gradient' is for one arm at a time, not for subsets of {size}")
 
     def probabilities(self, preferences: Tensor) -> Tensor:
         """pi [k] of preferences g [k]."""
