@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 import gossamer as gm
 
-from .contract.table import BACKBONES, LABELS, TEXT, VISION, Backbone, disturb, run
+from .contract.backbones import LABELS, TEXT, VISION
+from .contract.table import BACKBONES, Backbone, disturb, run
 
 VIT = BACKBONES["vit"]
 METHODS: dict[str, Any] = {

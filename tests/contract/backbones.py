@@ -53,6 +53,7 @@ class Backbone:
     post_norm: bool = False
     crosses: bool = False  # its main stack has cross-attention
     headless: bool = False  # a language model: nothing but a method can be trained
+    causal: bool = False  # its main stack sees only what stands before
     sees: bool = False  # composed of a vision tower and a language model
     windows: bool = False  # its attention is in windows
     meets_all: bool = False  # every method meets it by default; the others' full table is slow
@@ -64,6 +65,11 @@ class Backbone:
     @property
     def headed(self) -> bool:
         return not self.headless
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether its output may be longer than its input."""
+        return not (self.generates or self.causal)
 
     @property
     def unwindowed(self) -> bool:
@@ -207,6 +213,7 @@ BACKBONES: dict[str, Backbone] = {
         _of(tf.CLIPTextModel, tf.CLIPTextConfig, {**TEXT, "bos_token_id": 0, "eos_token_id": 49}),
         {"text": twins.CLIP},
         reads="text",
+        causal=True,
         num_labels=LABELS,
     ),
     "siglip": _bare(tf.SiglipVisionModel, tf.SiglipVisionConfig, twins.SIGLIP),
@@ -258,6 +265,7 @@ BACKBONES: dict[str, Backbone] = {
         _of(tf.LlamaForCausalLM, tf.LlamaConfig, LLAMA),
         {"decoder": twins.LLAMA},
         reads="text",
+        causal=True,
         generates=True,
         biases=False,
         headless=True,
@@ -267,6 +275,7 @@ BACKBONES: dict[str, Backbone] = {
         _of(tf.LlamaForSequenceClassification, tf.LlamaConfig, LLAMA, num_labels=LABELS),
         {"decoder": twins.LLAMA},
         reads="text",
+        causal=True,
         biases=False,
     ),
     "swin": Backbone(
@@ -274,9 +283,7 @@ BACKBONES: dict[str, Backbone] = {
     ),
     "swin-bare": Backbone(_of(tf.SwinModel, tf.SwinConfig, SWIN), STAGES, num_labels=LABELS, windows=True),
     "timm-swin": Backbone(_timm_swin, STAGES, eager=False, windows=True),
-    "timm": Backbone(
-        _timm(num_classes=LABELS, init_values=0.2), {"vision": twins.TIMM}, eager=False, meets_all=True
-    ),
+    "timm": Backbone(_timm(num_classes=LABELS, init_values=0.2), {"vision": twins.TIMM}, eager=False, meets_all=True),
     "timm-avg": Backbone(
         _timm(num_classes=LABELS, global_pool="avg", reg_tokens=2, qk_norm=True),
         {"vision": twins.TIMM_NORMED},

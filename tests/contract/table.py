@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -13,23 +18,87 @@ from .backbones import Backbone as Backbone
 from .methods import METHODS as METHODS
 from .methods import Row as Row
 
+FEW = 2  # backbones that a method meets by default in a test of one promise, and methods that a backbone meets
+
 
 def unfit(backbone: Backbone, row: Row) -> str | None:
     """What the refusal of a pair says that is not in the table; `test_contract.py` sees that it is refused."""
     return next((says for fact, says in row.needs.items() if not getattr(backbone, fact)), None)
 
 
+def meets(backbone: str, method: str) -> bool:
+    """Whether a pair is in the table; to a method that does not see, a composed model is its language model."""
+    return unfit(BACKBONES[backbone], METHODS[method]) is None
+
+
+def excused(promise: str, backbone: str, method: str) -> str | None:
+    """Why a promise means nothing for a pair; None where it is tested."""
+    return BACKBONES[backbone].but.get(promise) or METHODS[method].but.get(promise)
+
+
+def tested(promise: str) -> list[tuple[str, str]]:
+    """Every pair that a promise is tested on."""
+    return [(b, m) for b in BACKBONES for m in METHODS if meets(b, m) and excused(promise, b, m) is None]
+
+
+def by_default(promise: str) -> set[tuple[str, str]]:
+    """The pairs that run without `-m slow`: the whole table takes hours.
+
+    In "life" every method meets the backbones that meet all, and those methods that meet all every backbone. In any other test
+    every method meets `FEW` of these backbones, and every backbone `FEW` of these methods, others in each test.
+    """
+    every = tested(promise)
+    plain = [(b, m) for b, m in every if BACKBONES[b].sees <= ("sees" in METHODS[m].needs) or METHODS[m].meets_all]
+    if promise == "life":
+        chosen = [(b, m) for b, m in plain if BACKBONES[b].meets_all or METHODS[m].meets_all or b in METHODS[m].meets]
+        return set(chosen)
+    found: set[tuple[str, str]] = set()
+    for method in METHODS:
+        found |= set(_drawn(promise, [(b, m) for b, m in plain if m == method and BACKBONES[b].meets_all]))
+    for backbone in BACKBONES:
+        found |= set(_drawn(promise, [(b, m) for b, m in plain if b == backbone and METHODS[m].meets_all]))
+    return found
+
+
+def _drawn(promise: str, some: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """`FEW` of some pairs, the same ones for as long as they have their names."""
+    return sorted(some, key=lambda pair: zlib.crc32(f"{promise} {pair}".encode()))[:FEW]
+
+
+def pairs(promise: str) -> Any:
+    """Runs a test on every pair that a promise is tested on, most of them slow ones."""
+    return _parametrized(tested(promise), by_default(promise))
+
+
+def refused() -> Any:
+    """Runs a test on every pair that is not in the table."""
+    every = [(b, m) for b in BACKBONES for m in METHODS if not meets(b, m)]
+    fast = {
+        (b, m)
+        for b, m in every
+        if BACKBONES[b].sees <= ("sees" in METHODS[m].needs) and (BACKBONES[b].meets_all or METHODS[m].meets_all)
+    }
+    return _parametrized(every, fast)
+
+
+def _parametrized(chosen: Sequence[tuple[str, str]], fast: set[tuple[str, str]]) -> Any:
+    rows = [
+        pytest.param(BACKBONES[b], METHODS[m], id=f"{b}-{m}", marks=() if (b, m) in fast else pytest.mark.slow)
+        for b, m in chosen
+    ]
+    return pytest.mark.parametrize(("backbone", "row"), rows)
+
+
 def adapt(backbone: Backbone, row: Row, attention: str = "sdpa") -> gm.Adapted:
     """The pair, adapted and in evaluation mode."""
     torch.manual_seed(3)
     options = {} if backbone.num_labels is None else {"num_labels": backbone.num_labels}
-    return prepared(gm.adapt(backbone.model(attention), row.method, **options).eval(), backbone)
+    return prepared(gm.adapt(backbone.model(attention), row.method, **options).eval(), backbone.inputs())
 
 
-def prepared(adapted: gm.Adapted, backbone: Backbone) -> gm.Adapted:
+def prepared(adapted: gm.Adapted, inputs: dict[str, Tensor]) -> gm.Adapted:
     """The adapter with what it needs to see of the training data."""
     if spt.unharvested(adapted):
-        inputs = backbone.inputs()
         spt.harvest(adapted, [{k: v[i] for k, v in inputs.items()} for i in range(3)], batch_size=2)
     return adapted
 
