@@ -467,7 +467,7 @@ def test_nothing_to_train(row: str) -> None:
         gm.adapt(model, gm.LinearProbe())
     with pytest.raises(ValueError, match="no method given; LinearProbe"):
         gm.adapt(model, [])
-    with pytest.raises(TypeError, match="'vpt' is no method: give one or a list of VPT"):
+    with pytest.raises(TypeError, match="'vpt' is no method: give one or a list of Adapter, APT"):
         gm.adapt(model, ["vpt"])
 
 
