@@ -31,6 +31,13 @@ class Wrapped(Part):
         """A plain module that equals this in evaluation, on the inner one, which is plain by then; None: there is none."""
         raise NotImplementedError
 
+    def release(self) -> None:
+        """Once it is merged, everything."""
+        if self.inner is None:
+            self._parameters.clear()
+            self._buffers.clear()
+            self._modules.clear()
+
     def linear(self) -> nn.Linear:
         """The Linear that this amounts to now.
 

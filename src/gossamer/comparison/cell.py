@@ -5,18 +5,17 @@ An error is left there too, so that whoever started the process can read it.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import traceback
 from typing import Any
 
-from filelock import FileLock
-
 from gossamer.comparison.plan import Cell
 from gossamer.cost import machine
-from gossamer.errors import UserError
+from gossamer.documents import read_json_lines
+from gossamer.errors import UserError, told
 from gossamer.runs.folder import RunFolder
+from gossamer.runs.lock import alone
 
 ROW, ERROR = "row.json", "error.txt"
 COLUMNS = (
@@ -41,13 +40,12 @@ def attempt(cell: Cell, threads: int) -> str | None:
     import torch
 
     torch.set_num_threads(threads)
-    cell.folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(cell.folder / ".lock"):
+    with alone(cell.folder, wait=True):
         (cell.folder / ERROR).unlink(missing_ok=True)
         try:
             perform(cell)
         except Exception as error:
-            sentence = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            sentence = told(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
             (cell.folder / ERROR).write_text(f"{sentence}\n\n{traceback.format_exc()}", encoding="utf-8")
             return sentence
     return None
@@ -120,7 +118,5 @@ def row(cell: Cell, metrics: dict[str, Any]) -> dict[str, Any]:
 
 def _history(cell: Cell) -> list[dict[str, Any]]:
     """One record an epoch; none where the head was solved and nothing tuned."""
-    with contextlib.suppress(FileNotFoundError):
-        lines = (cell.folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
-    return []
+    path = cell.folder / "history.jsonl"
+    return [record for _, record in read_json_lines(path)] if path.is_file() else []

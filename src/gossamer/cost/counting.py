@@ -22,6 +22,7 @@ from gossamer import hosts
 from gossamer.adapted import AdaptedModule
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.block import get
+from gossamer.anatomy.plan import Plan
 from gossamer.errors import UserError
 
 TEXT_TOKENS = 32  # tokens of a text where none are asked for
@@ -269,10 +270,9 @@ def closed_macs(model: nn.Module, head: nn.Module | None, anatomy: Anatomy, samp
         sample: sizes.
     """
     tokens = sample.tokens(anatomy)
-    total = sample.images * sum(block.macs(tokens) for block in anatomy)
+    total = sample.images * Plan(anatomy, tokens).macs()
     known = {id(m) for block in anatomy for m in block.module.modules()}
     for block in [b for b in anatomy if b.merging is not None]:
-        total += sample.images * block.merging.reduction.weight.numel() * block.tokens(tokens)  # type: ignore
         known |= {id(m) for m in block.merging.modules()}  # type: ignore[union-attr]
     known |= {id(m) for m in getattr(model, "gossamer", nn.Module()).modules()}
     last = tokens[anatomy.readout.counts_as or anatomy.readout.name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import math
 import pkgutil
 import types
 import typing
@@ -61,17 +62,25 @@ def from_dict(values: dict[str, Any]) -> Method:
         return peft.from_dict(values)
     if not isinstance(name, str) or name not in METHODS:
         raise UserError(f"no method {name!r}; there are {', '.join([*METHODS, 'peft'])}{_suggest(name, METHODS)}")
-    known = {f.name: f for f in dataclasses.fields(METHODS[name])}  # type: ignore[arg-type]
-    for field in values:
+    check_settings(METHODS[name], values, name)
+    return METHODS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def check_settings(kind: type, values: dict[str, Any], name: str, what: str = "setting") -> None:
+    """Nothing, where the values are of fields of the dataclass `kind` and of their types; they come from a file.
+
+    Raises:
+        UserError: one is not; the message names it as a setting of `name`, and lists what is known.
+    """
+    known = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(kind)
+    for field, value in values.items():
         if field not in known:
             raise UserError(
-                f"{name} has no setting {field!r}; it has {', '.join(known) or 'none'}{_suggest(field, known)}"
+                f"{name} has no {what} {field!r}; it has {', '.join(known) or 'none'}{_suggest(field, known)}"
             )
-    hints = typing.get_type_hints(METHODS[name])
-    for field, value in values.items():
         if not _fits(value, hints[field]):
             raise UserError(f"{name}.{field} must be {known[field].type}, got {value!r:.60}")
-    return METHODS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -84,7 +93,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is tuple:
         return isinstance(value, list | tuple) and all(_fits(v, arguments[0]) for v in value)
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
 
 

@@ -62,7 +62,12 @@ def _held(folder: Path, wait: bool) -> Iterator[None]:
         yield
     finally:
         if not again:
-            (folder / HOLDER).unlink(missing_ok=True)
+            for name in (
+                HOLDER,
+                LOCK,
+            ):  # while it is held: who has opened the lock before finds it gone, and opens the next one
+                with contextlib.suppress(OSError):  # Windows removes no open file
+                    (folder / name).unlink()
         lock.release()
 
 

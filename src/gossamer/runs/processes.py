@@ -21,7 +21,7 @@ def begin() -> None:
     """Joins the other processes, where this one was started as one of several. They wait for each other as long as it takes."""
     from accelerate import PartialState
 
-    PartialState(timeout=FOREVER)
+    PartialState(cpu=not torch.accelerator.is_available(), timeout=FOREVER)
 
 
 def number() -> int:

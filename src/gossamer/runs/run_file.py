@@ -182,7 +182,8 @@ def _check_names(kind: type, values: Any, place: str, group: str = "") -> None:
             close = difflib.get_close_matches(str(name), hints, n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
             known = ", ".join(_names(kind, group))
-            raise UserError(f"{place}{group or 'it'} has no setting {name!r:.60}{hint}; known: {known}")
+            where = f"{group} has" if group else "there is"
+            raise UserError(f"{place}{where} no setting {name!r:.60}{hint}; known: {known}")
         kinds = typing.get_args(hints[name]) or (hints[name],)
         if value is None and type(None) not in kinds:
             raise UserError(f"{place}{dotted} must not be null; leave it out for its usual value")

@@ -21,7 +21,10 @@ class Shares(Sampler[list[int]]):
     """This process's rows of every batch; where a batch has none for it, the first row, whose `weight` is then 0."""
 
     def __init__(self, batch_sampler: BatchSampler):
-        self.batch_sampler = batch_sampler
+        self.batch_sampler, self.sampler = (
+            batch_sampler,
+            batch_sampler.sampler,
+        )  # accelerate gives both its seeded order
 
     def __iter__(self) -> Iterator[list[int]]:
         for batch in self.batch_sampler:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainingArguments, get_scheduler
 
 from gossamer.adapting import Adapted
-from gossamer.errors import Diverged
+from gossamer.errors import Diverged, UserError, out_of_memory
 from gossamer.methods import METHODS, Method
 from gossamer.runs import processes
 from gossamer.runs.run import Training
@@ -48,6 +52,22 @@ class WatchedTrainer(Trainer):
                 f"the loss is {float(loss)} at step {step} of {self.state.max_steps}: training has diverged; {self.remedy}"
             )
         return loss
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Also where it is Trainer that writes, a full disk is said of the folder: torch and safetensors name no file."""
+        folder = Path(str(self.args.output_dir))
+        free = shutil.disk_usage(folder if folder.is_dir() else folder.parent).free
+        where = f"{folder}, where {free:,} bytes were free"
+        with _said_of(f"the checkpoint of step {self.state.global_step} could not be written to {where}"):
+            super()._save_checkpoint(*args, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, *args: Any, **kwargs: Any) -> None:
+        with _said_of(f"the checkpoint {resume_from_checkpoint} is damaged; without it an older one is taken"):
+            super()._load_from_checkpoint(resume_from_checkpoint, *args, **kwargs)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _said_of(f"the checkpoint {checkpoint} is damaged; without it an older one is taken"):
+            super()._load_optimizer_and_scheduler(checkpoint)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the seconds that an epoch of training took to its record, so that they outlive a kill."""
@@ -123,6 +143,17 @@ class ClassifierTrainer(WatchedTrainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+
+@contextmanager
+def _said_of(what: str) -> Iterator[None]:
+    """Within the block what torch, safetensors and the system say of a file is said of what was tried."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError, EOFError, UnpicklingError, UserError) as error:
+        if out_of_memory(error):
+            raise
+        raise UserError(f"{what}: {error}") from error
 
 
 def trainer_arguments(folder: Path, **options: Any) -> TrainingArguments:
