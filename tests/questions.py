@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from gossamer.models.meter import MeterConfig
 from gossamer.models.meter_heads import MeterForQuestionAnswering
-from gossamer.training.run import Data, Images, Model, Run, Texts, Training
+from gossamer.runs.run import Data, Images, Model, Run, Texts, Training
 
 from . import squares
 

@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification
 from transformers.utils import logging
 
-from gossamer.training.run import Data, Images, Model, Run, Training
+from gossamer.runs.run import Data, Images, Model, Run, Training
 
 SIZE = 16
 COLOURS = {"red": (220, 40, 40), "blue": (40, 40, 220)}

@@ -1,17 +1,23 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import ResNetConfig
 
 import gossamer
 from gossamer import cli
-from gossamer.training.run_file import to_yaml
+from gossamer.errors import Diverged, MissingPackage, UnknownName
+from gossamer.runs.run_file import to_yaml
+from gossamer.storage import AdapterError
 
 from . import squares
 
@@ -59,15 +65,97 @@ def test_a_mistake_is_one_sentence_without_traceback(tmp_path: Path, capsys: pyt
         cli.main(["train", str(tmp_path / "nope.yaml"), "--debug"])
 
 
-def test_a_key_error_is_shown_without_quotes(
+def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException, command: str = "gossamer.predict") -> None:
+    def command_(arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(f"{command}.command", command_)
+
+
+TOLD = {
+    "a name that is not there": (UnknownName("no block 9:\n it has 3"), "no block 9: it has 3"),
+    "a file": (
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "a.png"),
+        "a.png: No such file or directory",
+    ),
+    "words of ours": (FileNotFoundError("no such image file: a.png"), "no such image file: a.png"),
+    "a full disk": (
+        OSError(errno.ENOSPC, "No space left", "x/run.yaml"),
+        "x/run.yaml: No space left; make room and run the",
+    ),
+    "memory": (MemoryError(), "out of memory"),
+    "memory of torch": (
+        RuntimeError("[enforce] DefaultCPUAllocator: can't allocate"),
+        "out of memory: [enforce] Default",
+    ),
+    "memory of a GPU": (torch.OutOfMemoryError("CUDA out of memory"), "out of memory: CUDA out of memory"),
+    "a package": (MissingPackage("needs Ray: pip install ray"), "needs Ray: pip install ray"),
+    "a diverged loss": (Diverged("the loss is nan"), "the loss is nan"),
+    "an adapter": (AdapterError("no adapter here"), "no adapter here"),
+}
+
+
+@pytest.mark.parametrize("kind", TOLD)
+def test_what_a_user_can_mend_is_one_sentence(
+    kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error, message = TOLD[kind]
+    failing(monkeypatch, error)
+    assert cli.main(["predict"]) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"gossamer predict: {message}")
+    assert shown.err.count("\n") == 1
+    with pytest.raises(type(error)):
+        cli.main(["predict", "--debug"])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [KeyError("answer"), TypeError("unsupported"), ValueError("not enough values to unpack"), IndexError("range"),
+     ZeroDivisionError("division"), RuntimeError("shapes"), ImportError("cannot import name"), AttributeError("none")],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+def test_no_bug_of_ours_poses_as_a_mistake_of_the_user(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(monkeypatch, error)
+    with pytest.raises(type(error)):
+        cli.main(["predict"])
+
+
+def test_less_memory_is_advised_where_it_is_known_how(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def command(arguments: object) -> None:
-        raise KeyError("no block 9:\n it has 3")
+    failing(monkeypatch, MemoryError(), "gossamer.commands.train")
+    assert cli.main(["train"]) == 2
+    assert capsys.readouterr().err.startswith("gossamer train: out of memory; lower training.batch or images.size")
 
-    monkeypatch.setattr("gossamer.predict.command", command)
-    assert cli.main(["predict"]) == 2
-    assert capsys.readouterr().err == "gossamer predict: no block 9: it has 3\n"
+
+def test_a_bug_ends_with_a_traceback_and_exit_code_1(tmp_path: Path) -> None:
+    code = "import gossamer.predict as p; p.command = lambda a: {}['answer']; from gossamer import cli; cli.main(['predict'])"
+    environment = {"PYTHONPATH": str(Path(gossamer.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "KeyError: 'answer'" in done.stderr
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cleaned = []
+
+    def command(arguments: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        finally:
+            cleaned.append(True)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("gossamer.commands.train.command", command)
+    assert cli.main(["train"]) == 143
+    assert cleaned
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert capsys.readouterr().err == "gossamer train: ended by SIGTERM; the same command with --resume continues\n"
 
 
 def test_an_interrupted_training_says_how_to_go_on(
@@ -76,7 +164,7 @@ def test_an_interrupted_training_says_how_to_go_on(
     def command(arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gossamer.training.train.command", command)
+    monkeypatch.setattr("gossamer.commands.train.command", command)
     assert cli.main(["train"]) == 130
     assert capsys.readouterr().err == "gossamer train: interrupted; the same command with --resume continues\n"
 

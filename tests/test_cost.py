@@ -14,21 +14,26 @@ import transformers as tf
 from peft import LoraConfig
 
 import gossamer as gm
-from gossamer import architectures, heads
+from gossamer import architectures, hosts
 from gossamer.commands.cost import answer
 from gossamer.cost import cost
 from gossamer.cost.counting import on_meta
 from gossamer.cost.measure import measure, peak_bytes
 
-from .contract.table import BACKBONES, LABELS, MADE_FOR_METER, METHODS, VISION, adapt, unfit
+from .contract.backbones import LABELS, VISION
+from .contract.table import BACKBONES, METHODS, adapt, unfit
 
 EVERYWHERE = ("vpt", "houlsby")
 WITH_EVERY_METHOD = ("vit-bare", "timm", "swin", "t5", "meter")
 THERE_SLOWLY = ("meter",)  # its methods but those everywhere and those that were made for it
-FORMULAS = [m for m, row in METHODS.items() if not isinstance(row.method, list) and m not in ("ia3", "oft")]
+FORMULAS = [m for m, row in METHODS.items() if not isinstance(row.method, list) and "counted" not in row.but]
 PAIRS = [(b, m) for b in BACKBONES for m in (FORMULAS if b in WITH_EVERY_METHOD else EVERYWHERE)]
 SIDES = {"encoder": 7, "decoder": 4}
 TOKENS = {"text": 7, "both": 7, "seq2seq": SIDES, "all": SIDES, "image": None}
+
+
+def _made_for(backbone: str, method: str) -> bool:
+    return method in EVERYWHERE or backbone in METHODS[method].meets
 
 
 def vit(**values: Any) -> tf.ViTForImageClassification:
@@ -38,7 +43,11 @@ def vit(**values: Any) -> tf.ViTForImageClassification:
 @pytest.mark.parametrize(
     ("backbone", "method"),
     [
-        pytest.param(b, m, marks=pytest.mark.slow if b in THERE_SLOWLY and m not in EVERYWHERE + MADE_FOR_METER else ())
+        pytest.param(
+            b,
+            m,
+            marks=pytest.mark.slow if b in THERE_SLOWLY and m not in EVERYWHERE and b not in METHODS[m].meets else (),
+        )
         for b, m in PAIRS
         if not unfit(BACKBONES[b], METHODS[m])
     ],
@@ -53,7 +62,7 @@ def test_closed_form_is_counted(backbone: str, method: str) -> None:
         assert macs.closed == macs.counted, name
     assert sheet.trained_parameters == sum(p.numel() for p in adapted.trainable().values())
     anatomy = gm.read(row.model())
-    anatomy.heads = heads.find(anatomy.model, anatomy)
+    anatomy.heads = hosts.of(anatomy.model).heads(anatomy.model, anatomy)
     (applied,) = adapted.applied
     assert sheet.method_parameters == applied.parameters(anatomy)
     assert sheet.method_parameters + sheet.head_parameters == sheet.trained_parameters
@@ -339,7 +348,7 @@ def test_command_gives_settings_to_every_method_that_has_them() -> None:
     [
         (["vpt"], {"promts": 3}, "no setting 'promts'; cost has image_size, .*; vpt: prompts, deep"),
         ([], {"prompts": 3}, "no setting 'prompts'; cost has .*; no method was named"),
-        (["lora"], {}, "no method 'lora'; there are vpt.*peft"),
+        (["lora"], {}, "no method 'lora'; there are adapter.*peft"),
         (["peft"], {}, "peft_type is None; peft knows .*LORA"),
         ([], {"num_labels": 3}, "num_labels=3 asks for a head.* add --method linear_probe"),
         (["vpt"], {"prompts": -1}, "prompts must be 0 or more, got -1"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gossamer.comparison import plan
-from gossamer.training.run_file import parse
+from gossamer.runs.run_file import parse
 from gossamer.zoo.sources import PRETRAINED
 
 from . import squares

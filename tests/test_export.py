@@ -9,9 +9,9 @@ import torch
 
 import gossamer as gm
 from gossamer import cli, export
+from gossamer.runs.prepared import Prepared
 from gossamer.tasks.classifying_images import classify
 from gossamer.tasks.recorded import preprocessing_of
-from gossamer.training.prepared import Prepared
 
 from . import squares
 

@@ -9,7 +9,7 @@ from transformers import ViTConfig, ViTForImageClassification
 import gossamer as gm
 from gossamer import cli, data, methods
 from gossamer.protocols import PAPERS, TASKS, files, protocol
-from gossamer.training.run_file import parse
+from gossamer.runs.run_file import parse
 
 
 def test_every_task_has_a_reader() -> None:

@@ -13,10 +13,10 @@ import gossamer as gm
 from gossamer import cli, data, tasks
 from gossamer.evaluate import evaluate, load_adapter
 from gossamer.predict import answer
+from gossamer.runs.run import Data
+from gossamer.runs.sets import apart, load_sets
 from gossamer.tasks.classifying_answers import answer_loss
 from gossamer.tasks.texts import score_answers
-from gossamer.training.run import Data
-from gossamer.training.sets import apart, load_sets
 from gossamer.training.train import train
 from gossamer.training.trainer import ClassifierTrainer
 

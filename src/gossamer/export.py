@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from gossamer import hosts
+from gossamer.adapted import Finished
 from gossamer.cost.measure import measure
+from gossamer.errors import MissingPackage, UserError
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
     from gossamer.data import ImageDataset
 
 # Largest difference of an exported model's logits from the adapter's, against their largest magnitude or 1.
@@ -37,12 +40,12 @@ class Logits(nn.Module):
     def __init__(self, finished: nn.Module, names: Sequence[str]):
         super().__init__()
         self.finished, self.names = finished, tuple(names)
-        self.named = "timm" not in type(finished).__module__  # timm calls its one input x
+        self.host = None if isinstance(finished, Finished) else hosts.of(finished)
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """Logits [B, C] of the inputs, in the order of their names."""
         named = dict(zip(self.names, tensors, strict=True))
-        output = self.finished(**named) if self.named else self.finished(*tensors)
+        output = self.finished(**named) if self.host is None else self.host.run(self.finished, (), named)
         return output if isinstance(output, Tensor) else output.logits
 
 
@@ -90,7 +93,7 @@ def export(
         answer = answers(staged)
         difference = _difference(model, answer, tensors)
         if not int8 and not difference <= TOLERANCE:
-            raise ValueError(
+            raise UserError(
                 f"the exported model's logits differ from the adapter's by {difference:.2g}, more than {TOLERANCE:g}; nothing "
                 "was written"
             )
@@ -142,19 +145,18 @@ def export_run(run: str | Path, file: Path, *, format: Literal["onnx", "torch"],
 
     With int8 the accuracy of the file is measured on the run's test images, or the validation ones where there is no test split.
     """
-    from gossamer import saving
     from gossamer.data import ImageDataset
     from gossamer.evaluate import items_of, load_adapter
+    from gossamer.runs.prepared import Prepared
     from gossamer.tasks.recorded import preprocessing_of
-    from gossamer.training.prepared import Prepared
 
     adapted = load_adapter(run).eval()
     split, images = items_of(str(run), None, None)
     if not isinstance(images, ImageDataset):
-        raise ValueError(f"export is of image classifiers, and {run} answers texts about images")
+        raise UserError(f"export is of image classifiers, and {run} answers texts about images")
     prepared = Prepared(images.subset(range(min(len(images), 8))), preprocessing_of(adapted))
     if len(prepared) < 2:
-        raise ValueError(
+        raise UserError(
             f"export checks the file on 2 or more images, and the {split} split of {run} has {len(prepared)}"
         )
     pixels = torch.stack([torch.as_tensor(prepared[i]["pixel_values"]) for i in range(len(prepared))])
@@ -162,24 +164,24 @@ def export_run(run: str | Path, file: Path, *, format: Literal["onnx", "torch"],
     if int8:
         found["accuracy"] = {"split": split, **_accuracy(adapted, answers(file), images)}
     adapted.metadata["exports"] = {**adapted.metadata.get("exports", {}), found.pop("file"): found}
-    saving.save(adapted, Path(run) / "adapter")
+    adapted.save_pretrained(Path(run) / "adapter")
     return found
 
 
 def _check(inputs: Mapping[str, Tensor], format: str, int8: bool) -> None:
     if format not in SUFFIX:
-        raise ValueError(f"format must be one of {', '.join(SUFFIX)}, got {format!r}")
+        raise UserError(f"format must be one of {', '.join(SUFFIX)}, got {format!r}")
     if int8 and format != "onnx":
-        raise ValueError("int8 is onnxruntime's quantisation: use format='onnx'")
+        raise UserError("int8 is onnxruntime's quantisation: use format='onnx'")
     counts = {name: len(tensor) for name, tensor in inputs.items()}
     if not counts or len(set(counts.values())) > 1 or min(counts.values()) < 2:
-        raise ValueError(f"export needs example inputs of 2 or more samples, the same number in each; got {counts}")
+        raise UserError(f"export needs example inputs of 2 or more samples, the same number in each; got {counts}")
     if format == "onnx":
         for package in ("onnx", "onnxruntime", "onnxscript"):
             try:
                 __import__(package)
             except ImportError as error:
-                raise ImportError(f"ONNX needs {package}: pip install 'gossamer[export]'") from error
+                raise MissingPackage(f"ONNX needs {package}: pip install 'gossamer[export]'") from error
 
 
 def _write_onnx(model: nn.Module, tensors: tuple[Tensor, ...], names: list[str], file: Path) -> None:
@@ -235,9 +237,9 @@ def _latency(model: nn.Module, answer: Answer, inputs: Mapping[str, Tensor]) -> 
 
 def _accuracy(adapted: Adapted, answer: Answer, images: ImageDataset) -> dict[str, float]:
     """Accuracy of the adapter and of the exported file on the same images."""
+    from gossamer.runs.prepared import Prepared, outputs
     from gossamer.tasks.classifying_images import classify, score
     from gossamer.tasks.recorded import labels_of, preprocessing_of
-    from gossamer.training.prepared import Prepared, outputs
 
     classes = labels_of(adapted)
     prepared = Prepared(images.with_classes(classes), preprocessing_of(adapted))

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from gossamer.data import open_image
+from gossamer.errors import UserError
 from gossamer.methods.dvp import VisualPrompt
 from gossamer.methods.memvp import MemoryRead
 from gossamer.report import figure_of, save_figure
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 
 @contextmanager
@@ -38,7 +39,7 @@ def looking(adapted: Adapted, image_size: int) -> Iterator[dict[str, Tensor]]:
     parts = [part for part in _parts(adapted) if isinstance(part, VisualPrompt | MemoryRead)]
     if not parts:
         names = ", ".join(method.name for method in adapted.applied)
-        raise ValueError(f"only DVP and MemVP say where they look, and the model is adapted by {names}")
+        raise UserError(f"only DVP and MemVP say where they look, and the model is adapted by {names}")
     tower: Any = adapted.anatomy.owner("vision")
     side = image_size // int(tower.config.patch_size)
     prefix, maps = adapted.anatomy.blocks("vision")[0].prefix, {}
@@ -75,7 +76,7 @@ def answer(adapted: Adapted, files: Sequence[str | Path], text: str, path: str |
     from gossamer import tasks
 
     if not files:
-        raise ValueError("a picture of where the model looks needs an image file")
+        raise UserError("a picture of where the model looks needs an image file")
     task: Any = tasks.of(adapted)
     records, maps = [], []
     for file in files:

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from gossamer.errors import MissingPackage, UserError
+
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _DIGITS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7",
            "eight": "8", "nine": "9", "ten": "10"}  # fmt: skip
@@ -58,7 +60,7 @@ def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
     answers are compared after `normalize_answer`, as VQA's official evaluator does.
     """
     if not references:
-        raise ValueError("vqa_accuracy needs what people answered, and there is nothing")
+        raise UserError("vqa_accuracy needs what people answered, and there is nothing")
     if len({reference.strip() for reference in references}) > 1:
         answer, references = normalize_answer(answer), [normalize_answer(reference) for reference in references]
     agrees = [reference.strip() == answer.strip() for reference in references]
@@ -69,14 +71,14 @@ def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
 def exact_match(answer: str, references: Sequence[str]) -> float:
     """1 if the answer is the first reference, case and spaces around it apart, else 0: for GQA, ScienceQA, NLVR2, SNLI-VE."""
     if not references:
-        raise ValueError("exact_match needs the right answer, and there is none")
+        raise UserError("exact_match needs the right answer, and there is none")
     return float(answer.strip().lower() == references[0].strip().lower())
 
 
 def by_group(scores: Sequence[float], groups: Sequence[Sequence[str]]) -> dict[str, float]:
     """The mean of the scores, "all" first, then that of every group; an item may be in several groups or none."""
     if not scores or len(scores) != len(groups):
-        raise ValueError(
+        raise UserError(
             f"by_group needs one group list for each score, got {len(scores)} scores and {len(groups)} lists"
         )
     members: dict[str, list[float]] = {}
@@ -103,11 +105,11 @@ def recall_at_k(similarity: Tensor, owner: Tensor, ks: Sequence[int] = (1, 5, 10
     """
     images, texts = similarity.shape
     if owner.shape != (texts,) or not torch.equal(owner.unique(), torch.arange(images, device=owner.device)):
-        raise ValueError(
+        raise UserError(
             f"owner must name one of the {images} images for each of the {texts} texts, and every image at least once"
         )
     if torch.isnan(similarity).any():
-        raise ValueError("a similarity is not a number")
+        raise UserError("a similarity is not a number")
     own = owner == torch.arange(images, device=owner.device)[:, None]
     best = similarity.masked_fill(~own, -torch.inf).amax(1, keepdim=True)
     before_text = ((similarity >= best) & ~own).sum(1)  # texts of others that come before an image's best own one
@@ -123,7 +125,7 @@ def recall_at_k(similarity: Tensor, owner: Tensor, ks: Sequence[int] = (1, 5, 10
 def require_caption_scorers() -> None:
     """ImportError without pycocoevalcap, the extra `captions`; FileNotFoundError without Java, in which parts of it are written."""
     if importlib.util.find_spec("pycocoevalcap") is None:
-        raise ImportError("caption scores need pycocoevalcap: pip install 'gossamer[captions]'")
+        raise MissingPackage("caption scores need pycocoevalcap: pip install 'gossamer[captions]'")
     if shutil.which("java") is None:
         raise FileNotFoundError(
             "caption scores need Java for COCO's tokenizer and METEOR, and there is no java on the path"
@@ -146,7 +148,7 @@ def caption_scores(captions: Mapping[str, str], references: Mapping[str, Sequenc
     """
     if captions.keys() != references.keys() or not captions:
         odd = sorted(captions.keys() ^ references.keys())
-        raise ValueError(f"captions and references must be of the same images, one or more; they differ in {odd[:5]}")
+        raise UserError(f"captions and references must be of the same images, one or more; they differ in {odd[:5]}")
     require_caption_scorers()
     from pycocoevalcap.bleu.bleu import Bleu  # pyright: ignore[reportMissingImports]
     from pycocoevalcap.cider.cider import Cider  # pyright: ignore[reportMissingImports]

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from gossamer.anatomy import memory
-from gossamer.condensation.scoring import prompts_of
+from gossamer.errors import UserError
 from gossamer.methods.cvpt import CrossPrompts
-from gossamer.methods.vpt import Prompts, RememberedPrompts
+from gossamer.methods.vpt import Prompts, RememberedPrompts, prompts_of
 from gossamer.report import figure_of, save_figure
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
     from gossamer.anatomy.block import Block
-    from gossamer.training.prepared import Prepared
+    from gossamer.runs.prepared import Prepared
 
 SHARE = 0.9  # of the squared singular values that an effective rank holds
 SHOWN = 4  # images, and prompts of each, in a picture of attention
@@ -66,18 +66,18 @@ def prompt_attention(adapted: Adapted, **inputs: Any) -> dict[str, Tensor]:
     """
     blocks = adapted.anatomy.blocks()
     if blocks[0].stack.modality != "vision" or "pixel_values" not in inputs:
-        raise ValueError(f"{type(adapted.backbone).__name__} has no grid of patches to draw over an image")
+        raise UserError(f"{type(adapted.backbone).__name__} has no grid of patches to draw over an image")
     if blocks[0].stack.windows is not None:
-        raise ValueError("in windows every prompt is read anew by each, so no single map belongs to an image")
+        raise UserError("in windows every prompt is read anew by each, so no single map belongs to an image")
     grid = _grid(adapted, inputs["pixel_values"])
     crossed = [m for m in adapted.methods.modules() if isinstance(m, CrossPrompts)]
     if crossed:
         return _read_across(adapted, crossed, grid, inputs)
     if not any(isinstance(m, Prompts) for m in adapted.methods.modules()):
-        raise ValueError(f"there are no prompts: the model is adapted by {', '.join(m.name for m in adapted.applied)}")
+        raise UserError(f"there are no prompts: the model is adapted by {', '.join(m.name for m in adapted.applied)}")
     parts = list(prompts_of(adapted).values())
     if len({part.block.key for part in parts}) < len(parts):
-        raise ValueError("several methods put prompts into a block, and their columns cannot be told apart")
+        raise UserError("several methods put prompts into a block, and their columns cannot be told apart")
     seers = {b.key: (part, b) for part in parts for b in ([part.block] if part.deep else _from(adapted, part.block))}
     weights = _watched(adapted, [block for _, block in seers.values()], inputs)
     return {key: _columns(weights[key], *seers[key], grid) for key in seers}
@@ -103,7 +103,7 @@ def _watched(adapted: Adapted, blocks: Sequence[Block], inputs: Mapping[str, Any
     for block in blocks:
         reason = adapted.anatomy.obstacle(block, "remember")
         if reason is not None:
-            raise ValueError(f"the attention of {block.name} cannot be watched: {reason}")
+            raise UserError(f"the attention of {block.name} cannot be watched: {reason}")
     with ExitStack() as stack:
         seen = {block.key: stack.enter_context(memory.watched(block)) for block in blocks}
         adapted.eval()(**inputs)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gossamer.data.given import image_files
+from gossamer import looking
+from gossamer.arguments import positive
+from gossamer.data.files import listed
+from gossamer.data.given import image_files, readable
+from gossamer.errors import UserError
 from gossamer.evaluate import load_adapter
-from gossamer.training.prepared import BATCH
+from gossamer.runs.prepared import BATCH
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 
 def predict(adapted: Adapted, files: Sequence[str | Path], *, batch: int = BATCH) -> Iterator[dict[str, Any]]:
@@ -29,7 +34,7 @@ def predict(adapted: Adapted, files: Sequence[str | Path], *, batch: int = BATCH
 
     task = tasks.of(adapted)
     if not isinstance(task, tasks.ClassifyingImages):
-        raise ValueError(f"this adapter was trained for {task.name}: it gives no labels to images")
+        raise UserError(f"this adapter was trained for {task.name}: it gives no labels to images")
     return task.predict(adapted, files, batch=batch)
 
 
@@ -47,7 +52,7 @@ def answer(adapted: Adapted, files: Sequence[str | Path], text: str) -> list[dic
 
     task: Any = tasks.of(adapted)
     if task.unit != "texts":
-        raise ValueError(f"this adapter was trained for {task.name}: it takes no text to answer")
+        raise UserError(f"this adapter was trained for {task.name}: it takes no text to answer")
     return task.answer(adapted, files, text)
 
 
@@ -64,7 +69,7 @@ def rank(adapted: Adapted, files: Sequence[str | Path], texts: Sequence[str]) ->
 
     task = tasks.of(adapted)
     if not isinstance(task, tasks.RankingTexts):
-        raise ValueError(f"this adapter was trained for {task.name}: it ranks no texts")
+        raise UserError(f"this adapter was trained for {task.name}: it ranks no texts")
     return task.rank(adapted, files, texts)
 
 
@@ -79,14 +84,16 @@ def caption(adapted: Adapted, files: Sequence[str | Path]) -> list[dict[str, Any
 
     task = tasks.of(adapted)
     if not isinstance(task, tasks.WritingCaptions):
-        raise ValueError(f"this adapter was trained for {task.name}: it writes no captions")
+        raise UserError(f"this adapter was trained for {task.name}: it writes no captions")
     return task.caption(adapted, files)
 
 
 def command(arguments: Sequence[str]) -> None:
-    """`gossamer predict`: prints labels of image files, answers to a text about them, captions, or texts ranked for them."""
+    """`gossamer predict`: prints labels of image files, answers to a text about them, captions, or texts ranked for them.
+
+    Files that cannot be read are named on stderr and left out; the exit code is then 1.
+    """
     from gossamer import tasks
-    from gossamer.looking import answer as looked
 
     parser = argparse.ArgumentParser(
         prog="gossamer predict",
@@ -97,7 +104,7 @@ def command(arguments: Sequence[str]) -> None:
         "images", nargs="+", help="image files, and folders of images; then the text to answer, or the texts to rank"
     )
     parser.add_argument(
-        "--top", type=int, default=3, help="labels or texts shown for each image (default: %(default)s)"
+        "--top", type=positive, default=3, help="labels or texts shown for each image (default: %(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON, with every label or text")
     parser.add_argument(
@@ -106,21 +113,34 @@ def command(arguments: Sequence[str]) -> None:
     asked = parser.parse_args(arguments)
     adapted = load_adapter(asked.run)
     task = tasks.of(adapted)
-    if asked.picture is None:
-        found = task.replies(adapted, asked.images)
-    elif task.unit == "texts":
-        *paths, text = asked.images
-        found = looked(adapted, image_files(paths), text, asked.picture)
-    else:
-        raise ValueError(
+    if asked.picture is not None and task.unit != "texts":
+        raise UserError(
             f"--picture draws where a model looks for an answer to a text; this is an adapter for {task.name}"
         )
+    named, texts = task.named(asked.images)
+    files, faults = readable(image_files(named), task.together)
+    if faults and not files:
+        raise UserError(f"there is nothing to predict for: {listed(faults)}")
+    for fault in faults:
+        print(f"gossamer predict: left out: {fault}", file=sys.stderr)
+    found = (
+        task.replies(adapted, files, texts)
+        if asked.picture is None
+        else looking.answer(adapted, files, texts[0], asked.picture)
+    )
+    print(json.dumps(found, indent=2) if asked.json else _table(found, asked.top))
+    if faults:
+        raise SystemExit(1)
+
+
+def _table(found: Sequence[dict[str, Any]], top: int) -> str:
+    """One line a record: its images, and the answer or the `top` likeliest."""
     names = [" ".join(record["images"]) if "images" in record else record["file"] for record in found]
-    if asked.json:
-        print(json.dumps(found, indent=2))
-        return
     width = max(map(len, names))
-    for name, record in zip(names, found, strict=True):
-        top = list(record.get("probabilities", {}).items())[: asked.top]
-        shown = "  ".join(f"{label} {p:.1%}" for label, p in top) or record["answer"]
-        print(f"{name:<{width}}  {shown}".strip())
+    shown = [
+        "  ".join(f"{label} {p:.1%}" for label, p in list(record["probabilities"].items())[:top])
+        if "probabilities" in record
+        else record["answer"]
+        for record in found
+    ]
+    return "\n".join(f"{name:<{width}}  {said}".strip() for name, said in zip(names, shown, strict=True))

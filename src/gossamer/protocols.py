@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gossamer.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from gossamer.training import run_file
-from gossamer.training.run import Data, Images, Model, Run, Training
+from gossamer.errors import UserError
+from gossamer.runs import run_file
+from gossamer.runs.run import Data, Images, Model, Run, Training
 
 BACKBONE = "google/vit-base-patch16-224-in21k"
 MAE = "mae:mae_pretrain_vit_base.pth"  # the authors' file, in the folder where training starts
@@ -85,9 +86,9 @@ def protocol(paper: str, task: str) -> Protocol:
         ValueError: unknown paper or task, or one that the paper has no settings for, with the known ones.
     """
     if paper not in PAPERS:
-        raise ValueError(f"no protocol {paper!r}; there are: {', '.join(PAPERS)}")
+        raise UserError(f"no protocol {paper!r}; there are: {', '.join(PAPERS)}")
     if task not in TASKS:
-        raise ValueError(f"no task {task!r} with published settings; there are: {', '.join(TASKS)}")
+        raise UserError(f"no task {task!r} with published settings; there are: {', '.join(TASKS)}")
     return PAPERS[paper](task)
 
 
@@ -114,7 +115,7 @@ def _vpt(prompts: int, *, deep: bool, settings: tuple[float, float] | None) -> P
 
 def _spt(task: str) -> Protocol:
     if task not in SPT_FOUND:
-        raise ValueError(f"the authors published no settings of spt-deep on {task}; they did on {', '.join(SPT_FOUND)}")
+        raise UserError(f"the authors published no settings of spt-deep on {task}; they did on {', '.join(SPT_FOUND)}")
     lr, decay, head_decay, backbone = SPT_FOUND[task]
     averaged = {"stay": True} if backbone == MAE else {}  # MAE's read-out averages over prompts and patches
     return Protocol(
@@ -184,7 +185,7 @@ def files(
         ValueError: unknown names, or a final stage without settings where none are published.
     """
     if stage not in ("select", "final"):
-        raise ValueError(f"no stage {stage!r}; there are: select, final")
+        raise UserError(f"no stage {stage!r}; there are: select, final")
     found = protocol(paper, task)
     settings = settings or found.settings
     if stage == "select":
@@ -193,7 +194,7 @@ def files(
             for lr, decay in found.grid
         }
     if settings is None:
-        raise ValueError(
+        raise UserError(
             f"the authors published no learning rate of {paper} on {task}: choose one with --stage select, and give --lr and "
             "--weight-decay"
         )
@@ -246,7 +247,7 @@ def command(arguments: Sequence[str]) -> None:
     parser.add_argument("--path", help="folder of the benchmark's files (default: in $GOSSAMER_DATA)")
     asked = parser.parse_args(arguments)
     if (asked.lr is None) != (asked.weight_decay is None):
-        raise ValueError("--lr and --weight-decay are chosen together; give both or neither")
+        raise UserError("--lr and --weight-decay are chosen together; give both or neither")
     settings = None if asked.lr is None else (asked.lr, asked.weight_decay)
     written = files(asked.paper, asked.task, asked.stage, asked.folder, settings=settings, path=asked.path)
     Path(asked.folder).mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gossamer.documents import naming
+
 MANY = 20  # classes from which on a confusion matrix has no numbers and no names
 
 
@@ -101,4 +103,7 @@ def figure_of(width: float, height: float, columns: int = 1) -> tuple[Any, list[
 
 def save_figure(figure: Any, path: str | Path) -> None:
     """Writes a PNG."""
-    figure.savefig(path, dpi=120, metadata={"Software": None})  # no version in the file: equal runs give equal pictures
+    with naming(path):
+        figure.savefig(
+            path, dpi=120, metadata={"Software": None}
+        )  # no version in the file: equal runs give equal pictures

@@ -5,18 +5,21 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from gossamer import heads, methods, storage, versions
-from gossamer.adapted import OCCUPANT, Adapted, parts
+from gossamer import hosts, methods, storage, zoo
+from gossamer.adapted import AdaptedModule, occupant
+from gossamer.anatomy import Anatomy
+from gossamer.cost import cost
+from gossamer.hosts import heads
 from gossamer.models.vision_language import VisionLanguage
 from gossamer.storage import AdapterError
 
-if TYPE_CHECKING:
-    from gossamer.anatomy import Anatomy
+A = TypeVar("A", bound=AdaptedModule)
 
 FIELDS = {
     "methods": list, "stacks": dict, "backbone": dict, "head": dict, "metadata": dict, "cost": dict, "versions": dict,
@@ -40,7 +43,7 @@ TASKS = {  # ending of a transformers class -> task of the zoo that makes one
 }
 
 
-def save(adapted: Adapted, folder: str | Path) -> None:
+def save(adapted: AdaptedModule, folder: str | Path) -> None:
     """Writes adapter_config.json, adapter_model.safetensors and README.md; the old folder or the new one survives any kill.
 
     Raises:
@@ -52,10 +55,10 @@ def save(adapted: Adapted, folder: str | Path) -> None:
     storage.write(folder, config, adapted.state_dict(), card(config))
 
 
-def describe(adapted: Adapted) -> dict[str, Any]:
+def describe(adapted: AdaptedModule) -> dict[str, Any]:
     """Everything about an adapter but its tensors, as JSON."""
     backbone, fingerprints = adapted.backbone, adapted.fingerprints
-    options = _options(backbone)
+    options = adapted.host.options(backbone)
     if isinstance(backbone, VisionLanguage):
         options = {name: _reference(part, fingerprints[name], {}) for name, part in backbone.parts.items()}
     return {
@@ -68,68 +71,62 @@ def describe(adapted: Adapted) -> dict[str, Any]:
             "trained": adapted.train_head,
         },
         "metadata": dict(adapted.metadata),
-        "cost": adapted.cost(**_image_size(adapted)).to_dict(),
+        "cost": cost(adapted, **_image_size(adapted)).to_dict(),
         "versions": {p: _version(p) for p in PACKAGES},
     }
 
 
 def _reference(model: nn.Module, fingerprint: str | None, options: dict[str, Any]) -> dict[str, Any]:
     """What it takes to find the same pre-trained model again, and to see that it is the same."""
+    host = hosts.of(model)
     return {
         "library": type(model).__module__.partition(".")[0],
         "class": type(model).__name__,
-        "name": _name(model),
-        "revision": getattr(getattr(model, "config", None), "_commit_hash", None),
+        "name": host.name(model),
+        "revision": host.revision(model),
         "fingerprint": fingerprint,
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "options": options,
     }
 
 
-def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
-    """The adapter that `save_pretrained` wrote, on its backbone, in evaluation mode.
-
-    Args:
-        folder: a local folder, or a repository of the Hugging Face hub ("user/name").
-        backbone: the pre-trained model to put it on. None: the one named in the folder is loaded. Another adapter that sits on
-            it steps aside and comes back with its `attach()`, or at once where this fails.
-
-    Raises:
-        AdapterError: anything is not as it was saved: unknown or missing fields, tensors missing, left over, of another shape or
-            not finite, another backbone, deeper or shallower. The message says what was asked, what was found, what to do.
-    """
-    versions.warn_outside()
+def load(folder: str | Path, backbone: nn.Module | None = None, *, make: Callable[..., A]) -> A:
+    """See `gossamer.load`; `make` builds the adapted model from backbone and methods."""
     config, tensors = storage.read(_local(folder))
     _check(config, FIELDS, "adapter_config.json")
     _check(config["backbone"], BACKBONE_FIELDS, "adapter_config.json, backbone")
     _check(config["head"], HEAD_FIELDS, "adapter_config.json, head")
     _check_options(config["backbone"])
     applied = _methods(config["methods"])
-    if isinstance(backbone, Adapted):
+    if isinstance(backbone, AdaptedModule):
         backbone = backbone.backbone
     if backbone is None:
         backbone = _backbone(config["backbone"], config["head"])
     _check_class(backbone, config["backbone"])
-    occupant = backbone.__dict__.get(OCCUPANT)
-    if occupant is not None:
-        occupant.detach()
+    other = occupant(backbone)
+    if other is not None:
+        other.detach()
     try:
-        return _place(backbone, applied, config, tensors)
+        return _place(backbone, applied, config, tensors, make)
     except AdapterError as error:
-        if occupant is not None:
-            occupant.attach()
+        if other is not None:
+            other.attach()
         raise AdapterError(f"{folder}: {error}") from error.__cause__
 
 
 def _place(
-    backbone: nn.Module, applied: list[methods.Method], config: dict[str, Any], tensors: dict[str, Tensor]
-) -> Adapted:
+    backbone: nn.Module,
+    applied: list[methods.Method],
+    config: dict[str, Any],
+    tensors: dict[str, Tensor],
+    make: Callable[..., A],
+) -> A:
     """The adapter on a bare backbone, which stays as it is where anything does not fit."""
     anatomy = _read(backbone, config)
     try:
         _check_size(anatomy, applied, config, tensors)
         outputs, trained = config["head"]["outputs"], config["head"]["trained"]
-        adapted = Adapted(backbone, applied, num_labels=outputs, train_head=trained)
+        adapted = make(backbone, applied, num_labels=outputs, train_head=trained)
     except AdapterError:
         raise
     except Exception as error:  # whatever a method says about settings that came from a file
@@ -144,7 +141,7 @@ def _place(
     return adapted.eval()
 
 
-def push_to_hub(adapted: Adapted, repository: str, **options: Any) -> str:
+def push_to_hub(adapted: AdaptedModule, repository: str, **options: Any) -> str:
     """Saves an adapter and uploads its folder to `repository` ("user/name") of the Hugging Face hub; returns the address.
 
     `options` go to `huggingface_hub.HfApi.create_repo` (private, token, ...).
@@ -240,10 +237,7 @@ def _check_class(backbone: nn.Module, section: dict[str, Any]) -> None:
 
 def _read(backbone: nn.Module, config: dict[str, Any]) -> Anatomy:
     """The anatomy of a backbone that has as many blocks of the same width: cheap, and said before anything is placed."""
-    from gossamer import anatomy
-
-    found = anatomy.read(backbone)
-    found.heads = heads.find(backbone, found)
+    found = hosts.read(backbone)
     if _stacks(found) != config["stacks"]:
         raise AdapterError(
             f"this adapter is for a {config['backbone']['class']} with {_sizes(config['stacks'])}; the given one has "
@@ -276,9 +270,9 @@ def _check_size(
         )
 
 
-def _check_fingerprint(adapted: Adapted, config: dict[str, Any]) -> None:
+def _check_fingerprint(adapted: AdaptedModule, config: dict[str, Any]) -> None:
     section = config["backbone"]
-    for name, part in parts(adapted.backbone).items():
+    for name, part in adapted.host.parts(adapted.backbone).items():
         reference, found = section["options"].get(name, section), adapted.fingerprints[name]
         if reference["fingerprint"] not in (None, found):
             raise AdapterError(
@@ -288,7 +282,7 @@ def _check_fingerprint(adapted: Adapted, config: dict[str, Any]) -> None:
             )
 
 
-def _outputs(adapted: Adapted) -> int | None:
+def _outputs(adapted: AdaptedModule) -> int | None:
     """Number of outputs of the head, so that loading can build it; None where there is none, or several that differ."""
     found = {heads.outputs(head) for head in adapted.head_modules().values()}
     return found.pop() if len(found) == 1 else adapted.num_labels
@@ -308,8 +302,6 @@ def _sizes(stacks: Any) -> str:
 
 def _backbone(section: dict[str, Any], head: dict[str, Any]) -> nn.Module:
     """The pre-trained model that a reference names, from the zoo."""
-    from gossamer import zoo
-
     if section["class"] == VisionLanguage.__name__:
         return VisionLanguage(**{half: _backbone(section["options"][half], {}) for half in HALVES})
     if not section["name"]:
@@ -338,23 +330,7 @@ def _backbone(section: dict[str, Any], head: dict[str, Any]) -> nn.Module:
     return bare
 
 
-def _name(backbone: nn.Module) -> str | None:
-    name = getattr(backbone, "name_or_path", None)
-    if name:
-        return str(name)
-    hub = getattr(backbone, "pretrained_cfg", None) or {}
-    return hub.get("hf_hub_id")
-
-
-def _options(backbone: Any) -> dict[str, Any]:
-    """What timm needs to build the same model again; transformers keeps it in the model's own configuration."""
-    if hasattr(backbone, "config") or not hasattr(backbone, "patch_embed"):
-        return {}
-    size = backbone.patch_embed.img_size
-    return {} if size is None else {"img_size": list(size)}
-
-
-def _image_size(adapted: Adapted) -> dict[str, Any]:
+def _image_size(adapted: AdaptedModule) -> dict[str, Any]:
     size = adapted.metadata.get("preprocessing", {}).get("size")
     return {} if size is None else {"image_size": size}
 

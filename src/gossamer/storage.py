@@ -22,7 +22,6 @@ import math
 import os
 import shutil
 import uuid
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from gossamer import __version__
+from gossamer.documents import strict_json
+from gossamer.errors import UserError
+from gossamer.version import __version__
 
 FORMAT = 1
 CONFIG, TENSORS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
@@ -46,7 +47,7 @@ _SAMPLES = 4096  # words of each tensor whose order enters the fingerprint
 _UNREADABLE = (SafetensorError, AssertionError, KeyError, RuntimeError, TypeError, ValueError)
 
 
-class AdapterError(ValueError):
+class AdapterError(UserError):
     """An adapter cannot be saved or loaded as asked: the message says what was asked, what was found, what to do."""
 
 
@@ -354,7 +355,7 @@ def _config_bytes(folder: Path) -> bytes:
 
 def _parse(data: bytes, path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(data.decode("utf-8"), object_pairs_hook=_without_duplicates)
+        config = strict_json(data.decode("utf-8"))
     except RecursionError:
         raise AdapterError(f"{path} is nested more than {_MAX_DEPTH} levels deep; nothing Gossamer writes is") from None
     except ValueError as error:
@@ -363,14 +364,6 @@ def _parse(data: bytes, path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise AdapterError(f"{path} should hold a JSON object and holds a {type(config).__name__}; save again")
     return config
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    section = dict(pairs)
-    if len(section) < len(pairs):
-        [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"the field {twice!r:.80} stands there twice")
-    return section
 
 
 def _check_own_fields(config: dict[str, Any], path: Path) -> dict[str, Any]:

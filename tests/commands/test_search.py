@@ -11,8 +11,8 @@ import pytest
 
 import gossamer as gm
 from gossamer.cli import main
+from gossamer.runs.run_file import parse, to_yaml
 from gossamer.searching.search import rules_of
-from gossamer.training.run_file import parse, to_yaml
 from gossamer.training.train import train
 
 from .. import squares
@@ -49,7 +49,7 @@ def test_a_search_leaves_a_run_that_trains(run_file: Path, capsys: pytest.Captur
     assert "holds a search already (finished)" in capsys.readouterr().err
     assert main(["search", str(run_file), *settings, "--resume"]) == 0
     assert main(["search", str(run_file), "search.rules.etta=1", "--overwrite"]) == 2
-    assert "a search has no rule 'etta'" in capsys.readouterr().err
+    assert "search.rules has no rule 'etta'" in capsys.readouterr().err
     other = run_file.parent / "other"
     assert main(["search", str(run_file), *settings, "training.warm_start=false", f"output={other}"]) == 0
     again = json.loads((other / "search" / "result.json").read_text())

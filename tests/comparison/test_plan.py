@@ -89,7 +89,7 @@ def test_a_file_is_read_with_its_numbers_and_changed_by_options(tmp_path: Path) 
         ({"baseline": "VTP"}, r"baseline 'VTP' is no method; there are probe, VPT \(did you mean 'VPT'\?\)"),
         (
             {"task": {"x": 1}},
-            r"'task.x' is not accepted; known: run, methods, tasks, output, seeds",
+            r"there is no setting 'task'.*did you mean 'tasks'.*; known: run, methods, tasks, output, seeds",
         ),
         ({"output": None}, "required: output"),
         ({"tasks": {"a b": {}, "A:b": {}}}, "tasks 'a b' and 'A:b' would have the same folder; rename one"),
@@ -105,13 +105,13 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, 
     [
         (
             {"run": {**RUN, "trainin": {"lr": 1}}},
-            "method 'VPT' on task 'one': .*'trainin.lr' is not accepted; known: model.name",
+            r"method 'VPT' on task 'one': there is no setting 'trainin' \(did you mean 'training'\?\); known: model.name",
         ),
         ({"run": {**RUN, "seed": 3}}, "seed of a run is set by the comparison itself; use its own output and seeds"),
         ({"tasks": {"one": {"data": {"limit": 3}}}}, "method 'VPT' on task 'one': .*data.name"),
         (
             {"methods": {"VPT": {"methods": [{"method": "vtp"}], "grid": {"seed": [1]}}}},
-            "no method 'vtp'; there are vpt",
+            "no method 'vtp'; there are adapter",
         ),
         (
             {"methods": {"VPT": {"grid": {"training.lr": 0.1}}}},

@@ -119,7 +119,7 @@ def test_settings_are_chosen_on_held_out_training_images(done: tuple[Comparison,
 
 def test_a_failing_cell_stops_no_other_and_is_told_of(done: tuple[Comparison, list[dict[str, Any]]]) -> None:
     asked, rows = done
-    error = "KeyError: 'no block 9: the vision stack"
+    error = "no block 9: the vision stack"
     assert rows[2]["error"].startswith(error)
     assert rows[2]["accuracy"] is None
     folder = Path(asked.output)
@@ -297,7 +297,7 @@ def test_what_cannot_begin_says_so_before_anything_is_written(tmp_path: Path, mo
 def test_two_comparisons_do_not_share_a_folder(tmp_path: Path) -> None:
     with (
         filelock.FileLock(tmp_path / ".lock"),
-        pytest.raises(BlockingIOError, match="another gossamer compare works in"),
+        pytest.raises(BlockingIOError, match=r"another process works in .*: wait for it, or end it"),
     ):
         compare(comparison(tmp_path, {"probe": PROBE}))
 

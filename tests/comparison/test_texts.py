@@ -15,7 +15,7 @@ from gossamer.comparison.cell import COLUMNS, ROW, perform
 from gossamer.comparison.plan import Comparison
 from gossamer.comparison.sweep import compare
 from gossamer.comparison.timing import _bare
-from gossamer.training.sets import load_sets
+from gossamer.runs.sets import load_sets
 from gossamer.training.trainer import ClassifierTrainer
 
 from .. import questions

@@ -17,10 +17,11 @@ import gossamer as gm
 from gossamer import architectures
 from gossamer.anatomy import memory
 from gossamer.condensation import cut, number, select
-from gossamer.condensation.scoring import importance, prompts_of, scores
+from gossamer.condensation.scoring import importance, scores
 from gossamer.data import Preprocessing
+from gossamer.methods.vpt import prompts_of
+from gossamer.runs.prepared import Prepared
 from gossamer.tasks.classifying_images import classify
-from gossamer.training.prepared import Prepared
 
 from .. import squares
 from ..contract.table import BACKBONES, disturb, prepared, run
@@ -112,7 +113,8 @@ def test_scoring_leaves_no_trace() -> None:
         assert parameter.requires_grad == flag
         assert parameter.grad is gradient
     assert all(torch.equal(b, buffers[n]) for n, b in adapted.named_buffers())
-    assert "gossamer_log_weights" not in adapted.anatomy.blocks()[0].part("attention").__dict__
+    found = memory.memory_of(adapted.anatomy.blocks()[0].part("attention"))
+    assert found is None or found.log_weights is None
 
 
 @pytest.mark.parametrize("options", [{}, {"deep": False}, {"form": "sequence"}])
@@ -348,7 +350,7 @@ def test_a_condensed_model_can_be_detached_copied_and_cut_again() -> None:
     ids=str,
 )
 def test_other_prompts(method: Any, tmp_path: Path) -> None:
-    adapted = disturb(prepared(gm.adapt(VIT.model(), method).eval(), VIT))
+    adapted = disturb(prepared(gm.adapt(VIT.model(), method).eval(), VIT.inputs()))
     total = sum(len(p.prompts) for p in prompts_of(adapted).values())  # type: ignore[arg-type]
     done = gm.condense(adapted, DATA, 0.4)
     assert done.after == number(0.4, total)
@@ -499,4 +501,4 @@ def test_uneven_prompts_must_fit_the_blocks() -> None:
     with pytest.raises(ValueError, match=r"prompts=\(3, 1\) gives numbers for 2 blocks, and 3 are prompted"):
         gm.adapt(VIT.model(), gm.VPT(prompts=(3, 1)))
     with pytest.raises(ValueError, match=r"only the same number for all blocks can be harvested"):
-        prepared(gm.adapt(VIT.model(), gm.SPT(prompts=(3, 1, 0))), VIT)
+        prepared(gm.adapt(VIT.model(), gm.SPT(prompts=(3, 1, 0))), VIT.inputs())

@@ -14,11 +14,13 @@ import gossamer as gm
 from gossamer import cli
 from gossamer.condensation import number
 from gossamer.condensation import run as condensed_run
-from gossamer.condensation.scoring import prompts_of, scores
-from gossamer.training.prepared import Prepared
-from gossamer.training.run_file import read
-from gossamer.training.sets import load_sets, preprocessing
-from gossamer.training.train import train
+from gossamer.condensation.run import train
+from gossamer.condensation.scoring import scores
+from gossamer.methods.vpt import prompts_of
+from gossamer.runs.prepared import Prepared
+from gossamer.runs.run_file import read
+from gossamer.runs.sets import load_sets, preprocessing
+from gossamer.training.train import CUT
 
 from .. import squares
 from ..training.test_train import _kill_when, numbers
@@ -46,7 +48,7 @@ def test_a_condensed_run_is_a_run_of_its_own(condensed: Path) -> None:
     record = json.loads((condensed / "condensed.json").read_text())
     assert (record["prompts_before"], record["prompts_after"]) == (30, 9)
     metrics = metrics_of(condensed)
-    assert metrics["condensed"] == {k: record[k] for k in condensed_run.SHOWN}
+    assert metrics["condensed"] == {k: record[k] for k in CUT}
     assert metrics["warm_start"] is None
     assert metrics["trainable_parameters"] == 9 * 24 + 2 * 25
     assert len((condensed / "history.jsonl").read_text().splitlines()) == 2

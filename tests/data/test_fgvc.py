@@ -53,7 +53,7 @@ def test_the_published_numbers_of_classes_are_asked_for(folder: Path, monkeypatc
             "test.json has class id 5 for test/0.jpg; no image of train.json is of that class",
         ),
         ({"test/0.jpg": "a"}, ValueError, "test.json has 'a' for test/0.jpg; it should be a class id, a whole number"),
-        ({"test/7.jpg": 2}, FileNotFoundError, "test.json names test/7.jpg, which is not in .*CUB_200_2011/images"),
+        ({"test/7.jpg": 2}, FileNotFoundError, r"1 of 1 images are not there: .*images/test/7.jpg \(.*test.json\)"),
         ([1], ValueError, r"test.json is not a record of named fields, but \[1\]"),
         ("{", ValueError, "test.json, line 1, column 2 is not JSON"),
     ],

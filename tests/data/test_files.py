@@ -36,7 +36,7 @@ def test_malformed_files_are_named_with_the_line(tmp_path: Path) -> None:
         ({"b": 1, "c": 2}, "here has no field 'a'; it has: b, c"),
         ({"a": "1"}, "here has '1' in field 'a', which should be int"),
         ({"a": True}, "here has True in field 'a', which should be int"),
-        ({"a": "x" * 90}, r"here has 'x{56}\.\.\. in field 'a'"),
+        ({"a": "x" * 90}, r"here has 'x+\.\.\.x+' in field 'a'"),
     ],
 )
 def test_fields_of_another_kind_are_refused(record: dict, message: str) -> None:

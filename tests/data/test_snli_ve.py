@@ -12,7 +12,7 @@ from .published import image, write
 
 def record(image: str, label: str) -> dict[str, Any]:
     return {
-        "annotator_labels": [label], "captionID": f"{image}.jpg#4", "gold_label": label, "pairID": f"{image}.jpg#4r1n",
+        "annotator_labels": [label], "captionID": f"{image}.jpg#4", "gold_label": label, "pairID": f"{image}.jpg#4r1{label[0]}",
         "sentence1": "A premise that stays out.", "sentence2": f"{label} of {image}", "Flickr30K_ID": image,
     }  # fmt: skip
 

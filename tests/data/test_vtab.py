@@ -62,7 +62,7 @@ def test_files_are_looked_for_in_the_folder_of_data(folder: Path, monkeypatch: p
         ("images/test/d.png", ValueError, r"line 2 of .*test.txt is 'images/test/d.png'; it should be an image's path"),
         ("images/test/d.png -1", ValueError, "line 2 of .*test.txt is 'images/test/d.png -1'"),
         ("images/test/d.png 4", ValueError, "line 2 of .*test.txt has label 4; the 4 classes are numbered from 0"),
-        ("images/test/x.png 1", FileNotFoundError, "line 2 of .*test.txt names images/test/x.png, which is not there"),
+        ("images/test/x.png 1", FileNotFoundError, r"1 of 2 images are not there: .*test/x.png \(line 2 of"),
     ],
 )
 def test_a_bad_line_is_named(folder: Path, line: str, error: type, message: str) -> None:

@@ -19,11 +19,11 @@ from transformers import ViTConfig, ViTForImageClassification
 import gossamer as gm
 from gossamer.anatomy.seams import Part
 from gossamer.methods.base import Method, grow
-from gossamer.searching.bandit import Bandit
+from gossamer.methods.parts.bandit import Bandit
+from gossamer.runs.run import Search, Training
 from gossamer.searching.savings import Savings
 from gossamer.searching.search import Found, rate
 from gossamer.searching.supernetwork import Batches, SuperNetwork
-from gossamer.training.run import Search, Training
 
 from ..contract.table import BACKBONES
 
@@ -409,7 +409,7 @@ def test_among_equals_the_one_that_saves_most_is_found() -> None:
         (gm.VPT(prompts=2), {}, r"exactly one method with something to choose, such as DAS\(skip=3\), and got vpt"),
         ([METHOD, METHOD], {}, "exactly one method with something to choose.*got das, das"),
         (gm.DAS(skip=0), {}, "picks between 1 and all of its 6 arms, not 0"),
-        (METHOD, {"rules": {"etta": 1}}, "a search has no rule 'etta'; it has policy, sharpness, candidates"),
+        (METHOD, {"rules": {"etta": 1}}, "search.rules has no rule 'etta'; it has policy, sharpness, candidates"),
         (METHOD, {"rules": {"candidates": 16}}, "6 arms have 15 subsets of 2, fewer than the candidates=16"),
         (METHOD, {"epochs": 1}, r"warmup=1 epochs of 1 leave none in which the preferences move"),
     ],

@@ -18,9 +18,9 @@ from transformers import TrainingArguments
 import gossamer as gm
 from gossamer import zoo
 from gossamer.data import Preprocessing
-from gossamer.training.prepared import Augmented, Prepared
-from gossamer.training.run import Training
-from gossamer.training.run_file import read
+from gossamer.runs.prepared import Augmented, Prepared
+from gossamer.runs.run import Training
+from gossamer.runs.run_file import read
 from gossamer.training.train import train
 from gossamer.training.trainer import ClassifierTrainer, groups, schedule
 
@@ -51,8 +51,8 @@ def test_tuning_beats_the_linear_probe_on_a_task_it_cannot_solve(tmp_path: Path)
 def test_a_run_leaves_one_folder_with_everything() -> None:
     folder = squares.trained()
     assert {path.name for path in folder.iterdir()} == {
-        "run.yaml", "train.log", "warm_start.json", "history.jsonl", "metrics.json", "curves.png", "confusion.png", "attention.png",
-        "adapter",
+        ".lock", "run.yaml", "train.log", "warm_start.json", "history.jsonl", "metrics.json", "curves.png", "confusion.png",
+        "attention.png", "adapter",
     }  # fmt: skip
     assert read(folder).methods[0]["form"] == "exact", "every setting is written, those left out too"
     records = history(folder)
@@ -167,7 +167,7 @@ def test_a_killed_run_ends_with_the_numbers_of_one_that_was_not(
 
 def _kill_when(run: Any, folder: Path, sign: str) -> None:
     """Starts the run in another process and kills it (SIGKILL) when the second file of that name, or the only one, appears."""
-    from gossamer.training.run_file import to_yaml
+    from gossamer.runs.run_file import to_yaml
 
     file = folder.with_suffix(".yaml")
     file.write_text(to_yaml(run))
@@ -247,9 +247,9 @@ def test_a_head_that_would_not_be_trained_is_an_error(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        ({"method": "vtp"}, r"no method 'vtp'; there are vpt, .*did you mean 'vpt'"),
+        ({"method": "vtp"}, r"no method 'vtp'; there are adapter, .*did you mean 'vpt'"),
         ({"method": "vpt", "promts": 3}, r"vpt has no setting 'promts'; it has prompts.*did you mean 'prompts'"),
-        ({"prompts": 3}, "no method None; there are vpt"),
+        ({"prompts": 3}, "no method None; there are adapter"),
     ],
 )
 def test_unknown_methods_and_settings_are_refused_before_anything_is_written(

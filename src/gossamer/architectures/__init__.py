@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from gossamer.documents import expanded
+from gossamer.errors import MissingPackage, UserError
+
 FOLDER = Path(__file__).parent
 
 
@@ -49,13 +52,13 @@ def build(name: str, image_size: int | None = None, **overrides: Any) -> nn.Modu
 def _config_file(name: str) -> Path:
     from gossamer import zoo
 
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_file():
         return path
     if path.is_dir() or name in zoo.names():
         return zoo.resolve(name) / "config.json"
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise ValueError(
+        raise UserError(
             f"no architecture {name!r}: there are {', '.join(names())}, config files, folders and hub names"
         )
     from huggingface_hub import errors, hf_hub_download
@@ -67,9 +70,7 @@ def _config_file(name: str) -> Path:
         reason = offline or "the hub did not answer"
         raise ConnectionError(f"the configuration of {name} is not on this machine, and {reason}") from error
     except (errors.HfHubHTTPError, errors.HFValidationError) as error:
-        raise ValueError(
-            f"no configuration of {name!r} on the hub, and no architecture {', '.join(names())}"
-        ) from error
+        raise UserError(f"no configuration of {name!r} on the hub, and no architecture {', '.join(names())}") from error
 
 
 def _published(name: str, config: dict[str, Any], overrides: dict[str, Any]) -> nn.Module:
@@ -82,7 +83,7 @@ def _published(name: str, config: dict[str, Any], overrides: dict[str, Any]) -> 
     published = (config.get("architectures") or [""])[0]
     models.register()
     if kind not in transformers.CONFIG_MAPPING:
-        raise ValueError(f"{name}: model_type is {kind!r}, which transformers {transformers.__version__} does not know")
+        raise UserError(f"{name}: model_type is {kind!r}, which transformers {transformers.__version__} does not know")
     return _transformers(published if models.find(published) else "AutoModel", config, {}, overrides)
 
 
@@ -96,7 +97,7 @@ def _transformers(kind: str, config: dict[str, Any], arguments: dict[str, Any], 
     config_class = transformers.CONFIG_MAPPING[config["model_type"]]
     for field in overrides:
         if not hasattr(config_class(), field):
-            raise ValueError(f"{config_class.__name__} has no field {field!r}")
+            raise UserError(f"{config_class.__name__} has no field {field!r}")
     values = config_class.from_dict({**config, **overrides})
     with quiet(), torch.device("meta"):
         make = model_class.from_config if kind == "AutoModel" else model_class
@@ -107,8 +108,8 @@ def _timm(architecture: str, arguments: dict[str, Any]) -> nn.Module:
     try:
         import timm
     except ImportError as error:
-        raise ImportError(f"{architecture} is a model of timm: pip install 'gossamer[timm]'") from error
+        raise MissingPackage(f"{architecture} is a model of timm: pip install 'gossamer[timm]'") from error
     if not timm.is_model(architecture):
-        raise ValueError(f"timm {timm.__version__} has no architecture {architecture!r}")
+        raise UserError(f"timm {timm.__version__} has no architecture {architecture!r}")
     with torch.device("meta"):
         return timm.create_model(architecture, pretrained=False, **arguments).eval()

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from gossamer.arguments import natural, positive
+
 
 def command(arguments: Sequence[str]) -> None:
     """Condenses the prompts of a finished run, tunes what is left, and prints the scores."""
@@ -20,8 +22,8 @@ def command(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--score", default="taylor", help="taylor, norm, grad, gate, inner, magnitude or random")
     parser.add_argument("--ranking", default="global", help="global (default), or local: in each block")
-    parser.add_argument("--min-per-block", type=int, default=0, help="prompts that every block keeps at least")
-    parser.add_argument("--rounds", type=int, default=1, help="cuts, with scores taken anew before each")
+    parser.add_argument("--min-per-block", type=natural, default=0, help="prompts that every block keeps at least")
+    parser.add_argument("--rounds", type=positive, default=1, help="cuts, with scores taken anew before each")
     parser.add_argument("--per-sample", action="store_true", help="average the scores of single images")
     parser.add_argument("--output", help="folder of the new run (default: RUN-keepKEEP)")
     parser.add_argument("--controls", action="store_true", help="train the controls as well: full, random, scratch")
@@ -31,18 +33,19 @@ def command(arguments: Sequence[str]) -> None:
     asked = parser.parse_intermixed_args(arguments)
     from gossamer import tasks
     from gossamer.condensation import run as condensed_run
-    from gossamer.training.train import train
 
     names = ("keep", "score", "ranking", "min_per_block", "rounds", "per_sample")
     settings = {name: getattr(asked, name) for name in names}
     output = asked.output or f"{Path(asked.run)}-keep{asked.keep:g}"
     run = condensed_run.planned(asked.run, settings, output, asked.training)
     switches = {"resume": asked.resume, "overwrite": asked.overwrite}
-    metrics = train(run, **switches)
+    metrics = condensed_run.train(run, **switches)
     for split in ("val", "test"):
         if split in metrics:
             print(f"{split}\n{tasks.kind(run).table(metrics[split])}")
     if asked.controls:
-        found = {name: train(control, **switches) for name, control in condensed_run.controls(run).items()}
+        found = {
+            name: condensed_run.train(control, **switches) for name, control in condensed_run.controls(run).items()
+        }
         print(condensed_run.compared(run, {"condensed": metrics, **found}))
     print(f"everything is in {run.output}")

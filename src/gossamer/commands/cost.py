@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from gossamer.errors import UserError
+
 if TYPE_CHECKING:
     from gossamer.methods.base import Method
 
@@ -38,7 +40,7 @@ def command(arguments: Sequence[str]) -> None:
     for token in asked.settings:
         name, equals, value = token.partition("=")
         if not equals:
-            raise ValueError(f"{token!r} is no setting; settings are NAME=VALUE, such as prompts=100")
+            raise UserError(f"{token!r} is no setting; settings are NAME=VALUE, such as prompts=100")
         settings[name] = value
     print(answer(asked.model, asked.method, settings, asked.json))
 
@@ -56,7 +58,7 @@ def answer(model: str, method: list[str], settings: dict[str, Any], as_json: boo
         ValueError: a name or a setting that is not known; the message lists what is.
     """
     from gossamer import architectures
-    from gossamer.adapted import adapt
+    from gossamer.adapting import adapt
     from gossamer.cost import cost
 
     settings = {k: yaml.safe_load(v) if isinstance(v, str) else v for k, v in settings.items()}
@@ -64,7 +66,7 @@ def answer(model: str, method: list[str], settings: dict[str, Any], as_json: boo
     backbone = architectures.build(model, image_size=settings.get("image_size"))
     labels = settings.get("num_labels")
     if labels is not None and not applied:
-        raise ValueError(f"num_labels={labels} asks for a head, which comes with a method: add --method linear_probe")
+        raise UserError(f"num_labels={labels} asks for a head, which comes with a method: add --method linear_probe")
     adapted = adapt(backbone, applied, num_labels=labels) if applied else backbone
     sizes = {k: settings[k] for k in ("image_size", "tokens", "batch") if k in settings}
     sheet = dataclasses.replace(cost(adapted, **sizes), model=model)
@@ -79,7 +81,7 @@ def _chosen(names: list[str], settings: dict[str, Any]) -> list[Method]:
     for key in settings:
         if key not in known:
             of_methods = "; ".join(f"{name}: {', '.join(found) or 'none'}" for name, found in fields.items())
-            raise ValueError(
+            raise UserError(
                 f"no setting {key!r}; cost has {', '.join(SETTINGS)}; {of_methods or 'no method was named'}"
             )
     values = [{"method": n, **{k: v for k, v in settings.items() if k in found}} for n, found in fields.items()]

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gossamer.training.run import Data, Images, Model, Run, Training
+from gossamer.arguments import natural, positive
+from gossamer.runs.run import Data, Images, Model, Run, Training
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 METHODS = {"linear": {"method": "linear_probe"}, "vpt": {"method": "vpt", "prompts": 10, "deep": True}}
 EPOCHS = 8
@@ -124,10 +125,10 @@ def command(arguments: Sequence[str]) -> None:
         prog="gossamer demo", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--output", default="runs/demo", help="folder for everything (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of VPT (default: %(default)s)")
+    parser.add_argument("--seed", type=natural, default=0, help="default: %(default)s")
+    parser.add_argument("--epochs", type=natural, default=EPOCHS, help="of VPT (default: %(default)s)")
     parser.add_argument(
-        "--images", type=int, help="train and test on this many images only, for a quick try (default: 1,000 each)"
+        "--images", type=positive, help="train and test on this many images only, for a quick try (default: 1,000 each)"
     )
     asked = parser.parse_args(arguments)
     found = demo(asked.output, seed=asked.seed, epochs=asked.epochs, images=asked.images)

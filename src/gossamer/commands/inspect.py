@@ -23,13 +23,13 @@ def describe(model: nn.Module) -> dict[str, Any]:
     Raises:
         TypeError: no family knows the model; the message names the part that was looked for.
     """
-    from gossamer import anatomy, heads
+    from gossamer import hosts
 
-    found = anatomy.read(model)
+    found = hosts.read(model)
     return {
         "model": type(model).__name__,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "heads": {name: type(head).__name__ for name, head in heads.find(model, found).items()},
+        "heads": {name: type(head).__name__ for name, head in found.heads.items()},
         "stacks": {name: _stack(found, blocks) for name, blocks in found.stacks.items()},
     }
 

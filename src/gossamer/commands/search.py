@@ -10,13 +10,15 @@ from typing import Any
 import torch
 
 from gossamer import methods, tasks
-from gossamer.adapted import Adapted
+from gossamer.adapting import Adapted
 from gossamer.cost import machine
+from gossamer.documents import write_whole
+from gossamer.runs import processes, run_file
+from gossamer.runs.lock import alone
+from gossamer.runs.run import Run
+from gossamer.runs.sets import apart, load_sets
 from gossamer.searching.folder import FOUND, HISTORY
-from gossamer.searching.search import Found, processes, search
-from gossamer.training import run_file
-from gossamer.training.run import Run
-from gossamer.training.sets import apart, load_sets
+from gossamer.searching.search import Found, search
 
 FOLDER = "search"  # inside the output of the run
 
@@ -40,9 +42,15 @@ def search_run(run: Run, *, resume: bool = False, overwrite: bool = False) -> Fo
 
     Raises:
         FileExistsError: the folder holds a search and neither `resume` nor `overwrite` was asked for.
+        BlockingIOError: another process works in the folder of the run; the message names it.
         ValueError: settings, data or model do not fit; the message says which.
     """
     processes.begin()
+    with alone(Path(run.output)):
+        return _searched(run, resume=resume, overwrite=overwrite)
+
+
+def _searched(run: Run, *, resume: bool, overwrite: bool) -> Found:
     applied = [methods.from_dict(values) for values in run.methods]
     train = load_sets(run)["train"]
     task = tasks.kind(run).begin(run, train)
@@ -66,7 +74,7 @@ def search_run(run: Run, *, resume: bool = False, overwrite: bool = False) -> Fo
     )  # fmt: skip
     if processes.first():
         chosen = dataclasses.replace(run, methods=[methods.to_dict(m) for m in found.methods])
-        (folder / FOUND).write_text(run_file.to_yaml(chosen), encoding="utf-8")
+        write_whole(folder / FOUND, run_file.to_yaml(chosen))
     return found
 
 

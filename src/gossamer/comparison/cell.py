@@ -5,17 +5,17 @@ An error is left there too, so that whoever started the process can read it.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import traceback
 from typing import Any
 
-from filelock import FileLock
-
 from gossamer.comparison.plan import Cell
 from gossamer.cost import machine
-from gossamer.training.folder import RunFolder
+from gossamer.documents import read_json_lines
+from gossamer.errors import UserError, told
+from gossamer.runs.folder import RunFolder
+from gossamer.runs.lock import alone
 
 ROW, ERROR = "row.json", "error.txt"
 COLUMNS = (
@@ -40,13 +40,12 @@ def attempt(cell: Cell, threads: int) -> str | None:
     import torch
 
     torch.set_num_threads(threads)
-    cell.folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(cell.folder / ".lock"):
+    with alone(cell.folder, wait=True):
         (cell.folder / ERROR).unlink(missing_ok=True)
         try:
             perform(cell)
         except Exception as error:
-            sentence = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            sentence = told(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
             (cell.folder / ERROR).write_text(f"{sentence}\n\n{traceback.format_exc()}", encoding="utf-8")
             return sentence
     return None
@@ -58,9 +57,9 @@ def perform(cell: Cell) -> None:
     Settings that make training diverge are an outcome where settings are being chosen, and an error elsewhere.
 
     Raises:
-        ValueError: there is nothing to score; and whatever `gossamer.training.train.train` raises.
+        ValueError: there is nothing to score; and whatever `gossamer.condensation.run.train` raises.
     """
-    from gossamer.training.train import train
+    from gossamer.condensation.run import train
 
     try:
         metrics = train(cell.run, resume=True)
@@ -74,7 +73,7 @@ def perform(cell: Cell) -> None:
 
 def _tried(cell: Cell, metrics: dict[str, Any]) -> dict[str, Any]:
     if "val" not in metrics:
-        raise ValueError(f"{cell.run.data.name} has no validation split to choose on: set selection.validation above 0")
+        raise UserError(f"{cell.run.data.name} has no validation split to choose on: set selection.validation above 0")
     return {"validation_accuracy": metrics["val"]["accuracy"], "error": None}
 
 
@@ -90,7 +89,7 @@ def row(cell: Cell, metrics: dict[str, Any]) -> dict[str, Any]:
 
     split = next((name for name in ("test", "val") if name in metrics), None)
     if split is None:
-        raise ValueError(
+        raise UserError(
             f"{cell.run.data.name} has neither a test nor a validation split to score: set data.validation above 0"
         )
     protocol = {n: v for n, v in dataclasses.asdict(cell.run).items() if n not in ("output", "seed")}
@@ -119,7 +118,5 @@ def row(cell: Cell, metrics: dict[str, Any]) -> dict[str, Any]:
 
 def _history(cell: Cell) -> list[dict[str, Any]]:
     """One record an epoch; none where the head was solved and nothing tuned."""
-    with contextlib.suppress(FileNotFoundError):
-        lines = (cell.folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
-    return []
+    path = cell.folder / "history.jsonl"
+    return [record for _, record in read_json_lines(path)] if path.is_file() else []

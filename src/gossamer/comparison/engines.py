@@ -17,6 +17,7 @@ from typing import Any
 
 from gossamer.comparison.cell import ERROR, attempt
 from gossamer.comparison.plan import Cell
+from gossamer.errors import MissingPackage
 
 TICK = 0.1  # seconds between two looks at the processes
 LOG = "cell.log"  # what the process of a cell prints on this machine
@@ -89,7 +90,7 @@ class Ray:
         try:
             import ray
         except ImportError as error:
-            raise ImportError("--engine ray needs Ray: pip install 'gossamer[sweep]'") from error
+            raise MissingPackage("--engine ray needs Ray: pip install 'gossamer[sweep]'") from error
         self.ray, self.began = ray, not ray.is_initialized()
         if self.began:
             ray.init(log_to_driver=False, logging_level=logging.ERROR)

@@ -24,7 +24,7 @@ from gossamer.comparison.statistics import (
 )
 from gossamer.comparison.timing import REPEATS, STEP_REPEATS
 from gossamer.cost.sheet import brief
-from gossamer.training.folder import flat
+from gossamer.runs.folder import flat
 
 COSTS = {
     "trainable_parameters": ("trained parameters", "trained parameters"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,10 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from gossamer import methods as registry
-from gossamer.training import run_file
-from gossamer.training.run import Run
+from gossamer.documents import expanded, parse_yaml
+from gossamer.errors import UserError
+from gossamer.runs import run_file
+from gossamer.runs.run import Run
 
 SETTINGS_FILE = "compare.yaml"
+MOST = 10_000  # combinations of a grid
 OURS = ("output", "seed")  # of a run: set for every cell here
 
 
@@ -60,16 +64,19 @@ class Comparison:
     selection: Selection = field(default_factory=Selection)
 
     def __post_init__(self) -> None:
+        if not self.output.strip():
+            raise UserError("output is empty; it is the folder of the comparison")
+        object.__setattr__(self, "output", str(expanded(self.output)))
         for name in ("methods", "tasks", "seeds"):
             if not getattr(self, name):
-                raise ValueError(f"{name} is empty; a comparison needs one or more")
+                raise UserError(f"{name} is empty; a comparison needs one or more")
         for name in ("methods", "tasks"):
             _require_distinct_folders(name, getattr(self, name))
         for name, seeds in (("seeds", self.seeds), ("selection.seeds", self.selection.seeds)):
             if not seeds or len(set(seeds)) < len(seeds):
-                raise ValueError(f"{name} must be different whole numbers, got {seeds}")
+                raise UserError(f"{name} must be different whole numbers, got {seeds}")
         if self.baseline is not None and self.baseline not in self.methods:
-            raise ValueError(f"baseline {self.baseline!r} is no method; {_known(self.baseline, self.methods)}")
+            raise UserError(f"baseline {self.baseline!r} is no method; {_known(self.baseline, self.methods)}")
 
     @property
     def reference(self) -> str:
@@ -107,19 +114,12 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Comparison:
         FileNotFoundError: no such file.
         ValueError: a name or value in it does not fit; the message says which.
     """
-    from jsonargparse import get_loader
-
-    load = get_loader("yaml")  # unlike YAML 1.1 it reads 1e-3 as a number
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no such comparison file: {path}")
-    values = load(Path(path).read_text(encoding="utf-8"))
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} is no comparison file: it holds {type(values).__name__}, not named settings")
+    values = run_file.settings(path, Comparison, "comparison file")
     for override in overrides:
         name, equals, value = override.partition("=")
         if not equals:
-            raise ValueError(f"{override!r} is no setting; settings are NAME=VALUE, such as run.training.epochs=3")
-        values = changed(values, name, load(value))
+            raise UserError(f"{override!r} is no setting; settings are NAME=VALUE, such as run.training.epochs=3")
+        values = changed(values, name, parse_yaml(value, override))
     return run_file.build(Comparison, values)
 
 
@@ -168,11 +168,11 @@ def changed(values: Any, name: str, value: Any) -> Any:
     first, _, rest = name.partition(".")
     if isinstance(values, list):
         if not first.isdecimal() or int(first) >= len(values):
-            raise ValueError(f"{first!r} is no place in a list of {len(values)}; places count from 0")
+            raise UserError(f"{first!r} is no place in a list of {len(values)}; places count from 0")
         place = int(first)
         return [*values[:place], changed(values[place], rest, value) if rest else value, *values[place + 1 :]]
     if not isinstance(values, dict):
-        raise ValueError(f"cannot set {name!r} inside {values!r}")
+        raise UserError(f"cannot set {name!r} inside {values!r}")
     return {**values, first: changed(values.get(first, {}), rest, value) if rest else value}
 
 
@@ -198,15 +198,15 @@ def _cell(
     try:
         for change in (comparison.tasks[task], of_method):
             _require_free(values, change)
-            values = _merged(values, change)
+            values = run_file.merged(values, change)
         for name, value in settings.items():
             values = changed(values, name, value)
-        values = _merged(values, {**(extra or {}), "output": str(folder), "seed": seed})
+        values = run_file.merged(values, {**(extra or {}), "output": str(folder), "seed": seed})
         run = run_file.build(Run, values)
         # As a run's folder records them, so that it is known again.
         applied = [registry.to_dict(registry.from_dict(applied)) for applied in run.methods]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"method {method!r} on task {task!r}: {error}") from error
+    except UserError as error:
+        raise UserError(f"method {method!r} on task {task!r}: {error}") from error
     run = dataclasses.replace(run, methods=applied)
     return Cell(method=method, task=task, run=run, settings=settings, choosing=extra is not None)
 
@@ -215,24 +215,18 @@ def _grid(comparison: Comparison, method: str) -> list[dict[str, Any]]:
     """Every combination of the settings that a method's grid offers; none where there is no grid."""
     grid = comparison.methods[method].get("grid") or {}
     if not isinstance(grid, dict) or not all(isinstance(values, list) and values for values in grid.values()):
-        raise ValueError(f"grid of method {method!r} must map settings to lists of values, got {grid!r}")
+        raise UserError(f"grid of method {method!r} must map settings to lists of values, got {grid!r}")
     if not grid:
         return []
+    if math.prod(map(len, grid.values())) > MOST:
+        raise UserError(f"the grid of method {method!r} has more than {MOST:,} combinations; offer fewer values")
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-
-
-def _merged(values: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """Settings changed by others, part by part; lists are replaced."""
-    both = {
-        k: _merged(values[k], v) for k, v in change.items() if isinstance(v, dict) and isinstance(values.get(k), dict)
-    }
-    return {**values, **change, **both}
 
 
 def _require_free(*pieces: dict[str, Any]) -> None:
     taken = [name for piece in pieces for name in OURS if name in piece]
     if taken:
-        raise ValueError(f"{taken[0]} of a run is set by the comparison itself; use its own output and seeds")
+        raise UserError(f"{taken[0]} of a run is set by the comparison itself; use its own output and seeds")
 
 
 def _require_distinct_folders(kind: str, names: Mapping[str, Any]) -> None:
@@ -241,7 +235,7 @@ def _require_distinct_folders(kind: str, names: Mapping[str, Any]) -> None:
     for name in names:
         other = taken.setdefault(_folder(name).lower(), name)
         if other != name:
-            raise ValueError(f"{kind} {other!r} and {name!r} would have the same folder; rename one")
+            raise UserError(f"{kind} {other!r} and {name!r} would have the same folder; rename one")
 
 
 def _folder(name: str) -> str:

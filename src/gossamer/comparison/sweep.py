@@ -13,17 +13,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import filelock
 import yaml
 
+from gossamer.arguments import positive
 from gossamer.comparison import engines, plan
 from gossamer.comparison.board import Board
 from gossamer.comparison.cell import COLUMNS, ROW, finished
 from gossamer.comparison.plan import Cell, Comparison
 from gossamer.cost import machine
-from gossamer.training import run_file
-from gossamer.training.folder import RunFolder, write_whole
-from gossamer.training.progress import Journal
+from gossamer.documents import read_json, write_whole
+from gossamer.errors import MissingPackage, UserError
+from gossamer.runs import run_file
+from gossamer.runs.folder import RunFolder
+from gossamer.runs.lock import alone
+from gossamer.runs.progress import Journal
 
 ROWS, TABLE, REPORT, JOURNAL = "rows.jsonl", "rows.csv", "report.html", "compare.log"
 
@@ -41,28 +44,24 @@ def compare(comparison: Comparison, *, engine: str = "local", workers: int = 1) 
 
     Raises:
         ValueError: the settings make no run, or a cell was begun with other settings.
-        BlockingIOError: another process works in the output folder.
+        BlockingIOError: another process works in the output folder; the message names it.
         ImportError: the report or the engine needs a package that is not installed.
     """
     from gossamer.comparison import page
 
     if engine not in engines.ENGINES or workers < 1:
         known = ", ".join(engines.ENGINES)
-        raise ValueError(f"engine must be one of {known} and workers 1 or more, got {engine!r} and {workers}")
+        raise UserError(f"engine must be one of {known} and workers 1 or more, got {engine!r} and {workers}")
     if not page.available():
-        raise ImportError("the report of a comparison needs scipy: pip install 'gossamer[report]'")
+        raise MissingPackage("the report of a comparison needs scipy: pip install 'gossamer[report]'")
     offered = plan.candidates(comparison)
     plan.cells(comparison, {})  # every mistake in the settings is found before anything runs
     output = Path(comparison.output)
-    output.mkdir(parents=True, exist_ok=True)
-    try:
-        with filelock.FileLock(output / ".lock", timeout=0):
-            write_whole(output / plan.SETTINGS_FILE, yaml.safe_dump(dataclasses.asdict(comparison), sort_keys=False))
-            rows = _Sweep(comparison, engine, workers).rows(offered)
-            _write(output, rows)
-            write_whole(output / REPORT, page.render(rows, baseline=comparison.reference))
-    except filelock.Timeout as error:
-        raise BlockingIOError(f"another gossamer compare works in {output}: wait for it, or end it") from error
+    with alone(output):
+        write_whole(output / plan.SETTINGS_FILE, yaml.safe_dump(dataclasses.asdict(comparison), sort_keys=False))
+        rows = _Sweep(comparison, engine, workers).rows(offered)
+        _write(output, rows)
+        write_whole(output / REPORT, page.render(rows, baseline=comparison.reference))
     return rows
 
 
@@ -167,7 +166,7 @@ def command(arguments: Sequence[str]) -> None:
     parser.add_argument("file", help="the comparison, YAML")
     parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="settings that change the file's")
     parser.add_argument(
-        "--workers", type=int, default=1, help="cells at a time, on each machine (default: %(default)s)"
+        "--workers", type=positive, default=1, help="cells at a time, on each machine (default: %(default)s)"
     )
     parser.add_argument(
         "--engine", choices=engines.ENGINES, default="local", help="where cells run (default: %(default)s)"
@@ -210,7 +209,7 @@ def _accuracy(cell: Cell) -> float | None:
 
 
 def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return read_json(path) if path.is_file() else None
 
 
 def _explained(kind: type) -> str:

@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gossamer import adapt, tasks
+from gossamer import tasks
+from gossamer.adapting import adapt
 from gossamer.cost.measure import Measured, measure
-from gossamer.methods import LinearProbe
+from gossamer.methods.linear_probe import LinearProbe
+from gossamer.runs.sets import load_sets
 from gossamer.training.attention import attention
-from gossamer.training.sets import load_sets
 from gossamer.training.trainer import optimizer
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
+    from gossamer.runs.run import Run, Training
     from gossamer.tasks.base import Task
-    from gossamer.training.run import Run, Training
 
 REPEATS, STEP_REPEATS = 20, 5
 MIB = 2**20

@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from gossamer.condensation.scoring import Score, has_prompts, prompts_of, scores
-from gossamer.methods.vpt import counts
+from gossamer.condensation.scoring import Score, scores
+from gossamer.errors import UserError
+from gossamer.methods.vpt import counts, has_prompts, prompts_of
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 Ranking = Literal["global", "local"]
 RANKINGS = ("global", "local")
@@ -63,7 +64,7 @@ def select(
     total = number(keep, sum(sizes))
     chosen = {(block, i) for block, s in enumerate(scores) for i in _order(s)[:min_per_block]}
     if len(chosen) > total:
-        raise ValueError(
+        raise UserError(
             f"min_per_block={min_per_block} asks for {len(chosen)} prompts and keep={keep} leaves {total} of {sum(sizes)}: "
             "keep more, or ask for less in each block"
         )
@@ -197,22 +198,22 @@ def cut(adapted: Adapted, kept: Mapping[str, Sequence[int]]) -> None:
 
 def _check_settings(keep: float, score: Any, ranking: str, min_per_block: int, rounds: int) -> None:
     if not 0 < keep <= 1:
-        raise ValueError(f"keep is the share of prompts that stays, above 0 and up to 1, got {keep}")
+        raise UserError(f"keep is the share of prompts that stays, above 0 and up to 1, got {keep}")
     if ranking not in RANKINGS:
-        raise ValueError(f"ranking must be one of {', '.join(RANKINGS)}, got {ranking!r}")
+        raise UserError(f"ranking must be one of {', '.join(RANKINGS)}, got {ranking!r}")
     if min_per_block < 0:
-        raise ValueError(f"min_per_block must be 0 or more, got {min_per_block}")
+        raise UserError(f"min_per_block must be 0 or more, got {min_per_block}")
     if rounds < 1:
-        raise ValueError(f"rounds must be 1 or more, got {rounds}")
+        raise UserError(f"rounds must be 1 or more, got {rounds}")
     if rounds > 1 and not isinstance(score, str):
-        raise ValueError(f"rounds={rounds} scores anew before each cut, and scores were given: use rounds=1")
+        raise UserError(f"rounds={rounds} scores anew before each cut, and scores were given: use rounds=1")
 
 
 def _given(score: Mapping[str, Tensor], sizes: Mapping[str, int]) -> dict[str, Tensor]:
     """Scores that were given, checked against the prompts there are."""
     found = {name: len(values) for name, values in score.items()}
     if found != sizes:
-        raise ValueError(f"scores were given for {found}, and the prompts of this model are {dict(sizes)}")
+        raise UserError(f"scores were given for {found}, and the prompts of this model are {dict(sizes)}")
     return {name: score[name].double().cpu() for name in sizes}
 
 

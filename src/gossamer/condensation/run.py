@@ -9,19 +9,25 @@ from typing import TYPE_CHECKING, Any
 
 from gossamer import methods
 from gossamer.condensation import condense, cut, number
+from gossamer.errors import UserError
 from gossamer.evaluate import load_adapter
-from gossamer.training import run_file
-from gossamer.training.folder import METRICS, RunFolder
-from gossamer.training.progress import Journal
-from gossamer.training.run import Condense, Run
+from gossamer.runs import run_file
+from gossamer.runs.folder import CONDENSED, METRICS, RunFolder
+from gossamer.runs.progress import Journal
+from gossamer.runs.run import Condense, Run
+from gossamer.training import train as training
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
     from gossamer.tasks import Task
 
-RECORD = "condensed.json"
 CONTROLS = "controls.json"
-SHOWN = ("run", "keep", "score", "ranking", "prompts_before", "prompts_after", "counts", "after_cut")
+
+
+def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
+    """`gossamer.training.train.train` for any run: one with a section `condense` starts from the finished run that it names."""
+    begin = None if run.condense is None else start
+    return training.train(run, resume=resume, overwrite=overwrite, start=begin)
 
 
 def start(
@@ -39,10 +45,10 @@ def start(
     chosen, classes = run.condense, task.record().get("labels")
     adapted = load_adapter(chosen.run)
     if adapted.metadata.get("labels") != classes:
-        raise ValueError(
+        raise UserError(
             f"the run in {chosen.run} was trained on the classes {adapted.metadata.get('labels')}, and the data has {classes}"
         )
-    record = None if folder.overwrite else folder.read_json(RECORD)
+    record = None if folder.overwrite else folder.read_json(CONDENSED)
     if record is not None:
         cut(adapted, record["kept"])
         return adapted, record
@@ -59,12 +65,6 @@ def start(
     return adapted, record
 
 
-def summary(folder: RunFolder) -> dict[str, Any] | None:
-    """The record of a cut for the run's metrics, without scores and places; None for a run that was not condensed."""
-    record = folder.read_json(RECORD)
-    return None if record is None else {name: record[name] for name in SHOWN}
-
-
 def planned(source: str | Path, settings: dict[str, Any], output: str | Path, overrides: list[str]) -> Run:
     """The run that condenses a finished one: its settings, `training.*` ones overridden as on the command line of train.
 
@@ -73,7 +73,7 @@ def planned(source: str | Path, settings: dict[str, Any], output: str | Path, ov
     """
     for name in overrides:
         if not name.removeprefix("--").startswith("training."):
-            raise ValueError(
+            raise UserError(
                 f"{name!r}: model, data and methods are those of the run in {source}; only training.NAME=VALUE can differ"
             )
     run_file.read(source)  # says that there is no run

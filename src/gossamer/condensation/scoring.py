@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from gossamer.anatomy import inserted, memory, seams
-from gossamer.methods.vpt import Prompts, RememberedPrompts
+from gossamer.errors import UserError
+from gossamer.methods.vpt import Prompts, RememberedPrompts, prompts_of
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 Score = Literal["taylor", "norm", "grad", "gate", "inner", "magnitude", "random"]
 SCORES = ("taylor", "norm", "grad", "gate", "inner", "magnitude", "random")
@@ -68,7 +69,7 @@ def scores(
         ValueError: no prompts, no labels, a half-precision model, or a score that cannot be computed on it.
     """
     if score not in SCORES:
-        raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
+        raise UserError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
     parts = prompts_of(adapted)
     values = {name: part.prompts.detach() for name, part in parts.items() if part.prompts is not None}
     if score == "magnitude":
@@ -111,45 +112,16 @@ def _means(
                     of_batch = gradient.double()
                     total += size * (importance(of_batch, value, score) if per_sample else of_batch)
     if samples == 0:
-        raise ValueError("there are no samples to score prompts by")
+        raise UserError("there are no samples to score prompts by")
     means = [total / samples for total in totals]
     return means if per_sample else [importance(m, v, score) for m, v in zip(means, values, strict=True)]
-
-
-def prompts_of(adapted: Adapted) -> dict[str, Prompts]:
-    """The prompts of a model in network order, `vpt.vision.blocks.3` -> its part; blocks without any have no entry.
-
-    Raises:
-        ValueError: no method with prompts.
-    """
-    trees = {
-        name: tree for (name, tree), m in zip(adapted.methods.items(), adapted.applied, strict=True) if has_prompts(m)
-    }
-    if any(getattr(m, "attention", "self") == "both" for m in adapted.applied):
-        raise ValueError(
-            "attention='both' has one number of prompts for two attentions of a block; condense either alone"
-        )
-    if not trees:
-        found = ", ".join(m.name for m in adapted.applied)
-        raise ValueError(f"only prompts of VPT and SPT can be condensed, and this model is adapted by {found}")
-    return {
-        f"{name}.{path}": module
-        for name, tree in trees.items()
-        for path, module in tree.named_modules()
-        if isinstance(module, Prompts)
-    }
-
-
-def has_prompts(method: Any) -> bool:
-    """Whether a method places prompts that can be condensed: VPT and SPT."""
-    return method.name in ("vpt", "spt")
 
 
 def _check_scorable(adapted: Adapted, parts: dict[str, Prompts], score: str) -> None:
     dtype = next(adapted.backbone.parameters()).dtype
     if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"scores need a model in float32, and this one is in {dtype}: convert it with .float() first")
-    deep = [p for p in parts.values() if p.deep and p.block.stack.attention.norm is not None]
+        raise UserError(f"scores need a model in float32, and this one is in {dtype}: convert it with .float() first")
+    deep = [p for p in parts.values() if p.deep and p.block.attention.norm is not None]
     if score == "inner" and deep:
         warnings.warn(
             "the inner product of a deep prompt and its gradient is rounding noise in pre-norm blocks, which read prompts "
@@ -183,24 +155,24 @@ def _inputs(batch: Any, device: torch.device) -> dict[str, Any]:
     named: Any = {"pixel_values": batch[0], "labels": batch[1]} if pair else batch
     if not hasattr(named, "keys") or "labels" not in named:
         found = ", ".join(named) if hasattr(named, "keys") else type(named).__name__
-        raise ValueError(f"prompts are scored by the loss, for which data must have 'labels'; a batch has {found}")
+        raise UserError(f"prompts are scored by the loss, for which data must have 'labels'; a batch has {found}")
     return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in named.items()}
 
 
 def _loss(adapted: Adapted, inputs: dict[str, Any]) -> Tensor:
     loss = getattr(adapted(**inputs), "loss", None)
     if loss is None:
-        raise ValueError(f"{type(adapted.backbone).__name__} gives no loss for labels; adapt it with a head")
+        raise UserError(f"{type(adapted.backbone).__name__} gives no loss for labels; adapt it with a head")
     return loss
 
 
 def _gates(adapted: Adapted, parts: dict[str, Prompts], gates: ExitStack) -> list[Tensor]:
     """ln a = 0 [p] for the prompts of each part, added to the logits of their key columns in every block that sees them."""
     if any(getattr(part, "branch", "attention") == "cross" for part in parts.values()):
-        raise ValueError("the gate score weighs keys of self-attention, and these prompts are keys of cross-attention")
+        raise UserError("the gate score weighs keys of self-attention, and these prompts are keys of cross-attention")
     changes = [c for c in adapted.anatomy.log if isinstance(c, inserted.Inserted | seams.Remembered)]
     if len(changes) > len(parts) or len({name.partition(".")[0] for name in parts}) > 1:
-        raise ValueError(
+        raise UserError(
             "the gate score finds key columns of one method's prompts, and here other methods add tokens too"
         )
     logits = []
@@ -212,7 +184,7 @@ def _gates(adapted: Adapted, parts: dict[str, Prompts], gates: ExitStack) -> lis
         for block in [first] if part.deep else column[column.index(first) :]:
             reason = adapted.anatomy.obstacle(block, "remember")
             if reason is not None:
-                raise ValueError(f"{block.name} does not let single keys be weighted for the gate score: {reason}")
+                raise UserError(f"{block.name} does not let single keys be weighted for the gate score: {reason}")
             gates.enter_context(memory.weighted(block, start, zeros))
         logits.append(zeros)
     return logits

@@ -18,8 +18,12 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from gossamer import hosts
+from gossamer.adapted import AdaptedModule
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.block import get
+from gossamer.anatomy.plan import Plan
+from gossamer.errors import UserError
 
 TEXT_TOKENS = 32  # tokens of a text where none are asked for
 
@@ -105,14 +109,14 @@ def _image(backbone: nn.Module, asked: int | tuple[int, int] | None) -> tuple[in
     name, config = type(backbone).__name__, getattr(backbone, "config", None)
     if config is not None and "pixel_values" not in inspect.signature(backbone.forward).parameters:
         if asked is not None:
-            raise ValueError(f"{name} reads no images, so image_size={asked} means nothing to it")
+            raise UserError(f"{name} reads no images, so image_size={asked} means nothing to it")
         return None
     own = setting(config, "image_size") if config is not None else getattr(backbone.patch_embed, "img_size", None)
     if asked is None and own is None:
-        raise ValueError(f"{name} does not say what images it was made for: give image_size=...")
+        raise UserError(f"{name} does not say what images it was made for: give image_size=...")
     image = _pair(asked or own)
     if config is None and image != _pair(own) and not getattr(backbone, "dynamic_img_size", False):
-        raise ValueError(f"this timm {name} reads {_pair(own)} pixels, not {image}: create it with img_size={image[0]}")
+        raise UserError(f"this timm {name} reads {_pair(own)} pixels, not {image}: create it with img_size={image[0]}")
     return image
 
 
@@ -125,16 +129,16 @@ def _texts(backbone: nn.Module, asked: int | dict[str, int] | None) -> dict[str,
         ("encoder", "decoder") if "decoder_input_ids" in names else ("text",) if "input_ids" in names else ()
     )
     if asked is not None and not sides:
-        raise ValueError(f"{name} reads no text, so tokens={asked} means nothing to it")
+        raise UserError(f"{name} reads no text, so tokens={asked} means nothing to it")
     limit = setting(config, "max_position_embeddings")
     usual = TEXT_TOKENS if limit is None else min(TEXT_TOKENS, limit)
     each = usual if asked is None else asked
     texts: dict[str, int] = each if isinstance(each, dict) else dict.fromkeys(sides, each)
     if set(texts) != set(sides):
-        raise ValueError(f"tokens={asked} is for {', '.join(texts) or 'nothing'}; {name} reads {', '.join(sides)}")
+        raise UserError(f"tokens={asked} is for {', '.join(texts) or 'nothing'}; {name} reads {', '.join(sides)}")
     for side, count in texts.items():
         if not isinstance(count, int) or count < 1 or (limit is not None and count > limit):
-            raise ValueError(
+            raise UserError(
                 f"{count} tokens of {side}: {name} reads a whole number from 1{'' if limit is None else f' to {limit}'}"
             )
     return texts
@@ -160,7 +164,7 @@ def _patch_convolution(owner: nn.Module) -> nn.Conv2d:
 def _pair(size: Any) -> tuple[int, int]:
     sides = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, tuple | list) else ()
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
-        raise ValueError(f"image_size={size!r} is neither pixels a side nor (height, width)")
+        raise UserError(f"image_size={size!r} is neither pixels a side nor (height, width)")
     return sides[0], sides[1]
 
 
@@ -188,6 +192,8 @@ def on_meta(module: nn.Module) -> Any:
     for part in module.modules():
         held = [*part._parameters.values(), *part._buffers.values(), *part.__dict__.values()]
         held += [v for h in part.__dict__.values() if isinstance(h, dict) for v in h.values()]
+        if isinstance(part, AdaptedModule) and part.placement is not None:
+            held += part.placement.originals.values()
         for tensor in held:
             if isinstance(tensor, Tensor):
                 twin = torch.empty_like(tensor, device="meta")
@@ -233,15 +239,11 @@ def count(
     inputs = sample.inputs(backbone, batch)
     # The counter does not know the fused kernel of the CPU, and without gradients it stumbles over views of trained parameters.
     with sdpa_kernel(SDPBackend.MATH), torch.enable_grad(), FlopCounterMode(display=False) as counter:
-        output = _first(model(*inputs.values()) if _is_timm(model) else model(**inputs))
+        output = _first(hosts.of(backbone).run(backbone, (), inputs) if model is backbone else model(**inputs))
         forward = counter.get_total_flops()
         if backward:
             output.sum().backward()
     return forward // 2, counter.get_total_flops()
-
-
-def _is_timm(model: nn.Module) -> bool:
-    return type(model).__module__.partition(".")[0] == "timm"  # its models name their one input differently
 
 
 def _first(output: Any) -> Tensor:
@@ -268,14 +270,13 @@ def closed_macs(model: nn.Module, head: nn.Module | None, anatomy: Anatomy, samp
         sample: sizes.
     """
     tokens = sample.tokens(anatomy)
-    total = sample.images * sum(block.macs(tokens) for block in anatomy)
+    total = sample.images * Plan(anatomy, tokens).macs()
     known = {id(m) for block in anatomy for m in block.module.modules()}
     for block in [b for b in anatomy if b.merging is not None]:
-        total += sample.images * block.merging.reduction.weight.numel() * block.tokens(tokens)  # type: ignore
         known |= {id(m) for m in block.merging.modules()}  # type: ignore[union-attr]
     known |= {id(m) for m in getattr(model, "gossamer", nn.Module()).modules()}
     last = tokens[anatomy.readout.counts_as or anatomy.readout.name]
-    each_token = {id(getattr(model, "get_output_embeddings", lambda: None)())}
+    each_token = {id(hosts.of(model).output_embeddings(model))}
     if anatomy.stacks[anatomy.main][0].stack.causal:
         each_token |= {id(m) for m in anatomy.heads.values()}
     times = {id(module): count for module, count in _entrances(anatomy, tokens)}

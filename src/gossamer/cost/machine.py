@@ -7,7 +7,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from gossamer import __version__
+from gossamer.version import __version__
 
 PACKAGES = ("torch", "transformers", "peft", "timm")
 BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16")

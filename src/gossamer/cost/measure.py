@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from gossamer.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
@@ -63,7 +65,7 @@ def measure(runs: Mapping[str, Callable[[], Any]], *, repeats: int = 7) -> dict[
         ValueError: nothing to run, or no repetition.
     """
     if not runs or repeats < 1:
-        raise ValueError(
+        raise UserError(
             f"measure needs something to run and repeats of 1 or more, got {len(runs)} runs, repeats={repeats}"
         )
     peaks = {name: peak_bytes(run) for name, run in runs.items()}

@@ -9,18 +9,18 @@ import copy
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
-from gossamer import heads, methods
-from gossamer.anatomy import Anatomy, inserted, read, seams
+from gossamer import hosts, methods
+from gossamer.adapted import AdaptedModule, Finished, finish
+from gossamer.anatomy import Anatomy
 from gossamer.cost.counting import Sample, closed_macs, count, on_meta
-from gossamer.methods.base import Method
-
-if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+from gossamer.errors import UserError
+from gossamer.methods.base import Method, added, foreseen
+from gossamer.methods.linear_probe import LinearProbe
 
 UNITS = "1 MAC = 1 multiplication + 1 addition = 2 FLOPs; MACs and FLOPs are those of one sample"
 
@@ -145,7 +145,7 @@ def brief(method: dict[str, Any]) -> str:
 
 
 def cost(
-    model: Adapted | nn.Module,
+    model: AdaptedModule | nn.Module,
     *,
     image_size: int | tuple[int, int] | None = None,
     tokens: int | dict[str, int] | None = None,
@@ -165,11 +165,9 @@ def cost(
     Raises:
         ValueError: sizes that the model cannot read, or a model that needs values and has none.
     """
-    from gossamer.adapted import Adapted
-
     if not isinstance(batch, int) or batch < 1:
-        raise ValueError(f"batch must be a whole number from 1, got {batch!r}")
-    backbone = model.backbone if isinstance(model, Adapted) else model
+        raise UserError(f"batch must be a whole number from 1, got {batch!r}")
+    backbone = model.backbone if isinstance(model, AdaptedModule) else model
     sample = Sample.of(backbone, image_size, tokens)  # type: ignore[arg-type]
     with torch.random.fork_rng(devices=[]):
         try:
@@ -178,7 +176,7 @@ def cost(
             if "meta" not in str(error).lower():
                 raise
             if any(p.is_meta for p in model.parameters()):
-                raise ValueError(
+                raise UserError(
                     f"{type(backbone).__name__} looks at values while it runs, so it cannot be counted without weights: "
                     f"load them, or count the encoder without its head ({error})"
                 ) from error
@@ -187,15 +185,13 @@ def cost(
 
 def _sheet(model: Any, sample: Sample, batch: int) -> CostSheet:
     """The sheet of a model that is taken apart on the way."""
-    from gossamer.adapted import Adapted
-
     config = getattr(model, "config", None)
     if config is not None and getattr(config, "pad_token_id", 0) is None:
         config.pad_token_id = 0  # some classifiers refuse batches without one
-    if not isinstance(model, Adapted):
+    if not isinstance(model, AdaptedModule):
         return _bare_sheet(model, sample, batch)
     once, forward, step = _training(model.train(), sample, batch)
-    finished: Any = model.finalize()
+    finished = finish(model)
     parts = _parts(finished)
     finished_macs = Macs(counted=count(finished, parts[0], sample)[0], closed=_closed(*parts, sample))
     parameters = {
@@ -204,25 +200,24 @@ def _sheet(model: Any, sample: Sample, batch: int) -> CostSheet:
         "all_parameters": _size([*model.parameters(), *model.methods.parameters()]),
     }
     applied, labels, headed, head = model.applied, model.num_labels, bool(model.head_modules()), model.head_built
-    moved = any(isinstance(change, inserted.Inserted | seams.Remembered) for change in model.anatomy.log)
     bare: Any = model.detach()
     if headed:
-        bare = Adapted(bare, [methods.LinearProbe()], num_labels=labels)
+        bare = AdaptedModule(bare, [LinearProbe()], num_labels=labels)
         bare.head_built = head  # which the method may have chosen
     sheet = _bare_sheet(bare, sample, batch)
-    added, overhead, closed_once = _formulas(applied, _parts(bare)[2], sample, mixed=moved and len(applied) > 1)
+    more, overhead, closed_once = _formulas(applied, _parts(bare)[2], sample)
     return dataclasses.replace(
         sheet,
         **parameters,
         methods=tuple(methods.to_dict(m) for m in applied),
-        adapted=Macs(counted=forward, closed=_sum(sheet.bare.closed, added, overhead)),
+        adapted=Macs(counted=forward, closed=_sum(sheet.bare.closed, more, overhead)),
         per_batch=Macs(counted=once, closed=closed_once),
-        finished=Macs(counted=finished_macs.counted, closed=_sum(finished_macs.closed, added)),
+        finished=Macs(counted=finished_macs.counted, closed=_sum(finished_macs.closed, more)),
         training_flops=round(step / batch),
     )
 
 
-def _training(model: Adapted, sample: Sample, batch: int) -> tuple[int, int, int]:
+def _training(model: AdaptedModule, sample: Sample, batch: int) -> tuple[int, int, int]:
     """MACs that a batch costs once, MACs that each sample costs, and FLOPs of a training step of the batch."""
     forward, step = count(model, model.backbone, sample, batch, backward=True)
     other = 2 if batch == 1 else 1
@@ -262,17 +257,13 @@ def _bare_sheet(model: Any, sample: Sample, batch: int) -> CostSheet:
 
 def _parts(model: Any) -> tuple[nn.Module, nn.Module | None, Anatomy | None]:
     """Backbone, head that was built beside it, and anatomy (None where no family knows the backbone)."""
-    from gossamer.adapted import Adapted, Finished
-
-    if isinstance(model, Adapted):
+    if isinstance(model, AdaptedModule):
         return model.backbone, model.head_built, model.anatomy
     backbone, head = (model.backbone, model.head) if isinstance(model, Finished) else (model, None)
     try:
-        anatomy = read(backbone)
+        return backbone, head, hosts.read(backbone)
     except TypeError:
         return backbone, head, None
-    anatomy.heads = heads.find(backbone, anatomy)
-    return backbone, head, anatomy
 
 
 def _closed(backbone: nn.Module, head: nn.Module | None, anatomy: Anatomy | None, sample: Sample) -> int | None:
@@ -280,22 +271,20 @@ def _closed(backbone: nn.Module, head: nn.Module | None, anatomy: Anatomy | None
 
 
 def _formulas(
-    applied: tuple[Method, ...], anatomy: Anatomy | None, sample: Sample, *, mixed: bool
+    applied: tuple[Method, ...], anatomy: Anatomy | None, sample: Sample
 ) -> tuple[int | None, int | None, int | None]:
-    """What methods add by closed form: to the finished model, to it in training, once per batch; None where unknown.
-
-    Formulas of several methods do not add up where one changes the tokens that another works on (`mixed`).
-    """
-    if anatomy is None or mixed:
+    """What methods add by closed form: to the finished model, to it in training, once per batch; None where unknown."""
+    if anatomy is None:
         return None, None, None
     tokens = sample.tokens(anatomy)
     anatomy.sites = [site for method in applied for site in method.skipped(anatomy)]
-    added = sample.images * sum(m.macs(anatomy, tokens) for m in applied)
+    plan = foreseen(applied, anatomy, tokens)
+    more = sample.images * added(applied, anatomy, tokens)
     try:
-        overheads = [m.overhead(anatomy, tokens) for m in applied]
+        overheads = [m.training_macs(plan) for m in applied]
     except ValueError:
-        return added, None, None
-    return added, sample.images * sum(o[0] for o in overheads), sample.images * sum(o[1] for o in overheads)
+        return more, None, None
+    return more, sample.images * sum(o[0] for o in overheads), sample.images * sum(o[1] for o in overheads)
 
 
 def _sum(*terms: int | None) -> int | None:

@@ -12,7 +12,7 @@ from gossamer.data.image_text import Example, ImageTextDataset
 from gossamer.data.images import ImageDataset, joined, open_image, to_rgb
 from gossamer.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Collate, Preprocessing
 from gossamer.data.registry import CAPTION_SETS, IMAGE_TEXT_SETS, load_image_text
-from gossamer.data.sets import load, names, offline_names, splits
+from gossamer.data.sets import load, names, offline_names, require_apart, splits
 from gossamer.data.stratify import keep_classes, split, stratified
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "names",
     "offline_names",
     "open_image",
+    "require_apart",
     "split",
     "splits",
     "stratified",

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gossamer.data.files import find, mapping, read_json
+from gossamer.data.files import find, inside, mapping, read_json, require_present
 from gossamer.data.images import ImageDataset, ImageFiles
+from gossamer.errors import UserError
 
 FOLDERS = {
     "cub": ("CUB_200_2011", "images"),
@@ -33,19 +34,17 @@ def fgvc(folder: Path, split: str, task: str) -> ImageDataset:
     ids = _read(path)
     known = ids if split == "train" else _read(path.with_name("train.json"))
     if len(set(known.values())) != CLASSES[task]:
-        raise ValueError(
+        raise UserError(
             f"{path.with_name('train.json')} has {len(set(known.values()))} classes; fgvc/{task} has {CLASSES[task]}"
         )
     numbers = {id: label for label, id in enumerate(sorted(set(known.values())))}
     images, labels = [], []
     for name, id in ids.items():
-        image = path.parent / below / name
         if id not in numbers:
-            raise ValueError(f"{path} has class id {id} for {name}; no image of train.json is of that class")
-        if not image.is_file():
-            raise FileNotFoundError(f"{path} names {name}, which is not in {path.parent / below}")
-        images.append(image)
+            raise UserError(f"{path} has class id {id} for {name}; no image of train.json is of that class")
+        images.append(inside(path.parent / below, name, str(path)))
         labels.append(numbers[id])
+    require_present((image, str(path)) for image in images)
     return ImageDataset(
         name=f"fgvc/{task} ({split})",
         classes=tuple(map(str, numbers)),
@@ -60,5 +59,5 @@ def _read(path: Path) -> dict[str, int]:
     ids = mapping(read_json(find(path.parent, path.name)), str(path))
     for name, id in ids.items():
         if not isinstance(id, int) or isinstance(id, bool):
-            raise ValueError(f"{path} has {id!r} for {name}; it should be a class id, a whole number")
+            raise UserError(f"{path} has {id!r} for {name}; it should be a class id, a whole number")
     return ids

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gossamer.data.files import entries, listed
+from gossamer.data.given import SUFFIXES
 from gossamer.data.images import ImageDataset, ImageFiles
+from gossamer.documents import expanded
+from gossamer.errors import UserError
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 """Each split and the names its folder may have."""
 
@@ -16,28 +19,28 @@ def load_folder(root: str | Path, split: str = "train") -> ImageDataset:
 
     Where `root` has folders named train, val or test (see `SPLIT_NAMES`) that hold class folders, they are the splits
     and the classes are those of train, if there is one. Otherwise the folders of `root` are the classes, and everything
-    is split "train". Names that start with a dot are passed over.
+    is split "train". Junk (`gossamer.data.files.is_junk`) is passed over.
 
     ValueError for: an absent split, a class folder without images, a file in a class folder that is no image (by its
     name), a folder inside a class folder, images outside class folders, fewer than two classes, and a class of val or
     test that train has not.
     """
-    root = Path(root).expanduser()
+    root = expanded(root)
     if not root.is_dir():
         raise FileNotFoundError(f"no such folder of images: {root}")
     found = split_folders(root)
     if split not in found:
-        raise ValueError(f"{root} has no split {split!r}; it has: {', '.join(found)}")
+        raise UserError(f"{root} has no split {split!r}; it has: {', '.join(found)}")
     classes = _class_names(found.get("train", found[split]))
     if len(classes) < 2:
-        raise ValueError(
+        raise UserError(
             f"{found.get('train', found[split])} holds {len(classes)} class folder(s) ({', '.join(classes)}); "
             "a classifier needs two or more, laid out as root/class/image.jpg"
         )
     paths, labels = [], []
     for name in _class_names(found[split]):
         if name not in classes:
-            raise ValueError(f"{found[split] / name}: class {name!r} has no training images in {found['train']}")
+            raise UserError(f"{found[split] / name}: class {name!r} has no training images in {found['train']}")
         files = _image_files(found[split] / name)
         paths += files
         labels += [classes.index(name)] * len(files)
@@ -57,13 +60,13 @@ def split_folders(root: Path) -> dict[str, Path]:
     for split, names in SPLIT_NAMES.items():
         present = [folders[name] for name in names if name in folders and _folders(folders[name])]
         if len(present) > 1:
-            raise ValueError(f"{root} has two folders for split {split!r}: {present[0].name} and {present[1].name}")
+            raise UserError(f"{root} has two folders for split {split!r}: {present[0].name} and {present[1].name}")
         if present:
             found[split] = present[0]
     if not found:
         return {"train": root}
     if others := [path for path in _folders(root) if path not in found.values()]:
-        raise ValueError(
+        raise UserError(
             f"{root} mixes splits ({', '.join(path.name for path in found.values())}) with other folders: "
             f"{', '.join(path.name for path in others)}"
         )
@@ -71,25 +74,26 @@ def split_folders(root: Path) -> dict[str, Path]:
 
 
 def _folders(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return [path for path in entries(root) if path.is_dir()]
 
 
 def _class_names(folder: Path) -> list[str]:
     """Names of the class folders; an image beside them is an error."""
-    for path in sorted(folder.iterdir()):
+    for path in entries(folder):
         if path.is_file() and path.suffix.lower() in SUFFIXES:
-            raise ValueError(f"{path} is an image outside any class folder; the layout is root/class/image.jpg")
+            raise UserError(f"{path} is an image outside any class folder; the layout is root/class/image.jpg")
     return [path.name for path in _folders(folder)]
 
 
 def _image_files(folder: Path) -> list[Path]:
     """The image files of one class, sorted."""
-    files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    files = entries(folder)
     for path in files:
         if path.is_dir():
-            raise ValueError(f"{path} is a folder inside the class folder {folder}, which may only hold images")
-        if path.suffix.lower() not in SUFFIXES:
-            raise ValueError(f"{path} is not an image file; known: {', '.join(sorted(SUFFIXES))}")
+            raise UserError(f"{path} is a folder inside the class folder {folder}, which may only hold images")
+    if others := [str(path) for path in files if path.suffix.lower() not in SUFFIXES]:
+        what = "is not an image file" if len(others) == 1 else f"are not image files ({len(others)} of {len(files)})"
+        raise UserError(f"{listed(others)} {what}; known: {', '.join(sorted(SUFFIXES))}")
     if not files:
-        raise ValueError(f"the class folder {folder} is empty")
+        raise UserError(f"the class folder {folder} is empty")
     return files

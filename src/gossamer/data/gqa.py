@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gossamer.data.files import field, find, mapping, read_json
+from gossamer.data.files import field, find, inside, mapping, read_json
 from gossamer.data.image_text import Example, ImageTextDataset
+from gossamer.errors import UserError
 
 PARTS = {"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "testdev": ("testdev",), "test": ("test",)}
 """Every split and the official files it is made of. The answers of test are not published."""
@@ -30,12 +31,12 @@ def gqa(folder: Path, split: str, answers: Sequence[str] | None = None) -> Image
         for id, record, source in _records(folder, part):
             answer = None if part == "test" else field(record, "answer", str, source)
             if part in PARTS["trainval"] and answer not in place:
-                raise ValueError(f"{source} has the answer {answer!r}, which is not among the {len(classes)} classes")
+                raise UserError(f"{source} has the answer {answer!r}, which is not among the {len(classes)} classes")
             types = mapping(record.get("types", {}), source)
             examples.append(
                 Example(
                     id=id,
-                    images=(folder / "images" / f"{field(record, 'imageId', str, source)}.jpg",),
+                    images=(inside(folder / "images", f"{field(record, 'imageId', str, source)}.jpg", source),),
                     text=field(record, "question", str, source),
                     references=() if answer is None else (answer,),
                     scores=((place[answer], 1.0),) if answer in place else (),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import Dataset
 
+from gossamer.data.files import SHOWN, listed, require_present, twice
 from gossamer.data.images import open_image
+from gossamer.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +53,9 @@ class ImageTextDataset(Dataset):
 
     def __post_init__(self):
         if not self.examples:
-            raise ValueError(f"{self.name} holds no examples")
+            raise UserError(f"{self.name} holds no examples")
+        if again := twice(self.classes):
+            raise UserError(f"{self.name} has the answer {again[0]!r} twice among its classes")
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -69,6 +73,10 @@ class ImageTextDataset(Dataset):
     def describe(self, i: int) -> str:
         """File and record of item i, for messages."""
         return self.examples[i].source
+
+    def pictured(self) -> Iterator[str]:
+        """The file of every image, for every text that is about it."""
+        return (str(path) for example in self.examples for path in example.images)
 
     def targets(self, items: Iterable[int]) -> Tensor:
         """Soft scores of some items, float32 [items, classes]; a row of zeros where nothing that people said is a class."""
@@ -100,14 +108,13 @@ class ImageTextDataset(Dataset):
         return replace(self, classes=tuple(place), examples=kept)
 
     def check(self) -> None:
-        """FileNotFoundError that names the images which are not there, and the records that name them. Opens none."""
-        first: dict[Path, Example] = {}
-        for example in self.examples:
-            for path in example.images:
-                first.setdefault(path, example)
-        absent = [f"{path} ({example.source})" for path, example in first.items() if not path.is_file()]
-        if absent:
-            more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
-            raise FileNotFoundError(
-                f"{len(absent)} of {len(first)} images are not there: {', '.join(absent[:5])}{more}"
-            )
+        """Nothing, where every text has an id of its own and every image is there; opens none.
+
+        Raises:
+            UserError: two records have the same id.
+            FileNotFoundError: images are not there.
+        """
+        if again := twice(example.id for example in self.examples):
+            said = [f"{id} ({', '.join(e.source for e in self.examples if e.id == id)})" for id in again[:SHOWN]]
+            raise UserError(f"{len(again):,} of the texts of {self.name} are there more than once: {listed(said)}")
+        require_present((path, example.source) for example in self.examples for path in example.images)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from torch.utils.data import Dataset
+
+from gossamer.data.files import listed, twice
+from gossamer.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
+
+T = TypeVar("T")
+ORIENTATION = 0x0112  # of EXIF: how an image is stored
 
 
 class ImageSource(Protocol):
@@ -83,7 +89,7 @@ class ImageDataset(Dataset):
 
     `classes` are the names of the labels 0, 1, ...; `labels` has the label of every item, read without opening an
     image; `indices` are the places of the items in `source`. A label outside the classes is a ValueError at once, an
-    image that cannot be read one when it is asked for (or by `check`); both name the file or record.
+    image that cannot be read one when it is asked for (or by `check`); both name the file or record. No class is named twice.
     """
 
     name: str
@@ -94,12 +100,14 @@ class ImageDataset(Dataset):
 
     def __post_init__(self):
         if len(self.labels) != len(self.indices):
-            raise ValueError(f"{self.name}: {len(self.indices)} images, but {len(self.labels)} labels")
+            raise UserError(f"{self.name}: {len(self.indices)} images, but {len(self.labels)} labels")
         if not self.labels:
-            raise ValueError(f"{self.name} holds no images")
+            raise UserError(f"{self.name} holds no images")
+        if again := twice(self.classes):
+            raise UserError(f"{self.name} has the class {again[0]!r} twice")
         for i, label in enumerate(self.labels):
             if not 0 <= label < len(self.classes):
-                raise ValueError(
+                raise UserError(
                     f"{self.describe(i)} has label {label}, but the {len(self.classes)} classes are numbered from 0 to "
                     f"{len(self.classes) - 1}" + ("; -1 usually marks images without labels" if label == -1 else "")
                 )
@@ -113,11 +121,16 @@ class ImageDataset(Dataset):
             with self.source.open(index) as image:
                 return {"image": to_rgb(image), "label": self.labels[i]}
         except Exception as error:
-            raise ValueError(f"{self.describe(i)} cannot be read as an image: {error}") from error
+            reason = str(error) or type(error).__name__
+            raise UserError(f"{self.describe(i)} cannot be read as an image: {reason}") from error
 
     def describe(self, i: int) -> str:
         """The file or record of item i, for messages."""
         return self.source.describe(self.indices[i])
+
+    def pictured(self) -> Iterator[str]:
+        """The file or record of every item."""
+        return (self.describe(i) for i in range(len(self)))
 
     def counts(self) -> tuple[int, ...]:
         """Number of images of each class."""
@@ -137,35 +150,49 @@ class ImageDataset(Dataset):
         place = {name: label for label, name in enumerate(classes)}
         for i, label in enumerate(self.labels):
             if self.classes[label] not in place:
-                raise ValueError(
+                raise UserError(
                     f"{self.describe(i)} is of class {self.classes[label]!r}, which is not among the expected classes "
                     f"{', '.join(classes)}"
                 )
         return replace(self, classes=tuple(classes), labels=tuple(place[self.classes[label]] for label in self.labels))
 
     def check(self) -> None:
-        """Open the head of every image; one ValueError names those that cannot be read. Decodes no pixels."""
-        bad = []
-        for i, index in enumerate(self.indices):
-            try:
-                self.source.open(index).close()
-            except Exception as error:
-                bad.append(f"{self.describe(i)} ({error})")
-        if bad:
-            more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-            raise ValueError(f"{len(bad)} of {len(self)} images cannot be read: {'; '.join(bad[:5])}{more}")
+        """Open the head of every image; one error names those that cannot be read (`every`). Decodes no pixels."""
+        for _ in every(len(self), self._opened):
+            pass
+
+    def _opened(self, i: int) -> None:
+        try:
+            self.source.open(self.indices[i]).close()
+        except Exception as error:
+            raise UserError(f"{self.describe(i)} ({error})") from error
 
     def require_every_class(self) -> None:
         """ValueError if a class has no image here, as training needs at least one of each."""
         empty = [name for name, count in zip(self.classes, self.counts(), strict=True) if not count]
         if empty:
-            raise ValueError(f"{self.name} has no training image of: {', '.join(empty)}")
+            raise UserError(f"{self.name} has no training image of: {', '.join(empty)}")
+
+
+def every(count: int, read: Callable[[int], T]) -> Iterator[T]:
+    """read(0), read(1), ...; of images that cannot be read one UserError names the first twenty, after all were tried."""
+    faults = []
+    for i in range(count):
+        try:
+            found = read(i)
+        except UserError as error:
+            faults.append(str(error))
+        else:
+            if not faults:
+                yield found
+    if faults:
+        raise UserError(f"{len(faults):,} of {count:,} images cannot be read: {listed(faults)}")
 
 
 def joined(first: ImageDataset, second: ImageDataset) -> ImageDataset:
     """The images of two data sets of the same classes, those of `first` in front."""
     if first.classes != second.classes:
-        raise ValueError(f"{first.name} and {second.name} have different classes")
+        raise UserError(f"{first.name} and {second.name} have different classes")
     parts = tuple((part.source, index) for part in (first, second) for index in part.indices)
     return ImageDataset(
         name=f"{first.name} + {second.name}",
@@ -191,18 +218,29 @@ def to_rgb(image: Image) -> Image:
     Grey becomes three equal channels, transparency is dropped, and 16-bit grey (modes I;16 and I) is scaled from
     0..65535 to 0..255. ValueError where the scale cannot be known: floating-point pixels, integers above 16 bits.
     """
-    from PIL import ImageOps
-
-    if image.mode == "RGB" and not image.getexif():
-        return image.convert("RGB")  # decodes, which may still find the file damaged
-    image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers, whose scale is unknown; store it with 8 or 16 bits")
+        raise UserError("its pixels are floating-point numbers, whose scale is unknown; store it with 8 or 16 bits")
     if image.mode.startswith("I"):
         image = _to_8_bits(image)
     if image.mode in ("P", "PA", "LA"):
         image = image.convert("RGBA")  # straight to RGB, PIL warns of a palette with transparency
-    return image.convert("RGB")
+    image = image.convert("RGB")  # decodes, which may still find the file damaged
+    image.info = {}  # its EXIF has been heeded
+    return image
+
+
+def _upright(image: Image) -> Image:
+    """The image turned as its EXIF says; one whose EXIF is damaged as it is stored, as every viewer shows it."""
+    from PIL.Image import Transpose as To
+
+    turns = {2: To.FLIP_LEFT_RIGHT, 3: To.ROTATE_180, 4: To.FLIP_TOP_BOTTOM, 5: To.TRANSPOSE, 6: To.ROTATE_270}
+    turns |= {7: To.TRANSVERSE, 8: To.ROTATE_90}
+    try:
+        turn = turns.get(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # whatever PIL stumbles over in bytes that are no EXIF
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_8_bits(image: Image) -> Image:
@@ -212,5 +250,5 @@ def _to_8_bits(image: Image) -> Image:
 
     grey = np.asarray(image).astype(np.int64)
     if grey.min() < 0 or grey.max() > 65535:
-        raise ValueError(f"its integer pixels reach from {grey.min()} to {grey.max()}, beyond 16 bits")
+        raise UserError(f"its integer pixels reach from {grey.min()} to {grey.max()}, beyond 16 bits")
     return Image.fromarray((grey / 257).round().astype(np.uint8))

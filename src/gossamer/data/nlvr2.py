@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gossamer.data.files import field, find, number, read_json_lines
+from gossamer.data.files import field, find, inside, number, read_json_lines
 from gossamer.data.image_text import Example, ImageTextDataset
 
 PARTS = {"train": "train", "val": "dev", "test": "test1"}
@@ -25,12 +25,12 @@ def nlvr2(folder: Path, split: str) -> ImageTextDataset:
     for source, record in read_json_lines(path):
         id = field(record, "identifier", str, source)
         stem, _, _ = id.rpartition("-")  # the last number counts the statements about one pair
-        below = images / str(field(record, "directory", (int, str), source)) if part == "train" else images
+        below = f"{field(record, 'directory', (int, str), source)}/" if part == "train" else ""
         label = number(str(field(record, "label", (str, bool), source)), CLASSES, f"field 'label' of {source}")
         examples.append(
             Example(
                 id=id,
-                images=tuple(below / f"{stem}-img{side}.png" for side in (0, 1)),
+                images=tuple(inside(images, f"{below}{stem}-img{side}.png", source) for side in (0, 1)),
                 text=field(record, "sentence", str, source),
                 references=(CLASSES[label],),
                 scores=((label, 1.0),),

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from gossamer import carriers
 from gossamer.data.images import ImageArray, ImageDataset, ImageFiles
 from gossamer.data.stratify import stratified
+from gossamer.documents import expanded
+from gossamer.errors import MissingPackage, UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +45,7 @@ def elpv(split: str = "train", task: str = "defect") -> ImageDataset:
     carried by elpv-dataset.
     """
     if task not in ELPV_TASKS:
-        raise ValueError(f"elpv has no task {task!r}; known: {', '.join(ELPV_TASKS)}")
+        raise UserError(f"elpv has no task {task!r}; known: {', '.join(ELPV_TASKS)}")
     root, files, grades, types = _elpv_records()
     stored = json.loads(resources.files("gossamer.data").joinpath("elpv_split.json").read_text(encoding="utf-8"))
     chosen = stored[split]
@@ -88,7 +90,7 @@ def digits(split: str = "train") -> ImageDataset:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ImportError("the digits come with scikit-learn: pip install scikit-learn") from error
+        raise MissingPackage("the digits come with scikit-learn: pip install scikit-learn") from error
     bunch: Any = load_digits()
     labels = [int(label) for label in bunch.target]
     train = stratified(labels, 1000, DIGITS_SPLIT_SEED)
@@ -120,7 +122,7 @@ def fashion_mnist(split: str = "train") -> ImageDataset:
 
 def _fashion_file(name: str) -> Path:
     own = os.environ.get("GOSSAMER_DATA")
-    places = [Path(own).expanduser() / place for place in FASHION_PLACES] if own else []
+    places = [expanded(own) / place for place in FASHION_PLACES] if own else []
     places.append(FASHION_SYSTEM)
     for place in places:
         for path in (place / name, place / f"{name}.gz"):
@@ -139,12 +141,12 @@ def _idx(path: Path) -> np.ndarray:
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         content = file.read()
     if content[:3] != b"\0\0\x08":
-        raise ValueError(f"{path} is not an idx file of bytes: it starts with {content[:4].hex(' ')}")
+        raise UserError(f"{path} is not an idx file of bytes: it starts with {content[:4].hex(' ')}")
     start = 4 + 4 * content[3]
     shape = struct.unpack(f">{content[3]}I", content[4:start])
     body = np.frombuffer(content, dtype=np.uint8, offset=start)
     if body.size != int(np.prod(shape)):
-        raise ValueError(f"{path} is damaged: {body.size} bytes where its head says {shape}")
+        raise UserError(f"{path} is damaged: {body.size} bytes where its head says {shape}")
     return body.reshape(shape)
 
 

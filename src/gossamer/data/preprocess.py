@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from gossamer.errors import UserError
+
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
@@ -39,21 +41,21 @@ class Preprocessing:
 
     def __post_init__(self):
         if not isinstance(self.size, int) or isinstance(self.size, bool) or not 1 <= self.size <= MAX_SIZE:
-            raise ValueError(f"Preprocessing.size must be a whole number of pixels, 1 to {MAX_SIZE}, got {self.size!r}")
+            raise UserError(f"Preprocessing.size must be a whole number of pixels, 1 to {MAX_SIZE}, got {self.size!r}")
         for name in ("mean", "std"):
             object.__setattr__(self, name, _three(name, getattr(self, name)))
         if min(self.std) <= 0:
-            raise ValueError(f"Preprocessing.std must be above 0, got {self.std}")
+            raise UserError(f"Preprocessing.std must be above 0, got {self.std}")
         if self.resize not in RESIZES:
-            raise ValueError(f"Preprocessing.resize must be one of {', '.join(RESIZES)}, got {self.resize!r}")
+            raise UserError(f"Preprocessing.resize must be one of {', '.join(RESIZES)}, got {self.resize!r}")
         if self.interpolation not in INTERPOLATIONS:
-            raise ValueError(
+            raise UserError(
                 f"Preprocessing.interpolation must be one of {', '.join(INTERPOLATIONS)}, got {self.interpolation!r}"
             )
         if not _is_number(self.crop) or not 0 < self.crop <= 1:
-            raise ValueError(f"Preprocessing.crop must be above 0 and at most 1, got {self.crop!r}")
+            raise UserError(f"Preprocessing.crop must be above 0 and at most 1, got {self.crop!r}")
         if self.resize == "direct" and self.crop != 1:
-            raise ValueError(
+            raise UserError(
                 f"Preprocessing.crop={self.crop} needs resize='shorter-side': 'direct' keeps all of the image"
             )
 
@@ -90,12 +92,12 @@ class Preprocessing:
     def from_dict(cls, record: Mapping[str, Any]) -> Preprocessing:
         """The preprocessing that `to_dict` described; ValueError for unknown or absent fields and bad values."""
         if not isinstance(record, Mapping):
-            raise ValueError(f"the preprocessing must be a record of named fields, got {record!r}")
+            raise UserError(f"the preprocessing must be a record of named fields, got {record!r}")
         known = [field.name for field in fields(cls)]
         if unknown := [name for name in record if name not in known]:
-            raise ValueError(f"the preprocessing has unknown fields {unknown}; known: {', '.join(known)}")
+            raise UserError(f"the preprocessing has unknown fields {unknown}; known: {', '.join(known)}")
         if "size" not in record:
-            raise ValueError("the preprocessing has no size")
+            raise UserError("the preprocessing has no size")
         return cls(**record)
 
     @classmethod
@@ -105,7 +107,7 @@ class Preprocessing:
         crops = bool(config.get("do_center_crop")) and cropped is not None
         own = cropped if crops else resized
         if own is None:
-            raise ValueError(f"the image processor names no single size: size={config.get('size')!r}")
+            raise UserError(f"the image processor names no single size: size={config.get('size')!r}")
         keeps = _keeps_proportions(config.get("size"))
         return cls(
             size=size or own,
@@ -121,7 +123,7 @@ class Preprocessing:
         """From the `pretrained_cfg` of a timm model, at `size` instead of its own if that is given."""
         _, height, width = config.get("input_size", (3, 224, 224))
         if height != width:
-            raise ValueError(f"only square images are prepared here, and this model reads {height} x {width}")
+            raise UserError(f"only square images are prepared here, and this model reads {height} x {width}")
         return cls(
             size=size or height,
             mean=config.get("mean", IMAGENET_MEAN),
@@ -156,7 +158,7 @@ def _is_number(value: object) -> bool:
 
 def _three(name: str, values: object) -> tuple[float, ...]:
     if not isinstance(values, (list, tuple)) or len(values) != 3 or not all(map(_is_number, values)):
-        raise ValueError(f"Preprocessing.{name} must be three numbers (red, green, blue), got {values!r}")
+        raise UserError(f"Preprocessing.{name} must be three numbers (red, green, blue), got {values!r}")
     return tuple(float(value) for value in values)
 
 

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from gossamer.data.files import is_junk
 from gossamer.data.folder import SPLIT_NAMES
 from gossamer.data.images import ImageDataset
+from gossamer.documents import expanded
+from gossamer.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -31,7 +34,7 @@ class RecordImages:
         """The image of the record."""
         image = self.records[index][self.column]
         if image is None:
-            raise ValueError("the record has no image")
+            raise UserError("the record has no image")
         return image
 
     def describe(self, index: int) -> str:
@@ -44,7 +47,7 @@ def is_records(path: Path) -> bool:
     if path.is_file():
         return path.suffix in {".parquet", ".arrow"}
     marks = ("dataset_dict.json", "dataset_info.json", "*.parquet", "*.arrow", "data/*.parquet", "data/*.arrow")
-    return path.is_dir() and any(next(path.glob(mark), None) for mark in marks)
+    return path.is_dir() and any(not is_junk(found.name) for mark in marks for found in path.glob(mark))
 
 
 def load_records(
@@ -68,13 +71,13 @@ def load_records(
     splits = open_splits(spec, subset)
     key = split_key(splits, split)
     if key is None:
-        raise ValueError(f"{spec} has no split {split!r}; it has: {', '.join(map(str, splits))}")
+        raise UserError(f"{spec} has no split {split!r}; it has: {', '.join(map(str, splits))}")
     records, name = splits[key], f"{spec} ({key})"
     image = image or _image_column(records, name)
     label = label or _label_column(records, name, image)
     for column in (image, label):
         if column not in records.column_names:
-            raise ValueError(f"{name} has no column {column!r}; it has: {', '.join(records.column_names)}")
+            raise UserError(f"{name} has no column {column!r}; it has: {', '.join(records.column_names)}")
     values = _labels(records, label, name)
     classes = _class_names(records, label)
     if classes is None:
@@ -91,10 +94,24 @@ def load_records(
 
 
 def open_splits(spec: str | Path, subset: str | None = None) -> DatasetDict:
-    """Every split of the data set, by its own name."""
+    """Every split of the data set, by its own name.
+
+    Raises:
+        UserError: what is there cannot be read.
+        ConnectionError: the hub cannot be reached.
+    """
+    try:
+        return _open_splits(spec, subset)
+    except (UserError, OSError, MemoryError):
+        raise
+    except Exception as error:  # the library says what is wrong with a file or a name by a dozen kinds of error
+        raise UserError(f"{spec} cannot be read as a data set: {type(error).__name__}: {error}") from error
+
+
+def _open_splits(spec: str | Path, subset: str | None) -> DatasetDict:
     import datasets
 
-    path = Path(spec).expanduser()
+    path = expanded(spec)
     if path.suffix == ".parquet" and path.is_file():
         return datasets.DatasetDict({"train": datasets.Dataset.from_parquet(str(path))})
     if path.suffix == ".arrow" and path.is_file():
@@ -116,14 +133,14 @@ def _from_hub(name: str, subset: str | None) -> DatasetDict:
     import datasets
     from datasets.exceptions import DatasetNotFoundError
 
-    from gossamer.zoo import offline_reason
+    from gossamer.hub import offline_reason
 
     offline = offline_reason()
     try:
         with _offline_if(offline is not None):
             return cast("DatasetDict", datasets.load_dataset(name, subset))
     except (DatasetNotFoundError, FileNotFoundError) as error:
-        raise ValueError(
+        raise UserError(
             f"no data set {name!r} on the Hugging Face hub, and no folder or file of that name; gossamer.data.names() lists the "
             "sets that need no hub"
         ) from error
@@ -166,7 +183,7 @@ def _one(found: list[str], records: Dataset, name: str, role: str) -> str:
     if len(found) == 1:
         return found[0]
     several = f"{' and '.join(found)} could each be" if found else "no column looks like"
-    raise ValueError(
+    raise UserError(
         f"{name}: {several} the {role} column; name it with {role}=COLUMN, one of {', '.join(records.column_names)}"
     )
 
@@ -176,9 +193,9 @@ def _labels(records: Dataset, column: str, name: str) -> list[Any]:
     values = records.select_columns(column).with_format("arrow")[:][column].to_pylist()
     for i, value in enumerate(values):
         if value is None:
-            raise ValueError(f"record {i} of {name} has no label in column {column!r}")
+            raise UserError(f"record {i} of {name} has no label in column {column!r}")
         if not isinstance(value, (int, str)):
-            raise ValueError(
+            raise UserError(
                 f"record {i} of {name} has {value!r} in column {column!r}; a label is a whole number or a string"
             )
     return values
@@ -197,9 +214,9 @@ def _numbered(seen: list[Any], values: list[Any], name: str) -> tuple[list[str],
     classes = {value: number for number, value in enumerate(sorted(set(seen)))}
     for i, value in enumerate(values):
         if value not in classes:
-            raise ValueError(f"record {i} of {name} has label {value!r}, which no training record has")
+            raise UserError(f"record {i} of {name} has label {value!r}, which no training record has")
         if isinstance(value, int) and value < 0:
-            raise ValueError(f"record {i} of {name} has label {value}; negative numbers usually mark missing labels")
+            raise UserError(f"record {i} of {name} has label {value}; negative numbers usually mark missing labels")
     return [str(value) for value in classes], [classes[value] for value in values]
 
 

@@ -26,6 +26,8 @@ from gossamer.data.snli_ve import snli_ve
 from gossamer.data.vqav2 import PARTS as VQAV2_PARTS
 from gossamer.data.vqav2 import vqav2
 from gossamer.data.vtab import CLASSES, LISTS, vtab
+from gossamer.documents import expanded
+from gossamer.errors import UserError
 
 T = TypeVar("T", ImageDataset, ImageTextDataset)
 USUAL = ("train", "val", "test")
@@ -51,12 +53,10 @@ class Source(Generic[T]):
         ValueError for an absent split, and for a path to a set that needs none; FileNotFoundError where the files are not there.
         """
         if split not in self.splits:
-            raise ValueError(f"{name} has no split {split!r}; it has: {', '.join(self.splits)}")
+            raise UserError(f"{name} has no split {split!r}; it has: {', '.join(self.splits)}")
         if self.folder is None:
             if path is not None:
-                raise ValueError(
-                    f"{name} needs no files, so data.path={os.fspath(path)} would be ignored; leave it out"
-                )
+                raise UserError(f"{name} needs no files, so data.path={os.fspath(path)} would be ignored; leave it out")
             return self.read(split)
         return self.read(self._folder(name, self.folder, path), split)
 
@@ -67,7 +67,7 @@ class Source(Generic[T]):
                 f"{name} is read from its published files, and none are named: set data.path to their folder, or put them in "
                 f"$GOSSAMER_DATA/{usual}"
             )
-        folder = Path(path).expanduser() if path is not None else Path(str(own)).expanduser() / usual
+        folder = expanded(path) if path is not None else expanded(str(own)) / usual
         if not folder.is_dir():
             raise FileNotFoundError(f"{name}: no such folder: {folder}")
         return folder
@@ -105,7 +105,7 @@ def load_image_text(name: str, split: str = "train", *, path: str | os.PathLike[
     """
     if name not in IMAGE_TEXT_SETS:
         kind = " (it has labelled images; data.load reads it)" if name in IMAGE_SETS else ""
-        raise ValueError(f"no set of texts about images {name!r}{kind}; there are: {', '.join(IMAGE_TEXT_SETS)}")
+        raise UserError(f"no set of texts about images {name!r}{kind}; there are: {', '.join(IMAGE_TEXT_SETS)}")
     found = IMAGE_TEXT_SETS[name].load(name, split, path)
     found.check()
     return found

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gossamer.data.images import ImageDataset
+from gossamer.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -90,7 +91,7 @@ def scenes(task: str, split: str = "train") -> ImageDataset:
     background.
     """
     if task not in SCENES:
-        raise ValueError(f"no drawn task {task!r}; known: {', '.join(SCENES)}")
+        raise UserError(f"no drawn task {task!r}; known: {', '.join(SCENES)}")
     classes = SCENES[task].classes
     return ImageDataset(
         name=f"{task} ({split})",

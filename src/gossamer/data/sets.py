@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
+from collections.abc import Mapping
 
 from gossamer.data import records
+from gossamer.data.files import listed
 from gossamer.data.folder import load_folder, split_folders
+from gossamer.data.image_text import ImageTextDataset
 from gossamer.data.images import ImageDataset, joined
 from gossamer.data.registry import IMAGE_SETS, IMAGE_TEXT_SETS
+from gossamer.documents import expanded
+from gossamer.errors import UserError
 
 
 def names(suite: str = "") -> tuple[str, ...]:
@@ -45,9 +49,9 @@ def load(
     kind = _kind(spec)
     if kind != "named" and path is not None:
         published = ", ".join(name for name, source in IMAGE_SETS.items() if source.folder)
-        raise ValueError(f"data.path is for published benchmarks, and {spec} is none of them: {published}")
+        raise UserError(f"data.path is for published benchmarks, and {spec} is none of them: {published}")
     if kind != "records" and (given := [name for name, value in choices.items() if value is not None]):
-        raise ValueError(f"{', '.join(given)} can only be named for parquet, arrow and hub data, and {spec} is neither")
+        raise UserError(f"{', '.join(given)} can only be named for parquet, arrow and hub data, and {spec} is neither")
     own = IMAGE_SETS[spec].splits if kind == "named" else ()
     if split == "trainval" and split not in own and {"train", "val"} <= set(splits(spec, subset)):
         train, val = (load(spec, part, path=path, **choices) for part in ("train", "val"))
@@ -61,6 +65,18 @@ def load(
     return dataset
 
 
+def require_apart(sets: Mapping[str, ImageDataset | ImageTextDataset]) -> None:
+    """Nothing, where no image is in two of the splits; UserError that names those which are, links to one file among them."""
+    first: dict[str, str] = {}
+    both: list[str] = []
+    for split, items in sets.items():
+        names = {os.path.realpath(name) if os.path.exists(name) else name: name for name in items.pictured()}
+        both += [f"{name} (in {first[key]} and {split})" for key, name in names.items() if key in first]
+        first |= dict.fromkeys(names, split)
+    if both:
+        raise UserError(f"{len(both):,} images are in two splits, so scores would say nothing: {listed(both)}")
+
+
 def splits(spec: str | os.PathLike[str], subset: str | None = None) -> tuple[str, ...]:
     """The splits of the set `spec` among "train", "val" and "test", as `load` takes them."""
     spec = os.fspath(spec)
@@ -68,7 +84,7 @@ def splits(spec: str | os.PathLike[str], subset: str | None = None) -> tuple[str
     if kind == "named":
         return tuple(split for split in ("train", "val", "test") if split in IMAGE_SETS[spec].splits)
     if kind == "folder":
-        return tuple(split_folders(Path(spec).expanduser()))
+        return tuple(split_folders(expanded(spec)))
     present = records.open_splits(spec, subset)
     return tuple(split for split in ("train", "val", "test") if records.split_key(present, split))
 
@@ -78,16 +94,16 @@ def _kind(spec: str) -> str:
     if spec in IMAGE_SETS:
         return "named"
     if spec in IMAGE_TEXT_SETS:
-        raise ValueError(f"{spec} has texts about images, not images with labels; data.load_image_text reads it")
-    path = Path(spec).expanduser()
+        raise UserError(f"{spec} has texts about images, not images with labels; data.load_image_text reads it")
+    path = expanded(spec)
     if path.is_dir() and not records.is_records(path):
         return "folder"
     if path.is_file() and not records.is_records(path):
-        raise ValueError(f"{path} is a file, but neither .parquet nor .arrow")
+        raise UserError(f"{path} is a file, but neither .parquet nor .arrow")
     if not path.exists() and (spec.startswith((".", "/", "~")) or spec.count("/") > 1):
-        raise ValueError(f"no such file or folder: {path}")
+        raise UserError(f"no such file or folder: {path}")
     family = re.split("[:/]", spec)[0]
     near = [name for name in IMAGE_SETS if name != family and re.split("[:/]", name)[0] == family]
     if near and spec != family and not path.exists():
-        raise ValueError(f"no set of images {spec!r}; there are: {', '.join(near)}")
+        raise UserError(f"no set of images {spec!r}; there are: {', '.join(near)}")
     return "records"

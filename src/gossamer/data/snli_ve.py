@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gossamer.data.files import field, find, number, read_json_lines
+from gossamer.data.files import field, find, inside, number, read_json_lines
 from gossamer.data.image_text import Example, ImageTextDataset
 
 PARTS = {"train": "train", "val": "dev", "test": "test"}
@@ -27,7 +27,7 @@ def snli_ve(folder: Path, split: str) -> ImageTextDataset:
         examples.append(
             Example(
                 id=str(record.get("pairID", len(examples))),
-                images=(images / f"{image}.jpg",),
+                images=(inside(images, f"{image}.jpg", source),),
                 text=field(record, "sentence2", str, source),
                 references=(CLASSES[label],),
                 scores=((label, 1.0),),

@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 
 from gossamer.data.images import ImageDataset
+from gossamer.errors import UserError
 
 
 def stratified(labels: Sequence[int], count: int, seed: int = 0) -> list[int]:
@@ -15,7 +16,7 @@ def stratified(labels: Sequence[int], count: int, seed: int = 0) -> list[int]:
     numbers are the same on every machine.
     """
     if not 0 <= count <= len(labels):
-        raise ValueError(f"cannot draw {count} of {len(labels)} items")
+        raise UserError(f"cannot draw {count} of {len(labels)} items")
     places: dict[int, list[int]] = {}
     for place, label in enumerate(labels):
         places.setdefault(label, []).append(place)
@@ -35,10 +36,10 @@ def split(dataset: ImageDataset, fraction: float, seed: int = 0) -> tuple[ImageD
     the rest; ValueError if the fraction leaves one of the two parts empty or a class without a training image.
     """
     if not 0 < fraction < 1:
-        raise ValueError(f"the fraction held out must be between 0 and 1, got {fraction}")
+        raise UserError(f"the fraction held out must be between 0 and 1, got {fraction}")
     held = set(stratified(dataset.labels, round(fraction * len(dataset)), seed))
     if not held or len(held) == len(dataset):
-        raise ValueError(
+        raise UserError(
             f"holding out {fraction:g} of the {len(dataset)} images of {dataset.name} leaves one part empty"
         )
     kept = dataset.subset(i for i in range(len(dataset)) if i not in held)
@@ -52,4 +53,4 @@ def keep_classes(before: ImageDataset, after: ImageDataset, change: str) -> None
         name for name, had, has in zip(before.classes, before.counts(), after.counts(), strict=True) if had and not has
     ]
     if lost:
-        raise ValueError(f"{change} of {before.name} leaves no training image of: {', '.join(lost)}")
+        raise UserError(f"{change} of {before.name} leaves no training image of: {', '.join(lost)}")

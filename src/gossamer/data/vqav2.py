@@ -15,6 +15,7 @@ from typing import Any
 
 from gossamer.data.files import field, find, mapping, read_json
 from gossamer.data.image_text import Example, ImageTextDataset
+from gossamer.errors import UserError
 from gossamer.metrics import normalize_answer
 
 PARTS = {
@@ -63,7 +64,7 @@ def save_results(path: str | Path, questions: ImageTextDataset, answers: Sequenc
     ValueError where the numbers of questions and answers differ.
     """
     if len(answers) != len(questions):
-        raise ValueError(f"{questions.name} has {len(questions)} questions, but there are {len(answers)} answers")
+        raise UserError(f"{questions.name} has {len(questions)} questions, but there are {len(answers)} answers")
     results = [
         {"question_id": int(example.id), "answer": answer}
         for example, answer in zip(questions.examples, answers, strict=True)
@@ -80,7 +81,7 @@ def _examples(folder: Path, part: str, place: dict[str, int]) -> Iterator[Exampl
         given, groups = (), ()
         if annotations is not None:
             if id not in annotations:
-                raise ValueError(f"{source} (question_id {id}) has no annotation in v2_mscoco_{part}_annotations.json")
+                raise UserError(f"{source} (question_id {id}) has no annotation in v2_mscoco_{part}_annotations.json")
             given, groups = annotations[id]
         yield Example(
             id=str(id),
@@ -102,7 +103,12 @@ def _annotations(folder: Path, part: str) -> dict[int, tuple[tuple[str, ...], tu
             for answer in field(annotation, "answers", list, source)
         )
         kind = field(annotation, "answer_type", str, source)
-        found[field(annotation, "question_id", int, source)] = (given, (kind,))
+        id = field(annotation, "question_id", int, source)
+        if id in found:
+            raise UserError(
+                f"{source} answers question_id {id}, which an annotation before it does; leave one of them out"
+            )
+        found[id] = (given, (kind,))
     return found
 
 

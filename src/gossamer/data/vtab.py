@@ -9,8 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from gossamer.data import records
-from gossamer.data.files import find
+from gossamer.data.files import find, inside, require_present
 from gossamer.data.images import ImageDataset, ImageFiles, joined
+from gossamer.documents import read_lines
+from gossamer.errors import UserError
 
 CLASSES = {
     "cifar": 100, "caltech101": 102, "dtd": 47, "oxford_flowers102": 102, "oxford_iiit_pet": 37, "svhn": 10, "sun397": 397,
@@ -47,23 +49,24 @@ def vtab(folder: Path, split: str, task: str) -> ImageDataset:
 def read_list(path: Path, classes: int) -> tuple[list[Path], list[int]]:
     """Images and labels of a list file: a line is "path label", the path relative to the file.
 
-    ValueError with the line for one of another form or a label outside the classes; FileNotFoundError for an absent image.
+    UserError with the line for one of another form, an image that is named twice or outside the folder, or a label outside the
+    classes; FileNotFoundError for absent images.
     """
-    paths, labels = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    lines: dict[Path, int] = {}
+    labels = []
+    for number, line in enumerate(read_lines(path), start=1):
         name, _, label = line.rpartition(" ")
         if not name or not label.isdecimal():
-            raise ValueError(
-                f"line {number} of {path} is {line!r}; it should be an image's path, a space and its label"
-            )
+            raise UserError(f"line {number} of {path} is {line!r}; it should be an image's path, a space and its label")
         if int(label) >= classes:
-            raise ValueError(f"line {number} of {path} has label {label}; the {classes} classes are numbered from 0")
-        image = path.parent / name
-        if not image.is_file():
-            raise FileNotFoundError(f"line {number} of {path} names {name}, which is not there")
-        paths.append(image)
+            raise UserError(f"line {number} of {path} has label {label}; the {classes} classes are numbered from 0")
+        image = inside(path.parent, name, f"line {number} of {path}")
+        if image in lines:
+            raise UserError(f"line {number} of {path} names {name}, as line {lines[image]} does")
+        lines[image] = number
         labels.append(int(label))
-    return paths, labels
+    require_present((image, f"line {number} of {path}") for image, number in lines.items())
+    return list(lines), labels
 
 
 def _from_records(folder: Path, split: str, task: str) -> ImageDataset:
@@ -74,7 +77,7 @@ def _from_records(folder: Path, split: str, task: str) -> ImageDataset:
     if set(images.classes) <= set(numbers):
         return images.with_classes(numbers)
     if len(images.classes) != CLASSES[task]:
-        raise ValueError(f"{images.name} has {len(images.classes)} classes; vtab/{task} has {CLASSES[task]}")
+        raise UserError(f"{images.name} has {len(images.classes)} classes; vtab/{task} has {CLASSES[task]}")
     return images
 
 

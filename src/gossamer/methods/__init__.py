@@ -1,59 +1,29 @@
-"""Methods: one file each, one line here to make it known."""
+"""Methods: one file each. Every file of this folder is imported, and what it decorates with `base.method` is known."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib
+import math
+import pkgutil
 import types
 import typing
 from typing import Any
 
+from gossamer.errors import UserError, WrongKind
 from gossamer.methods import peft
-from gossamer.methods.adapter import Adapter
-from gossamer.methods.apt import APT
+from gossamer.methods.base import METHODS as METHODS
 from gossamer.methods.base import Method
-from gossamer.methods.bitfit import BitFit
-from gossamer.methods.classifier_token import ClassifierToken
-from gossamer.methods.cvpt import CVPT
-from gossamer.methods.das import DAS
-from gossamer.methods.dvp import DVP
-from gossamer.methods.full import FullFineTuning
-from gossamer.methods.linear_probe import LinearProbe
-from gossamer.methods.memvp import MemVP
-from gossamer.methods.spt import SPT
-from gossamer.methods.unfreeze import Unfreeze
-from gossamer.methods.visual_tokens import VisualTokens
-from gossamer.methods.vpt import VPT
 
-METHODS: dict[str, type[Method]] = {
-    m.name: m
-    for m in (
-        *(VPT, SPT, CVPT, APT, DAS, DVP, MemVP),
-        *(LinearProbe, FullFineTuning, BitFit, Adapter, ClassifierToken, Unfreeze, VisualTokens),
-    )
-}
+for _file in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_file.name}")  # each registers its own
+globals().update({kind.__name__: kind for kind in METHODS.values()})
 
-__all__ = [
-    "APT",
-    "CVPT",
-    "DAS",
-    "DVP",
-    "METHODS",
-    "SPT",
-    "VPT",
-    "Adapter",
-    "BitFit",
-    "ClassifierToken",
-    "FullFineTuning",
-    "LinearProbe",
-    "MemVP",
-    "Method",
-    "Unfreeze",
-    "VisualTokens",
-    "as_method",
-    "from_dict",
-    "to_dict",
-]
+
+def __getattr__(name: str) -> Any:
+    known = ", ".join(kind.__name__ for kind in METHODS.values())
+    raise AttributeError(f"no method {name!r}; there are {known}")
 
 
 def as_method(method: Any) -> Method:
@@ -67,7 +37,7 @@ def as_method(method: Any) -> Method:
     if type(method).__module__.partition(".")[0] == "peft" and hasattr(method, "peft_type"):
         return peft.Peft(config=method)
     known = ", ".join(m.__name__ for m in METHODS.values())
-    raise TypeError(
+    raise WrongKind(
         f"{method!r} is no method: give one or a list of {known}, or a configuration of peft such as LoraConfig(...)"
     )
 
@@ -91,18 +61,26 @@ def from_dict(values: dict[str, Any]) -> Method:
     if name == "peft":
         return peft.from_dict(values)
     if not isinstance(name, str) or name not in METHODS:
-        raise ValueError(f"no method {name!r}; there are {', '.join([*METHODS, 'peft'])}{_suggest(name, METHODS)}")
-    known = {f.name: f for f in dataclasses.fields(METHODS[name])}  # type: ignore[arg-type]
-    for field in values:
-        if field not in known:
-            raise ValueError(
-                f"{name} has no setting {field!r}; it has {', '.join(known) or 'none'}{_suggest(field, known)}"
-            )
-    hints = typing.get_type_hints(METHODS[name])
-    for field, value in values.items():
-        if not _fits(value, hints[field]):
-            raise ValueError(f"{name}.{field} must be {known[field].type}, got {value!r:.60}")
+        raise UserError(f"no method {name!r}; there are {', '.join([*METHODS, 'peft'])}{_suggest(name, METHODS)}")
+    check_settings(METHODS[name], values, name)
     return METHODS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def check_settings(kind: type, values: dict[str, Any], name: str, what: str = "setting") -> None:
+    """Nothing, where the values are of fields of the dataclass `kind` and of their types; they come from a file.
+
+    Raises:
+        UserError: one is not; the message names it as a setting of `name`, and lists what is known.
+    """
+    known = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(kind)
+    for field, value in values.items():
+        if field not in known:
+            raise UserError(
+                f"{name} has no {what} {field!r}; it has {', '.join(known) or 'none'}{_suggest(field, known)}"
+            )
+        if not _fits(value, hints[field]):
+            raise UserError(f"{name}.{field} must be {known[field].type}, got {value!r:.60}")
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -115,7 +93,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is tuple:
         return isinstance(value, list | tuple) and all(_fits(v, arguments[0]) for v in value)
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
 
 

@@ -23,8 +23,11 @@ from torch.nn import functional as F
 
 from gossamer.anatomy import Anatomy, Branch
 from gossamer.anatomy.block import Block
-from gossamer.anatomy.seams import Part, Swapped
-from gossamer.methods.base import Method, grow
+from gossamer.anatomy.plan import Plan
+from gossamer.anatomy.rewritten import Swapped
+from gossamer.anatomy.seams import Part
+from gossamer.errors import UserError
+from gossamer.methods.base import Method, grow, method
 
 PLACES: dict[str, tuple[Branch, ...]] = {
     "attention": ("attention", "cross"),
@@ -53,6 +56,7 @@ def largest(A: Tensor) -> Tensor:
     return A.detach().amax(dim=-1, keepdim=True)
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class APT(Method):
     """A softmax-free read-out of learnt prompts beside every attention (Wu et al., arXiv 2306.15706). Not an identity at the start.
@@ -88,13 +92,13 @@ class APT(Method):
     def __post_init__(self) -> None:
         for field in ("prompts", "rank"):
             if getattr(self, field) < 0:
-                raise ValueError(f"{field} must be 0 or more, got {getattr(self, field)}")
+                raise UserError(f"{field} must be 0 or more, got {getattr(self, field)}")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+            raise UserError(f"dropout must be in [0, 1), got {self.dropout}")
         choices = {"where": PLACES, "activation": ("relu", "softmax"), "gate": ("max", "learned")}
         for field, allowed in {**choices, "start": ("run", "declared")}.items():
             if getattr(self, field) not in allowed:
-                raise ValueError(f"{field} must be one of {', '.join(allowed)}, got {getattr(self, field)!r}")
+                raise UserError(f"{field} must be one of {', '.join(allowed)}, got {getattr(self, field)!r}")
 
     def attach(self, anatomy: Anatomy) -> Part:
         """Places the read-outs; their tree is `<stack>.blocks.<i>.<branch>.{prompts, down, up, scale, gate}`.
@@ -108,7 +112,7 @@ class APT(Method):
             grow(tree, f"{block.key}.{branch}", part)
             anatomy.add(block, branch, part)
             places.append((block, LAST[branch], part))
-        tree.__dict__.update(anatomy=anatomy, places=places)
+        tree.borrow(anatomy=anatomy, places=places)
         return tree
 
     def places(self, anatomy: Anatomy) -> list[tuple[Block, Branch]]:
@@ -123,7 +127,7 @@ class APT(Method):
         ]
         if not found:
             stack = blocks[0].stack.name
-            raise ValueError(f"where='cross', but blocks of the {stack} stack have no cross-attention; use 'attention'")
+            raise UserError(f"where='cross', but blocks of the {stack} stack have no cross-attention; use 'attention'")
         return found
 
     def parameters(self, anatomy: Anatomy) -> int:
@@ -135,13 +139,14 @@ class APT(Method):
             return int(self.learn_scale)
         return self.prompts * d + 2 * self.rank * d + self.learn_scale + (self.gate == "learned")
 
-    def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
+    def finished_macs(self, plan: Plan) -> int:
         """2 n p d for each read-out."""
-        return sum(2 * b.seen(tokens, where) * self.prompts * b.sizes.width for b, where in self.places(anatomy))
+        places = self.places(plan.anatomy)
+        return sum(2 * plan.seen(b, where) * self.prompts * b.sizes.width for b, where in places)
 
-    def overhead(self, anatomy: Anatomy, tokens: dict[str, int]) -> tuple[int, int]:
+    def training_macs(self, plan: Plan) -> tuple[int, int]:
         """Once per batch: 2 p r d for P~ of each read-out."""
-        return 0, sum(2 * self.prompts * self.rank * b.sizes.width for b, _ in self.places(anatomy))
+        return 0, sum(2 * self.prompts * self.rank * b.sizes.width for b, _ in self.places(plan.anatomy))
 
 
 class ReadOut(Part):
@@ -223,12 +228,12 @@ class ReadOuts(Part):
         """Every read-out becomes two tables; nothing more is computed for s, unless other methods work beside APT."""
         super().finalize()
         own = {id(part) for _, _, part in self.places}
-        alone = all(isinstance(c, Swapped) or id(c.part) in own for c in self.anatomy.log)  # type: ignore[union-attr]
+        alone = all(isinstance(c, Swapped) or id(c.part) in own for c in self.anatomy.log)
         for block, role, part in self.places if alone else ():
             last = block.part(role)
             if type(last) is nn.Linear:
                 part.fold(last)
-        self.__dict__.update(anatomy=None, places=[])
+        self.borrow(anatomy=None, places=[])
 
 
 def _drawn(rows: int, columns: int, spread: float, device: torch.device) -> nn.Parameter:

@@ -9,9 +9,11 @@ from torch import nn
 
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.seams import Part
-from gossamer.methods.base import Method, share
+from gossamer.errors import UserError
+from gossamer.methods.base import Method, method, share
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class BitFit(Method):
     """All bias vectors of the backbone are trained, those of its norms included; ViT-B/16 has 102,912 of them."""
@@ -27,7 +29,7 @@ class BitFit(Method):
         """
         biases = _biases(anatomy)
         if not biases:
-            raise ValueError(
+            raise UserError(
                 f"{type(anatomy.model).__name__} has no bias vectors, so BitFit would train nothing but the head"
             )
         return share(anatomy, biases)

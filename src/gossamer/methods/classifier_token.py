@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.block import Block, get
 from gossamer.anatomy.seams import Part
-from gossamer.methods.base import Method, grow
+from gossamer.errors import UserError
+from gossamer.methods.base import Method, grow, method
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class ClassifierToken(Method):
     """Text position 0, before the modality embedding is added, becomes a learned vector of the model's width.
@@ -37,7 +39,7 @@ class ClassifierToken(Method):
 
     def __post_init__(self) -> None:
         if self.token < 0:
-            raise ValueError(f"token must be an id of the vocabulary, 0 or more, got {self.token}")
+            raise UserError(f"token must be an id of the vocabulary, 0 or more, got {self.token}")
 
     def attach(self, anatomy: Anatomy) -> Part:
         """Places the vector; its tree is `<stack>.token` [1, 1, d].
@@ -50,11 +52,11 @@ class ClassifierToken(Method):
         words = get(owner, block.stack.words or "")
         size = next(m for m in words.modules() if isinstance(m, nn.Embedding)).num_embeddings
         if self.token >= size:
-            raise ValueError(f"token={self.token} is no id of this model's vocabulary of {size}")
+            raise UserError(f"token={self.token} is no id of this model's vocabulary of {size}")
         with torch.no_grad():
             start = words(input_ids=torch.tensor([[self.token]], device=block.device)).float().clone()
         if start.shape[-1] != width:
-            raise ValueError(
+            raise UserError(
                 f"the word embeddings of this {type(owner).__name__} are {start.shape[-1]} wide and its {block.stack.name} stack "
                 f"{width}: the classifier token cannot start as one of them"
             )
@@ -68,7 +70,7 @@ class ClassifierToken(Method):
         found = [b for b in blocks if b.stack.entrance and b.stack.words]
         if not found:
             name = blocks[0].stack.name
-            raise ValueError(f"no text enters the {name} stack of this {type(anatomy.model).__name__} beside images")
+            raise UserError(f"no text enters the {name} stack of this {type(anatomy.model).__name__} beside images")
         return found[0]
 
     def parameters(self, anatomy: Anatomy) -> int:

@@ -20,8 +20,10 @@ from torch.nn import functional as F
 
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.block import Block, Projection
+from gossamer.anatomy.plan import Plan
 from gossamer.anatomy.seams import Part
-from gossamer.methods.base import Method, grow
+from gossamer.errors import UserError
+from gossamer.methods.base import Method, grow, method
 from gossamer.methods.vpt import patch_area, prompt_range
 
 PLACEMENTS = (1, 2, 3, 4, 5, "parallel_ffn")
@@ -54,6 +56,7 @@ def folded_attention(x: Tensor, G: Tensor, g: Tensor, U: Tensor) -> Tensor:
     return weights.flatten(-2).to(x.dtype) @ U.flatten(-3, -2)
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class CVPT(Method):
     """Prompts that the tokens of each block read by a cross-attention (Huang et al., arXiv 2408.14961).
@@ -99,9 +102,9 @@ class CVPT(Method):
 
     def __post_init__(self) -> None:
         if self.prompts < 0:
-            raise ValueError(f"prompts must be 0 or more, got {self.prompts}")
+            raise UserError(f"prompts must be 0 or more, got {self.prompts}")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+            raise UserError(f"dropout must be in [0, 1), got {self.dropout}")
         choices = {
             "placement": PLACEMENTS, "start": (None, "published", "identity"), "prompt_start": ("xavier", "vpt", "zero"),
             "projections": ("shared", "random"), "query_norm": ("none", "host_norm1"), "prompt_norm": ("none", "host_norm1"),
@@ -110,7 +113,7 @@ class CVPT(Method):
         for field, allowed in choices.items():
             if getattr(self, field) not in allowed:
                 known = ", ".join(map(repr, allowed))
-                raise ValueError(f"{field} must be one of {known}, got {getattr(self, field)!r}")
+                raise UserError(f"{field} must be one of {known}, got {getattr(self, field)!r}")
 
     def attach(self, anatomy: Anatomy) -> Part:
         """Places the branches; their tree is `<stack>.blocks.<i>.{prompts, origin, own}`.
@@ -140,7 +143,7 @@ class CVPT(Method):
 
     def from_identity(self, block: Block) -> bool:
         """Whether training starts with the backbone's function."""
-        return self.start == "identity" or (self.start is None and block.active("layer_scale1") is not None)
+        return self.start == "identity" or (self.start is None and block.damping("layer_scale1") is not None)
 
     def form_on(self, block: Block) -> Form:
         """How CA is computed on a block.
@@ -155,7 +158,7 @@ class CVPT(Method):
         elif shared and not all(block.projection(role, bare=True).plain for role in ("q", "out")):
             obstacle = "its projections are no plain Linears"
         if self.form == "folded" and obstacle:
-            raise ValueError(f"{block.name} cannot be folded: {obstacle}; use form='auto'")
+            raise UserError(f"{block.name} cannot be folded: {obstacle}; use form='auto'")
         if self.form != "auto":
             return self.form
         if self.prompts == 1:
@@ -173,13 +176,13 @@ class CVPT(Method):
         own = sum(t.numel() for t in tensors if t is not None)
         return self.prompts * block.sizes.width + own
 
-    def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
+    def finished_macs(self, plan: Plan) -> int:
         """For each block: folded 2 n d H m; projected 2 n h H (d + m); one prompt is a constant and costs nothing."""
         if not self.prompts:
             return 0
         total = 0
-        for block in anatomy.blocks(self.stack, self.blocks):
-            n, sizes, heads = block.tokens(tokens), block.sizes, block.sizes.inner // block.head_width
+        for block in plan.anatomy.blocks(self.stack, self.blocks):
+            n, sizes, heads = plan.tokens(block), block.sizes, block.sizes.inner // block.head_width
             total += {
                 "constant": 0,
                 "folded": 2 * n * sizes.width * heads * self.prompts,
@@ -187,13 +190,13 @@ class CVPT(Method):
             }[self.form_on(block)]
         return total
 
-    def overhead(self, anatomy: Anatomy, tokens: dict[str, int]) -> tuple[int, int]:
+    def training_macs(self, plan: Plan) -> tuple[int, int]:
         """Once per batch: K, V of each block, with them G, U where folded, and V of P0 where training starts from the identity.
 
         With dropout masks by sample all but the last are for each sample.
         """
         total, origins = 0, 0
-        for block in anatomy.blocks(self.stack, self.blocks) if self.prompts else ():
+        for block in plan.anatomy.blocks(self.stack, self.blocks) if self.prompts else ():
             sizes = block.sizes
             used = {"constant": sizes.inner, "folded": 2 * sizes.inner, "projected": 0}[self.form_on(block)]
             total += self.prompts * sizes.width * (2 * sizes.inner_kv + used)
@@ -216,8 +219,8 @@ class CrossPrompts(Part):
     def __init__(self, block: Block, config: CVPT, bound: float):
         super().__init__()
         norms = "host_norm1" in (config.query_norm, config.prompt_norm)
-        if norms and block.stack.attention.norm is None:
-            raise ValueError(f"{block.name} has no norm before its attention, so there is no 'host_norm1' to use")
+        if norms and block.attention.norm is None:
+            raise UserError(f"{block.name} has no norm before its attention, so there is no 'host_norm1' to use")
         width, device = block.sizes.width, block.device
         start = torch.empty(config.prompts, width, device=device).uniform_(-bound, bound)
         self.prompts: nn.Parameter | None = nn.Parameter(start)
@@ -226,7 +229,7 @@ class CrossPrompts(Part):
         self.own: OwnProjections | None = None
         if config.learnable or config.projections == "random":
             self.own = OwnProjections(block, config)
-        self.__dict__.update(block=block)  # the block is the backbone's, no child
+        self.borrow(block=block)  # the block is the backbone's, no child
         self.config, self.form, self.dropout = config, config.form_on(block), config.dropout
         for name in ("bias", "keys", "values", "G", "g", "U"):
             self.register_buffer(name, None)
@@ -303,7 +306,7 @@ class CrossPrompts(Part):
         return 0.0 if self.from_identity or b_o is None else b_o
 
     def _damped(self, y: Tensor) -> Tensor:
-        return self._through("layer_scale1", y) if self.config.layer_scale else y
+        return self.block.damped("layer_scale1", y) if self.config.layer_scale else y
 
     def _finished(self, x: Tensor) -> Tensor:
         if self.form == "constant":
@@ -351,7 +354,7 @@ class OwnProjections(Part):
             if not source.plain:
                 if config:
                     kind = type(source.linear).__name__
-                    raise ValueError(
+                    raise UserError(
                         f"{block.name}: the projection {role!r} is a {kind}, of which no trainable copy can be made"
                     )
                 self.add_module(role, copy.deepcopy(source.linear))

@@ -12,6 +12,7 @@ import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -20,19 +21,18 @@ from torch.nn import functional as F
 
 from gossamer.anatomy import Anatomy, Branch
 from gossamer.anatomy.block import Block, Site
+from gossamer.anatomy.plan import Plan
 from gossamer.anatomy.seams import Part
-from gossamer.methods.base import Method, grow
-from gossamer.searching.bandit import Bandit
+from gossamer.errors import UserError
+from gossamer.methods.base import Method, grow, method
+from gossamer.methods.parts import bottleneck
+from gossamer.methods.parts.bandit import Bandit
+from gossamer.methods.parts.bottleneck import Bottleneck
 
 if TYPE_CHECKING:
     from gossamer.anatomy.replaced import Replaced
 
 STD = 0.02  # of the random matrices of parallel adapters
-
-
-def parallel(x: Tensor, norm: nn.LayerNorm, down: nn.Linear, up: nn.Linear, scale: float = 1.0) -> Tensor:
-    """A(x) = s (W_up ReLU(W_dn LN_A(x) + b_dn) + b_up) for x [..., d]; nothing of x is added."""
-    return scale * up(torch.relu(down(norm(x))))
 
 
 def grouped(z: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
@@ -46,6 +46,7 @@ def mixture(first: Tensor, weight: Tensor, bias: Tensor, temperature: float) -> 
     return F.linear(first.float(), weight.float(), bias.float()).div(temperature).softmax(dim=-1)
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class DAS(Method):
     """Skipped layers with shortcuts, kept layers with adapters (Wu et al., arXiv 2309.01479).
@@ -93,19 +94,19 @@ class DAS(Method):
     def __post_init__(self) -> None:
         chosen = (self.skip,) if isinstance(self.skip, int) else self.skip
         if isinstance(self.skip, bool) or min(chosen, default=0) < 0 or len(set(chosen)) != len(chosen):
-            raise ValueError(f"skip must be a number of modules or their indices, each once, got {self.skip}")
+            raise UserError(f"skip must be a number of modules or their indices, each once, got {self.skip}")
         for name in ("form", "modules", "init"):
             known = {"form": FORMS, "modules": ("block", "attention"), "init": ("published", "zero_up")}[name]
             if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+                raise UserError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         if self.rank < 1 or (self.shortcut_rank is not None and self.shortcut_rank < 1):
-            raise ValueError(f"ranks must be at least 1, got rank={self.rank}, shortcut_rank={self.shortcut_rank}")
+            raise UserError(f"ranks must be at least 1, got rank={self.rank}, shortcut_rank={self.shortcut_rank}")
         if self.form == "parallel" and (self.before_ffn or self.plus_input):
-            raise ValueError("before_ffn and plus_input belong to the forms router and bottleneck, not to parallel")
+            raise UserError("before_ffn and plus_input belong to the forms router and bottleneck, not to parallel")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+            raise UserError(f"dropout must be in [0, 1), got {self.dropout}")
         if self.temperature <= 0 or self.groups < 1 or self.shortcut_lr <= 0:
-            raise ValueError(
+            raise UserError(
                 f"temperature, groups and shortcut_lr must be positive, got {self.temperature}, {self.groups}, {self.shortcut_lr}"
             )
 
@@ -139,7 +140,7 @@ class DAS(Method):
             chosen = sorted(self.skip)
         count = self.skip if isinstance(self.skip, int) else len(chosen)
         if count >= len(sites) or any(i >= len(sites) for i in chosen):
-            raise ValueError(
+            raise UserError(
                 f"skip={self.skip}: {type(anatomy.model).__name__} has {len(sites)} candidates "
                 f"({', '.join(s.key for s in sites[:2])}, ... numbered 0 to {len(sites) - 1}), of which at least one must stay"
             )
@@ -149,7 +150,7 @@ class DAS(Method):
         chosen = self.stacks or (anatomy.main,)
         for first in (anatomy.columns(name)[0][0] for name in chosen):
             if first.stack.windows is not None:
-                raise ValueError(f"{first.name} attends in windows, beside which DAS has no place for its adapters")
+                raise UserError(f"{first.name} attends in windows, beside which DAS has no place for its adapters")
         return chosen
 
     # ---- placing ----
@@ -198,8 +199,8 @@ class DAS(Method):
         """The branches of a block that carry an adapter."""
         if self.form == "parallel":
             return ["attention", "cross", "ffn"] if block.stack.cross else ["attention", "ffn"]
-        if block.stack.attention.norm is None:
-            raise ValueError(
+        if block.attention.norm is None:
+            raise UserError(
                 f"form={self.form!r} reads what a norm gives to attention; {block.name} is a post-norm block"
             )
         return ["attention", "ffn"] if self.before_ffn else ["attention"]
@@ -225,9 +226,9 @@ class DAS(Method):
     def _size(self, d: int, r: int) -> int:
         """Parameters of one adapter of rank r."""
         return {
-            "parallel": 2 * d * r + r + 3 * d,
+            "parallel": bottleneck.parameters(d, r, norm=True),
             "router": d * r + r + 2 * (d * (r // self.groups) + d) + 2 * d + 2,
-            "bottleneck": 2 * d * r + r + d,
+            "bottleneck": bottleneck.parameters(d, r),
         }[self.form]
 
     def _macs(self, n: int, d: int, r: int) -> int:
@@ -240,10 +241,14 @@ class DAS(Method):
         """n_A P(r) for each block that stays, P(r_S) for each module that is skipped; P(r) = 2 d r + r + 3 d."""
         return sum(self._size(site.block.sizes.width, rank) for site, rank in self._ranks(anatomy))
 
-    def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
-        """2 n d r for each adapter and shortcut, less what the skipped modules would have cost."""
-        added = sum(self._macs(s.block.tokens(tokens), s.block.sizes.width, r) for s, r in self._ranks(anatomy))
-        return added - sum(_site_macs(site, tokens) for site in self.skipped(anatomy))
+    def foresee(self, plan: Plan) -> None:
+        """Skipped modules are not computed."""
+        for site in self.skipped(plan.anatomy):
+            plan.skip(site)
+
+    def finished_macs(self, plan: Plan) -> int:
+        """2 n d r for each adapter and shortcut."""
+        return sum(self._macs(plan.tokens(s.block), s.block.sizes.width, r) for s, r in self._ranks(plan.anatomy))
 
     def _ranks(self, anatomy: Anatomy) -> list[tuple[Any, int]]:
         """Every adapter and shortcut there is: where, and its rank."""
@@ -336,7 +341,7 @@ class Shortcut(Part):
     def __init__(self, adapter: Part, norm: nn.Module | None, plus_input: bool):
         super().__init__()
         self.adapter, self.plus_input = adapter, plus_input
-        self.__dict__["norm"] = norm  # the backbone's, so no child
+        self.borrow(norm=norm)  # the backbone's, so no child
 
     def forward(self, x: Tensor, first: Tensor | None = None) -> Tensor:
         """[B, N, d], and where asked for the first token of each sequence [B, d] -> [B, N, d]."""
@@ -347,44 +352,18 @@ class Shortcut(Part):
         return x + u + y if self.plus_input else x + y
 
 
-class ParallelAdapter(Part):
-    """A(x), see `parallel`: beside a branch, or behind x + in place of a block."""
-
-    def __init__(self, width: int, rank: int, config: DAS, device: torch.device):
-        super().__init__()
-        self.norm = nn.LayerNorm(width, eps=1e-5, device=device)
-        self.down, self.up = nn.Linear(width, rank, device=device), nn.Linear(rank, width, device=device)
-        for linear in (self.down, self.up):
-            nn.init.normal_(linear.weight, std=STD)
-            nn.init.zeros_(linear.bias)
-        if config.init == "zero_up":
-            nn.init.zeros_(self.up.weight)
-        self.scale, self.dropout = config.scale, config.dropout
-
-    def forward(self, x: Tensor, output: Tensor | None = None) -> Tensor:
-        """x [B, N, d] -> A(x); what the branch made of x does not matter."""
-        states = x.to(self.down.weight.dtype)
-        if self.training and self.dropout:
-            hidden = F.dropout(torch.relu(self.down(self.norm(states))), self.dropout)
-            return (self.scale * self.up(hidden)).to(x.dtype)
-        return parallel(states, self.norm, self.down, self.up, self.scale).to(x.dtype)
+def _parallel(width: int, rank: int, config: DAS, device: torch.device) -> Bottleneck:
+    """A(x) = s (W_up ReLU(W_dn LN_A(x) + b_dn) + b_up): beside a branch, or behind x + in place of a block."""
+    drawn = partial(nn.init.normal_, std=STD)
+    options = {"scale": config.scale, "dropout": config.dropout, "device": device}
+    part = Bottleneck(width, rank, norm=True, **options)
+    return part.start(drawn, nn.init.zeros_ if config.init == "zero_up" else drawn)
 
 
-class BottleneckAdapter(Part):
+def _bottleneck(width: int, rank: int, config: DAS, device: torch.device) -> Bottleneck:
     """R(u) = s (W_up ReLU(W_dn u + b_dn) + b_up) before a branch; W_dn Xavier, the rest zero."""
-
-    def __init__(self, width: int, rank: int, config: DAS, device: torch.device):
-        super().__init__()
-        self.down, self.up = nn.Linear(width, rank, device=device), nn.Linear(rank, width, device=device)
-        nn.init.xavier_uniform_(self.down.weight)
-        for zero in (self.down.bias, self.up.weight, self.up.bias):
-            nn.init.zeros_(zero)
-        self.scale, self.dropout = config.scale, config.dropout
-
-    def forward(self, u: Tensor) -> Tensor:
-        """[B, N, d] -> [B, N, d]."""
-        hidden = F.dropout(torch.relu(self.down(u.to(self.down.weight.dtype))), self.dropout, self.training)
-        return (self.scale * self.up(hidden)).to(u.dtype)
+    options = {"scale": config.scale, "dropout": config.dropout, "device": device}
+    return Bottleneck(width, rank, **options).start(nn.init.xavier_uniform_)
 
 
 class RouterAdapter(Part):
@@ -394,7 +373,7 @@ class RouterAdapter(Part):
         super().__init__()
         groups = config.groups
         if rank % groups or width % groups:
-            raise ValueError(f"groups={groups} must divide the rank, {rank}, and the width, {width}")
+            raise UserError(f"groups={groups} must divide the rank, {rank}, and the width, {width}")
         self.down, self.router = nn.Linear(width, rank, device=device), nn.Linear(width, 2, device=device)
         nn.init.xavier_uniform_(self.down.weight)
         nn.init.zeros_(self.down.bias)
@@ -419,7 +398,7 @@ class RouterAdapter(Part):
         return (self.scale * (alpha[..., 0] * branches[0] + alpha[..., 1] * branches[1])).to(u.dtype)
 
 
-FORMS: dict[str, Any] = {"parallel": ParallelAdapter, "router": RouterAdapter, "bottleneck": BottleneckAdapter}
+FORMS: dict[str, Any] = {"parallel": _parallel, "router": RouterAdapter, "bottleneck": _bottleneck}
 
 
 def _path(site: Site) -> str:
@@ -431,10 +410,3 @@ def _depth(anatomy: Anatomy, block: Block) -> int:
     """How many blocks run behind a block, negated."""
     column = anatomy.column(block)
     return column.index(block) - len(column)
-
-
-def _site_macs(site: Site, tokens: dict[str, int]) -> int:
-    block = site.block
-    if site.branch is None:
-        return block.macs(tokens)
-    return block.sizes.branch_macs(site.branch, block.tokens(tokens), block.context(tokens))

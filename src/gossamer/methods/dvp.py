@@ -16,6 +16,7 @@ import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -25,10 +26,13 @@ from torch.nn import functional as F
 from gossamer.anatomy import Anatomy, Branch, sight
 from gossamer.anatomy.block import Block
 from gossamer.anatomy.leading import Lead
+from gossamer.anatomy.plan import Plan
 from gossamer.anatomy.seams import Part
-from gossamer.methods.adapter import Adapter, Bottleneck
-from gossamer.methods.base import Method, grow, share
-from gossamer.searching.bandit import Bandit
+from gossamer.errors import UserError
+from gossamer.methods.base import Method, grow, method, share
+from gossamer.methods.parts import bottleneck
+from gossamer.methods.parts.bandit import Bandit
+from gossamer.methods.parts.bottleneck import Bottleneck
 
 DROPOUT = 0.1  # on the attention map of the generator, the authors'
 ADAPTER_STD, HEAD_STD = 0.01, 0.02  # of weights at the start, the authors'
@@ -58,6 +62,7 @@ def pooled(states: Tensor, mask: Tensor | None) -> Tensor:
     return (states * weights).sum(dim=1, keepdim=True) / weights.sum(dim=1, keepdim=True).clamp(min=1)
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class DVP(Method):
     """One visual prompt, generated from text and image (Huang et al., arXiv 2306.00409); for models made by `VisionLanguage`.
@@ -98,12 +103,12 @@ class DVP(Method):
         for field in ("width", "heads", "rank"):
             value = getattr(self, field)
             if value is not None and value < 1:
-                raise ValueError(f"{field} must be at least 1 (or None for the authors'), got {value}")
+                raise UserError(f"{field} must be at least 1 (or None for the authors'), got {value}")
         for field, known in (("query", ("token", "mean", "all")), ("train", ("adapters", "language", "prompt"))):
             if getattr(self, field) not in known:
-                raise ValueError(f"{field} must be one of {', '.join(known)}, got {getattr(self, field)!r}")
+                raise UserError(f"{field} must be one of {', '.join(known)}, got {getattr(self, field)!r}")
         if self.init_std < 0:
-            raise ValueError(f"init_std must be 0 or more, got {self.init_std}")
+            raise UserError(f"init_std must be 0 or more, got {self.init_std}")
 
     @property
     def trains_backbone(self) -> bool:  # type: ignore[override]
@@ -121,7 +126,7 @@ class DVP(Method):
         stack = anatomy.readout.name
         (first,) = anatomy.blocks(stack, (self.block,))
         if self.released_compat and not first.stack.relative_bias:
-            raise ValueError(
+            raise UserError(
                 f"released_compat=True is about T5's relative bias, which {type(anatomy.model).__name__} has not"
             )
         self._warn(anatomy)
@@ -133,9 +138,9 @@ class DVP(Method):
             self._adapt(anatomy, tree)
         if self.released_compat:
             for block in (b for name in anatomy.adapted for b in anatomy.blocks(name)[1:]):
-                anatomy.withhold(block, "position_bias")
+                anatomy.withhold(block, "bias")
         arms = [f"{anatomy.readout.name}.blocks.{i}" for i in sorted(placement.known)]
-        tree.__dict__.update(placement=placement, arms=arms, use=placement.use)
+        tree.borrow(placement=placement, arms=arms, use=placement.use)
         return tree
 
     def bandit(self) -> Bandit:
@@ -178,15 +183,12 @@ class DVP(Method):
     def _adapt(self, anatomy: Anatomy, tree: Part) -> None:
         """Bottlenecks behind every sub-layer of the language model: z + U phi(D z + b_D) + b_U."""
         causal = _decoder_only(anatomy)
-        config = Adapter(rank=self._rank(anatomy), activation="silu" if causal else "relu")
+        draw = nn.init.xavier_uniform_ if causal else partial(nn.init.normal_, std=ADAPTER_STD)
+        activation = "silu" if causal else "relu"
         for block, branch in self._branches(anatomy):
-            adapter = Bottleneck(block, config, "output")
-            for linear in (adapter.down, adapter.up):
-                if causal:
-                    nn.init.xavier_uniform_(linear.weight)
-                else:
-                    nn.init.normal_(linear.weight, std=ADAPTER_STD)
-                nn.init.zeros_(linear.bias)
+            width, rank = block.sizes.width, self._rank(anatomy)
+            adapter = Bottleneck(width, rank, activation=activation, reads="output", device=block.device)
+            adapter.start(draw, draw)
             grow(tree, f"{block.key}.adapters.{branch}", adapter)
             anatomy.add(block, branch, adapter)
 
@@ -218,7 +220,7 @@ class DVP(Method):
         c = self.width or (min(d, 512) if causal else d)
         heads = self.heads or (16 if causal else 12)
         if c % heads:
-            raise ValueError(f"{heads} heads do not divide the generator's width {c}: choose DVP(heads=..., width=...)")
+            raise UserError(f"{heads} heads do not divide the generator's width {c}: choose DVP(heads=..., width=...)")
         return d, d_v, c, heads
 
     def _rank(self, anatomy: Anatomy) -> int:
@@ -241,22 +243,27 @@ class DVP(Method):
         total = each * len(self._placed(anatomy))
         if self.train == "adapters":
             r = self._rank(anatomy)
-            total += sum(2 * w * r + r + w for w in (b.sizes.width for b, _ in self._branches(anatomy)))
+            total += sum(bottleneck.parameters(b.sizes.width, r) for b, _ in self._branches(anatomy))
         return total + sum(p.numel() for p in {id(p): p for p in self._shared(anatomy).values()}.values())
 
-    def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
-        """Blocks from K on with p tokens more, the generator (2 m d_v c + 2 p d c + 2 p m c), 2 d r for each adapter and token."""
-        d, d_v, c, _ = self._sizes(anatomy)
-        stack, m, context = anatomy.readout.name, tokens["vision"], tokens.get("encoder", 0)
-        n = tokens[stack]
-        p = (context if _two_sided(anatomy) else n) if self.query == "all" else 1
-        led = anatomy.blocks(stack)[self.block :]
-        total = sum(b.sizes.macs(n + p, context) - b.sizes.macs(n, context) for b in led)
-        total += 2 * m * d_v * c + 2 * p * d * c + 2 * p * m * c
+    def foresee(self, plan: Plan) -> None:
+        """p tokens from block K on."""
+        stack = plan.anatomy.readout.name
+        plan.insert(plan.anatomy.stacks[stack][self.block], self._count(plan), last=plan.anatomy.stacks[stack][-1])
+
+    def _count(self, plan: Plan) -> int:
+        """p, the prompts of one sample."""
+        asks = plan.anatomy.stacks["encoder" if _two_sided(plan.anatomy) else plan.anatomy.readout.name][0]
+        return asks.tokens(plan.counts) if self.query == "all" else 1
+
+    def finished_macs(self, plan: Plan) -> int:
+        """The generator, 2 m d_v c + 2 p d c + 2 p m c, and 2 d r for each adapter and token."""
+        d, d_v, c, _ = self._sizes(plan.anatomy)
+        p, m = self._count(plan), plan.counts["vision"]
+        total = 2 * m * d_v * c + 2 * p * d * c + 2 * p * m * c
         if self.train == "adapters":
-            longer = {id(b) for b in led}
-            seen = ((b, tokens[b.stack.name] + p * (id(b) in longer)) for b, _ in self._branches(anatomy))
-            total += sum(2 * b.sizes.width * self._rank(anatomy) * count for b, count in seen)
+            r = self._rank(plan.anatomy)
+            total += sum(2 * b.sizes.width * r * plan.tokens(b) for b, _ in self._branches(plan.anatomy))
         return total
 
 
@@ -273,13 +280,13 @@ def choose(adapted: Any, block: int) -> None:
     """
     placement = _tree(adapted).placement
     if block not in placement.known:
-        raise ValueError(f"no placement {block}: this adapter has {', '.join(map(str, sorted(placement.known)))}")
+        raise UserError(f"no placement {block}: this adapter has {', '.join(map(str, sorted(placement.known)))}")
     placement.block = block
 
 
 def _tree(adapted: Any) -> Any:
     if "dvp" not in adapted.methods:
-        raise ValueError(f"no placement of a visual prompt: this model is adapted by {', '.join(adapted.methods)}")
+        raise UserError(f"no placement of a visual prompt: this model is adapted by {', '.join(adapted.methods)}")
     return adapted.methods["dvp"]
 
 
@@ -307,7 +314,7 @@ class Generator(sight.Reader):
         self.o = nn.Linear(c, d, device=block.device)
         self.at = block.index
         placement.known.add(block.index)
-        self.__dict__["placement"] = placement
+        self.borrow(placement=placement)
 
     @property
     def acts(self) -> bool:
@@ -349,7 +356,7 @@ class VisualPrompt(Lead):
         kind = "last" if causal else "first" if block.prefix and not two_sided else "mean"
         self.query = kind if config.query == "token" else config.query
         self.everywhere = config.released_compat  # a mean over padding as well
-        self.__dict__.update(seeing=sight.of(anatomy.model), block=block)
+        self.borrow(seeing=sight.of(anatomy.model), block=block)
 
     def acting(self) -> bool:
         """Whether the prompt is placed here and there is an image at all."""
@@ -411,7 +418,7 @@ class TextModality(Part):
 
     def __init__(self, prompt: VisualPrompt):
         super().__init__()
-        self.__dict__["prompt"] = prompt
+        self.borrow(prompt=prompt)
 
     def forward(self, x: Tensor) -> Tensor:
         """States x [B, N, d] -> what is added, [d] or [B, 1, d]."""

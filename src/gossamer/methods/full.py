@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.seams import Part
-from gossamer.methods.base import Method, share
+from gossamer.methods.base import Method, method, share
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class FullFineTuning(Method):
     """Every parameter of the backbone is trained, its dropout is on in training, and all of it is saved."""

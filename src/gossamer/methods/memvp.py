@@ -22,9 +22,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gossamer.anatomy import Anatomy, sight
-from gossamer.anatomy.block import Block
+from gossamer.anatomy.block import Block, Site
+from gossamer.anatomy.plan import Plan
 from gossamer.anatomy.seams import Part
-from gossamer.methods.base import Method, grow
+from gossamer.errors import UserError
+from gossamer.methods.base import Method, grow, method
+from gossamer.methods.parts import bottleneck
+from gossamer.methods.parts.bottleneck import Bottleneck
+from gossamer.methods.parts.patches import Patches
 
 KEYS_STD = 0.02  # of P_K at the start
 
@@ -50,6 +55,7 @@ def memory_units(x: Tensor, keys: Tensor, activation: Callable[[Tensor], Tensor]
     return activation(x.reshape(len(keys), -1, x.shape[-1]) @ keys.transpose(1, 2))
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class MemVP(Method):
     """Images in the memory of feed-forward networks (Jie et al., arXiv 2405.05615); for models made by `VisionLanguage`.
@@ -83,14 +89,14 @@ class MemVP(Method):
 
     def __post_init__(self) -> None:
         if self.rank < 1:
-            raise ValueError(f"rank must be at least 1, got {self.rank}")
+            raise UserError(f"rank must be at least 1, got {self.rank}")
         for field in ("extra_slots", "vision_rank"):
             if getattr(self, field) < 0:
-                raise ValueError(f"{field} must be 0 or more, got {getattr(self, field)}")
+                raise UserError(f"{field} must be 0 or more, got {getattr(self, field)}")
         if self.image_tokens is not None and self.image_tokens < 0:
-            raise ValueError(f"image_tokens must be 0 or more (or None for the tower's own), got {self.image_tokens}")
+            raise UserError(f"image_tokens must be 0 or more (or None for the tower's own), got {self.image_tokens}")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+            raise UserError(f"dropout must be in [0, 1), got {self.dropout}")
 
     def attach(self, anatomy: Anatomy) -> Part:
         """Places the memory; its tree is `memory.{down,up,keys,values}` and `vision.blocks.<i>.ffn.{down,up}`.
@@ -106,7 +112,15 @@ class MemVP(Method):
         anatomy.look(memory)
         anatomy.skip(last)
         for block in vision if self.vision_rank else ():
-            adapter = VisionAdapter(block, self)
+            adapter = Bottleneck(
+                block.sizes.width,
+                self.vision_rank,
+                activation="gelu",
+                scale=self.vision_scale,
+                dropout=self.dropout,
+                bias=False,
+                device=block.device,
+            )
             grow(tree, f"{block.key}.ffn", adapter)
             anatomy.add(block, "ffn", adapter)
         for block in blocks:
@@ -117,7 +131,7 @@ class MemVP(Method):
         """The blocks whose FFN reads the memory."""
         stacks = self.stacks or anatomy.adapted
         if "vision" in stacks:
-            raise ValueError(f"stacks={stacks}: the memory is read by the language model, not by the vision tower")
+            raise UserError(f"stacks={stacks}: the memory is read by the language model, not by the vision tower")
         return [block for stack in stacks for block in anatomy.blocks(stack, self.layers)]
 
     def slots(self, anatomy: Anatomy) -> int:
@@ -131,15 +145,21 @@ class MemVP(Method):
         """2 m d + r (d_v + 1) + d (r + 1) + 2 (N_c - 1) d_v h; the adapter of the vision tower's last block would never run."""
         d, tower = self.read_by(anatomy)[0].sizes.width, anatomy.blocks("vision")
         d_v, r, h = tower[0].sizes.width, self.rank, self.vision_rank
-        return 2 * self.slots(anatomy) * d + r * (d_v + 1) + d * (r + 1) + 2 * (len(tower) - 1) * d_v * h
+        adapters = (len(tower) - 1) * bottleneck.parameters(d_v, h, bias=False)
+        return 2 * self.slots(anatomy) * d + r * (d_v + 1) + d * (r + 1) + adapters
 
-    def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
-        """2 n m d in each block, n_v r (d_v + d) and 2 n d_v h for each vision adapter an image, less the vision block not run."""
-        blocks, m = self.read_by(anatomy), self.slots(anatomy)
-        *tower, last = anatomy.blocks("vision")
-        d, d_v, n = blocks[0].sizes.width, last.sizes.width, tokens["vision"]
-        image = (n - last.prefix) * self.rank * (d_v + d) + len(tower) * 2 * n * d_v * self.vision_rank
-        return sum(2 * tokens[b.stack.name] * m * d for b in blocks) + image - last.sizes.macs(n)
+    def foresee(self, plan: Plan) -> None:
+        """The vision tower's last block is not run."""
+        plan.skip(Site(plan.anatomy.blocks("vision")[-1]))
+
+    def finished_macs(self, plan: Plan) -> int:
+        """2 n m d in each block, n_v r (d_v + d) and 2 n d_v h for each vision adapter an image."""
+        blocks, m = self.read_by(plan.anatomy), self.slots(plan.anatomy)
+        *tower, last = plan.anatomy.blocks("vision")
+        d, d_v, n = blocks[0].sizes.width, last.sizes.width, plan.tokens(last)
+        image = (n - last.prefix) * self.rank * (d_v + d)
+        image += sum(2 * plan.tokens(b) * d_v * self.vision_rank for b in tower)
+        return sum(2 * plan.tokens(b) * m * d for b in blocks) + image
 
 
 class VisualMemory(sight.Reader):
@@ -162,8 +182,8 @@ class VisualMemory(sight.Reader):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
         self.config, self.slots = config, slots
-        self.view = sight.Patches(anatomy)
-        self.__dict__["seeing"] = seen
+        self.view = Patches(anatomy)
+        self.borrow(seeing=seen)
 
     def forward(self, states: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
         """The vision tower's states [I, N, d_v] behind its last block but one -> K, U [I, m, d].
@@ -173,7 +193,7 @@ class VisualMemory(sight.Reader):
         """
         patches, mask = self.view(states, mask)
         if patches.shape[1] > self.slots:
-            raise ValueError(
+            raise UserError(
                 f"an image has {patches.shape[1]} patch tokens and the memory {self.slots} slots: use smaller images, "
                 f"or MemVP(image_tokens={patches.shape[1]})"
             )
@@ -206,10 +226,10 @@ class MemoryRead(Part):
         super().__init__()
         activation = block.active("act")
         if activation is None:
-            raise ValueError(
+            raise UserError(
                 f"{block.name} ({type(block.module).__name__}): its family does not name the FFN's activation"
             )
-        self.__dict__.update(memory=memory, activation=activation, block=block)
+        self.borrow(memory=memory, activation=activation, block=block)
 
     def forward(self, x: Tensor, output: Tensor) -> Tensor:
         """x, output [R, L, d]: the FFN's input and output -> what is added, [R, L, d]."""
@@ -226,20 +246,3 @@ class MemoryRead(Part):
         """phi(x K^T) [S, n, m] of what enters the FFN, x [R, L, d]."""
         keys, _ = self.memory.now()
         return memory_units(x.to(keys.dtype), keys, self.activation)
-
-
-class VisionAdapter(Part):
-    """s_c U Dropout(GELU(D x)) beside the MLP of a vision block; D starts as a Linear does, U zero."""
-
-    def __init__(self, block: Block, config: MemVP):
-        super().__init__()
-        width, device = block.sizes.width, block.device
-        self.down = nn.Linear(width, config.vision_rank, bias=False, device=device)
-        self.up = nn.Linear(config.vision_rank, width, bias=False, device=device)
-        nn.init.zeros_(self.up.weight)
-        self.scale, self.dropout = config.vision_scale, config.dropout
-
-    def forward(self, x: Tensor, output: Tensor) -> Tensor:
-        """x, output [B, N, d_v]: the MLP's input and output -> what is added, [B, N, d_v]."""
-        units = F.dropout(F.gelu(self.down(x.to(self.down.weight.dtype))), self.dropout, self.training)
-        return (self.scale * self.up(units)).to(output.dtype)

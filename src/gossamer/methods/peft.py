@@ -14,7 +14,9 @@ from typing import Any
 from torch import nn
 
 from gossamer.anatomy import Anatomy
-from gossamer.anatomy.seams import Part, hand_over
+from gossamer.anatomy.plan import Plan
+from gossamer.anatomy.seams import Part
+from gossamer.errors import UserError
 from gossamer.methods.base import Method, grow
 
 ADAPTER = "default"
@@ -34,16 +36,16 @@ class Peft(Method):
     def __post_init__(self) -> None:
         if self.config.is_prompt_learning:
             kind = type(self.config).__name__
-            raise ValueError(
+            raise UserError(
                 f"{kind} feeds its prompts through peft's own model class and can neither be combined nor put on vision models; "
                 f"use gossamer's VPT(deep=False, prompts={self.config.num_virtual_tokens}) for soft prompts on any family, "
                 "VPT(deep=True) for prompts in every layer"
             )
         if getattr(self.config, "layer_replication", None):
-            raise ValueError("layer_replication adds layers to the backbone, which stays as it is here")
+            raise UserError("layer_replication adds layers to the backbone, which stays as it is here")
         start = getattr(self.config, "init_lora_weights", True)
         if isinstance(start, str) and start.lower().startswith(CHANGING_STARTS):
-            raise ValueError(
+            raise UserError(
                 f"init_lora_weights={start!r} subtracts LoRA's start from the backbone's own weights, which stay as they are here, "
                 "so that adapters can share a backbone; use True, 'gaussian' or 'orthogonal'"
             )
@@ -72,10 +74,10 @@ class Peft(Method):
                 parent, _, child = name.rpartition(".")
                 setattr(model.get_submodule(parent), child, before[name])
         for name, module in swapped.items():
-            anatomy.swap(name, module)
+            anatomy.swap(name, module, merge=_merged)
         lost = known.keys() - {id(t) for t in model.state_dict(keep_vars=True).values()}
         if lost:
-            raise ValueError(
+            raise UserError(
                 f"this {type(self.config).__name__} and another configuration of peft both target "
                 f"{min(known[i] for i in lost).partition('.lora_')[0]}; give each its own target_modules"
             )
@@ -85,7 +87,7 @@ class Peft(Method):
         trained = {id(p) for p, flag in flags.items() if p.requires_grad and not flag} - heads
         tree = PeftTree()
         _collect(tree, tuner, known.keys() - trained, anatomy.keys())
-        tree.__dict__.update(model=model, swapped=list(swapped))
+        tree.borrow(model=model, layers=list(swapped.values()))
         return tree
 
     def _resolve(self, anatomy: Anatomy) -> Any:
@@ -110,14 +112,15 @@ class Peft(Method):
         with anatomy.tentatively():
             return sum(self.config.r * sum(shape) for shape in self._shapes(anatomy).values())
 
-    def overhead(self, anatomy: Anatomy, tokens: dict[str, int]) -> tuple[int, int]:
+    def training_macs(self, plan: Plan) -> tuple[int, int]:
         """For each sample: r (in + out) for each token that a rewritten matrix sees; nothing once LoRA is merged."""
+        anatomy = plan.anatomy
         with anatomy.tentatively():
             shapes, seen = self._shapes(anatomy), {}
             for block in anatomy:
                 for role, name in block.roles().items():
-                    own = block.seen(tokens, "attention" if role in ("q", "k", "v", "qkv", "out") else role)
-                    seen[name] = block.context(tokens) if role in ("cross.k", "cross.v") else own
+                    own = plan.seen(block, "attention" if role in ("q", "k", "v", "qkv", "out") else role)
+                    seen[name] = plan.context(block) if role in ("cross.k", "cross.v") else own
         return sum(seen.get(name, 1) * self.config.r * sum(shape) for name, shape in shapes.items()), 0
 
     def _shapes(self, anatomy: Anatomy) -> dict[str, tuple[int, int]]:
@@ -129,10 +132,10 @@ class Peft(Method):
         config, kind = self._resolve(anatomy), type(self.config).__name__
         special = ("use_dora", "rank_pattern", "layers_to_transform", "exclude_modules", "modules_to_save")
         if kind != "LoraConfig" or _biased(config) or any(getattr(config, name, None) for name in special):
-            raise ValueError(f"no closed formula for this {kind}: count its tensors")
+            raise UserError(f"no closed formula for this {kind}: count its tensors")
         targets = config.target_modules
         if isinstance(targets, str):
-            raise ValueError(f"no closed formula for target_modules={targets!r}: count its tensors")
+            raise UserError(f"no closed formula for target_modules={targets!r}: count its tensors")
         with anatomy.without_sites():
             linears = {n: m.weight for n, m in anatomy.model.named_modules() if isinstance(m, nn.Linear)}
         hit = {n: w.shape for n, w in linears.items() if any(n == t or n.endswith(f".{t}") for t in targets)}
@@ -140,35 +143,25 @@ class Peft(Method):
 
 
 class PeftTree(Part):
-    """What peft trains. finalize merges it into the weights and gives the plain Linears back."""
+    """What peft trains; its layers are merged into the weights when the model is finished."""
 
-    model: nn.Module
-    swapped: list[str]
+    model: nn.Module | None
+    layers: list[nn.Module]
 
     def train(self, mode: bool = True) -> PeftTree:
         """Training mode for what peft added, its dropout included, wherever it sits in the frozen backbone."""
         super().train(mode)
-        for name in self.swapped:
-            for path, module in self.model.get_submodule(name).named_modules():
-                if not {"base_layer", "original_module"} & set(path.split(".")):
-                    module.training = mode
+        for path, module in [named for layer in self.layers for named in layer.named_modules()]:
+            if not {"base_layer", "original_module"} & set(path.split(".")):
+                module.training = mode
         return self
 
-    def finalize(self) -> None:
-        """Merges every tuner layer that can be merged and removes it."""
-        kept = False
-        for name in self.swapped:
-            parent, _, child = name.rpartition(".")
-            layer = self.model.get_submodule(name)
-            plain = _merged(layer)
-            if plain is None:
-                kept = True
-            else:
-                hand_over(layer, plain)
-                setattr(self.model.get_submodule(parent), child, plain)
-        for child in list(self._modules) if not kept else ():
-            del self._modules[child]
-        self.__dict__.update(model=None, swapped=[])
+    def release(self) -> None:
+        """What was merged is let go; what cannot be merged goes on running."""
+        standing = {id(m) for m in self.model.modules()} if self.model is not None else set()
+        if not any(id(layer) in standing for layer in self.layers):
+            self._modules.clear()
+        self.borrow(model=None, layers=[])
 
 
 def _merged(layer: Any) -> nn.Module | None:
@@ -207,7 +200,7 @@ def from_dict(values: dict[str, Any]) -> Peft:
     values = {k: v for k, v in values.items() if k not in ("method", "auto_mapping", "peft_version")}
     kind = values.pop("peft_type", None)
     if kind not in {t.value for t in PeftType}:
-        raise ValueError(f"peft_type is {kind!r}; peft knows {', '.join(sorted(t.value for t in PeftType))}")
+        raise UserError(f"peft_type is {kind!r}; peft knows {', '.join(sorted(t.value for t in PeftType))}")
     return Peft(config=PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)](**values))
 
 
@@ -236,7 +229,7 @@ def _names(anatomy: Anatomy, roles: tuple[str, ...]) -> list[str]:
         names += [name for role, name in block.roles().items() if role.removeprefix("cross.") in wanted]
     if not names:
         found = sorted({role for block in anatomy for role in block.roles()})
-        raise ValueError(
+        raise UserError(
             f"{type(anatomy.model).__name__} has no {' or '.join(roles)}; its blocks have {', '.join(found)}"
         )
     return names

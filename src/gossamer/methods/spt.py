@@ -19,8 +19,10 @@ from torch.utils.data import DataLoader
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.bank import Bank, bare
 from gossamer.anatomy.block import Block
+from gossamer.anatomy.plan import Plan
 from gossamer.anatomy.seams import Part
-from gossamer.methods.base import Method
+from gossamer.errors import UserError, WrongKind
+from gossamer.methods.base import Method, method
 from gossamer.methods.vpt import VPT, Prompts
 
 STRATEGIES = ("random", "mean_pooling", "max_pooling", "kmeans")
@@ -48,7 +50,7 @@ def windows(tokens: int, count: int, *, compat: bool = False) -> list[slice]:
         return [slice(0, tokens)]
     width = tokens // (count - 1)
     if width == 0:
-        raise ValueError(
+        raise UserError(
             f"compat=True cuts {tokens} tokens into {count - 1} windows, which would be empty: use compat=False"
         )
     rest = tokens % width
@@ -102,6 +104,7 @@ def _squared(bank: Tensor, centres: Tensor) -> Tensor:
     return torch.cat([torch.cdist(piece.double(), centres.double()).square() for piece in bank.split(ROWS)])
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class SPT(Method):
     """VPT with prompts that start as tokens of training images (Wang et al., arXiv 2402.02382).
@@ -140,9 +143,9 @@ class SPT(Method):
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
-            raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, got {self.strategy!r}")
+            raise UserError(f"strategy must be one of {', '.join(STRATEGIES)}, got {self.strategy!r}")
         if self.images is not None and self.images < 1:
-            raise ValueError(f"images must be at least 1 (or None for at most {IMAGES}), got {self.images}")
+            raise UserError(f"images must be at least 1 (or None for at most {IMAGES}), got {self.images}")
         _ = self.vpt  # its own checks
 
     @property
@@ -160,7 +163,7 @@ class SPT(Method):
         """
         if isinstance(self.prompts, int):
             return self.prompts
-        raise ValueError(
+        raise UserError(
             f"prompts={self.prompts} is what condensing has left of a harvest; only the same number for all blocks can be harvested"
         )
 
@@ -176,7 +179,7 @@ class SPT(Method):
         """
         widths = sorted({block.sizes.width for block, _ in self.vpt.prompted(anatomy)})
         if len(widths) > 1:
-            raise ValueError(
+            raise UserError(
                 f"SPT harvests tokens of one width, and these blocks have {widths}: use VPT, or blocks of one stage"
             )
         return SelfPrompts(self, self.vpt.attach(anatomy))
@@ -190,13 +193,17 @@ class SPT(Method):
         """N p d for deep prompts, p d for shallow ones."""
         return self.vpt.parameters(anatomy)
 
-    def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
-        """VPT's."""
-        return self.vpt.macs(anatomy, tokens)
+    def foresee(self, plan: Plan) -> None:
+        """As VPT's."""
+        self.vpt.foresee(plan)
 
-    def overhead(self, anatomy: Anatomy, tokens: dict[str, int]) -> tuple[int, int]:
-        """VPT's; the harvest happens once, before training, and is not in it."""
-        return self.vpt.overhead(anatomy, tokens)
+    def finished_macs(self, plan: Plan) -> int:
+        """As VPT's."""
+        return self.vpt.finished_macs(plan)
+
+    def training_macs(self, plan: Plan) -> tuple[int, int]:
+        """As VPT's."""
+        return self.vpt.training_macs(plan)
 
 
 class SelfPrompts(Part):
@@ -214,7 +221,7 @@ class SelfPrompts(Part):
         device = next(self.parameters()).device if own else None
         self.register_buffer("harvested", torch.tensor(not own, device=device))
         self.ready = not own
-        self.__dict__["handles"] = [p.register_forward_pre_hook(self.check) for p in own]
+        self.borrow(handles=[p.register_forward_pre_hook(self.check) for p in own])
 
     def prompts(self) -> list[Prompts]:
         """The prompted blocks' prompts, in order."""
@@ -286,11 +293,11 @@ def harvest(
     """
     trees = [tree for tree in adapted.methods.values() if isinstance(tree, SelfPrompts)]
     if not trees:
-        raise ValueError("there is no SPT in this model: gm.adapt(model, gm.SPT(...)) places one")
+        raise UserError("there is no SPT in this model: gm.adapt(model, gm.SPT(...)) places one")
     if isinstance(data, DataLoader):
         collate, batch_size, data = collate or data.collate_fn, data.batch_size or batch_size, data.dataset
     if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
-        raise TypeError(
+        raise WrongKind(
             f"SPT draws training images by index, and a {type(data).__name__} has no items by index or no length"
         )
     with bare(adapted) as anatomy:
@@ -310,17 +317,17 @@ def prompts_from(bank: Bank, config: SPT, memory: int = 2**30) -> Tensor:
     generator = torch.Generator().manual_seed(config.seed)
     size = len(bank.data)
     if size == 0:
-        raise ValueError("SPT takes its prompts from training images, and the training set is empty")
+        raise UserError("SPT takes its prompts from training images, and the training set is empty")
     count = config.images or min(size, IMAGES)
     if count > size and not config.compat:
-        raise ValueError(f"images={count}, but there are {size} and none is taken twice (with compat=True they may be)")
+        raise UserError(f"images={count}, but there are {size} and none is taken twice (with compat=True they may be)")
     if config.compat:
         bank.draw(torch.randint(size, (count,), generator=generator))
     else:
         bank.draw(torch.randperm(size, generator=generator)[:count])
     rows = config.each * count if config.strategy.endswith("pooling") else sum(bank.lengths)
     if config.each > rows:
-        raise ValueError(
+        raise UserError(
             f"prompts={config.each}, but {count} images give only {rows} rows to choose from: harvest more images"
         )
     if config.strategy == "kmeans":
@@ -359,7 +366,7 @@ def _clustered(bank: Bank, config: SPT, generator: torch.Generator, memory: int)
     needed = total * bank.width * 4
     if needed > memory:
         fitting = max(1, len(bank.lengths) * memory // needed)
-        raise ValueError(
+        raise UserError(
             f"k-means needs {needed:,} bytes for the {total:,} tokens of one layer, more than memory={memory:,}: "
             f"harvest fewer images (images={fitting}) or give more memory"
         )

@@ -9,9 +9,11 @@ from torch import nn
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.block import get, has
 from gossamer.anatomy.seams import Part
-from gossamer.methods.base import Method, share
+from gossamer.errors import UserError
+from gossamer.methods.base import Method, method, share
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class Unfreeze(Method):
     """These modules of the backbone are trained, from their pre-trained values, in evaluation mode like the rest of it.
@@ -26,7 +28,7 @@ class Unfreeze(Method):
 
     def __post_init__(self) -> None:
         if not self.modules:
-            raise ValueError("modules=() would train nothing: name at least one")
+            raise UserError("modules=() would train nothing: name at least one")
 
     def _parameters(self, anatomy: Anatomy) -> dict[str, nn.Parameter]:
         owner, found = anatomy.owner(), {}
@@ -34,7 +36,7 @@ class Unfreeze(Method):
         for path in self.modules:
             if not has(owner, path):
                 known = ", ".join(name for name, _ in owner.named_children())
-                raise ValueError(
+                raise UserError(
                     f"no module {path!r} in {type(owner).__name__}; it has {known}, and what is inside these"
                 )
             found |= {names[id(p)]: p for p in get(owner, path).parameters()}

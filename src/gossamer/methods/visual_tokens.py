@@ -14,10 +14,14 @@ from torch.nn import functional as F
 
 from gossamer.anatomy import Anatomy, sight
 from gossamer.anatomy.leading import Lead
+from gossamer.anatomy.plan import Plan
 from gossamer.anatomy.seams import Part
-from gossamer.methods.base import Method, grow
+from gossamer.errors import UserError
+from gossamer.methods.base import Method, grow, method
+from gossamer.methods.parts.patches import Patches
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class VisualTokens(Method):
     """All visual tokens as input of the language model, or of a later block; for models made by `VisionLanguage`.
@@ -42,9 +46,9 @@ class VisualTokens(Method):
 
     def __post_init__(self) -> None:
         if self.tokens not in ("all", "patches"):
-            raise ValueError(f"tokens must be all or patches, got {self.tokens!r}")
+            raise UserError(f"tokens must be all or patches, got {self.tokens!r}")
         if self.rank is not None and self.rank < 1:
-            raise ValueError(f"rank must be at least 1 (or None for one Linear), got {self.rank}")
+            raise UserError(f"rank must be at least 1 (or None for one Linear), got {self.rank}")
 
     def attach(self, anatomy: Anatomy) -> Part:
         """Places the tokens; their tree is `<stack>.blocks.<i>.visual.projector`."""
@@ -66,13 +70,18 @@ class VisualTokens(Method):
         widths = self._widths(anatomy)
         return sum(a * b + b for a, b in pairwise(widths))
 
-    def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
-        """The stack's blocks from the first on with m tokens more, and the projector."""
-        blocks, widths = anatomy.blocks(self.stack)[self.block :], self._widths(anatomy)
-        n, context = tokens[blocks[0].stack.name], tokens.get("encoder", 0)
-        m = tokens["vision"] - (anatomy.blocks("vision")[0].prefix if self.tokens == "patches" else 0)
-        longer = sum(b.sizes.macs(n + m, context) - b.sizes.macs(n, context) for b in blocks)
-        return longer + m * sum(a * b for a, b in pairwise(widths))
+    def foresee(self, plan: Plan) -> None:
+        """m tokens from the first block on."""
+        stack = plan.anatomy.blocks(self.stack)[0].stack.name
+        plan.insert(plan.anatomy.stacks[stack][self.block], self._count(plan), last=plan.anatomy.stacks[stack][-1])
+
+    def _count(self, plan: Plan) -> int:
+        """m, tokens of one image."""
+        return plan.counts["vision"] - (plan.anatomy.blocks("vision")[0].prefix if self.tokens == "patches" else 0)
+
+    def finished_macs(self, plan: Plan) -> int:
+        """Those of the projector."""
+        return self._count(plan) * sum(a * b for a, b in pairwise(self._widths(plan.anatomy)))
 
 
 class Projector(sight.Reader):
@@ -85,7 +94,7 @@ class Projector(sight.Reader):
         for linear in self.linears if config.rank is not None else ():
             nn.init.xavier_uniform_(linear.weight)  # type: ignore[arg-type]
             nn.init.zeros_(linear.bias)  # type: ignore[arg-type]
-        self.view = sight.Patches(anatomy) if config.tokens == "patches" else None
+        self.view = Patches(anatomy) if config.tokens == "patches" else None
 
     def forward(self, states: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
         """The vision tower's states [I, N, d_v] -> tokens [I, m, d], and which exist [I, m] where images differ in size."""
@@ -107,7 +116,7 @@ class Projected(Lead):
         self.projector = Projector(anatomy, config)
         stack = anatomy.blocks(config.stack)[0].stack
         self.beside_text = stack.relative_bias and stack.name != "decoder"  # their distance to the text counts
-        self.__dict__["seeing"] = sight.of(anatomy.model)
+        self.borrow(seeing=sight.of(anatomy.model))
 
     def forward(self, x: Tensor, side: Tensor | None) -> Tensor:
         """States x [B, N, d] -> tokens [B, m, d]; none where no text has an image.
@@ -117,7 +126,7 @@ class Projected(Lead):
         """
         question = self.seeing.scene.question
         if self.beside_text and question is not None and not bool(question[:, 0].all()):
-            raise ValueError(
+            raise UserError(
                 "visual tokens stand in front of the first place, where a text of this batch is padded: pad on the right"
             )
         kept = self.seeing.of(self.projector)

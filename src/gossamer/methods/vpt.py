@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,10 @@ from torch.nn import functional as F
 
 from gossamer.anatomy import Anatomy, Branch
 from gossamer.anatomy.block import Block
+from gossamer.anatomy.plan import Plan
 from gossamer.anatomy.seams import Part
-from gossamer.methods.base import Method, grow
+from gossamer.errors import UserError
+from gossamer.methods.base import Method, grow, method
 
 BRANCHES: dict[str, tuple[Branch, ...]] = {"self": ("attention",), "cross": ("cross",), "both": ("attention", "cross")}
 
@@ -39,6 +41,7 @@ def start_head(linear: nn.Linear) -> None:
         nn.init.constant_(linear.bias, -math.log(99))
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class VPT(Method):
     """Prompts in front of the patches (Jia et al., arXiv 2203.12119).
@@ -77,35 +80,35 @@ class VPT(Method):
 
     def __post_init__(self) -> None:
         if min(counts(self.prompts), default=-1) < 0:
-            raise ValueError(f"prompts must be 0 or more, got {self.prompts}")
+            raise UserError(f"prompts must be 0 or more, got {self.prompts}")
         if self.project is not None and self.project < 1:
-            raise ValueError(f"project must be at least 1 (or None for no projection), got {self.project}")
+            raise UserError(f"project must be at least 1 (or None for no projection), got {self.project}")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+            raise UserError(f"dropout must be in [0, 1), got {self.dropout}")
         if self.form not in ("exact", "sequence"):
-            raise ValueError(f"form must be 'exact' or 'sequence', got {self.form!r}")
+            raise UserError(f"form must be 'exact' or 'sequence', got {self.form!r}")
         if self.attention not in BRANCHES:
-            raise ValueError(f"attention must be one of {', '.join(BRANCHES)}, got {self.attention!r}")
+            raise UserError(f"attention must be one of {', '.join(BRANCHES)}, got {self.attention!r}")
         if self.attention != "self" and not (self.deep and self.form == "exact"):
-            raise ValueError(
+            raise UserError(
                 f"attention={self.attention!r} is for deep prompts of form 'exact': cross-attention has no other"
             )
         if not self.deep and self.blocks is not None and len(self.blocks) != 1:
-            raise ValueError(f"shallow prompts enter before one block, got blocks={self.blocks}")
+            raise UserError(f"shallow prompts enter before one block, got blocks={self.blocks}")
 
     def attach(self, anatomy: Anatomy) -> Part:
         """Places prompts in the model; their tree is `<stack>.blocks.<i>.prompts` [p, d or d_p] and `projection`."""
         tree, targets, prompted = PromptTree(), self.targets(anatomy), self.prompted(anatomy)
         if self.attention != "self" and targets[0].stack.cross is None:
             name = targets[0].stack.name
-            raise ValueError(f"attention={self.attention!r}: blocks of the {name} stack have no cross-attention")
+            raise UserError(f"attention={self.attention!r}: blocks of the {name} stack have no cross-attention")
         if not prompted:
             return tree
         self._check_widths(targets)
         width, finals = targets[0].sizes.width, [column[-1] for column in anatomy.columns(self.stack)]
         left_out = [b.index for b in finals if b not in targets]
         if self.stay and self.deep and left_out:
-            raise ValueError(
+            raise UserError(
                 f"stay=True keeps the prompts of the last block, {left_out[0]}, which blocks={self.blocks} leaves out"
             )
         first = anatomy.blocks(self.stack)[0]
@@ -133,7 +136,7 @@ class VPT(Method):
     def _check_widths(self, targets: list[Block]) -> None:
         widths = [block.sizes.width for block in targets]
         if self.project is not None and len(set(widths)) > 1:
-            raise ValueError(
+            raise UserError(
                 f"project={self.project} maps to one width, and the blocks have {min(widths)} to {max(widths)}"
             )
 
@@ -157,7 +160,7 @@ class VPT(Method):
         if isinstance(self.prompts, int):
             each *= len(blocks)
         if len(each) != len(blocks):
-            raise ValueError(
+            raise UserError(
                 f"prompts={self.prompts} gives numbers for {len(each)} blocks, and {len(blocks)} are prompted"
             )
         return [(block, p) for block, p in zip(blocks, each, strict=True) if p]
@@ -169,38 +172,27 @@ class VPT(Method):
             return tables * sum(p * block.sizes.width for block, p in prompted)
         return tables * sum(p for _, p in prompted) * self.project + (self.project + 1) * prompted[0][0].sizes.width
 
-    def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
-        """2 n p d_h h for each block with stored K_P, V_P; where prompts run as tokens, a block of n + p less one of n."""
-        if not self.deep:
-            return self._shallow_macs(anatomy, tokens)
+    def foresee(self, plan: Plan) -> None:
+        """Prompts that run as tokens are in one block, shallow ones from where they enter to the end; both columns read these."""
+        for block, p in self.prompted(plan.anatomy):
+            if not self.deep:
+                plan.insert(block, p, last=plan.anatomy.column(block)[-1], read=True)
+            elif self.attention != "cross" and not self._exact(plan.anatomy, block):
+                plan.insert(block, p)
+
+    def finished_macs(self, plan: Plan) -> int:
+        """2 n p d_h h for each block with stored K_P, V_P."""
         total = 0
-        for block, p in self.prompted(anatomy):
-            extent = block.extent(tokens)
+        for block, p in self.prompted(plan.anatomy) if self.deep else ():
             if self.attention != "self":
-                total += 2 * extent.tokens * p * block.sizes.cross_inner
-            if self.attention != "cross" and self._exact(anatomy, block):
-                total += 2 * extent.attending * p * block.sizes.inner
-            elif self.attention != "cross":
-                total += block.macs(tokens, extra=p) - block.macs(tokens)
+                total += 2 * plan.tokens(block) * p * block.sizes.cross_inner
+            if self.attention != "cross" and self._exact(plan.anatomy, block):
+                total += 2 * plan.seen(block, "attention") * p * block.sizes.inner
         return total
 
-    def _shallow_macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
-        """Blocks whose own stream, or whose other one, has p tokens more than it had, from where these entered."""
-        starts = {id(b.stack): (anatomy.column(b).index(b), p) for b, p in self.prompted(anatomy)}
-        total = 0
-        for column in anatomy.columns(self.stack):
-            for i, block in enumerate(column):
-                at, p = starts.get(id(block.stack), (len(column), 0))
-                own = p if at <= i else 0
-                other = sum(q for stack, (at, q) in starts.items() if stack != id(block.stack) and at <= i)
-                total += block.macs(tokens, own, other) - block.macs(tokens)
-                if block.merging is not None and at < i:
-                    total += p * block.merging.reduction.weight.numel()  # type: ignore[union-attr,operator]
-        return total
-
-    def overhead(self, anatomy: Anatomy, tokens: dict[str, int]) -> tuple[int, int]:
+    def training_macs(self, plan: Plan) -> tuple[int, int]:
         """Once per batch: 2 p d inner_kv for K_P, V_P of each block (with dropout for each sample), p d_p d where projected."""
-        prompted = self.prompted(anatomy)
+        anatomy, prompted = plan.anatomy, self.prompted(plan.anatomy)
         projection = len(BRANCHES[self.attention]) * sum(p * (self.project or 0) * b.sizes.width for b, p in prompted)
         exact = [(b, p) for b, p in prompted if self.attention != "cross" and self._exact(anatomy, b)]
         keys_values = sum(2 * p * b.sizes.width * b.sizes.inner_kv for b, p in exact)
@@ -252,7 +244,7 @@ class Prompts(Part):
             torch.empty(count, width, device=block.device).uniform_(-bound, bound)
         )
         # Neither is a child: the block is the backbone's, the projection stands once in the method's tree.
-        self.__dict__.update(block=block, projection=projection)
+        self.borrow(block=block, projection=projection)
         self.deep, self.dropout = config.deep, config.dropout
         self.register_buffer("folded", None)
 
@@ -279,7 +271,7 @@ class InsertedPrompts(Prompts):
         self.eval()
         self.folded = self.tokens(1).clone()
         self.prompts = None
-        self.__dict__.update(block=None, projection=None)
+        self.borrow(block=None, projection=None)
 
 
 class RememberedPrompts(Prompts):
@@ -311,7 +303,7 @@ class RememberedPrompts(Prompts):
         self.eval()
         self.keys, self.values = (t.clone() for t in self.forward(1))
         self.prompts = None
-        self.__dict__.update(block=None, projection=None)
+        self.borrow(block=None, projection=None)
 
 
 def patch_area(anatomy: Anatomy, block: Block) -> int:
@@ -320,3 +312,32 @@ def patch_area(anatomy: Anatomy, block: Block) -> int:
         if isinstance(module, nn.Conv2d):
             return module.kernel_size[0] * module.kernel_size[1]
     return 256
+
+
+def prompts_of(adapted: Any) -> dict[str, Prompts]:
+    """The prompts of a model in network order, `vpt.vision.blocks.3` -> its part; blocks without any have no entry.
+
+    Raises:
+        ValueError: no method with prompts.
+    """
+    trees = {
+        name: tree for (name, tree), m in zip(adapted.methods.items(), adapted.applied, strict=True) if has_prompts(m)
+    }
+    if any(getattr(m, "attention", "self") == "both" for m in adapted.applied):
+        raise UserError(
+            "attention='both' has one number of prompts for two attentions of a block; condense either alone"
+        )
+    if not trees:
+        found = ", ".join(m.name for m in adapted.applied)
+        raise UserError(f"only prompts of VPT and SPT can be condensed, and this model is adapted by {found}")
+    return {
+        f"{name}.{path}": module
+        for name, tree in trees.items()
+        for path, module in tree.named_modules()
+        if isinstance(module, Prompts)
+    }
+
+
+def has_prompts(method: Any) -> bool:
+    """Whether a method places prompts that can be condensed: VPT and SPT."""
+    return method.name in ("vpt", "spt")

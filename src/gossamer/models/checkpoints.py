@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from gossamer.errors import UnknownName, UserError
 from gossamer.quiet import quiet
 
 Pair = tuple[str, "str | tuple[str, str, str]"]
@@ -39,12 +40,12 @@ def read(path: str | Path) -> dict[str, Tensor]:
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise ValueError(f"{path} is no readable safetensors file: {error}") from error
+            raise UserError(f"{path} is no readable safetensors file: {error}") from error
     held = contents(path)
     held = held.get("state_dict", held) if isinstance(held, dict) else held
     tensors = {k: v for k, v in held.items() if isinstance(v, Tensor)} if isinstance(held, dict) else {}
     if not tensors:
-        raise ValueError(f"{path} holds no tensors by name")
+        raise UserError(f"{path} holds no tensors by name")
     return tensors
 
 
@@ -58,7 +59,7 @@ def contents(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
+        raise UserError(
             f"{path} holds more than tensors (or is damaged), and pickled objects are never loaded: open it once where nothing "
             f"can be harmed, and save its tensors alone; torch says: {str(error).splitlines()[0]}"
         ) from error
@@ -72,7 +73,7 @@ def labels(tensors: Mapping[str, Tensor], asked: int | None, path: str | Path) -
     """
     head = tensors.get("classifier.3.weight")
     if head is not None and asked not in (None, len(head)):
-        raise ValueError(f"num_labels={asked}, but the head in {path} has {len(head)}")
+        raise UserError(f"num_labels={asked}, but the head in {path} has {len(head)}")
     return asked if head is None else len(head)
 
 
@@ -108,7 +109,7 @@ class Table:
         for key, tensor in ours.items():
             target = next((t for pair in self.pairs if (t := _their_name(key, pair)) is not None), None)
             if target is None:
-                raise KeyError(f"the authors' checkpoints have no name for {key}")
+                raise UnknownName(f"the authors' checkpoints have no name for {key}")
             name, third = target
             if third is None:
                 found[name] = tensor
@@ -140,7 +141,7 @@ def table(
         ValueError: no such class.
     """
     if kind is not body and kind.__name__ not in heads:
-        raise ValueError(f"no table for {kind.__name__}; there are {body.__name__}, {', '.join(heads)}")
+        raise UserError(f"no table for {kind.__name__}; there are {body.__name__}, {', '.join(heads)}")
     own = heads.get(kind.__name__, ())
     # mlm_score is the head of pre-training, which no class has
     others = {theirs for each in heads.values() for theirs, _ in each} - {theirs for theirs, _ in own}
@@ -163,7 +164,7 @@ def check_no_adapter(theirs: Iterable[str], where: str) -> None:
     """
     found = [k for k in theirs if ".APT." in k or k == "token4classifier"]
     if found:
-        raise ValueError(
+        raise UserError(
             f"{where} holds a backbone with APT inside ({found[0]}, {len(found)} tensors in all), and is not the same without: "
             "leave these keys out to have the backbone alone"
         )
@@ -228,7 +229,7 @@ def build(
     }
     found = [f"{what}: {', '.join(keys[:4])} ({len(keys)} in all)" for what, keys in faults.items() if keys]
     if found:
-        raise ValueError(f"{where} does not fit {kind.__name__}; {'; '.join(found)}")
+        raise UserError(f"{where} does not fit {kind.__name__}; {'; '.join(found)}")
     with quiet():
         return kind.from_pretrained(None, config=config, state_dict=dict(tensors)).eval()
 
@@ -237,7 +238,7 @@ def grid(rows: Tensor, size: int) -> Tensor:
     """A position table [1 + g g, d] for size x size patches: row 0 kept, the others resized as a picture, bicubic."""
     side = round((len(rows) - 1) ** 0.5)
     if side * side != len(rows) - 1:
-        raise ValueError(f"a position table of {len(rows)} rows is no class token and a square of patches")
+        raise UserError(f"a position table of {len(rows)} rows is no class token and a square of patches")
     if side == size:
         return rows
     picture = rows[1:].float().T.reshape(1, -1, side, side)

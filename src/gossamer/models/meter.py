@@ -33,6 +33,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.bert.modeling_bert import BertAttention, BertIntermediate, BertOutput, BertPooler
 from transformers.utils.generic import ModelOutput
 
+from gossamer.errors import UserError
+
 VISION = {
     "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 11, "num_attention_heads": 12, "patch_size": 16,
     "image_size": 288, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
@@ -93,7 +95,7 @@ def _part(kind: Any, published: dict[str, Any], given: Any) -> Any:
     values = dict(given or {})
     named = values.get("model_type", kind.model_type)
     if named not in CONFIG_MAPPING:
-        raise ValueError(f"a part of METER is to be a {named!r}, which transformers {transformers.__version__} has not")
+        raise UserError(f"a part of METER is to be a {named!r}, which transformers {transformers.__version__} has not")
     return kind(**{**published, **values}) if named == kind.model_type else CONFIG_MAPPING[named](**values)
 
 
@@ -224,7 +226,7 @@ class MeterModel(MeterPreTrainedModel):
             interpolate_pos_encoding: resize the position table to these images.
         """
         if not 1 <= image_type <= self.config.image_types:
-            raise ValueError(
+            raise UserError(
                 f"image_type={image_type}, and this METER has image types 1..{self.config.image_types}; "
                 "a model of two images has MeterConfig(image_types=2)"
             )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from gossamer.errors import UserError
 from gossamer.models import checkpoints, meter_heads
 from gossamer.models.checkpoints import Pair, Table
 from gossamer.models.meter import MeterConfig, MeterModel, MeterPreTrainedModel
@@ -136,7 +137,7 @@ def _resize(config: MeterConfig, tensors: dict[str, Tensor], prefix: str, image_
     vision, rows = config.vision_config, tensors[prefix + POSITIONS]
     size = image_size or round((len(rows) - 1) ** 0.5) * vision.patch_size
     if size % vision.patch_size:
-        raise ValueError(f"image_size={size} is no multiple of the patches of {vision.patch_size} pixels")
+        raise UserError(f"image_size={size} is no multiple of the patches of {vision.patch_size} pixels")
     vision.image_size = size
     tensors[prefix + POSITIONS] = checkpoints.grid(rows, size // vision.patch_size)
 

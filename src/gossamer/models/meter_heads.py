@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import ModelOutput
 
+from gossamer.errors import UserError
 from gossamer.models.meter import MeterConfig, MeterModel, MeterPreTrainedModel
 from gossamer.models.ranking import MatchingHead, RankingModel, RankingOutput
 
@@ -79,7 +80,7 @@ class MeterForImagesAndTextClassification(MeterPreTrainedModel):
     ) -> SequenceClassifierOutput:
         """Sentences [B, n_t] and image pairs [B, 2, 3, S, S] -> logits [B, classes]; labels are classes [B]."""
         if pixel_values.dim() != 5 or pixel_values.shape[1] != 2:
-            raise ValueError(f"pixel_values must be [B, 2, 3, S, S], two images a sentence, got {pixel_values.shape}")
+            raise UserError(f"pixel_values must be [B, 2, 3, S, S], two images a sentence, got {pixel_values.shape}")
         passes = [
             _pooled(self.meter(input_ids, image, attention_mask, 1 + i, interpolate_pos_encoding))
             for i, image in enumerate(pixel_values.unbind(1))

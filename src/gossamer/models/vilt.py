@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import ViltConfig, ViltModel
 
+from gossamer.errors import WrongKind
 from gossamer.models import checkpoints
 from gossamer.models.checkpoints import Pair, Table
 
@@ -139,7 +140,7 @@ def hold_order(model: nn.Module, seed: int = 0) -> None:
     """
     found = [m for m in model.modules() if type(m).__name__ == "ViltEmbeddings"]
     if not found:
-        raise TypeError(f"{type(model).__name__} has no ViltEmbeddings, whose patch order could be held")
+        raise WrongKind(f"{type(model).__name__} has no ViltEmbeddings, whose patch order could be held")
     for embeddings in found:
         held = HeldOrder(seed)
         embeddings.register_forward_pre_hook(held.before)

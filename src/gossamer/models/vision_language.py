@@ -13,8 +13,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from gossamer import anatomy, checkpointing, heads
-from gossamer.anatomy.sight import Scene, Seen, Sight
+from gossamer import anatomy, hosts
+from gossamer.anatomy import call as calls
+from gossamer.anatomy.session import Scene, Session
+from gossamer.anatomy.sight import Seen, Sight
+from gossamer.errors import UserError, WrongKind
 
 
 class VisionLanguageConfig(PreTrainedConfig):
@@ -27,7 +30,7 @@ class VisionLanguageConfig(PreTrainedConfig):
         self.vision_config, self.text_config = vision_config, text_config
 
 
-class VisionLanguage(nn.Module):
+class VisionLanguage(hosts.Halves):
     """A language model that can be made to see.
 
     Args:
@@ -46,21 +49,22 @@ class VisionLanguage(nn.Module):
     def __init__(self, vision: nn.Module, language: nn.Module):
         super().__init__()
         tower, reader = anatomy.read(vision), anatomy.read(language)
-        if list(tower.stacks) != ["vision"] or not hasattr(vision, "config"):
-            raise TypeError(
+        if list(tower.stacks) != ["vision"] or not isinstance(hosts.of(vision), hosts.HuggingFace):
+            raise WrongKind(
                 f"{type(vision).__name__} is no vision tower of transformers: it has {', '.join(tower.stacks)}"
             )
         if "vision" in reader.stacks or "fusion" in reader.stacks:
-            raise TypeError(f"{type(language).__name__} is no language model: it has {', '.join(reader.stacks)}")
+            raise WrongKind(f"{type(language).__name__} is no language model: it has {', '.join(reader.stacks)}")
         for half, parts in ((vision, tower), (language, reader)):
-            if found := heads.find(half, parts):
-                raise ValueError(
+            if found := hosts.of(half).heads(half, parts):
+                raise UserError(
                     f"{type(half).__name__} has a task head ({', '.join(found)}): compose the bare model, "
                     "and ask adapt() for a head with num_labels"
                 )
         self.vision, self.language = vision, language
         self.config = VisionLanguageConfig(vision_config=vision.config, text_config=language.config)  # type: ignore[attr-defined]
-        self.sight = Sight()
+        self.session = Session()
+        self.sight = Sight(self.session)
         self.last_block, self.image_size = tower.blocks()[-1].name, _pair(tower.owner().config.image_size)  # type: ignore[union-attr]
         self.decoder_only = reader.readout.causal and list(reader.stacks) == ["decoder"]
         self.class_first = next(iter(reader.stacks.values()))[0].prefix > 0
@@ -119,14 +123,14 @@ class VisionLanguage(nn.Module):
         if seen is None or (index is not None and bool((index < 0).all())):
             return Scene(None, None, question)
         if index is None and seen.images != batch:
-            raise ValueError(
+            raise UserError(
                 f"{seen.images} images and {batch} texts: say with image_index [{batch}] which image belongs to each text "
                 "(-1: none)"
             )
         if index is not None:
             first, last = int(index.min()), int(index.max())
             if index.shape != (batch,) or not -1 <= first <= last < seen.images:
-                raise ValueError(
+                raise UserError(
                     f"image_index must give each of {batch} texts one of {seen.images} images (0 is the first), or -1; "
                     f"it is {list(index.shape)} long and reaches from {first} to {last}"
                 )
@@ -170,7 +174,7 @@ class VisionLanguage(nn.Module):
         scene = self._scene(self._seen(pixel_values, seen, states), image_index, len(text), question)
         named = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
         given = {k: v for k, v in named.items() if v is not None} | inputs
-        with self.sight.showing(scene):
+        with self.session.showing(scene):
             return self.language(**self._positions(given), **self._start(given, text), **given)
 
     @torch.no_grad()
@@ -192,18 +196,18 @@ class VisionLanguage(nn.Module):
         """
         language: Any = self.language
         if not hasattr(language, "generate"):
-            raise TypeError(
+            raise WrongKind(
                 f"{type(language).__name__} does not generate: compose a language model such as LlamaForCausalLM"
             )
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         self._check_padding(mask)
         scene = self._scene(self._seen(pixel_values, seen, states), image_index, len(input_ids), mask.bool())
-        with self.sight.showing(scene):
+        with self.session.showing(scene):
             return language.generate(input_ids=input_ids, attention_mask=mask, **options)
 
     def _seen(self, pixel_values: Any, seen: Seen | None, states: Tensor | None) -> Seen | None:
         if sum(given is not None for given in (pixel_values, seen, states)) > 1:
-            raise ValueError("give one of pixel_values, seen and states")
+            raise UserError("give one of pixel_values, seen and states")
         if states is not None:
             return self.keep(states)
         return self.see(pixel_values) if pixel_values is not None else seen
@@ -212,7 +216,7 @@ class VisionLanguage(nn.Module):
         if mask is None or mask.is_meta or not self.class_first:
             return
         if not bool(mask[:, 0].all()):
-            raise ValueError(
+            raise UserError(
                 f"{type(self.language).__name__} has its class token at the first place, where a text of this batch is padded: "
                 "pad on the right"
             )
@@ -220,7 +224,8 @@ class VisionLanguage(nn.Module):
     def _positions(self, given: dict[str, Any]) -> dict[str, Tensor]:
         """Positions that count real tokens, so that padding on the left moves nothing; for decoder-only models."""
         mask = given.get("attention_mask")
-        if mask is None or mask.dim() != 2 or {"position_ids", "past_key_values"} & set(given) or not self.decoder_only:
+        placed = "position_ids" in given or calls.one_of("cache", given) is not None
+        if mask is None or mask.dim() != 2 or placed or not self.decoder_only:
             return {}
         return {"position_ids": (mask.long().cumsum(-1) - 1).clamp(min=0)}
 
@@ -235,7 +240,7 @@ class VisionLanguage(nn.Module):
 
     def get_output_embeddings(self) -> nn.Module | None:
         """The language model's output layer; None for a bare one."""
-        return getattr(self.language, "get_output_embeddings", lambda: None)()
+        return hosts.of(self.language).output_embeddings(self.language)
 
     @property
     def device(self) -> torch.device:
@@ -247,13 +252,13 @@ class VisionLanguage(nn.Module):
     def activation_checkpointing_enable(self, activation_checkpointing_kwargs: Any = None, **options: Any) -> None:
         """Blocks of both halves compute their activations again in the backward pass, seeing what they saw."""
         kwargs = dict(activation_checkpointing_kwargs or {})
-        checkpointing.enable(self.vision, kwargs, **options)
-        checkpointing.enable(self.language, {**kwargs, "context_fn": self.sight.again}, **options)
+        hosts.of(self.vision).checkpoint(self.vision, kwargs, **options)
+        hosts.of(self.language).checkpoint(self.language, {**kwargs, "context_fn": self.session.again}, **options)
 
     def activation_checkpointing_disable(self) -> None:
         """Both halves keep activations again."""
         for part in self.parts.values():
-            checkpointing.disable(part)
+            hosts.of(part).keep_activations(part)
 
     def disable_input_require_grads(self) -> None:
         """Nothing: the halves were told already."""

@@ -11,6 +11,8 @@ import string
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from gossamer.errors import UserError
+
 COLOURS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 SHAPES = ("circle", "rectangle", "triangle")
 KINDS = {"colour": COLOURS, "shape": SHAPES}
@@ -74,7 +76,7 @@ def facts(records: Iterable[tuple[str, str]]) -> dict[str, bool]:
             told = dict.fromkeys(told, (answer == "yes") is not negated)
         for value, has in told.items():
             if known.setdefault(value, has) is not has:
-                raise ValueError(f"{question!r} is answered {answer!r}, which contradicts another record of the image")
+                raise UserError(f"{question!r} is answered {answer!r}, which contradicts another record of the image")
     for values in KINDS.values():
         if own := [value for value in values if known.get(value)]:  # one shape a drawing, in one colour
             known |= {value: value == own[0] for value in values}

@@ -20,14 +20,15 @@ from torch import nn
 from gossamer import carriers, zoo
 from gossamer.data import ImageTextDataset, Preprocessing
 from gossamer.data.easy_vqa import easy_vqa
+from gossamer.errors import UserError
 from gossamer.pretraining import captions, starting
 from gossamer.pretraining.captions import Facts
 from gossamer.pretraining.objectives import Drawn, Reader, WordsAndMatching, scores
 from gossamer.quiet import quiet
+from gossamer.runs.folder import newest_checkpoint
+from gossamer.runs.progress import Bar, Journal
+from gossamer.runs.sets import apart
 from gossamer.tasks.texts import Pictures
-from gossamer.training.folder import newest_checkpoint
-from gossamer.training.progress import Bar, Journal
-from gossamer.training.sets import apart
 from gossamer.training.trainer import WatchedTrainer, schedule, trainer_arguments
 from gossamer.zoo import cache
 
@@ -94,7 +95,7 @@ def pretrain(name: str, recipe: Recipe | None = None) -> Path:
         FloatingPointError: the loss is not finite; the message names the step.
     """
     if recipe is None and name not in RECIPES:
-        raise ValueError(f"no recipe for {name!r}; there are {', '.join(RECIPES)}")
+        raise UserError(f"no recipe for {name!r}; there are {', '.join(RECIPES)}")
     recipe = recipe or RECIPES[name]
     parts = {part: zoo.resolve(part) / "model.safetensors" for part in (recipe.vision, recipe.words)}
     parts["easy-vqa"] = carriers.locate("easy-vqa", "easy_vqa/data/train/questions.json")

@@ -14,6 +14,7 @@ from transformers import BertModel, Dinov2Model, ViltConfig, ViltModel
 
 from gossamer import anatomy
 from gossamer.anatomy.block import Block
+from gossamer.errors import UserError
 from gossamer.models.meter import MeterConfig, MeterModel
 
 _FOLDED = {"out": "layer_scale1", "down": "layer_scale2"}  # a Linear, and the LayerScale behind it
@@ -36,7 +37,7 @@ def vilt(vision: Dinov2Model, words: BertModel, image_size: int) -> ViltModel:
     """
     seen, read = vision.config, words.config
     if seen.hidden_size != read.hidden_size:
-        raise ValueError(
+        raise UserError(
             f"one stack has one width, but the vision model's is {seen.hidden_size} and the text model's {read.hidden_size}"
         )
     copied = ("hidden_size", "num_hidden_layers", "num_attention_heads", "layer_norm_eps", "patch_size", "qkv_bias")

@@ -9,7 +9,11 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+from safetensors import SafetensorError
 from torch import Tensor
+
+from gossamer import documents
+from gossamer.errors import UserError
 
 SETTINGS, HISTORY, STATE = "settings.json", "history.jsonl", "state.safetensors"
 RESULT, PICTURE, FOUND = "result.json", "preferences.png", "found.yaml"
@@ -42,7 +46,7 @@ class SearchFolder:
         if path is None:
             return
         if resume and overwrite:
-            raise ValueError("resume continues a search and overwrite removes it: give one of them")
+            raise UserError("resume continues a search and overwrite removes it: give one of them")
         settings = json.loads(json.dumps(settings))
         before = self._json(SETTINGS)
         if before is not None and not overwrite:
@@ -54,7 +58,7 @@ class SearchFolder:
             differing = [name for name in settings if before.get(name) != settings[name]]
             if differing:
                 name = differing[0]
-                raise ValueError(
+                raise UserError(
                     f"cannot resume {path}: it was begun with other settings ({', '.join(differing)}; for instance "
                     f"{name}={before.get(name)!r:.200}, now {settings[name]!r:.200}); use them, or choose another folder"
                 )
@@ -79,9 +83,7 @@ class SearchFolder:
         """Writes one file so that a kill leaves the old one or the new one."""
         if self.writes:
             assert self.path is not None
-            staged = self.path / f".{name}.new"
-            staged.write_text(text, encoding="utf-8")
-            os.replace(staged, self.path / name)
+            documents.write_whole(self.path / name, text)
 
     def save(self, tensors: dict[str, Tensor], step: int) -> None:
         """Writes the state after `step` steps, atomically."""
@@ -89,15 +91,22 @@ class SearchFolder:
             assert self.path is not None
             staged = self.path / f".{STATE}.new"
             contiguous = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-            safetensors.torch.save_file(contiguous, staged, metadata={"step": str(step)})
+            try:
+                safetensors.torch.save_file(contiguous, staged, metadata={"step": str(step)})
+            except SafetensorError as error:
+                staged.unlink(missing_ok=True)
+                raise UserError(f"{self.path / STATE} could not be written: {error}") from error
             os.replace(staged, self.path / STATE)
 
     def state(self) -> tuple[int, dict[str, Tensor]] | None:
         """Steps done, and the tensors, of the newest state; None where there is none."""
         if self.path is None or not self._began or not (self.path / STATE).is_file():
             return None
-        with safetensors.safe_open(self.path / STATE, framework="pt") as file:
-            return int(file.metadata()["step"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        try:
+            with safetensors.safe_open(self.path / STATE, framework="pt") as file:
+                return int(file.metadata()["step"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, LookupError, TypeError, ValueError) as error:  # the head of another file has no step
+            raise UserError(f"{self.path / STATE} is damaged ({error}): overwrite begins the search anew") from error
 
     def history(self, steps: int) -> list[dict[str, Any]]:
         """The records of the first `steps` steps; a line that a kill tore is among the later ones."""
@@ -121,7 +130,8 @@ class SearchFolder:
         """Adds a record to the history."""
         if self.writes:
             assert self.path is not None
-            with (self.path / HISTORY).open("a", encoding="utf-8") as file:
+            path = self.path / HISTORY
+            with documents.naming(path), path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
 
     def finish(self, result: dict[str, Any]) -> None:
@@ -133,4 +143,7 @@ class SearchFolder:
 
     def _json(self, name: str) -> Any:
         path = (self.path or Path()) / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        found = documents.read_json(path) if path.is_file() else None
+        if not isinstance(found, dict | None):
+            raise UserError(f"{path} is none of a search's files: overwrite begins the search anew")
+        return found

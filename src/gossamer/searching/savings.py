@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from gossamer.cost.measure import measure
+from gossamer.errors import UserError
 
 REPEATS = 7  # of each time that is measured
 FLOPS_OF_A_MAC = 2
@@ -46,7 +47,7 @@ class Savings:
         target = self.full - budget * self.bare
         most = sum(self.arms) - min(self.arms)
         if most < target:
-            raise ValueError(
+            raise UserError(
                 f"budget={budget}: with all candidates but one skipped the model still costs {(self.full - most) / self.bare:.3f} "
                 "times the bare backbone; ask for more, or choose a smaller rank"
             )

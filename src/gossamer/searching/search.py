@@ -24,6 +24,7 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,14 +33,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
-from gossamer.adapted import Adapted
-from gossamer.methods import Method, as_method, from_dict, to_dict
-from gossamer.searching import processes
-from gossamer.searching.bandit import Bandit, Game
+from gossamer.adapting import Adapted
+from gossamer.errors import UserError
+from gossamer.methods import Method, as_method, check_settings, from_dict, to_dict
+from gossamer.methods.parts.bandit import Bandit
+from gossamer.runs import processes
+from gossamer.runs.lock import alone
+from gossamer.runs.run import Search, Training
+from gossamer.searching import generators
+from gossamer.searching.bandit import Game
 from gossamer.searching.folder import PICTURE, SearchFolder
 from gossamer.searching.savings import Savings
 from gossamer.searching.supernetwork import Batches, SuperNetwork, under
-from gossamer.training.run import Search, Training
 
 STILL = 1e-3  # preferences below this are as good as none
 
@@ -73,7 +78,16 @@ class Found:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Found:
-        """What `to_dict` wrote."""
+        """What `to_dict` wrote.
+
+        Raises:
+            UserError: it is something else.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}
+        if set(values) != known:
+            raise UserError(
+                f"this is no result of a search: it has {', '.join(values) or 'nothing'}, not {', '.join(known)}"
+            )
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         fields["methods"] = tuple(from_dict(m) for m in values["methods"])
         return cls(**fields)
@@ -123,6 +137,7 @@ def search(
     Raises:
         ValueError: no method with arms or more than one, nothing to choose from, a budget that cannot be met, too little data.
         FileExistsError: the folder holds a search.
+        BlockingIOError: another process works in the folder; the message names it.
         FloatingPointError: the loss is not finite.
     """
     processes.begin()
@@ -136,27 +151,30 @@ def search(
         "items": [len(data), None if held_out is None else len(held_out)], "rules": dataclasses.asdict(rules),
     }  # fmt: skip
     path = None if folder is None else Path(folder)
-    # The first process decides what is there: another could come when it has begun already.
-    kept = processes.agreed(lambda: SearchFolder(path, described, resume=resume, overwrite=overwrite))
-    kept.writes = kept.writes and processes.first()
-    finished = processes.agreed(kept.result)
-    if finished is not None:
-        return Found.from_dict(finished)
-    batches = Batches(data, held_out, settings, training, collate, seed)
-    devices = [p.device for p in model.parameters() if p.device.type == "cuda"][:1]
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        network = SuperNetwork(model, methods, place, training, num_labels, loss)
-        try:
+    with nullcontext() if path is None else alone(path):
+        # The first process decides what is there: another could come when it has begun already.
+        kept = processes.agreed(lambda: SearchFolder(path, described, resume=resume, overwrite=overwrite))
+        kept.writes = kept.writes and processes.first()
+        finished = processes.agreed(kept.result)
+        if finished is not None:
+            return Found.from_dict(finished)
+        batches = Batches(data, held_out, settings, training, collate, seed)
+
+        def begin(network: SuperNetwork) -> Play:
             part = Subset(batches.data, batches.items)
             for method in network.adapted.applied:
                 method.prepare(network.adapted, part)
             if prepare is not None:
                 prepare(network.adapted, part)
-            play = Play(network, batches, settings, rules, kept, after_update, seed)
-            return play.run(methods, place)
-        finally:
-            network.adapted.detach()
+            return Play(network, batches, settings, rules, kept, after_update, seed)
+
+        with generators.as_before():
+            torch.manual_seed(seed)
+            network = SuperNetwork(model, methods, place, training, num_labels, loss)
+            try:
+                return begin(network).run(methods, place)
+            finally:
+                network.adapted.detach()
 
 
 def rules_of(method: Any, settings: Search) -> Bandit:
@@ -166,10 +184,7 @@ def rules_of(method: Any, settings: Search) -> Bandit:
         ValueError: there is no rule of that name, or its value does not fit.
     """
     rules = method.bandit()
-    known = [f.name for f in dataclasses.fields(Bandit)]
-    for name in settings.rules:
-        if name not in known:
-            raise ValueError(f"a search has no rule {name!r}; it has {', '.join(known)}")
+    check_settings(Bandit, settings.rules, "search.rules", "rule")
     return dataclasses.replace(rules, **settings.rules)
 
 
@@ -177,7 +192,7 @@ def _searched(methods: Sequence[Method]) -> int:
     places = [i for i, m in enumerate(methods) if hasattr(m, "supernet")]
     if len(places) != 1:
         found = ", ".join(m.name for m in methods)
-        raise ValueError(
+        raise UserError(
             f"a search needs exactly one method with something to choose, such as DAS(skip=3), and got {found or 'none'}"
         )
     return places[0]
@@ -208,7 +223,7 @@ class Play:
         )  # fmt: skip
         self.steps = settings.epochs * batches.steps_per_epoch
         if self.game.warmup_steps >= self.steps:
-            raise ValueError(
+            raise UserError(
                 f"warmup={rules.warmup} epochs of {settings.epochs} leave none in which the preferences move: search.epochs must "
                 "be more"
             )
@@ -216,16 +231,27 @@ class Play:
         if found:
             self.step = found[0]
             network.restore(tensors)
+            self._restore_generators(tensors)
             self.game.restore(under("game.", tensors))
         else:
             processes.same_start(network.adapted.trainable().values())
         self.records = kept.history(self.step)
 
+    def _restore_generators(self, tensors: dict[str, Tensor]) -> None:
+        own = under(f"random.{processes.rank()}.", tensors)
+        began = len({name.partition(".")[0] for name in under("random.", tensors)})
+        if not own or began != processes.number():
+            raise UserError(
+                f"the search in {self.kept.path} was begun by {began} processes, whose random numbers it goes on with: resume it "
+                f"with as many, not {processes.number()}"
+            )
+        generators.restore(own)
+
     def _savings(self, tensors: dict[str, Tensor]) -> Savings | None:
         if not self.settings.looks_at_cost:
             return None
         if not getattr(self.network.board, "skips", False):
-            raise ValueError("budget and saving need arms that take something away, which those of this method do not")
+            raise UserError("budget and saving need arms that take something away, which those of this method do not")
         if "savings" in tensors:
             bare, full, *arms = tensors["savings"].tolist()
             return Savings(bare=bare, full=full, arms=tuple(arms))
@@ -272,7 +298,7 @@ class Play:
 
     def _update(self, batch: dict[str, Any], loss: float) -> None:
         if self.settings.reward_data == "held-out":
-            with self.network.random_as_before():
+            with generators.as_before():
                 batch = self.batches.scoring(self.game.updates)
         subsets = processes.agreed(self.game.candidates)
         right = self.game.rules.reward == "accuracy"
@@ -298,6 +324,8 @@ class Play:
 
     def _state(self) -> dict[str, Tensor]:
         tensors = self.network.state() | {f"game.{name}": t for name, t in self.game.state().items()}
+        for rank, found in enumerate(processes.gathered(generators.state())):
+            tensors |= {f"random.{rank}.{name}": t for name, t in found.items()}
         if self.savings is not None:
             tensors["savings"] = torch.tensor(
                 [self.savings.bare, self.savings.full, *self.savings.arms], dtype=torch.float64

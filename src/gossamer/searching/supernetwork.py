@@ -11,13 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from gossamer.adapted import adapt
+from gossamer.adapting import adapt
 from gossamer.anatomy import read
+from gossamer.errors import Diverged, UserError
 from gossamer.methods import Method
-from gossamer.searching import processes, savings
+from gossamer.runs import processes
+from gossamer.runs.run import Search, Training
+from gossamer.searching import generators, savings
 from gossamer.searching.savings import Savings
 from gossamer.training.attention import attention
-from gossamer.training.run import Search, Training
 from gossamer.training.trainer import optimizer
 
 BETAS = (0.9, 0.98)  # of AdamW, in the searches of both papers
@@ -61,9 +63,7 @@ class SuperNetwork:
         processes.sum_gradients(self.adapted.trainable().values())
         (value,) = processes.total([float(loss.detach()) * own])
         if not math.isfinite(value):
-            raise FloatingPointError(
-                f"the loss is {value / rows}: the search has diverged; lower training.lr or head_lr"
-            )
+            raise Diverged(f"the loss is {value / rows}: the search has diverged; lower training.lr or head_lr")
         return value / rows
 
     def move(self, share: float) -> None:
@@ -79,7 +79,7 @@ class SuperNetwork:
     def score(self, batch: dict[str, Any], subset: Sequence[int], *, dropout: bool, right: bool) -> tuple[float, float]:
         """Mean loss and, where asked for (`right`), accuracy over the rows of all processes with these arms; leaves no trace."""
         mode = self.adapted.training
-        with self.random_as_before():
+        with generators.as_before():
             self.adapted.train(dropout)
             self.board.use(subset)
             loss, correct = self._measured(batch, right=right)
@@ -90,8 +90,7 @@ class SuperNetwork:
 
     def _measured(self, batch: dict[str, Any], *, right: bool) -> tuple[Tensor, float]:
         """The loss of a batch, and how many of its rows are right, or their scores summed."""
-        device = next(self.adapted.backbone.parameters()).device
-        inputs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        inputs, device = self._placed(batch), next(self.adapted.backbone.parameters()).device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.training.bfloat16):
             if self.loss is None:
                 output = self.adapted(**inputs)
@@ -101,20 +100,20 @@ class SuperNetwork:
                 unlabelled = {k: v for k, v in inputs.items() if k != "labels"}
                 logits = self.adapted(**unlabelled).logits if right else None
         if loss is None:
-            raise ValueError("the model gives no loss for these batches: they need labels")
+            raise UserError("the model gives no loss for these batches: they need labels")
         return loss, _right(logits, inputs["labels"]) if right else 0.0
 
-    def random_as_before(self) -> Any:
-        """A context that leaves the generators of random numbers as they were."""
+    def _placed(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch where the model is."""
         device = next(self.adapted.backbone.parameters()).device
-        return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+        return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
 
     def savings(self, batch: dict[str, Any], unit: str) -> Savings:
         """What every arm saves for a batch."""
         bare = copy.deepcopy(self.adapted).eval()
         bare.anatomy.undo()
         self.adapted.eval()
-        inputs = {k: v for k, v in batch.items() if k != "labels"}
+        inputs = self._placed({k: v for k, v in batch.items() if k != "labels"})
 
         def run(subset: Sequence[int] | None) -> Callable[[], Any]:
             def forward() -> None:
@@ -127,11 +126,11 @@ class SuperNetwork:
         return savings.measured(run(None), run(()), [run((i,)) for i in range(len(self.board.arms))], unit)
 
     def state(self) -> dict[str, Tensor]:
-        """Weights, the optimizer's moments, and the generator of dropout."""
+        """Weights and the optimizer's moments."""
         tensors = {f"adapter.{name}": t for name, t in self.adapted.state_dict().items()}
         for parameter, moments in self.optimizer.state.items():
             tensors |= {f"optimizer.{self.names[id(parameter)]}.{key}": t for key, t in moments.items()}
-        return tensors | {"random": torch.get_rng_state()}
+        return tensors
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Goes on from `state()`."""
@@ -141,7 +140,6 @@ class SuperNetwork:
             owner, _, key = name.rpartition(".")
             device = moment.device if key == "step" else parameters[owner].device
             self.optimizer.state[parameters[owner]][key] = moment.to(device)
-        torch.set_rng_state(tensors["random"])
 
 
 class Batches:
@@ -156,7 +154,7 @@ class Batches:
         self.batch = min(training.batch, len(self.items))
         self.reward_batch = min(settings.reward_batch or training.batch, len(self.held_items))
         if min(self.batch, self.reward_batch) < processes.number():
-            raise ValueError(
+            raise UserError(
                 f"a search needs at least one item for each of {processes.number()} processes in every batch; there are "
                 f"{len(self.items)} to train on and {len(self.held_items)} held out"
             )
@@ -205,7 +203,7 @@ def _right(logits: Any, labels: Tensor) -> float:
         return float((logits.argmax(dim=1) == labels).sum())
     if logits.dim() == 2 and labels.shape == logits.shape:
         return float(labels.gather(1, logits.argmax(dim=1, keepdim=True)).sum())
-    raise ValueError(
+    raise UserError(
         f"reward 'accuracy' needs logits [n, C] and labels [n] or [n, C], and these are {tuple(logits.shape)} and "
         f"{tuple(labels.shape)}: use rules={{'reward': '100 exp(-loss)', 'eta': 10.0}}"
     )

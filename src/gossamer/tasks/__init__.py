@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gossamer.errors import UserError
 from gossamer.tasks.base import Task
 from gossamer.tasks.classifying_answers import ClassifyingAnswers
 from gossamer.tasks.classifying_images import ClassifyingImages
@@ -18,8 +19,8 @@ from gossamer.tasks.writing_answers import WritingAnswers
 from gossamer.tasks.writing_captions import WritingCaptions
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
-    from gossamer.training.run import Run
+    from gossamer.adapting import Adapted
+    from gossamer.runs.run import Run
 
 TASKS: dict[str, type[Task]] = {
     task.name: task for task in (ClassifyingImages, ClassifyingAnswers, WritingAnswers, WritingCaptions, RankingTexts)
@@ -37,15 +38,15 @@ def kind(run: Run) -> type[Task]:
 
     if run.data.name not in data.IMAGE_TEXT_SETS:
         if run.model.vision is not None:
-            raise ValueError(
+            raise UserError(
                 f"model.vision={run.model.vision} is for texts about images ({', '.join(data.IMAGE_TEXT_SETS)}), and "
                 f"{run.data.name} has labelled images: name the tower as model.name"
             )
         return ClassifyingImages
     if run.condense is not None:
-        raise ValueError(f"condense is for runs on labelled images, and {run.data.name} has texts about images")
+        raise UserError(f"condense is for runs on labelled images, and {run.data.name} has texts about images")
     if run.images.augment:
-        raise ValueError(
+        raise UserError(
             "images.augment is for labelled images: what is said of an image need not hold of a changed one"
         )
     if run.data.name in data.CAPTION_SETS:
@@ -61,5 +62,5 @@ def of(adapted: Adapted) -> Task:
     """
     name = adapted.metadata.get("task", ClassifyingImages.name)
     if name not in TASKS:
-        raise ValueError(f"this adapter was trained for the task {name!r}; known: {', '.join(TASKS)}")
+        raise UserError(f"this adapter was trained for the task {name!r}; known: {', '.join(TASKS)}")
     return TASKS[name].of(adapted)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from torch import Tensor, nn
 
 from gossamer.data import Preprocessing
-from gossamer.training.prepared import BATCH, PreparedSet
-from gossamer.training.run import Run
+from gossamer.runs.prepared import BATCH, PreparedSet
+from gossamer.runs.run import Run
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 
 class Scores(Protocol):
@@ -96,9 +96,18 @@ class Task(ABC):
         """A training batch without its images, for a bare model; None where the model cannot do without."""
         return None
 
+    @property
+    def together(self) -> int:
+        """How many image files `gossamer predict` asks about at a time."""
+        return 1
+
+    def named(self, given: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+        """The arguments of `gossamer predict` that name images, and the texts behind them. Default: no texts."""
+        return given, ()
+
     @abstractmethod
-    def replies(self, adapted: Adapted, given: Sequence[str]) -> list[dict[str, Any]]:
-        """What `gossamer predict` says of its arguments: image files and folders, then the texts that the task reads.
+    def replies(self, adapted: Adapted, files: Sequence[Path], texts: Sequence[str]) -> list[dict[str, Any]]:
+        """What `gossamer predict` says of image files, and the texts that the task reads.
 
         Each record has "file" or "images", and "answer" or "probabilities".
         """

@@ -12,16 +12,17 @@ from torch.nn import functional as F
 
 from gossamer import zoo
 from gossamer.data import ImageTextDataset, Preprocessing
+from gossamer.errors import UserError
+from gossamer.runs.prepared import BATCH
+from gossamer.runs.run import Run
 from gossamer.tasks import texts as shared
 from gossamer.tasks.recorded import labels_of, recorded
 from gossamer.tasks.texts import PreparedTexts, TextTask
-from gossamer.training.prepared import BATCH
-from gossamer.training.run import Run
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 UNKNOWN = -100  # label of a text whose answer is none of the classes; torch's cross-entropy passes over it
 
@@ -55,13 +56,13 @@ class ClassifyingAnswers(TextTask):
     def begin(cls, run: Run, train: ImageTextDataset) -> Self:
         """With the classes of the training set."""
         if run.texts.answers == "text":
-            raise ValueError(
+            raise UserError(
                 "texts.answers=text needs a language model that writes and a vision tower: set model.vision"
             )
         soft = any(len(example.references) > 1 for example in train.examples)
         for example in train.examples:
             if not soft and example.label is None:
-                raise ValueError(f"the answer of {example.source} is none of the {len(train.classes)} classes")
+                raise UserError(f"the answer of {example.source} is none of the {len(train.classes)} classes")
         return cls(train.classes, soft, run.texts.tokens, **shared.begun(run, train))
 
     @classmethod
@@ -99,7 +100,7 @@ class ClassifyingAnswers(TextTask):
         try:
             return zoo.load(model.name, revision=model.revision, task=task, num_labels=self.outputs)
         except ValueError as error:
-            raise ValueError(f"{error}; a language model reads images with a tower: set model.vision") from error
+            raise UserError(f"{error}; a language model reads images with a tower: set model.vision") from error
 
     def tokenized(self, texts: ImageTextDataset) -> list[dict[str, list[int]]]:
         """Texts cut to `tokens`."""

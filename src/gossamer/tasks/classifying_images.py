@@ -12,19 +12,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gossamer import heads, zoo
+from gossamer import zoo
 from gossamer.data import ImageDataset, Preprocessing, open_image
-from gossamer.data.given import image_files
+from gossamer.errors import UserError
+from gossamer.hosts import heads
+from gossamer.runs.prepared import BATCH, Augmented, Prepared, outputs
+from gossamer.runs.run import Run
+from gossamer.runs.sets import preprocessing
 from gossamer.tasks.base import Task
 from gossamer.tasks.recorded import labels_of, preprocessing_of
-from gossamer.training.prepared import BATCH, Augmented, Prepared, outputs
-from gossamer.training.run import Run
-from gossamer.training.sets import preprocessing
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +123,7 @@ class ClassifyingImages(Task):
     def prepare(self, items: ImageDataset) -> Prepared:
         """Classes are matched by name."""
         if not isinstance(items, ImageDataset):
-            raise ValueError(f"this adapter classifies images, and {items.name} has texts about images")
+            raise UserError(f"this adapter classifies images, and {items.name} has texts about images")
         return Prepared(items.with_classes(self.labels), self.preprocessing)
 
     def varied(self, prepared: Any, run: Run) -> Any:
@@ -142,9 +143,9 @@ class ClassifyingImages(Task):
         """The images."""
         return {"pixel_values": prepared.collate([prepared[i] for i in range(len(prepared))])["pixel_values"]}
 
-    def replies(self, adapted: Adapted, given: Sequence[str]) -> list[dict[str, Any]]:
-        """Image files and folders, and nothing else."""
-        return list(self.predict(adapted, image_files(given)))
+    def replies(self, adapted: Adapted, files: Sequence[Path], texts: Sequence[str]) -> list[dict[str, Any]]:
+        """A label for each."""
+        return list(self.predict(adapted, files))
 
     def predict(self, adapted: Adapted, files: Sequence[str | Path], *, batch: int = BATCH) -> Iterator[dict[str, Any]]:
         """For every image file {"file", "label", "probability", "probabilities": {label: p}}, likeliest first."""

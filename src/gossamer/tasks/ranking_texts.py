@@ -20,18 +20,19 @@ from torch.utils.data import Dataset
 
 from gossamer import metrics, zoo
 from gossamer.data import Example, ImageTextDataset, Preprocessing
-from gossamer.data.given import image_files, names_images
+from gossamer.data.given import names_images
+from gossamer.errors import UserError
+from gossamer.runs.prepared import BATCH, MEMORY
+from gossamer.runs.progress import shown
+from gossamer.runs.run import Run
 from gossamer.tasks import texts as shared
 from gossamer.tasks.base import Task
 from gossamer.tasks.recorded import preprocessing_of, recorded
-from gossamer.training.prepared import BATCH, MEMORY
-from gossamer.training.progress import shown
-from gossamer.training.run import Run
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,15 +128,15 @@ class RankingTexts(Task):
     @classmethod
     def begin(cls, run: Run, train: ImageTextDataset) -> Self:
         """With the run's numbers."""
-        from gossamer.training.sets import preprocessing
+        from gossamer.runs.sets import preprocessing
 
         if run.texts.answers is not None:
-            raise ValueError(
+            raise UserError(
                 f"{run.data.name} has captions: ViLT and METER rank them, without texts.answers; a language model writes them, "
                 "with a tower: set model.vision"
             )
         if len(train) < 2:
-            raise ValueError(f"{train.name} has one image, and a text is told from texts of other images")
+            raise UserError(f"{train.name} has one image, and a text is told from texts of other images")
         return cls(run.texts.negatives, run.texts.tokens, preprocessing(run), (run.model.name, run.model.revision))
 
     @classmethod
@@ -181,10 +182,10 @@ class RankingTexts(Task):
     def prepare(self, items: ImageTextDataset) -> PreparedCaptions:
         """Captions with their images; ValueError for other sets."""
         if not isinstance(items, ImageTextDataset):
-            raise ValueError(f"this adapter ranks texts for images, and {items.name} has labelled images")
+            raise UserError(f"this adapter ranks texts for images, and {items.name} has labelled images")
         for example in items.examples:
             if example.text or not example.references or len(example.images) != 1:
-                raise ValueError(f"this adapter ranks captions, and {example.source} is no image with captions")
+                raise UserError(f"this adapter ranks captions, and {example.source} is no image with captions")
         return PreparedCaptions(items, self)
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
@@ -240,7 +241,7 @@ class RankingTexts(Task):
             ValueError: it cannot be read, or there is no text.
         """
         if not texts or not all(texts):
-            raise ValueError(f"texts to rank for {file} must be one or more, and none empty; got {list(texts)}")
+            raise UserError(f"texts to rank for {file} must be one or more, and none empty; got {list(texts)}")
         asked = Example(id="0", images=(Path(file),), text="", references=tuple(texts), source=f"the texts for {file}")
         prepared = self.prepare(ImageTextDataset(name="texts", classes=(), examples=(asked,)))
         shares = self.similarity(adapted, prepared)[0].double().softmax(0).tolist()
@@ -254,15 +255,19 @@ class RankingTexts(Task):
         pixels = torch.stack([prepared.pictures[path] for path in prepared.paths])
         return {name: tensor[:, None] for name, tensor in texts.items()} | {"pixel_values": pixels}
 
-    def replies(self, adapted: Adapted, given: Sequence[str]) -> list[dict[str, Any]]:
-        """Image files and folders, then the texts to rank for each."""
+    def named(self, given: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+        """Texts begin where an argument looks like no image."""
         named = next((i for i, one in enumerate(given) if not names_images(one)), len(given))
-        return self.rank(adapted, image_files(given[:named]), given[named:])
+        return given[:named], given[named:]
+
+    def replies(self, adapted: Adapted, files: Sequence[Path], texts: Sequence[str]) -> list[dict[str, Any]]:
+        """The texts ranked for each."""
+        return self.rank(adapted, files, texts)
 
     def rank(self, adapted: Adapted, files: Sequence[str | Path], texts: Sequence[str]) -> list[dict[str, Any]]:
         """`predict` for every image file; ValueError without any."""
         if not files:
-            raise ValueError(
+            raise UserError(
                 f"there is no image to rank {len(texts)} text(s) for: name image files first, then the texts"
             )
         return [self.predict(adapted, file, texts) for file in files]

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gossamer.data import Preprocessing
+from gossamer.errors import UserError
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 
 def recorded(adapted: Adapted, section: str) -> Any:
     """What an adapter's metadata say of one thing; ValueError where they say nothing."""
     if section not in adapted.metadata:
-        raise ValueError(
+        raise UserError(
             f"this adapter does not record its {section}; adapters made by gossamer train do, others can set "
             f"adapted.metadata[{section!r}] before saving"
         )

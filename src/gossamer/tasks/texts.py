@@ -17,14 +17,15 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from gossamer import metrics, zoo
 from gossamer.data import Example, ImageTextDataset, Preprocessing, open_image
-from gossamer.data.given import image_files
+from gossamer.data.images import every
+from gossamer.errors import UserError
+from gossamer.runs.prepared import BATCH, MEMORY
+from gossamer.runs.run import Run
 from gossamer.tasks.base import Task
 from gossamer.tasks.recorded import preprocessing_of, recorded
-from gossamer.training.prepared import BATCH, MEMORY
-from gossamer.training.run import Run
 
 if TYPE_CHECKING:
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ def score_answers(answers: Sequence[str], texts: ImageTextDataset, loss: float |
     """
     for example in texts.examples:
         if not example.references:
-            raise ValueError(
+            raise UserError(
                 f"{texts.name} cannot be scored: the answer of {example.source} is not published; gossamer evaluate --results "
                 "FILE writes the answers for the benchmark's server"
             )
@@ -82,7 +83,8 @@ class Pictures:
         self.preprocessing, self.memory, self.kind = preprocessing, memory, "pixel_values"
         self.kept: Tensor | None = None
         if self.rows and len(self.rows) * 3 * preprocessing.size**2 * 4 <= memory:
-            self.kept = torch.stack([self._prepared(path) for path in self.rows])
+            files = list(self.rows)
+            self.kept = torch.stack(list(every(len(files), lambda i: self._prepared(files[i]))))
 
     def __getitem__(self, path: Path) -> Tensor:
         return self._prepared(path) if self.kept is None else self.kept[self.rows[path]]
@@ -216,14 +218,14 @@ class TextTask(Task):
     def prepare(self, items: ImageTextDataset) -> PreparedTexts:
         """Texts with their images; ValueError for labelled images and captions, and for other numbers of images than are read."""
         if not isinstance(items, ImageTextDataset):
-            raise ValueError(f"this adapter answers texts about images, and {items.name} has labelled images")
+            raise UserError(f"this adapter answers texts about images, and {items.name} has labelled images")
         for example in items.examples:
             if not example.text:
-                raise ValueError(f"this adapter answers texts about images, and {example.source} has no text to answer")
+                raise UserError(f"this adapter answers texts about images, and {example.source} has no text to answer")
             found = len(example.images)
             if found > 1 if self.images is None else found != self.images:
                 reads = "at most one image" if self.images is None else f"{self.images} image(s)"
-                raise ValueError(f"{example.source} has {found} images, and the model reads {reads} with a text")
+                raise UserError(f"{example.source} has {found} images, and the model reads {reads} with a text")
         return PreparedTexts(items, self)
 
     def score(self, adapted: Adapted, prepared: PreparedTexts, *, batch: int = BATCH, workers: int = 0) -> AnswerScores:
@@ -255,17 +257,26 @@ class TextTask(Task):
         kept = {name: batch[name] for name in ("attention_mask", "labels")}
         return {"inputs_embeds": model.language.get_input_embeddings()(batch["input_ids"]).requires_grad_(), **kept}
 
-    def replies(self, adapted: Adapted, given: Sequence[str]) -> list[dict[str, Any]]:
-        """Image files and folders, then the text."""
-        *paths, text = given
-        return self.answer(adapted, image_files(paths), text)
+    @property
+    def together(self) -> int:
+        """As many as the model reads with a text."""
+        return self.images or 1
+
+    def named(self, given: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+        """The last one is the text."""
+        return given[:-1], given[-1:]
+
+    def replies(self, adapted: Adapted, files: Sequence[Path], texts: Sequence[str]) -> list[dict[str, Any]]:
+        """Answers to the text."""
+        (text,) = texts
+        return self.answer(adapted, files, text)
 
     def answer(self, adapted: Adapted, files: Sequence[str | Path], text: str) -> list[dict[str, Any]]:
         """`predict` for every image file, or for as many at a time as the model reads with a text; ValueError where they do not
         come out even."""
-        each = self.images or 1
+        each = self.together
         if len(files) % each or (not files and self.images is not None):
-            raise ValueError(f"the model reads {each} image(s) with a text, and there are {len(files)} image files")
+            raise UserError(f"the model reads {each} image(s) with a text, and there are {len(files)} image files")
         groups = [files[start : start + each] for start in range(0, len(files), each)] or [[]]
         return [self.predict(adapted, group, text) for group in groups]
 
@@ -297,11 +308,11 @@ def begun(run: Run, texts: ImageTextDataset) -> dict[str, Any]:
     Raises:
         ValueError: a text has no published answer.
     """
-    from gossamer.training.sets import preprocessing
+    from gossamer.runs.sets import preprocessing
 
     for example in texts.examples:
         if not example.references:
-            raise ValueError(f"{example.source} has no published answer, so it cannot be trained on")
+            raise UserError(f"{example.source} has no published answer, so it cannot be trained on")
     return {
         "preprocessing": preprocessing(run),
         "tokenizer_of": (run.model.name, run.model.revision),

@@ -11,16 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.data import Example, ImageTextDataset, Preprocessing
+from gossamer.errors import UserError
+from gossamer.runs.prepared import BATCH
+from gossamer.runs.run import Run
 from gossamer.tasks import texts as shared
 from gossamer.tasks.recorded import recorded
 from gossamer.tasks.texts import PreparedTexts, TextTask
-from gossamer.training.prepared import BATCH
-from gossamer.training.run import Run
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 IGNORED = -100  # label of tokens that are not to be predicted
 
@@ -58,7 +59,7 @@ class WritingAnswers(TextTask):
 
         form = writes(run.model.name, run.model.revision)
         if form is None:
-            raise ValueError(
+            raise UserError(
                 f"{run.model.name} was not published as a model that writes (its class ends in neither "
                 f"{' nor '.join(WRITERS)}); choose another model.name, or for questions texts.answers=classes"
             )
@@ -70,7 +71,7 @@ class WritingAnswers(TextTask):
     def check_prompt(cls, prompt: str) -> None:
         """ValueError for a prompt without a place for the text."""
         if "{text}" not in prompt:
-            raise ValueError(f"texts.prompt must hold {{text}}, where the text goes; got {prompt!r}")
+            raise UserError(f"texts.prompt must hold {{text}}, where the text goes; got {prompt!r}")
 
     @classmethod
     def of(cls, adapted: Adapted) -> Self:
@@ -128,7 +129,7 @@ class WritingAnswers(TextTask):
             return self.tokenizer(text_target=answer)["input_ids"]
         whole = self.tokenizer(f"{prompt} {answer}")["input_ids"]
         if whole[: len(ids)] != ids or len(whole) == len(ids):
-            raise ValueError(
+            raise UserError(
                 f"the tokens of texts.prompt change when an answer follows ({example.source}), so the model could not be asked as "
                 f"it was trained: let the prompt end in a character such as ':'; it is {self.prompt!r}"
             )

@@ -12,16 +12,16 @@ import torch
 
 from gossamer import metrics
 from gossamer.data import Example, ImageTextDataset
-from gossamer.data.given import image_files
+from gossamer.errors import UserError
+from gossamer.runs.prepared import BATCH
+from gossamer.runs.run import Run
 from gossamer.tasks.texts import PreparedTexts
 from gossamer.tasks.writing_answers import WritingAnswers
-from gossamer.training.prepared import BATCH
-from gossamer.training.run import Run
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class WritingCaptions(WritingAnswers):
     def begin(cls, run: Run, train: ImageTextDataset) -> Self:
         """With the run's prompt, or the usual one; ImportError or FileNotFoundError where the scorers are not there."""
         if run.texts.answers == "classes":
-            raise ValueError(f"captions are written, and {run.data.name} has no classes: leave out texts.answers")
+            raise UserError(f"captions are written, and {run.data.name} has no classes: leave out texts.answers")
         metrics.require_caption_scorers()
         return super().begin(run, train)
 
@@ -67,18 +67,16 @@ class WritingCaptions(WritingAnswers):
     def check_prompt(cls, prompt: str) -> None:
         """ValueError for a prompt with a place for a text."""
         if "{text}" in prompt:
-            raise ValueError(
-                f"images with captions have no text to put in place of {{text}} of texts.prompt {prompt!r}"
-            )
+            raise UserError(f"images with captions have no text to put in place of {{text}} of texts.prompt {prompt!r}")
 
     def prepare(self, items: ImageTextDataset) -> PreparedTexts:
         """Every caption with its image; an image without captions once. ValueError for other sets."""
         if not isinstance(items, ImageTextDataset):
-            raise ValueError(f"this adapter writes captions, and {items.name} has labelled images")
+            raise UserError(f"this adapter writes captions, and {items.name} has labelled images")
         captions: list[Example] = []
         for example in items.examples:
             if example.text or len(example.images) != 1:
-                raise ValueError(f"this adapter writes captions, and {example.source} is no image with captions")
+                raise UserError(f"this adapter writes captions, and {example.source} is no image with captions")
             captions += [dataclasses.replace(example, references=(said,)) for said in example.references] or [example]
         return PreparedTexts(dataclasses.replace(items, examples=tuple(captions)), self)
 
@@ -93,7 +91,7 @@ class WritingCaptions(WritingAnswers):
         first: list[int] = []
         for place, example in enumerate(prepared.texts.examples):
             if not example.references:
-                raise ValueError(f"{prepared.texts.name} cannot be scored: {example.source} has no caption")
+                raise UserError(f"{prepared.texts.name} cannot be scored: {example.source} has no caption")
             image = str(example.images[0])
             first += [] if image in said else [place]
             said.setdefault(image, []).append(example.references[0])
@@ -111,16 +109,20 @@ class WritingCaptions(WritingAnswers):
             ValueError: no file, or one cannot be read.
         """
         if not files:
-            raise ValueError("there is no image to write a caption for")
+            raise UserError("there is no image to write a caption for")
         examples = [Example(id=str(i), images=(Path(f),), text="", source=str(f)) for i, f in enumerate(files)]
         prepared = self.prepare(ImageTextDataset(name="images", classes=(), examples=tuple(examples)))
         with torch.no_grad():
             written = self.ask(adapted.eval(), prepared)
             return [{"images": [str(file)], **record} for file, record in zip(files, written, strict=True)]
 
-    def replies(self, adapted: Adapted, given: Sequence[str]) -> list[dict[str, Any]]:
-        """Image files and folders."""
-        return self.caption(adapted, image_files(given))
+    def named(self, given: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+        """Images, and no text."""
+        return given, ()
+
+    def replies(self, adapted: Adapted, files: Sequence[Path], texts: Sequence[str]) -> list[dict[str, Any]]:
+        """A caption for each."""
+        return self.caption(adapted, files)
 
     @staticmethod
     def table(scores: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from gossamer.training.run import Training
+from gossamer.runs.run import Training
 
 
 def attention(chosen: Training) -> AbstractContextManager[Any]:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gossamer.errors import UserError
+
 STRENGTHS = tuple(10 ** (exponent / 2) for exponent in range(2, -9, -1))  # of l2, strongest first: 10 to 1e-4
 CHOOSING, SOLVING = 1e-5, 1e-7  # largest gradient left; the objective is of the order of 1
 FOLDS = 5
@@ -39,7 +41,7 @@ class Probe:
         """
         if linear.bias is None or linear.weight.shape != self.weight.shape:
             found = f"{tuple(linear.weight.shape)}{'' if linear.bias is not None else ' without bias'}"
-            raise ValueError(
+            raise UserError(
                 f"the probe is a Linear of {tuple(self.weight.shape)} with bias; the head's last one is {found}"
             )
         with torch.no_grad():
@@ -71,11 +73,11 @@ def fit(
         ValueError: a feature is not finite, or a label is outside the classes.
     """
     if not torch.isfinite(features).all():
-        raise ValueError(
+        raise UserError(
             f"{int((~torch.isfinite(features)).any(1).sum())} of {len(features)} feature vectors are not finite"
         )
     if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        raise ValueError(f"labels reach from {int(labels.min())} to {int(labels.max())}; there are {classes} classes")
+        raise UserError(f"labels reach from {int(labels.min())} to {int(labels.max())}; there are {classes} classes")
     features = features.detach().double()
     accuracy = None
     if l2 is None:

@@ -9,30 +9,47 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import TrainingArguments
+from transformers.integrations.integration_utils import get_available_reporting_integrations
 
-from gossamer import heads, methods, tasks
-from gossamer.adapted import Adapted, adapt
-from gossamer.condensation import run as condensed_run
+from gossamer import methods, tasks
+from gossamer.adapting import Adapted, adapt
 from gossamer.cost import machine
+from gossamer.errors import UserError
+from gossamer.hosts import heads
+from gossamer.runs import processes
+from gossamer.runs.folder import CHECKPOINTS, CONDENSED, METRICS, RunFolder
+from gossamer.runs.lock import alone
+from gossamer.runs.prepared import PreparedSet, outputs
+from gossamer.runs.progress import Bar, Journal, epochs
+from gossamer.runs.run import Run
+from gossamer.runs.sets import load_sets
 from gossamer.tasks.base import Scores, Task
-from gossamer.training import probe, run_file
-from gossamer.training.folder import CHECKPOINTS, METRICS, RunFolder
-from gossamer.training.prepared import PreparedSet, outputs
-from gossamer.training.progress import Bar, Journal, epochs
-from gossamer.training.run import Run
-from gossamer.training.sets import load_sets
+from gossamer.training import probe
 from gossamer.training.trainer import ClassifierTrainer, trainer_arguments
 
 PREPARED, WARM_START = "prepared.json", "warm_start.json"
+CUT = (
+    "run",
+    "keep",
+    "score",
+    "ranking",
+    "prompts_before",
+    "prompts_after",
+    "counts",
+    "after_cut",
+)  # of it, in the metrics
+
+Start = Callable[[Run, Task, dict[str, Any], RunFolder, Journal], tuple[Adapted, dict[str, Any]]]
 
 
-def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
+def train(run: Run, *, resume: bool = False, overwrite: bool = False, start: Start | None = None) -> dict[str, Any]:
     """Trains as the run says, fills its folder, and returns what is in metrics.json.
 
     The folder holds run.yaml (every setting), adapter/ (for `gossamer.load`), metrics.json, history.jsonl (one line an epoch),
@@ -42,17 +59,31 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> dict[st
         run: the settings.
         resume: continue the run in the folder from its last complete epoch. A finished one is not trained again.
         overwrite: remove a run that is in the folder.
+        start: gives the adapter that a run with a section `condense` begins with, and the record of what was cut from it;
+            `gossamer.condensation.run.train` knows it. None: adapted anew.
 
     Raises:
         FileExistsError: the folder holds a run and neither was asked for.
+        BlockingIOError: another process works in the folder; the message names it.
         ValueError: settings, data or model do not fit; the message says which.
         FloatingPointError: the loss is not finite; the message names the step.
+
+    Several processes (accelerate launch) share every batch and end with the numbers of one, but for rounding and for what is drawn
+    at random in a step. The first one writes, scores and draws while the others wait.
     """
+    if (start is None) != (run.condense is None):
+        raise UserError("a run with a section condense begins with a cut: gossamer.condensation.run.train trains it")
     applied = [methods.from_dict(values) for values in run.methods]
     run = dataclasses.replace(run, methods=[methods.to_dict(method) for method in applied])
-    folder = RunFolder(run, resume=resume, overwrite=overwrite)
-    if folder.finished():
-        return folder.read_json(METRICS)
+    processes.begin()
+    with alone(Path(run.output)):
+        folder = processes.agreed(lambda: RunFolder(run, resume=resume, overwrite=overwrite))
+        if processes.agreed(folder.finished):
+            return processes.agreed(lambda: folder.record(METRICS))
+        return _trained(run, applied, folder, start)
+
+
+def _trained(run: Run, applied: list[methods.Method], folder: RunFolder, start: Start | None) -> dict[str, Any]:
     journal = Journal(folder / "train.log")
     kind = tasks.kind(run)
     sets = load_sets(run)
@@ -61,43 +92,33 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> dict[st
     journal.say(f"reading {task.unit} of {run.data.name}: {sizes}")
     items = {name: task.prepare(split) for name, split in sets.items()}
     torch.manual_seed(run.seed)
-    if run.condense is None:
-        adapted, started = _adapted(run, applied, task), None
-    else:
-        adapted, started = condensed_run.start(run, task, items, folder, journal)
+    adapted, cut = (_adapted(run, applied, task), None) if start is None else start(run, task, items, folder, journal)
     arguments = _arguments(run, folder, validate="val" in sets)
     adapted.to(arguments.device)
     folder.begin(run)
-    if started is None:
-        prepared = _prepare(adapted, applied, items["train"], folder, journal)
+    checkpoint = processes.agreed(folder.checkpoint)
+    prepared, warm = 0.0, None
+    if cut is None:
+        prepared = _prepare(adapted, applied, items["train"], folder, journal, checkpoint)
     else:
-        folder.write(condensed_run.RECORD, json.dumps(started))
-        prepared = 0.0
+        folder.write(CONDENSED, json.dumps(cut))
     for split in items.values():
         split.settle(adapted)
-    warm = _warm_start(adapted, items["train"], run, folder, journal) if started is None else None
-    solved = warm is not None or started is not None
-    history = _tune(adapted, task, items, run, arguments, folder, journal, solved=solved)
-    return _conclude(adapted, task, items, run, folder, journal, warm=warm, history=history, prepared=prepared)
-
-
-def command(arguments: Sequence[str]) -> None:
-    """`gossamer train`: trains and prints the final scores."""
-    run, switches = run_file.parse(arguments)
-    metrics = train(run, **switches)
-    for split in ("val", "test"):
-        if split in metrics:
-            print(f"{split}\n{tasks.kind(run).table(metrics[split])}")
-    print(f"everything is in {run.output}")
+    if cut is None:  # the others are given the head where they begin to train together
+        warm = processes.agreed(lambda: _warm_start(adapted, items["train"], run, folder, journal, checkpoint))
+    solved = warm is not None or cut is not None
+    history = _tune(adapted, task, items, run, arguments, folder, journal, checkpoint, solved=solved)
+    done = {"warm": warm, "history": history, "prepared": prepared, "cut": cut}
+    return processes.agreed(lambda: _conclude(adapted, task, items, run, folder, journal, **done))
 
 
 def _adapted(run: Run, applied: list[methods.Method], task: Task) -> Adapted:
     """The adapted model with the head that the task needs, and with what must be known to use it later."""
     if learning := [m.name for m in _learning(applied) if task.unit != "images"]:
-        raise ValueError(f"{learning[0]} starts from labelled images, and {run.data.name} has texts about images")
+        raise UserError(f"{learning[0]} starts from labelled images, and {run.data.name} has texts about images")
     adapted = adapt(task.backbone(run), applied, num_labels=task.outputs)
     if task.outputs is not None and not any(name.startswith("head.") for name in adapted.trainable()):
-        raise ValueError(
+        raise UserError(
             f"the head of {run.model.name} would not be trained, so it could not learn the {task.outputs} classes"
         )
     adapted.metadata |= {"task": task.name, **task.record()}
@@ -112,7 +133,12 @@ def _learning(applied: list[methods.Method]) -> list[methods.Method]:
 def _arguments(run: Run, folder: RunFolder, *, validate: bool) -> TrainingArguments:
     chosen = run.training
     if chosen.keep == "best" and not validate:
-        raise ValueError("training.keep=best needs validation images: set data.validation above 0")
+        raise UserError("training.keep=best needs validation images: set data.validation above 0")
+    trackers = get_available_reporting_integrations()
+    if absent := [name for name in chosen.report_to if name not in trackers]:
+        raise UserError(
+            f"training.report_to names {', '.join(absent)}; the trackers installed here are {', '.join(trackers) or 'none'}"
+        )
     return trainer_arguments(
         folder / CHECKPOINTS,
         num_train_epochs=chosen.epochs,
@@ -133,14 +159,19 @@ def _arguments(run: Run, folder: RunFolder, *, validate: bool) -> TrainingArgume
 
 
 def _prepare(
-    adapted: Adapted, applied: list[methods.Method], images: PreparedSet, folder: RunFolder, journal: Journal
+    adapted: Adapted,
+    applied: list[methods.Method],
+    images: PreparedSet,
+    folder: RunFolder,
+    journal: Journal,
+    checkpoint: str | None,
 ) -> float:
     """Lets the methods see the training images, such as SPT, which takes its prompts from them; seconds that it took."""
     learning = _learning(applied)
     if not learning:
         return 0.0
-    if folder.checkpoint() is not None:
-        return folder.read_json(PREPARED)["seconds"]
+    if checkpoint is not None:
+        return processes.agreed(lambda: folder.record(PREPARED))["seconds"]
     start = time.monotonic()
     for method in learning:
         journal.say(f"preparing {method.name} on {len(images):,} images")
@@ -151,7 +182,7 @@ def _prepare(
 
 
 def _warm_start(
-    adapted: Adapted, items: PreparedSet, run: Run, folder: RunFolder, journal: Journal
+    adapted: Adapted, items: PreparedSet, run: Run, folder: RunFolder, journal: Journal, checkpoint: str | None
 ) -> dict[str, Any] | None:
     """Solves the head on what it reads before tuning; what came of it, as JSON. A run with a checkpoint is past this."""
     if not run.training.warm_start:
@@ -162,8 +193,8 @@ def _warm_start(
     if len(adapted.head_modules()) > 1:
         journal.say(f"no warm start: {run.model.name} has several heads ({', '.join(adapted.head_modules())})")
         return None
-    if folder.checkpoint() is not None:
-        return folder.read_json(WARM_START)
+    if checkpoint is not None:
+        return folder.record(WARM_START)
     start = time.monotonic()
     unit = tasks.of(adapted).unit
     journal.say(f"solving the head on features of {len(items):,} {unit}")
@@ -200,6 +231,7 @@ def _tune(
     arguments: TrainingArguments,
     folder: RunFolder,
     journal: Journal,
+    checkpoint: str | None,
     *,
     solved: bool,
 ) -> list[dict[str, Any]]:
@@ -208,13 +240,12 @@ def _tune(
         journal.say("nothing is left to tune: the head is solved" if run.condense is None else "the cut is not tuned")
         return []
     if run.training.epochs == 0:
-        raise ValueError(f"training.epochs=0 trains nothing, because the heads of {run.model.name} could not be solved")
+        raise UserError(f"training.epochs=0 trains nothing, because the heads of {run.model.name} could not be solved")
 
     def keep_history(log: list[dict[str, Any]]) -> None:
         folder.write("history.jsonl", "".join(json.dumps(record) + "\n" for record in epochs(log)))
 
     journal.say(machine.precision(run.training.bfloat16))
-    checkpoint = folder.checkpoint()
     if checkpoint is not None:
         journal.say(f"continuing from {checkpoint}")
     if run.training.gradient_checkpointing:
@@ -222,7 +253,7 @@ def _tune(
 
     bar = Bar(journal, keep_history, task.measure)
 
-    def validate() -> dict[str, Any]:
+    def scored() -> dict[str, Any]:
         with bar.away():
             scores = task.score(adapted, items["val"], workers=run.training.workers)
         return {"loss": scores.loss, **scores.headline()}
@@ -232,7 +263,7 @@ def _tune(
         arguments,
         chosen=run.training,
         loss=task.loss,
-        validate=validate,
+        validate=lambda: processes.agreed(scored),
         train_dataset=task.varied(items["train"], run),
         eval_dataset=items.get("val"),
         data_collator=items["train"].collate,
@@ -260,6 +291,7 @@ def _conclude(
     warm: dict[str, Any] | None,
     history: list[dict[str, Any]],
     prepared: float,
+    cut: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Scores, saves and draws; the metrics come last, since their presence says that the run has finished."""
     scores = {
@@ -278,14 +310,14 @@ def _conclude(
         "macs": {"bare": sheet.bare.counted, "finished": sheet.finished.counted},
         "training_flops": sheet.training_flops if history else None,  # of one image in one step
         "warm_start": warm,
-        "condensed": condensed_run.summary(folder),
+        "condensed": None if cut is None else {name: cut[name] for name in CUT},
         "train_loss": history[-1]["loss"] if history else None,
         "seconds": prepared + (warm["seconds"] if warm else 0) + sum(record["seconds"] for record in history),
         **{name: s.to_dict() for name, s in scores.items()},
     }
     shown = items[list(scores)[-1] if scores else "train"]
     _draw(folder, journal, task, history, scores)
-    _draw_prompts(folder, journal, task, adapted, shown)
+    _draw_prompts(folder, journal, task, adapted, shown, cut)
     folder.finish(metrics)
     return metrics
 
@@ -305,16 +337,17 @@ def _draw(
         task.draw(last, folder.path, split)
 
 
-def _draw_prompts(folder: RunFolder, journal: Journal, task: Task, adapted: Adapted, images: Any) -> None:
+def _draw_prompts(
+    folder: RunFolder, journal: Journal, task: Task, adapted: Adapted, images: Any, cut: dict[str, Any] | None
+) -> None:
     from gossamer import pictures, report
 
     if not report.available():
         return
-    condensed = folder.read_json(condensed_run.RECORD)
-    if condensed is not None:
-        pictures.kept_prompts(condensed["counts"], folder / "prompts.png")
+    if cut is not None:
+        pictures.kept_prompts(cut["counts"], folder / "prompts.png")
     try:
         if task.unit == "images":
             pictures.attention_of_run(adapted, images, folder / "attention.png")
-    except ValueError as error:
+    except UserError as error:
         journal.say(f"no picture of the prompts' attention: {error}")

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainingArguments, get_scheduler
 
-from gossamer.adapted import Adapted
+from gossamer.adapting import Adapted
+from gossamer.errors import Diverged, UserError, out_of_memory
 from gossamer.methods import METHODS, Method
+from gossamer.runs import processes
+from gossamer.runs.run import Training
+from gossamer.training import sharing
 from gossamer.training.attention import attention
-from gossamer.training.run import Training
 
 
 class WatchedTrainer(Trainer):
@@ -41,10 +48,26 @@ class WatchedTrainer(Trainer):
         loss = super().training_step(*args, **kwargs)
         if not torch.isfinite(loss):
             step = self.state.global_step + 1
-            raise FloatingPointError(
+            raise Diverged(
                 f"the loss is {float(loss)} at step {step} of {self.state.max_steps}: training has diverged; {self.remedy}"
             )
         return loss
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Also where it is Trainer that writes, a full disk is said of the folder: torch and safetensors name no file."""
+        folder = Path(str(self.args.output_dir))
+        free = shutil.disk_usage(folder if folder.is_dir() else folder.parent).free
+        where = f"{folder}, where {free:,} bytes were free"
+        with _said_of(f"the checkpoint of step {self.state.global_step} could not be written to {where}"):
+            super()._save_checkpoint(*args, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, *args: Any, **kwargs: Any) -> None:
+        with _said_of(f"the checkpoint {resume_from_checkpoint} is damaged; without it an older one is taken"):
+            super()._load_from_checkpoint(resume_from_checkpoint, *args, **kwargs)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _said_of(f"the checkpoint {checkpoint} is damaged; without it an older one is taken"):
+            super()._load_optimizer_and_scheduler(checkpoint)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the seconds that an epoch of training took to its record, so that they outlive a kill."""
@@ -90,14 +113,27 @@ class ClassifierTrainer(WatchedTrainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def get_train_dataloader(self) -> Any:
+        """The Trainer's batches, of which each of several processes reads its rows."""
+        if processes.number() == 1:
+            return super().get_train_dataloader()
+        return sharing.loader(self.train_dataset, self.data_collator, self.args)
+
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """One step, by the run's attention."""
         with attention(self.chosen):
             return super().training_step(*args, **kwargs)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """The loss of one batch."""
-        return super().compute_loss(model, inputs, *args, **kwargs) if self.loss is None else self.loss(model, inputs)
+        """The loss of one batch; of several processes each has its part in the mean over all rows."""
+        if self.loss is None:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        loss = self.loss(model, inputs)
+        if processes.number() == 1:
+            return loss
+        items: Any = self.train_dataset
+        step, batch = self.state.global_step, self.args.train_batch_size
+        return processes.averaged(loss, sharing.weight(inputs["labels"], step, len(items), batch))
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The scores of validation under the Trainer's names, told to all who listen."""
@@ -109,9 +145,20 @@ class ClassifierTrainer(WatchedTrainer):
         return metrics
 
 
+@contextmanager
+def _said_of(what: str) -> Iterator[None]:
+    """Within the block what torch, safetensors and the system say of a file is said of what was tried."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError, EOFError, UnpicklingError, UserError) as error:
+        if out_of_memory(error):
+            raise
+        raise UserError(f"{what}: {error}") from error
+
+
 def trainer_arguments(folder: Path, **options: Any) -> TrainingArguments:
     """Arguments of a run whose checkpoints are in `folder`: quiet, on the accelerator if there is one, every input kept."""
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         use_cpu=not torch.accelerator.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
@@ -122,6 +169,9 @@ def trainer_arguments(folder: Path, **options: Any) -> TrainingArguments:
         log_level="error",
         **options,
     )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # or Trainer would wrap the model in DataParallel, whose replicas have no methods
+    return arguments
 
 
 def optimizer(adapted: Adapted, chosen: Training, betas: tuple[float, float] = (0.9, 0.999)) -> torch.optim.Optimizer:
@@ -152,7 +202,7 @@ def groups(adapted: Adapted, chosen: Training) -> list[dict[str, Any]]:
 def schedule(kind: str, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
     """The learning rates over `steps` steps, from those of the optimizer's groups as their largest; see `Training.schedule`."""
     if kind == "one-cycle":
-        return torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, [g["lr"] for g in optimizer.param_groups], total_steps=steps
-        )
+        rates = [group["lr"] for group in optimizer.param_groups]
+        moves = "betas" in optimizer.param_groups[0]  # torch's cycle of AdamW's first beta; momentum is 0.9 throughout
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, cycle_momentum=moves)
     return get_scheduler(kind, optimizer, num_warmup_steps=math.ceil(0.1 * steps), num_training_steps=steps)

@@ -4,8 +4,9 @@ model = zoo.load("dinov2-small", task="image-classification", num_labels=2)
 prepare = zoo.preprocessing("dinov2-small", size=224)
 """
 
+from gossamer.hub import offline_reason
 from gossamer.zoo.models import TASKS, load, preprocessing, tokenizer
-from gossamer.zoo.sources import available_offline, names, offline_reason, resolve
+from gossamer.zoo.sources import available_offline, names, resolve
 
 __all__ = [
     "TASKS",

@@ -15,6 +15,8 @@ from typing import Any
 from torch import Tensor
 
 from gossamer.carriers import sha256
+from gossamer.documents import expanded
+from gossamer.errors import UserError
 from gossamer.models.checkpoints import contents
 from gossamer.zoo import cache
 
@@ -67,7 +69,7 @@ LAYOUTS = {
 def of(name: str) -> tuple[Layout, Path] | None:
     """The layout and the file that a name such as "mae:mae_pretrain_vit_base.pth" means; None for other names."""
     kind, colon, file = name.partition(":")
-    return (LAYOUTS[kind], Path(file).expanduser()) if colon and kind in LAYOUTS else None
+    return (LAYOUTS[kind], expanded(file)) if colon and kind in LAYOUTS else None
 
 
 def resolve(name: str, layout: Layout, file: Path) -> Path:
@@ -99,13 +101,13 @@ def backbone(stored: dict[str, Any], layout: Layout, name: str) -> dict[str, Ten
     """
     if layout.inside is not None:
         if layout.inside not in stored:
-            raise ValueError(f"{name}: expected the tensors under {layout.inside!r}, found {_some(stored)}")
+            raise UserError(f"{name}: expected the tensors under {layout.inside!r}, found {_some(stored)}")
         stored = stored[layout.inside]
     own = {key.removeprefix(layout.prefix): t for key, t in stored.items() if key.startswith(layout.prefix)}
     own = {key: t for key, t in own.items() if isinstance(t, Tensor) and not key.startswith(layout.dropped or ("\0",))}
     missing = [k for k in ("cls_token", "pos_embed", "patch_embed.proj.weight", "norm.weight") if k not in own]
     if missing or not any(key.startswith("blocks.0.") for key in own):
-        raise ValueError(
+        raise UserError(
             f"{name}: no vision transformer in it ({', '.join(missing or ['blocks'])} not there); its names are {_some(stored)}"
         )
     if layout.pool == "avg":  # timm keeps the norm after the mean under a name of its own
@@ -122,7 +124,7 @@ def config(tensors: dict[str, Tensor], layout: Layout) -> dict[str, Any]:
     width, _, patch, _ = tensors["patch_embed.proj.weight"].shape
     side = round((tensors["pos_embed"].shape[1] - 1) ** 0.5) * patch
     if width not in layout.heads:
-        raise ValueError(f"width {width}: the heads are known for {', '.join(map(str, layout.heads))} ({layout.about})")
+        raise UserError(f"width {width}: the heads are known for {', '.join(map(str, layout.heads))} ({layout.about})")
     depth = 1 + max(int(key.split(".")[1]) for key in tensors if key.startswith("blocks."))
     hidden = tensors["blocks.0.mlp.fc1.weight"].shape[0]
     return {
@@ -156,7 +158,7 @@ def config(tensors: dict[str, Tensor], layout: Layout) -> dict[str, Any]:
 def _read(file: Path) -> dict[str, Any]:
     found = contents(file)
     if not isinstance(found, dict):
-        raise ValueError(f"{file} holds a {type(found).__name__}, not a dictionary of tensors")
+        raise UserError(f"{file} holds a {type(found).__name__}, not a dictionary of tensors")
     return found
 
 

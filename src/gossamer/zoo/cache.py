@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from gossamer.carriers import sha256
+from gossamer.documents import expanded
+from gossamer.errors import UserError
 
 DIGESTS = "digests.json"
 
@@ -17,7 +19,7 @@ DIGESTS = "digests.json"
 def cache_folder() -> Path:
     """Folder of converted models: $GOSSAMER_CACHE, else gossamer/ in $XDG_CACHE_HOME, else in ~/.cache."""
     if own := os.environ.get("GOSSAMER_CACHE"):
-        return Path(own).expanduser()
+        return expanded(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gossamer"
 
 
@@ -56,7 +58,7 @@ def kept(name: str) -> Path:
     folder = cache_folder() / name
     fault = _fault(folder) if folder.is_dir() else "it is not there"
     if fault is not None:
-        raise ValueError(fault)
+        raise UserError(fault)
     return folder
 
 

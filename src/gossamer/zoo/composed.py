@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
+from gossamer import hosts
+from gossamer.errors import WrongKind
 from gossamer.models.vision_language import VisionLanguage
 from gossamer.zoo.models import load
 from gossamer.zoo.sources import resolve
@@ -49,9 +51,9 @@ def _bare(name: str, revision: str | None, part: str | None = None) -> Any:
     model: Any = load(name, revision=revision)
     config = getattr(model, "config", None)
     if config is None:
-        raise TypeError(f"{name} is a model of timm; compose models of transformers")
+        raise WrongKind(f"{name} is a model of timm; compose models of transformers")
     bare, inner = model.base_model, getattr(config, part or "", None)
-    if inner is None and getattr(bare, "get_output_embeddings", lambda: None)() is None:
+    if inner is None and hosts.of(bare).output_embeddings(bare) is None:
         bare.name_or_path = model.name_or_path
         return bare
     kind: Any = AutoModel._model_mapping[type(inner or config)]

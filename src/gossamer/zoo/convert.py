@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gossamer.errors import MissingPackage, UserError
 from gossamer.quiet import quiet
 
 if TYPE_CHECKING:
@@ -52,7 +53,9 @@ def dinov2_tensors(onnx_file: Path) -> dict[str, torch.Tensor]:
         import onnx
         from onnx import numpy_helper
     except ImportError as error:
-        raise ImportError("reading the DINOv2 weights needs the onnx package: pip install 'gossamer[zoo]'") from error
+        raise MissingPackage(
+            "reading the DINOv2 weights needs the onnx package: pip install 'gossamer[zoo]'"
+        ) from error
     import torch
 
     graph = onnx.load(onnx_file).graph
@@ -66,12 +69,12 @@ def dinov2_tensors(onnx_file: Path) -> dict[str, torch.Tensor]:
         add = readers[node.output[0]]
         biases = [name for name in add.input if name.startswith("backbone.") and name.endswith(".bias")]
         if add.op_type != "Add" or len(biases) != 1:
-            raise ValueError(f"{onnx_file.name}: the MatMul {node.name} is not followed by the Add of one named bias")
+            raise UserError(f"{onnx_file.name}: the MatMul {node.name} is not followed by the Add of one named bias")
         tensors[biases[0].removeprefix("backbone.").removesuffix("bias") + "weight"] = constants[0].T.contiguous()
     tables = [t for name, t in stored.items() if not name.startswith(("backbone.", "decoder.")) and t.ndim == 3]
     tables.sort(key=lambda table: table.shape[1])
     if [table.shape[1] for table in tables] != [1, 37 * 37]:
-        raise ValueError(f"{onnx_file.name}: no position table of 1 + 37 x 37 rows among its constants")
+        raise UserError(f"{onnx_file.name}: no position table of 1 + 37 x 37 rows among its constants")
     tensors["embeddings.position_embeddings"] = torch.cat(tables, dim=1)
     return tensors
 
@@ -89,7 +92,7 @@ def dinov2_small(onnx_file: Path, folder: Path) -> None:
         )
         model, report = loaded
         if report["missing_keys"] or report["unexpected_keys"]:
-            raise ValueError(f"{onnx_file.name} does not hold exactly the weights of DINOv2 ViT-S/14: {report}")
+            raise UserError(f"{onnx_file.name} does not hold exactly the weights of DINOv2 ViT-S/14: {report}")
         model.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(DINOV2_PREPROCESSOR, indent=2))
 
@@ -113,7 +116,7 @@ def smollm2_135m(gguf_file: Path, folder: Path) -> None:
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     if importlib.util.find_spec("gguf") is None:
-        raise ImportError("reading the SmolLM2 weights needs the gguf package: pip install 'gossamer[zoo]'")
+        raise MissingPackage("reading the SmolLM2 weights needs the gguf package: pip install 'gossamer[zoo]'")
     with quiet():
         packed = LlamaForCausalLM.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name, **_dequantised())
         # transformers marks the model as quantised, and would refuse to save it, though its weights are plain floats

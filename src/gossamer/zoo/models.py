@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gossamer.errors import MissingPackage, UserError
 from gossamer.quiet import quiet
 from gossamer.zoo.sources import resolve
 
@@ -56,7 +57,7 @@ def load(
         found = ", ".join(
             sorted(path.name for path in folder.iterdir() if path.suffix in {".bin", ".pt", ".pth", ".h5"})
         )
-        raise ValueError(
+        raise UserError(
             f"{name} has no .safetensors file ({found or 'no weights at all'}); pickled weights are never read"
         )
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -76,7 +77,7 @@ def tokenizer(name: str | os.PathLike[str], revision: str | None = None) -> PreT
 
     folder = resolve(name, revision)
     if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json", "vocab.txt")):
-        raise ValueError(
+        raise UserError(
             f"{name} has no tokenizer: its folder holds no tokenizer.json, tokenizer_config.json, vocab.txt"
         )
     with quiet():
@@ -96,19 +97,19 @@ def preprocessing(name: str | os.PathLike[str], size: int | None = None, revisio
         return Preprocessing.from_timm(config.get("pretrained_cfg", config), size=size)
     processor = folder / "preprocessor_config.json"
     if not processor.is_file():
-        raise ValueError(f"{name} does not say how to prepare images: its folder has no preprocessor_config.json")
+        raise UserError(f"{name} does not say how to prepare images: its folder has no preprocessor_config.json")
     return Preprocessing.from_processor(json.loads(processor.read_text(encoding="utf-8")), size=size)
 
 
 def _check_request(task: str | None, num_labels: int | None, options: dict[str, Any]) -> None:
     if task is not None and task not in TASKS:
-        raise ValueError(f"unknown task {task!r}; known: {', '.join(TASKS)}")
+        raise UserError(f"unknown task {task!r}; known: {', '.join(TASKS)}")
     if num_labels is not None and task in (None, "text-generation"):
-        raise ValueError(f"num_labels={num_labels} needs a task with labels, such as image-classification; got {task}")
+        raise UserError(f"num_labels={num_labels} needs a task with labels, such as image-classification; got {task}")
     if num_labels is not None and num_labels < 1:
-        raise ValueError(f"num_labels must be 1 or more, got {num_labels}")
+        raise UserError(f"num_labels must be 1 or more, got {num_labels}")
     if refused := [option for option in _REFUSED if option in options]:
-        raise ValueError(f"{', '.join(refused)} cannot be chosen: the zoo sets it to what is safe")
+        raise UserError(f"{', '.join(refused)} cannot be chosen: the zoo sets it to what is safe")
 
 
 def _checked(kind: str, task: str | None, config: dict[str, Any]) -> str:
@@ -117,11 +118,11 @@ def _checked(kind: str, task: str | None, config: dict[str, Any]) -> str:
 
     found = getattr(transformers, kind, None)
     if task is not None or _is_timm(config):
-        raise ValueError(
+        raise UserError(
             f"kind={kind!r} chooses a class of transformers; it goes with neither a task nor a model of timm"
         )
     if not isinstance(found, type) or not issubclass(found, transformers.PreTrainedModel):
-        raise ValueError(f"kind={kind!r} is no model class of transformers {transformers.__version__}")
+        raise UserError(f"kind={kind!r} is no model class of transformers {transformers.__version__}")
     return kind
 
 
@@ -140,7 +141,7 @@ def _load_transformers(
 
     models.register()
     if "auto_map" in config and config.get("model_type") not in transformers.CONFIG_MAPPING:
-        raise ValueError(
+        raise UserError(
             f"{folder.name}: {config.get('model_type')} is code of its own in that folder, which is never run"
         )
     if task is not None:
@@ -148,7 +149,7 @@ def _load_transformers(
         with quiet():
             family = type(transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False))
         if family not in kind._model_mapping:
-            raise ValueError(
+            raise UserError(
                 f"transformers has no model of the family {config.get('model_type')} for {task}; load it without a task"
             )
     else:
@@ -202,7 +203,7 @@ def _check_report(model: PreTrainedModel, report: dict[str, Any], *, new_head: b
     }
     found = [f"{what}: {', '.join(sorted(keys)[:5])} ({len(keys)} in all)" for what, keys in faults.items() if keys]
     if found:
-        raise ValueError(f"the stored weights do not fit {type(model).__name__}; {'; '.join(found)}")
+        raise UserError(f"the stored weights do not fit {type(model).__name__}; {'; '.join(found)}")
 
 
 def _load_timm(
@@ -210,11 +211,11 @@ def _load_timm(
 ) -> nn.Module:
     """A model of timm from its folder; timm itself loads strictly when the number of classes is the published one."""
     if task not in (None, "image-classification"):
-        raise ValueError(f"models of timm classify images; {config['architecture']} has no task {task!r}")
+        raise UserError(f"models of timm classify images; {config['architecture']} has no task {task!r}")
     try:
         import timm
     except ImportError as error:
-        raise ImportError(f"{config['architecture']} is a model of timm: pip install 'gossamer[timm]'") from error
+        raise MissingPackage(f"{config['architecture']} is a model of timm: pip install 'gossamer[timm]'") from error
     model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True, **options)
     if num_labels is not None and num_labels != model.num_classes:
         model.reset_classifier(num_labels)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import socket
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlparse
 
 from gossamer import carriers
+from gossamer.documents import expanded
+from gossamer.errors import UserError
+from gossamer.hub import offline_reason
 from gossamer.zoo import authors, cache, convert
 
 
@@ -77,10 +77,10 @@ def resolve(name: str | os.PathLike[str], revision: str | None = None) -> Path:
     reached, FileNotFoundError for a carrier that is not installed and for a model that is not pre-trained yet.
     """
     name = os.fspath(name)
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     published = authors.of(name)
     if revision is not None and (name in names() or published or folder.is_dir()):
-        raise ValueError(f"revision={revision!r} is for models of the hub, and {name} is not one")
+        raise UserError(f"revision={revision!r} is for models of the hub, and {name} is not one")
     if name in CARRIED:
         return _converted(name)
     if name in PRETRAINED:
@@ -89,10 +89,10 @@ def resolve(name: str | os.PathLike[str], revision: str | None = None) -> Path:
         return authors.resolve(name, *published)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ValueError(f"the folder {folder} holds no model: it has no config.json")
+            raise UserError(f"the folder {folder} holds no model: it has no config.json")
         return folder
     if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ValueError(f"there is no model in {folder}: {'it is a file' if folder.exists() else 'no such folder'}")
+        raise UserError(f"there is no model in {folder}: {'it is a file' if folder.exists() else 'no such folder'}")
     return _from_hub(name, revision)
 
 
@@ -137,38 +137,19 @@ def _from_hub(name: str, revision: str | None) -> Path:
             )
         )
     except errors.GatedRepoError as error:
-        raise ValueError(f"{name} is on the hub, but its owners must grant you access first: {error}") from error
+        raise UserError(f"{name} is on the hub, but its owners must grant you access first: {error}") from error
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
-        raise ValueError(
+        raise UserError(
             f"no model {name!r}: it is not in the zoo ({', '.join(names())}), not a folder, not on the Hugging Face hub"
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise ValueError(f"the model {name} of the hub has no revision {revision!r}") from error
+        raise UserError(f"the model {name} of the hub has no revision {revision!r}") from error
     except errors.LocalEntryNotFoundError as error:
         reason = offline or "the hub did not answer"
         raise ConnectionError(f"{name} is not on this machine, and {reason}. {available_offline()}") from error
     if not (folder / "config.json").is_file():
-        raise ValueError(f"{name} holds no model that can be read here: it has no config.json")
+        raise UserError(f"{name} holds no model that can be read here: it has no config.json")
     return folder
-
-
-def offline_reason() -> str | None:
-    """Why the hub cannot be reached ("HF_HUB_OFFLINE is set", "no network ..."), or None where it can be tried.
-
-    Looks for the hub's address for at most three seconds, because the hub's own client repeats for much longer.
-    """
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
-    if urllib.request.getproxies():
-        return None  # behind a proxy the hub's address may be unknown here, and yet reachable
-    address = urlparse(constants.ENDPOINT)
-    try:
-        socket.create_connection((address.hostname or "", address.port or 443), timeout=3).close()
-    except OSError as error:
-        return f"there is no network connection to the hub ({error})"
-    return None
 
 
 def available_offline() -> str:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gossamer.methods.parts.bandit import Bandit
 from gossamer.searching import bandit
-from gossamer.searching.bandit import Bandit, Game
+from gossamer.searching.bandit import Game
 
 from . import Case, Check
 

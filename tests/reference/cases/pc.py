@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import gossamer as gm
 from gossamer import condensation
 from gossamer.condensation import scoring
+from gossamer.methods.vpt import prompts_of
 
 from . import Case, Check
 from .vpt import hugging_face, load, timm_vit
@@ -30,7 +31,7 @@ def compare(case: Case, model: nn.Module, method: gm.VPT, prompts: Sequence[Tens
     """Prompts: one tensor [p, d] a block, with G in the same order."""
     t, data = case.tensors, Labelled(case.tensors["I"], case.tensors["t"])
     adapted = gm.adapt(model, method).eval()
-    parts = [p.prompts for p in scoring.prompts_of(adapted).values()]
+    parts = [p.prompts for p in prompts_of(adapted).values()]
     load(parts, prompts)
     answer = adapted(pixel_values=t["I"], labels=t["t"])
     yield Check(place + "L", answer.loss, t["L"])
@@ -44,7 +45,7 @@ def compare(case: Case, model: nn.Module, method: gm.VPT, prompts: Sequence[Tens
     for name in [n for n in t if n.startswith(("M.", "M_local."))]:
         kind, _, ratio = name.partition(".")
         fresh = gm.adapt(adapted.detach(), method).eval()
-        load([p.prompts for p in scoring.prompts_of(fresh).values()], prompts)
+        load([p.prompts for p in prompts_of(fresh).values()], prompts)
         ranking = "global" if kind == "M" else "local"
         done = condensation.condense(fresh, data, float(ratio), ranking=ranking)
         yield from condensed(case, fresh, done, name, ratio, place)
@@ -68,7 +69,7 @@ def condensed(
     finished = adapted.finalize()(t["I"])
     yield Check(f"{place}finalized y.{ratio}", getattr(finished, "logits", finished), t[f"y.{ratio}"])
     if f"dP.{ratio}" in t:
-        parts = scoring.prompts_of(adapted)
+        parts = prompts_of(adapted)
         wanted = [adapted.head.weight, *(p.prompts for p in parts.values())]
         dW_h, *of_parts = gradients(logits.square().sum(), wanted)
         full, found = torch.zeros_like(t[f"dP.{ratio}"]), dict(zip(parts, of_parts, strict=True))

@@ -12,7 +12,7 @@ from transformers import SwinConfig, SwinForImageClassification
 
 import gossamer as gm
 from gossamer.anatomy.windows import WindowInserted
-from gossamer.condensation.scoring import prompts_of
+from gossamer.methods.vpt import prompts_of
 
 from . import Case, Check, pc
 from .vpt import load

@@ -5,21 +5,23 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-from gossamer.training import run_file
-from gossamer.training.run import Run
+from gossamer import documents
+from gossamer.errors import UserError
+from gossamer.runs import processes, run_file
+from gossamer.runs.run import Run
 
 METRICS = "metrics.json"  # written last: its presence says that the run has finished
 CHECKPOINTS = "checkpoints"
+CONDENSED = "condensed.json"  # what was cut from the prompts of another run before this one began
 MADE = (
     run_file.RUN_FILE,
     "prepared.json",
     "warm_start.json",
-    "condensed.json",
+    CONDENSED,
     "controls.json",
     "prompts.png",
     "attention.png",
@@ -34,7 +36,9 @@ MADE = (
 
 
 class RunFolder:
-    """The folder of one run, made or taken up again; it holds a run from `begin` on.
+    """The folder of one run, which this process holds (`runs.lock.alone`); there is a run in it from `begin` on.
+
+    Of several processes of one run only the first writes.
 
     Args:
         run: its settings; `run.output` is the folder.
@@ -49,9 +53,7 @@ class RunFolder:
     def __init__(self, run: Run, *, resume: bool = False, overwrite: bool = False):
         self.path, self.overwrite = Path(run.output), overwrite
         if resume and overwrite:
-            raise ValueError("--resume continues a run and --overwrite removes it: give one of them")
-        if self.path.exists() and not self.path.is_dir():
-            raise FileExistsError(f"output {self.path} is a file; give the name of a folder")
+            raise UserError("--resume continues a run and --overwrite removes it: give one of them")
         if (self.path / run_file.RUN_FILE).is_file() and not overwrite:
             if not resume:
                 state = "finished" if self.finished() else "unfinished"
@@ -60,11 +62,10 @@ class RunFolder:
                     "another output"
                 )
             self._require_same(run)
-        self.path.mkdir(parents=True, exist_ok=True)
 
     def begin(self, run: Run) -> None:
         """Writes the settings: from now on the folder holds a run. Called when data and model have been found fit."""
-        if self.overwrite:
+        if self.overwrite and processes.first():
             self._clear()
         self.write(run_file.RUN_FILE, run_file.to_yaml(run))
 
@@ -73,12 +74,20 @@ class RunFolder:
 
     def write(self, name: str, text: str) -> None:
         """Writes one file of the run; a kill leaves the old one or the new one."""
-        write_whole(self.path / name, text)
+        if processes.first():
+            documents.write_whole(self.path / name, text)
 
     def read_json(self, name: str) -> Any:
         """The content of one JSON file of the run; None if it is not there."""
         path = self.path / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return documents.read_json(path, documents.RECORDS) if path.is_file() else None
+
+    def record(self, name: str) -> Any:
+        """The content of a JSON file that a run as far as this one has; UserError where it is not there."""
+        found = self.read_json(name)
+        if found is None:
+            raise UserError(f"{self.path / name} is missing, so the run cannot go on: --overwrite begins it anew")
+        return found
 
     def finished(self) -> bool:
         """Whether the run has come to its end."""
@@ -91,6 +100,8 @@ class RunFolder:
     def finish(self, metrics: dict[str, Any]) -> None:
         """Writes the metrics and removes the checkpoints; what trackers wrote beside them stays."""
         self.write(METRICS, json.dumps(metrics, indent=2) + "\n")
+        if not processes.first():
+            return
         for path in (self.path / CHECKPOINTS).glob("checkpoint-*"):
             shutil.rmtree(path, ignore_errors=True)
         with contextlib.suppress(OSError):
@@ -103,39 +114,38 @@ class RunFolder:
 
     def _require_same(self, run: Run) -> None:
         before, now = (flat(dataclasses.asdict(r)) for r in (run_file.read(self.path), run))
-        differing = [name for name in now if name != "output" and before.get(name) != now[name]]
+        names = [*now, *(name for name in before if name not in now)]
+        differing = [name for name in names if name != "output" and before.get(name) != now.get(name)]
         if differing:
             name = differing[0]
-            raise ValueError(
+            raise UserError(
                 f"cannot resume {self.path}: it was begun with other settings ({', '.join(differing)}; for instance "
-                f"{name}={before.get(name)!r}, now {now[name]!r}); use them, or choose another output"
+                f"{name}={before.get(name)!r}, now {now.get(name)!r}); use them, or choose another output"
             )
 
 
 def newest_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint in a folder that was written to its end; older and torn ones stay until the run has finished."""
-    found = []
-    for path in folder.glob("checkpoint-*"):
-        try:
-            state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))  # the file written last
-        except (OSError, ValueError):
-            continue
-        found.append((state["global_step"], str(path)))
+    steps = {str(path): _steps(path) for path in folder.glob("checkpoint-*")}
+    found = [(count, path) for path, count in steps.items() if count is not None]
     return max(found)[1] if found else None
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file so that a kill leaves the old one or the new one."""
-    staged = path.with_name(f".{path.name}.new")
-    staged.write_text(text, encoding="utf-8")
-    os.replace(staged, path)
+def _steps(checkpoint: Path) -> int | None:
+    """Steps of training behind a checkpoint; None for one that was not written to its end."""
+    try:
+        state = documents.read_json(checkpoint / "trainer_state.json", documents.RECORDS)  # the file written last
+    except (OSError, UserError):
+        return None
+    count = state.get("global_step") if isinstance(state, dict) else None
+    return count if isinstance(count, int) else None
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings by their dotted names: training.lr."""
     found: dict[str, Any] = {}
     for name, value in values.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             found |= flat(value, f"{prefix}{name}.")
         else:
             found[prefix + name] = list(value) if isinstance(value, tuple) else value

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from gossamer.data.preprocess import MAX_SIZE
+from gossamer.documents import expanded
+from gossamer.errors import UserError
+
+MOST_WORKERS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +33,11 @@ class Model:
     vision: str | None = None
     vision_revision: str | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("name", "vision"):
+            value = getattr(self, name)
+            _require(value is None or value.strip() != "", f"model.{name} is empty; it is a model's name or folder")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
@@ -45,6 +57,13 @@ class Images:
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     augment: list[Literal["random-crop", "horizontal-flip", "vertical-flip"]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        size = self.size
+        _require(size is None or 1 <= size <= MAX_SIZE, f"images.size must be 1 to {MAX_SIZE} pixels, got {size}")
+        _finite("images", self, "mean", "std")
+        _require(self.std is None or min(self.std) > 0, f"images.std must be above 0, got {self.std}")
+        _require(len(set(self.augment)) == len(self.augment), f"images.augment names one twice: {self.augment}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +125,7 @@ class Data:
     test: bool = True
 
     def __post_init__(self) -> None:
+        _require(self.name.strip() != "", "data.name is empty; it is a set's name, a folder or a file")
         _require(0 <= self.validation < 1, f"data.validation must be in [0, 1), got {self.validation}")
         for name in ("limit", "score_limit"):
             value = getattr(self, name)
@@ -122,7 +142,7 @@ class Training:
 
     Args:
         epochs: passes over the training images. 0: the head is solved (see warm_start) and nothing is tuned.
-        batch: images in one step, on each device.
+        batch: images in one step; several processes (accelerate launch) share them.
         lr: largest learning rate of the methods. None: the usual one of each, such as 1e-2 for vpt and
             1e-3 for peft's.
         head_lr: largest learning rate of the head.
@@ -162,7 +182,9 @@ class Training:
     report_to: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        _finite("training", self, "lr", "head_lr", "weight_decay", "head_weight_decay", "clip")
         _require(self.batch > 0, f"training.batch must be 1 or more, got {self.batch}")
+        _require(self.workers <= MOST_WORKERS, f"training.workers must be at most {MOST_WORKERS}, got {self.workers}")
         for name in ("epochs", "head_lr", "weight_decay", "clip", "workers"):
             _require(getattr(self, name) >= 0, f"training.{name} must not be negative, got {getattr(self, name)}")
         for name in ("lr", "head_weight_decay"):
@@ -173,7 +195,7 @@ class Training:
 
             object.__setattr__(self, "bf16", bool(machine.bfloat16()))
         if self.epochs == 0 and not self.warm_start:
-            raise ValueError("training.epochs=0 with training.warm_start=false trains nothing; change one of them")
+            raise UserError("training.epochs=0 with training.warm_start=false trains nothing; change one of them")
 
     @property
     def bfloat16(self) -> bool:
@@ -189,7 +211,7 @@ class Search:
         epochs: passes over the training data with the super-network.
         hold_out: part of the training data that scores candidates and is not trained on.
         rules: changes to the bandit of the method's paper, such as {eta: 0.1, candidates: 5, interval: 3, warmup: 2}; see
-            gossamer.searching.bandit.Bandit.
+            gossamer.methods.parts.bandit.Bandit.
         reward_data: held-out: a fresh batch of the held-out part for every update; train-batch: the batch of the step itself.
         reward_batch: items that score candidates in one update. None: as many as a training step has.
         dropout: whether candidates are scored in training mode, as the authors do on ViLT and METER.
@@ -211,6 +233,7 @@ class Search:
     checkpoint: int = 100
 
     def __post_init__(self) -> None:
+        _finite("search", self, "budget", "saving")
         _require(self.epochs > 0, f"search.epochs must be 1 or more, got {self.epochs}")
         _require(0 < self.hold_out < 1, f"search.hold_out must be between 0 and 1, got {self.hold_out}")
         _require(
@@ -249,6 +272,9 @@ class Condense:
     rounds: int = 1
     per_sample: bool = False
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "run", str(expanded(self.run)))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
@@ -259,7 +285,7 @@ class Run:
         data: labelled images, or texts about images.
         methods: what is trained besides the head, as a list such as [{method: vpt, prompts: 10}]; peft's too: {method: peft,
             peft_type: LORA, r: 8}.
-        output: folder of this run: its settings, adapter, metrics, pictures and log.
+        output: folder of this run: its settings, adapter, metrics, pictures and log. ~ is the home folder.
         images: how images are prepared.
         texts: how texts about images are read and answered.
         training: optimisation.
@@ -282,8 +308,18 @@ class Run:
 
     def __post_init__(self) -> None:
         _require(len(self.methods) > 0, "methods is empty; [{method: linear_probe}] trains the head alone")
+        _require(0 <= self.seed < 2**32, f"seed must be 0 to {2**32 - 1}, got {self.seed}")
+        _require(self.output.strip() != "", "output is empty; it is the folder of the run")
+        object.__setattr__(self, "output", str(expanded(self.output)))
+
+
+def _finite(section: str, settings: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        values = value if isinstance(value, tuple | list) else [] if value is None else [value]
+        _require(all(map(math.isfinite, values)), f"{section}.{name} must be finite, got {value}")
 
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
-        raise ValueError(message)
+        raise UserError(message)

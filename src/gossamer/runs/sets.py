@@ -8,12 +8,19 @@ import torch
 
 from gossamer import data, zoo
 from gossamer.data import ImageDataset, ImageTextDataset, Preprocessing
-from gossamer.training.run import Run
+from gossamer.errors import UserError
+from gossamer.runs.run import Run
 
 
 def load_sets(run: Run) -> dict[str, Any]:
-    """The splits of a run by name, of labelled images (`load_images`) or of texts about images (`load_texts`)."""
-    return load_texts(run) if run.data.name in data.IMAGE_TEXT_SETS else load_images(run)
+    """The splits of a run by name, of labelled images (`load_images`) or of texts about images (`load_texts`).
+
+    Raises:
+        UserError: an image is in two of them.
+    """
+    sets = load_texts(run) if run.data.name in data.IMAGE_TEXT_SETS else load_images(run)
+    data.require_apart(sets)
+    return sets
 
 
 def load_images(run: Run) -> dict[str, ImageDataset]:
@@ -49,7 +56,7 @@ def load_texts(run: Run) -> dict[str, ImageTextDataset]:
     """
     chosen, source = run.data, data.IMAGE_TEXT_SETS[run.data.name]
     if given := [name for name in ("image", "label", "subset") if getattr(chosen, name) is not None]:
-        raise ValueError(f"{chosen.name} is read from files in the published form; leave out data.{given[0]}")
+        raise UserError(f"{chosen.name} is read from files in the published form; leave out data.{given[0]}")
     parts = {"train": chosen.train}
     if "val" in source.splits and chosen.train == "train":
         parts["val"] = "val"
@@ -89,7 +96,7 @@ def _apart(texts: ImageTextDataset, fraction: float, seed: int) -> tuple[ImageTe
         False: [i for i, s in enumerate(subjects) if s not in held],
     }
     if not items[True] or not items[False]:
-        raise ValueError(
+        raise UserError(
             f"data.validation={fraction} of the {count} images of {texts.name} leaves no text for "
             f"{'training' if items[True] else 'validation'}; choose another part, or 0 for no validation"
         )
@@ -112,7 +119,7 @@ def preprocessing(run: Run) -> Preprocessing:
         published = zoo.preprocessing(name, size=images.size, revision=revision).to_dict()
     except ValueError as error:
         if images.size is None or images.mean is None or images.std is None:
-            raise ValueError(f"{error}; give images.size, images.mean and images.std") from error
+            raise UserError(f"{error}; give images.size, images.mean and images.std") from error
         published = {"size": images.size}
     if said.get("resize") == "direct":
         said["crop"] = 1.0

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import gossamer as gm
-from gossamer import versions
+from gossamer import tested_versions
 
 from .contract.table import BACKBONES
 
@@ -39,14 +39,14 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
 
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: REQUIRED)
     monkeypatch.setattr(importlib.metadata, "version", version)
-    versions.warn_outside.cache_clear()
+    tested_versions.warn_outside.cache_clear()
     yield installed
-    versions.warn_outside.cache_clear()
+    tested_versions.warn_outside.cache_clear()
 
 
 def test_what_was_tested_is_not_warned_of(here: dict[str, str]) -> None:
-    assert versions.outside() == []
-    versions.warn_outside()
+    assert tested_versions.outside() == []
+    tested_versions.warn_outside()
 
 
 @pytest.mark.parametrize(
@@ -60,12 +60,12 @@ def test_what_was_tested_is_not_warned_of(here: dict[str, str]) -> None:
 )
 def test_each_side_of_a_bound_is_outside(here: dict[str, str], package: str, version: str, said: str) -> None:
     here[package] = version
-    assert versions.outside() == [said]
+    assert tested_versions.outside() == [said]
 
 
 def test_an_extra_that_is_not_installed_is_not_outside(here: dict[str, str]) -> None:
     del here["timm"]
-    assert versions.outside() == []
+    assert tested_versions.outside() == []
 
 
 def test_adapt_says_once_what_was_tested(here: dict[str, str]) -> None:
@@ -85,7 +85,7 @@ def test_adapt_says_once_what_was_tested(here: dict[str, str]) -> None:
 def test_load_says_it_too(here: dict[str, str], tmp_path: Path) -> None:
     gm.adapt(BACKBONES["vit"].model(), gm.VPT(prompts=2)).save_pretrained(tmp_path)
     here["transformers"] = "6.0.0"
-    versions.warn_outside.cache_clear()
+    tested_versions.warn_outside.cache_clear()
     with pytest.warns(UserWarning, match=r"this is transformers 6\.0\.0"):
         gm.load(tmp_path, backbone=BACKBONES["vit"].model())
 
@@ -95,15 +95,15 @@ def test_without_an_installation_nothing_is_known_and_it_says_so(monkeypatch: py
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "requires", requires)
-    versions.warn_outside.cache_clear()
+    tested_versions.warn_outside.cache_clear()
     with pytest.warns(UserWarning, match="it is not installed"):
-        versions.warn_outside()
-    versions.warn_outside.cache_clear()
+        tested_versions.warn_outside()
+    tested_versions.warn_outside.cache_clear()
 
 
 def test_import_works_outside() -> None:
     """Nothing is checked, or even imported, by `import gossamer`."""
-    script = "import gossamer, sys; assert 'gossamer.versions' not in sys.modules and 'torch' not in sys.modules"
+    script = "import gossamer, sys; assert 'gossamer.tested_versions' not in sys.modules and 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
 
 

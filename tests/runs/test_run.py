@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gossamer.training.run import Data, Images, Model, Run, Training
-from gossamer.training.run_file import parse, read, to_yaml
+from gossamer.runs.run import Data, Images, Model, Run, Training
+from gossamer.runs.run_file import parse, read, to_yaml
 
 TEXT = """
 model: {name: dinov2-small}
@@ -90,7 +90,7 @@ def test_unfit_settings_are_refused(file: str, option: str, message: str) -> Non
     [
         ("modle: {name: a}", "modle.*known: model.name"),
         ("model: {nam: a}", r"'nam' \(did you mean 'name'\?\); known: model.name"),
-        ("model: {name: a", "Problems parsing config"),
+        ("model: {name: a", r"bad.yaml, line 2, column 1 is not YAML"),
         ("seed: 1", "required: model.name, data.name, methods, output"),
     ],
 )

@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from gossamer.data import ImageDataset, Preprocessing
-from gossamer.data.images import to_rgb
+from gossamer.data.images import every, to_rgb
+from gossamer.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from gossamer.adapted import Adapted
+    from gossamer.adapting import Adapted
 
 AUGMENTATIONS = ("random-crop", "horizontal-flip", "vertical-flip")
 BATCH = 64  # items that are computed at a time where nothing is trained
@@ -55,7 +56,7 @@ class Prepared(Dataset):
     only the heads of the files are read now.
 
     Raises:
-        ValueError: an image cannot be read; the message names the file.
+        UserError: images cannot be read; the message names them.
     """
 
     def __init__(self, images: ImageDataset, preprocessing: Preprocessing, memory: int = MEMORY):
@@ -66,8 +67,8 @@ class Prepared(Dataset):
         size = preprocessing.size
         if len(images) * 3 * size * size * 4 <= memory:
             kept = torch.empty(len(images), 3, size, size)
-            for i in range(len(images)):
-                kept[i] = self._decoded(i)
+            for i, pixels in enumerate(every(len(images), self._decoded)):
+                kept[i] = pixels
             self.kept = kept
         else:
             images.check()
@@ -106,7 +107,7 @@ class Augmented(Dataset):
         from torchvision.transforms import v2
 
         if set(names) - set(AUGMENTATIONS) or len(set(names)) < len(names):
-            raise ValueError(f"images.augment may name {', '.join(AUGMENTATIONS)}, each once; got {', '.join(names)}")
+            raise UserError(f"images.augment may name {', '.join(AUGMENTATIONS)}, each once; got {', '.join(names)}")
         size = prepared.preprocessing.size
         steps: dict[str, Any] = {
             "random-crop": v2.RandomResizedCrop(size, interpolation=v2.InterpolationMode.BICUBIC),

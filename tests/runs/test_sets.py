@@ -10,9 +10,9 @@ from PIL import Image
 
 from gossamer import data
 from gossamer.data import Preprocessing
-from gossamer.training.prepared import Prepared
-from gossamer.training.run import Data, Images
-from gossamer.training.sets import load_sets, preprocessing
+from gossamer.runs.prepared import Prepared
+from gossamer.runs.run import Data, Images
+from gossamer.runs.sets import load_sets, preprocessing
 
 from .. import squares
 

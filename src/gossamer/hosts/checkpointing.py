@@ -10,34 +10,19 @@ from typing import Any
 
 from torch import nn
 
+from gossamer.errors import UserError
 
-def enable(backbone: Any, kwargs: dict[str, Any] | None, **options: Any) -> None:
-    """Blocks compute their activations again in the backward pass.
+
+def never_reentrant(kwargs: dict[str, Any] | None) -> dict[str, Any]:
+    """Options of torch's checkpointing with `use_reentrant` off.
 
     Raises:
         ValueError: re-entrant checkpointing was asked for.
     """
     kwargs = dict(kwargs or {})
     if kwargs.setdefault("use_reentrant", False):
-        raise ValueError("use_reentrant=True would lose the gradients of what methods place in a block; use False")
-    if hasattr(backbone, "set_grad_checkpointing"):  # timm
-        backbone.set_grad_checkpointing(True)
-    elif hasattr(backbone, "activation_checkpointing_enable"):
-        backbone.activation_checkpointing_enable(kwargs, **options)
-    else:  # transformers before activation_checkpointing_enable
-        backbone.gradient_checkpointing_enable(kwargs, **options)
-
-
-def disable(backbone: Any) -> None:
-    """Blocks keep their activations."""
-    if hasattr(backbone, "set_grad_checkpointing"):
-        backbone.set_grad_checkpointing(False)
-        return
-    if hasattr(backbone, "activation_checkpointing_disable"):
-        backbone.activation_checkpointing_disable()
-    else:
-        backbone.gradient_checkpointing_disable()
-    backbone.disable_input_require_grads()
+        raise UserError("use_reentrant=True would lose the gradients of what methods place in a block; use False")
+    return kwargs
 
 
 def prepare(block: nn.Module) -> None:
@@ -50,7 +35,7 @@ def prepare(block: nn.Module) -> None:
         return
     rate = getattr(block, "dropout", 0.0)
     if isinstance(rate, float) and rate > 0:
-        raise ValueError(
+        raise UserError(
             f"{type(block).__name__} draws dropout whenever it checkpoints (rate {rate}), and a frozen backbone must not: "
             "load the model with dropout=0.0, or train without gradient checkpointing"
         )

@@ -7,19 +7,21 @@ processes: each takes its share of the rows, and sums over all rows are the sums
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 
 T = TypeVar("T")
+FOREVER = timedelta(days=30)  # the first process may score a large set while the others wait
 
 
 def begin() -> None:
-    """Joins the other processes, where this one was started as one of several."""
+    """Joins the other processes, where this one was started as one of several. They wait for each other as long as it takes."""
     from accelerate import PartialState
 
-    PartialState()
+    PartialState(cpu=not torch.accelerator.is_available(), timeout=FOREVER)
 
 
 def number() -> int:
@@ -27,23 +29,44 @@ def number() -> int:
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
+def rank() -> int:
+    """Which of them this one is, counted from 0."""
+    return 0 if number() == 1 else distributed.get_rank()
+
+
 def first() -> bool:
-    """Whether this one writes files and draws."""
-    return number() == 1 or distributed.get_rank() == 0
+    """Whether this one writes files, scores and draws."""
+    return rank() == 0
 
 
 def share(rows: Sequence[T]) -> Sequence[T]:
     """The rows of a batch that are this process's."""
-    return rows if number() == 1 else rows[distributed.get_rank() :: number()]
+    return rows[rank() :: number()]
 
 
 def agreed(decide: Callable[[], T]) -> T:
-    """What the first process decides."""
+    """What the first process decides, in every process; where it decides by an error, that."""
     if number() == 1:
         return decide()
-    box = [decide() if first() else None]
+    box: list[Any] = [None, None]
+    if first():
+        try:
+            box[0] = decide()
+        except Exception as error:
+            box[1] = error
     distributed.broadcast_object_list(box)
-    return box[0]  # type: ignore[return-value]
+    if box[1] is not None:
+        raise box[1]
+    return box[0]
+
+
+def gathered(value: T) -> list[T]:
+    """What every process has, in the order of the processes."""
+    if number() == 1:
+        return [value]
+    box: list[Any] = [None] * number()
+    distributed.all_gather_object(box, value)
+    return box
 
 
 def total(values: Sequence[float]) -> list[float]:
@@ -60,6 +83,11 @@ def same_start(parameters: Iterable[Tensor]) -> None:
     """Gives every process the first one's values."""
     for parameter in parameters if number() > 1 else ():
         distributed.broadcast(parameter.data, src=0)
+
+
+def averaged(loss: Tensor, weight: float) -> Tensor:
+    """A loss whose mean over the processes is the mean over all rows, of which this one's weigh `weight`."""
+    return loss if number() == 1 else loss * (weight * number() / total([weight])[0])
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:

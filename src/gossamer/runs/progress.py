@@ -12,18 +12,23 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 from transformers import TrainerCallback
 
+from gossamer.documents import naming
+from gossamer.runs import processes
+
 T = TypeVar("T")
 
 
 class Journal:
-    """Lines for people, on the terminal (stderr) and with the time in a file."""
+    """Lines for people, on the terminal (stderr) and with the time in a file; of several processes only the first speaks."""
 
     def __init__(self, path: Path):
-        self.path, self.console = path, Console(stderr=True, highlight=False)
+        self.path, self.console = path, Console(stderr=True, highlight=False, quiet=not processes.first())
 
     def say(self, text: str) -> None:
         """Writes one line to both."""
-        with self.path.open("a", encoding="utf-8") as file:
+        if not processes.first():
+            return
+        with naming(self.path), self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
         self.console.print(text, markup=False, soft_wrap=True)
 

@@ -1,0 +1,260 @@
+"""The module that Trainer trains: forward pass, state dict, modes, and what is asked of a model beside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer import hosts, storage
+from gossamer.adapted.placement import Placement, occupant, occupy
+from gossamer.errors import WrongKind
+from gossamer.hosts import checkpointing, heads
+from gossamer.methods.base import Method
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class AdaptedModule(nn.Module):
+    """A frozen backbone with methods and a head, as one module; what users hold is `gossamer.Adapted`, with the same arguments."""
+
+    def __init__(
+        self, backbone: nn.Module, applied: Sequence[Method], *, num_labels: int | None = None, train_head: bool = True
+    ):
+        super().__init__()
+        self.backbone, self.host = backbone, hosts.of(backbone)
+        self.applied = tuple(sorted(applied, key=lambda m: m.name != "peft"))
+        self.num_labels, self.train_head = num_labels, train_head
+        self.metadata: dict[str, Any] = {}
+        self.methods = nn.ModuleDict()
+        self.head_built: nn.Module | None = None
+        self.placement: Placement | None = None
+        self.kept: dict[str, Tensor] | None = None
+        self.checkpointing = False
+        self.attach()
+
+    # ---- attaching and detaching ----
+
+    def attach(self) -> Self:
+        """Places the methods in the backbone; another adapter that sits there steps aside, and can be attached again later.
+
+        Parameters are made anew with the values they had: give an optimizer the new ones.
+        """
+        other = occupant(self.backbone)
+        if other is self:
+            return self
+        if other is not None:
+            other.detach()
+        try:
+            self._attach()
+        except BaseException:
+            if other is not None:
+                other.attach()
+            raise
+        return self
+
+    def _attach(self) -> None:
+        placed = Placement(self.backbone, self.applied, num_labels=self.num_labels, train_head=self.train_head)
+        self.placement, self.anatomy, self.readout = placed, placed.anatomy, placed.readout
+        self.methods, self.head_built, self.fingerprints = placed.methods, placed.head, placed.fingerprints
+        self.displaced = placed.anatomy.displaced
+        occupy(self.backbone, self)
+        kept = self.kept
+        try:
+            if kept is not None:
+                self.load_state_dict(kept)
+        except BaseException:
+            self.detach()
+            self.kept = kept
+            raise
+        self.kept = None
+        self.train(self.training)
+
+    def detach(self) -> nn.Module:
+        """Takes everything off the backbone and returns it, bit for bit as it was. `attach` puts it back."""
+        if self.placement is None:
+            return self.backbone
+        self.activation_checkpointing_disable()
+        self.kept = {k: v.detach().clone() for k, v in self.state_dict().items()}
+        self.placement.remove()
+        self.placement, self.methods, self.head_built = None, nn.ModuleDict(), None
+        occupy(self.backbone, None)
+        return self.backbone
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The identity of the pre-trained weights (of both halves, where there are two); None on the meta device."""
+        found = list(self.fingerprints.values())
+        return None if None in found else found[0] if len(found) == 1 else storage.combined(self.fingerprints)
+
+    @property
+    def attached(self) -> bool:
+        """Whether the methods are in the backbone now."""
+        return self.placement is not None
+
+    # ---- being a module ----
+
+    def forward(
+        self,
+        *args: Any,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        pixel_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """What the backbone returns for these inputs, with `loss` where labels are given and `logits` where there is a head.
+
+        The named inputs are those of the models in use; others pass through. A timm model answers `pixel_values=` or labels with
+        an ImageClassifierOutput, and a positional image tensor alone with its own logits.
+        """
+        self._must_be_attached()
+        named = {
+            "input_ids": input_ids, "pixel_values": pixel_values, "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids, "pixel_mask": pixel_mask, "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds, "decoder_input_ids": decoder_input_ids,
+            "decoder_attention_mask": decoder_attention_mask,
+        }  # fmt: skip
+        inputs = {k: v for k, v in named.items() if v is not None} | kwargs
+        if self.head_built is None:
+            return self.host.respond(self.backbone, self.readout, args, inputs, labels)
+        logits = self.head_built(self.host.features(self.backbone, self.readout, args, inputs))
+        return self.readout.answer(logits, labels)
+
+    @property
+    def accepts_loss_kwargs(self) -> bool:
+        """Whether Trainer may leave the average over accumulated batches to the loss: never where the loss is ours."""
+        return self.head_built is None and self.host.accepts_loss_kwargs(self.backbone)
+
+    def features(self, *args: Any, **inputs: Any) -> Tensor:
+        """What the head's last Linear reads for these inputs, [B, width]."""
+        self._must_be_attached()
+        if self.head is None:
+            raise WrongKind(f"{type(self.backbone).__name__} has no head; adapt it with num_labels=...")
+        probe = _Input()
+        handle = heads.last_linear(self.head).register_forward_pre_hook(probe.keep)
+        try:
+            self(*args, **inputs)
+        finally:
+            handle.remove()
+        return probe.x
+
+    def _must_be_attached(self) -> None:
+        if not self.attached:
+            raise RuntimeError("this adapter is detached from its backbone: call attach() first")
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode for methods and head. The frozen backbone stays in evaluation mode, its dropout off, unless a method
+        trains the backbone itself (full fine-tuning, BitFit).
+        """
+        super().train(mode)
+        if not any(m.trains_backbone for m in self.applied) and self.attached:
+            self.backbone.train(False)
+            self.methods.train(mode)
+            for head in self.head_modules().values():
+                head.train(mode and self.train_head)
+            for block in self.anatomy if mode else ():
+                checkpointing.prepare(block.module)
+        return self
+
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> None:
+        """Trades time for memory: blocks compute their activations again in the backward pass. Never re-entrant, because
+        methods reach blocks from outside their arguments. `options` are those of transformers (`every_n_layers`, `offload`).
+        """
+        self.host.checkpoint(self.backbone, activation_checkpointing_kwargs, **options)
+        self.checkpointing = True
+        self.train(self.training)
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> None:
+        """The older name of `activation_checkpointing_enable`, under which earlier Trainers look for it."""
+        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **options)
+
+    def activation_checkpointing_disable(self) -> None:
+        """Keeps activations again."""
+        if self.checkpointing:
+            self.host.keep_activations(self.backbone)
+            self.checkpointing = False
+            self.train(self.training)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "backbone":
+                raise
+            return getattr(self.backbone, name)
+
+    # ---- what is trained and saved ----
+
+    @property
+    def head(self) -> nn.Module | None:
+        """The task head (the first, where a model has several), or None for a model without."""
+        return next(iter(self.head_modules().values()), None)
+
+    def head_modules(self) -> dict[str, nn.Module]:
+        """Every task head by its name: "head" for one that was built."""
+        return {"head": self.head_built} if self.head_built is not None else dict(self.anatomy.heads)
+
+    def _head_parameters(self) -> dict[str, nn.Parameter]:
+        several = len(self.head_modules()) > 1
+        return {
+            f"head.{name}.{leaf}" if several else f"head.{leaf}": parameter
+            for name, head in self.head_modules().items()
+            for leaf, parameter in head.named_parameters()
+        }
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Name -> parameter of everything that is trained."""
+        own = {k: v for k, v in self._own().items() if isinstance(v, nn.Parameter)}
+        return {k: v for k, v in own.items() if v.requires_grad}
+
+    def _own(self) -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = {}
+        for name, tree in self.methods.items():
+            tensors |= {f"{name}.{k}": v for k, v in tree.state_dict(keep_vars=True).items()}
+        return tensors | self._head_parameters()
+
+    def state_dict(
+        self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False
+    ) -> dict[str, Any]:
+        """Only what belongs to the adapter: `<method>.<stack>.blocks.<i>....` and `head....`; never the frozen backbone."""
+        own = {prefix + k: v if keep_vars else v.detach() for k, v in self._own().items()}
+        if destination is not None:
+            destination.update(own)
+            return destination
+        return own
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Copies tensors into place.
+
+        Raises:
+            AdapterError: names or shapes differ from what this adapter has (strict), or a value is not finite.
+        """
+        own = self._own()
+        storage.check_tensors(dict(state_dict), own)
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(state_dict[name])
+        return nn.modules.module._IncompatibleKeys([], [])
+
+
+class _Input:
+    """Keeps the input of the module it hooks."""
+
+    x: Tensor
+
+    def keep(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self.x = args[0]

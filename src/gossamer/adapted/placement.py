@@ -1,0 +1,133 @@
+"""Methods and a head in a backbone: how they get there, who sits there now, and how the backbone becomes what it was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer import hosts, storage
+from gossamer.errors import UserError
+from gossamer.methods.base import Method
+
+OCCUPANT = "gossamer_occupant"  # set on a backbone while an adapter is attached to it
+
+
+def occupant(backbone: nn.Module) -> Any:
+    """The adapter that is attached to a backbone; None where there is none."""
+    return backbone.__dict__.get(OCCUPANT)
+
+
+def occupy(backbone: nn.Module, adapter: nn.Module | None) -> None:
+    """Notes which adapter is attached to a backbone."""
+    if adapter is None:
+        backbone.__dict__.pop(OCCUPANT, None)
+    else:
+        backbone.__dict__[OCCUPANT] = adapter  # no child: the backbone is a child of the adapter
+
+
+class Placement:
+    """Methods and a head as they sit in a backbone, and what it takes to have the backbone again as it was.
+
+    Attributes:
+        anatomy: of the backbone with everything in place.
+        readout: where a head that was built reads.
+        methods: the trees of the methods, by name.
+        head: one that was built beside the backbone; None where it brings its own, or has none.
+        originals: values of the trained parameters that are the backbone's own.
+        fingerprints: identities of the pre-trained weights, by part of the backbone.
+
+    Raises:
+        TypeError: no family knows the backbone.
+        ValueError: a method does not fit, or nothing would be trained. The backbone is then as it was.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, applied: Sequence[Method], *, num_labels: int | None = None, train_head: bool = True
+    ):
+        self.backbone, self.host, self.anatomy = backbone, hosts.of(backbone), hosts.read(backbone)
+        self.anatomy.check_whole_input()
+        self.readout = hosts.ReadOut.of(self.anatomy)
+        self.fingerprints = {name: _fingerprint(part) for name, part in self.host.parts(backbone).items()}
+        self.methods, self.head = nn.ModuleDict(), None
+        self._flags = {n: p.requires_grad for n, p in backbone.named_parameters()}
+        self._modes = {n: m.training for n, m in backbone.named_modules()}
+        self._labels = self.host.labels(backbone)
+        self.originals: dict[str, Tensor] = {}
+        try:
+            self._place(applied, num_labels, train_head)
+        except BaseException:
+            self.remove()
+            raise
+
+    def _place(self, applied: Sequence[Method], num_labels: int | None, train_head: bool) -> None:
+        if num_labels is not None:
+            self.head = self.host.place_head(self.anatomy, num_labels, lambda *sizes: self._new_head(applied, *sizes))
+        for parameter in self.backbone.parameters():
+            parameter.requires_grad_(False)
+        self.anatomy.sites = [site for method in applied for site in method.skipped(self.anatomy)]
+        for method in applied:
+            self.methods[_unique(method.name, self.methods)] = method.attach(self.anatomy)
+        heads = list(self.anatomy.heads.values()) if self.head is None else [self.head]
+        for head in heads:
+            head.requires_grad_(train_head)
+        self._check_owners(heads)
+        ours = {id(p): p for tree in (*self.methods.values(), *heads) for p in tree.parameters()}
+        self.originals = {n: p.detach().clone() for n, p in self.backbone.named_parameters() if id(p) in ours}
+        if not any(p.requires_grad for p in ours.values()):
+            raise UserError(
+                f"nothing would be trained: {', '.join(m.name for m in applied) or 'no method'} trains no part of "
+                f"{type(self.backbone).__name__} and there is no head; give num_labels=... for a head, or a method such as VPT()"
+            )
+
+    def _new_head(self, applied: Sequence[Method], width: int, outputs: int) -> nn.Module:
+        """The head of the first method that comes with one, else a Linear."""
+        offered = (method.head(self.anatomy, width, outputs) for method in applied)
+        found = next((head for head in offered if head is not None), None)
+        return nn.Linear(width, outputs) if found is None else found
+
+    def _check_owners(self, heads: Sequence[nn.Module]) -> None:
+        owners: dict[int, str] = {}
+        for name, tree in [*self.methods.items(), *(("the head", head) for head in heads)]:
+            for parameter in tree.parameters():
+                other = owners.setdefault(id(parameter), name)
+                if other != name:
+                    raise UserError(f"{other} and {name} would both train the same parameters: leave one of them out")
+
+    def remove(self) -> None:
+        """Takes everything out of the backbone, which is then bit for bit as it was."""
+        named = dict(self.backbone.named_parameters())
+        with torch.no_grad():
+            for name, value in self.originals.items():
+                named[name].copy_(value)
+        self.anatomy.undo()
+        for name, flag in self._flags.items():
+            self.backbone.get_parameter(name).requires_grad_(flag)
+        for name, mode in self._modes.items():
+            self.backbone.get_submodule(name).training = mode
+        self.host.tell_labels(self.backbone, self._labels)
+
+
+def _unique(name: str, taken: Any) -> str:
+    names = [name, *(f"{name}_{i}" for i in range(2, 99))]
+    return next(n for n in names if n not in taken)
+
+
+def _fingerprint(model: nn.Module) -> str | None:
+    """The identity of the pre-trained weights; None on the meta device, where there are none.
+
+    A pooler that nothing reads does not count: where a checkpoint has none, each loading makes a random one.
+    """
+    anatomy = hosts.read(model)
+    pooler = (
+        None
+        if anatomy.heads or anatomy.blocks()[0].stack.readout == "pooled"
+        else getattr(anatomy.owner(), "pooler", None)
+    )
+    unread = {id(p) for p in pooler.parameters()} if isinstance(pooler, nn.Module) else set()
+    tensors = [(n, p) for n, p in anatomy.backbone_parameters() if id(p) not in unread]
+    if any(p.device.type == "meta" for _, p in tensors):
+        return None
+    return storage.fingerprint(tensors)

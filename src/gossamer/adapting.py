@@ -1,0 +1,89 @@
+"""Adapting a model, and loading one that was adapted: the class that users hold, which joins module, cost sheet and saving."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from gossamer import methods, saving, tested_versions
+from gossamer.adapted import AdaptedModule, finish, occupant
+from gossamer.cost import CostSheet, cost
+from gossamer.errors import UserError
+
+
+class Adapted(AdaptedModule):
+    """A frozen backbone with methods and a head, as one module.
+
+    Called like the backbone. Its state dict holds only what adapting adds or trains, under names of our own, so checkpoints are
+    small. What the backbone offers besides (`config`, `generate`, `device`, ...) is found here too.
+
+    Args:
+        backbone: a model of transformers or timm that a known family describes.
+        applied: the methods, in the order in which they are placed (peft's first, since they wrap modules).
+        num_labels: outputs of the head; None keeps the head that was found.
+        train_head: whether the head is trained. It is saved either way.
+    """
+
+    def finalize(self) -> nn.Module:
+        """A plain module, equal to this one in evaluation, without anything that only training needs.
+
+        Prompt keys and values are stored, projections folded, peft's layers merged. A copy: this adapter stays as it is.
+        """
+        self._must_be_attached()
+        return finish(self)
+
+    def cost(self, **sizes: Any) -> CostSheet:
+        """Parameters and multiply-adds against the bare backbone; see `gossamer.cost.cost`."""
+        self._must_be_attached()
+        return cost(self, **sizes)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes adapter_config.json, adapter_model.safetensors and README.md, atomically; see docs/saving.md."""
+        saving.save(self, folder)
+
+    def push_to_hub(self, repository: str, **options: Any) -> str:
+        """Uploads what `save_pretrained` writes to "user/name" of the Hugging Face hub; returns the address."""
+        return saving.push_to_hub(self, repository, **options)
+
+
+def adapt(model: nn.Module, applied: Any, *, num_labels: int | None = None, train_head: bool = True) -> Adapted:
+    """A model adapted by one method or a list of them: backbone frozen, methods and head trainable.
+
+    Args:
+        model: of transformers or timm, with or without a task head. It is changed in place; `detach()` restores it.
+        applied: a method (VPT, Adapter, LinearProbe, ...), a configuration of peft, or a list of both.
+        num_labels: outputs of the head. A head of another size is replaced; where there is none, one is built on what the family
+            reads out (for ViT the class token after the last norm). None: keep the model's head as it is.
+        train_head: whether the head is trained.
+
+    Raises:
+        TypeError: no family knows the model, or something in the list is no method.
+        ValueError: the model is adapted already, or nothing would be trained.
+    """
+    tested_versions.warn_outside()
+    if isinstance(model, Adapted):
+        raise UserError("this model is adapted already: list all methods in one adapt(), or detach() first")
+    if occupant(model) is not None:
+        raise UserError(f"this {type(model).__name__} is adapted already; detach() that adapter first")
+    applied = list(applied) if isinstance(applied, list | tuple) else [applied]
+    if not applied:
+        raise UserError("no method given; LinearProbe() trains the head alone")
+    return Adapted(model, [methods.as_method(m) for m in applied], num_labels=num_labels, train_head=train_head)
+
+
+def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
+    """The adapter that `save_pretrained` wrote, on its backbone, in evaluation mode.
+
+    Args:
+        folder: a local folder, or a repository of the Hugging Face hub ("user/name").
+        backbone: the pre-trained model to put it on. None: the one named in the folder is loaded. Another adapter that sits on
+            it steps aside and comes back with its `attach()`, or at once where this fails.
+
+    Raises:
+        AdapterError: anything is not as it was saved: unknown or missing fields, tensors missing, left over, of another shape or
+            not finite, another backbone, deeper or shallower. The message says what was asked, what was found, what to do.
+    """
+    tested_versions.warn_outside()
+    return saving.load(folder, backbone, make=Adapted)

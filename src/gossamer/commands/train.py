@@ -1,0 +1,21 @@
+"""`gossamer train RUN.yaml`: a run from its file to its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gossamer import tasks
+from gossamer.condensation.run import train
+from gossamer.runs import processes, run_file
+
+
+def command(arguments: Sequence[str]) -> None:
+    """Trains and prints the final scores."""
+    run, switches = run_file.parse(arguments)
+    metrics = train(run, **switches)
+    if not processes.first():
+        return
+    for split in ("val", "test"):
+        if split in metrics:
+            print(f"{split}\n{tasks.kind(run).table(metrics[split])}")
+    print(f"everything is in {run.output}")

@@ -1,0 +1,32 @@
+"""Two pre-trained models as one: called like a model of transformers, identified by its halves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from gossamer.hosts.hugging_face import HuggingFace
+
+
+class Halves(nn.Module):
+    """What a composed model inherits from, in order to be known as one."""
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The halves by name; an adapter refers to each."""
+        raise NotImplementedError(f"{type(self).__name__} must say what its halves are")
+
+
+class Composed(HuggingFace):
+    """A model of two halves, each with weights, a name and an identity of its own."""
+
+    kind = "composed models"
+
+    def knows(self, model: nn.Module) -> bool:
+        """Whether it is `Halves`."""
+        return isinstance(model, Halves)
+
+    def parts(self, model: Any) -> dict[str, nn.Module]:
+        """The halves."""
+        return model.parts

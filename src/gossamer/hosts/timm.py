@@ -1,0 +1,105 @@
+"""Models of timm: one image as input, under a name of each model's own; a classifier that is always there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from gossamer.anatomy import Anatomy
+from gossamer.hosts import checkpointing
+from gossamer.hosts.base import Host, ReadOut
+
+
+class Timm(Host):
+    """A model of timm, or of a class that inherits from one."""
+
+    kind = "timm"
+
+    def knows(self, model: nn.Module) -> bool:
+        """Whether its class, or one that it inherits from, is timm's."""
+        return any(c.__module__.partition(".")[0] == "timm" for c in type(model).__mro__)
+
+    # ---- inputs and outputs ----
+
+    def run(self, model: Any, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> Any:
+        """The images by position."""
+        images, others = _by_position(inputs)
+        return model(*args, *images, **others)
+
+    def respond(
+        self, model: Any, readout: ReadOut, args: tuple[Any, ...], inputs: Mapping[str, Any], labels: Tensor | None
+    ) -> Any:
+        """An image by position alone is answered as timm does; inputs by name, and labels, as transformers does."""
+        logits = self.run(model, args, inputs)
+        return logits if args and labels is None else readout.answer(logits, labels)
+
+    def features(self, model: Any, readout: ReadOut, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> Tensor:
+        """What timm's own classifier reads."""
+        images, others = _by_position(inputs)
+        return model.forward_head(model.forward_features(*args, *images, **others), pre_logits=True)
+
+    def accepts_loss_kwargs(self, model: Any) -> bool:
+        """Never: the loss is ours."""
+        return False
+
+    # ---- heads and labels ----
+
+    def heads(self, model: Any, anatomy: Anatomy) -> dict[str, nn.Module]:
+        """The classifier, where it has outputs."""
+        classifier = model.get_classifier()
+        return {n: m for n, m in model.named_modules() if m is classifier and next(m.parameters(), None) is not None}
+
+    def output_embeddings(self, model: Any) -> nn.Module | None:
+        """None: no language models."""
+        return None
+
+    def width(self, anatomy: Anatomy) -> int:
+        """That of the last block."""
+        return anatomy.blocks()[-1].sizes.width
+
+    def labels(self, model: Any) -> dict[str, Any]:
+        """`num_classes`."""
+        return {"num_classes": model.num_classes}
+
+    def tell_labels(self, model: Any, said: Mapping[str, Any]) -> None:
+        """`num_classes`."""
+        model.num_classes = said["num_classes"]
+
+    def tell_outputs(self, model: Any, num_labels: int) -> None:
+        """`num_classes`."""
+        model.num_classes = num_labels
+
+    # ---- checkpointing ----
+
+    def checkpoint(self, model: Any, kwargs: dict[str, Any] | None, **options: Any) -> None:
+        """By timm's own switch, which has no options."""
+        checkpointing.never_reentrant(kwargs)
+        model.set_grad_checkpointing(True)
+
+    def keep_activations(self, model: Any) -> None:
+        """By timm's own switch."""
+        model.set_grad_checkpointing(False)
+
+    # ---- where it came from ----
+
+    def name(self, model: Any) -> str | None:
+        """The one that `zoo.load` noted, else the hub's in timm's own notes."""
+        noted = getattr(model, "name_or_path", None)
+        return str(noted) if noted else (model.pretrained_cfg or {}).get("hf_hub_id")
+
+    def revision(self, model: Any) -> str | None:
+        """None: timm does not say."""
+        return None
+
+    def options(self, model: Any) -> dict[str, Any]:
+        """The size of images, which timm builds a model for."""
+        size = model.patch_embed.img_size
+        return {} if size is None else {"img_size": list(size)}
+
+
+def _by_position(inputs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Images, which timm's models have no common name for, and what else is given."""
+    others = {name: value for name, value in inputs.items() if name != "pixel_values"}
+    return tuple(inputs[name] for name in inputs if name == "pixel_values"), others
