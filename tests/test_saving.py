@@ -55,8 +55,8 @@ def test_every_known_method_has_defaults_that_survive_json() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"method": "vtp"}, r"no method 'vtp'; there are vpt, .*, peft \(did you mean 'vpt'\?\)"),
-        ({}, "no method None; there are vpt"),
+        ({"method": "vtp"}, r"no method 'vtp'; there are adapter, .*, peft \(did you mean 'vpt'\?\)"),
+        ({}, "no method None; there are adapter"),
         ({"method": ["vpt"]}, r"no method \['vpt'\]"),
         (
             {"method": "vpt", "prompt": 3},
@@ -359,7 +359,7 @@ VPT_FIELDS = methods.to_dict(gm.VPT(prompts=5))
 CONFIGS_REFUSED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "unknown method": (
         _set("methods", value=[{"method": "vtp"}]),
-        r"methods\[0\]: no method 'vtp'; there are vpt.*did you mean 'vpt'",
+        r"methods\[0\]: no method 'vtp'; there are adapter.*did you mean 'vpt'",
     ),
     "no methods": (_set("methods", value=[]), "methods: expected a list of methods with their settings"),
     "methods of another kind": (_set("methods", value=["vpt"]), "methods: expected a list of methods"),

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from gossamer import methods, saving
+from gossamer import methods, saving, tested_versions
 from gossamer.adapted import AdaptedModule, finish, occupant
 from gossamer.cost import CostSheet, cost
 from gossamer.errors import UserError
@@ -62,6 +62,7 @@ def adapt(model: nn.Module, applied: Any, *, num_labels: int | None = None, trai
         TypeError: no family knows the model, or something in the list is no method.
         ValueError: the model is adapted already, or nothing would be trained.
     """
+    tested_versions.warn_outside()
     if isinstance(model, Adapted):
         raise UserError("this model is adapted already: list all methods in one adapt(), or detach() first")
     if occupant(model) is not None:
@@ -84,4 +85,5 @@ def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
         AdapterError: anything is not as it was saved: unknown or missing fields, tensors missing, left over, of another shape or
             not finite, another backbone, deeper or shallower. The message says what was asked, what was found, what to do.
     """
+    tested_versions.warn_outside()
     return saving.load(folder, backbone, make=Adapted)

@@ -9,7 +9,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from gossamer.methods import APT, ClassifierToken, LinearProbe, Unfreeze
+from gossamer.methods.apt import APT
+from gossamer.methods.classifier_token import ClassifierToken
+from gossamer.methods.linear_probe import LinearProbe
+from gossamer.methods.unfreeze import Unfreeze
 
 VILT = ("pooler", "embeddings.token_type_embeddings", "embeddings.text_embeddings.token_type_embeddings")
 METER = ("text_pooler", "image_pooler", "token_type_embeddings")

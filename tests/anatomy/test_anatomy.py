@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,7 +40,7 @@ def test_every_stack_is_found_with_its_sizes(row: str) -> None:
         assert block.sizes.inner == out.weight.shape[1]
         assert block.sizes.inner_kv == (out.weight.shape[1] if k is q else k.weight.shape[0])
         assert (block.sizes.ffn, block.sizes.ffn_matrices) == (up.weight.shape[0], len(names.ffn))
-        assert (k is v) == (block.stack.attention.fused is not None)
+        assert (k is v) == (block.attention.fused is not None)
         assert block.part("norm1") is block.module.get_submodule(names.norms[0])
         assert block.part("norm2") is block.module.get_submodule(names.norms[-1])
 
@@ -267,95 +265,7 @@ def test_timm_models_that_share_the_class_but_not_the_parts() -> None:
         gm.read(model)
 
 
-# ---- which way things point ----
-
-SOURCE = Path(gm.__file__).parent
-FREE = {
-    "anatomy.states": set(),
-    "anatomy.stack": set(),
-    "anatomy.block": {"anatomy.stack"},
-    "anatomy.memory": {"anatomy.block"},
-    "anatomy.seams": {"anatomy.states", "anatomy.memory"},
-    "anatomy.inserted": {"anatomy.states", "anatomy.seams"},
-    "anatomy.leading": {"anatomy.inserted", "anatomy.seams"},
-    "anatomy.replaced": {"anatomy.block", "anatomy.inserted", "anatomy.seams", "anatomy.states"},
-    "anatomy.stream": {"anatomy.replaced", "anatomy.seams", "anatomy.states"},
-    "anatomy.sight": {"anatomy.seams", "anatomy.states"},
-    "anatomy.windows": {
-        *("anatomy.block", "anatomy.inserted", "anatomy.memory", "anatomy.seams", "anatomy.stack", "anatomy.states")
-    },
-    "families": {"anatomy.stack", "anatomy.memory", "errors"},
-    "anatomy": {"families", "errors"},
-    "version": set(),
-    "errors": set(),
-    "documents": {"errors"},
-    "methods": {"anatomy", "errors", "storage"},
-    "hosts": {"anatomy", "errors"},
-    "models": {"anatomy", "errors", "hosts", "quiet"},
-    "storage": {"documents", "errors", "version"},
-}
-
-
-def _imports(path: Path, *, everything: bool) -> set[str]:
-    """Parts of the package that a file imports when it is imported itself (or at all: `everything`)."""
-    found: set[str] = set()
-
-    def visit(node: ast.AST) -> None:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not everything:
-            return
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            return
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "gossamer":
-            inside = node.module.split(".")[1:]
-            named = [".".join([*inside, alias.name]) for alias in node.names]
-            found.update(name if _is_file(name) else ".".join(inside) for name in named)
-        if isinstance(node, ast.Import):
-            found.update(a.name.partition(".")[2] for a in node.names if a.name.startswith("gossamer."))
-        for child in ast.iter_child_nodes(node):
-            visit(child)
-
-    visit(ast.parse(path.read_text()))
-    return found - {"__version__", ""}
-
-
-def _is_file(part: str) -> bool:
-    path = SOURCE / part.replace(".", "/")
-    return path.is_dir() or path.with_suffix(".py").is_file()
-
-
-def _files(part: str) -> list[Path]:
-    path = SOURCE / part.replace(".", "/")
-    return sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
-
-
-def _within(part: str, parts: set[str]) -> bool:
-    """Whether a part is one of these, or inside of one."""
-    return any(part == one or part.startswith(f"{one}.") for one in parts)
-
-
-@pytest.mark.parametrize("part", list(FREE))
-def test_the_core_points_one_way(part: str) -> None:
-    """anatomy.stack <- families <- anatomy <- methods; nothing below knows what stands above it."""
-    for path in _files(part):
-        own = {part} if (SOURCE / part.replace(".", "/")).is_dir() else set()
-        assert all(_within(found, FREE[part] | own) for found in _imports(path, everything=False)), path.name
-    above = {"adapted", "saving", "training", "evaluate", "cli", "commands", "cost", "zoo", "data"}
-    strangers = {"families": {"methods"}, "methods": {"families"}, "anatomy": {"methods"}}.get(part, set())
-    for path in _files(part):
-        assert not any(_within(found, above | strangers) for found in _imports(path, everything=True)), path.name
-
-
-def test_adapted_stands_below_cost_saving_training_and_the_command_line() -> None:
-    above = {"adapting", "cost", "saving", "training", "runs", "evaluate", "cli", "commands", "zoo", "data"}
-    for path in _files("adapted"):
-        assert not any(_within(found, above) for found in _imports(path, everything=True)), path.name
-
-
-def test_a_family_names_no_method_and_a_method_no_family() -> None:
-    methods = {name for path in _files("methods") for name in [path.stem]} - {"__init__", "base", "full", "adapter"}
-    for path in _files("families"):
-        words = set(path.read_text().lower().replace(".", " ").replace("_", " ").split())
-        assert not words & methods, path.name
+# ---- what importing costs ----
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:

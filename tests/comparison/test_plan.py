@@ -111,7 +111,7 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, 
         ({"tasks": {"one": {"data": {"limit": 3}}}}, "method 'VPT' on task 'one': .*data.name"),
         (
             {"methods": {"VPT": {"methods": [{"method": "vtp"}], "grid": {"seed": [1]}}}},
-            "no method 'vtp'; there are vpt",
+            "no method 'vtp'; there are adapter",
         ),
         (
             {"methods": {"VPT": {"grid": {"training.lr": 0.1}}}},

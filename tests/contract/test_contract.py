@@ -175,6 +175,7 @@ def test_a_sample_does_not_depend_on_its_batch(backbone: Backbone, row: Row) -> 
 
 
 @of(list(BACKBONES), ["vpt", "vpt-projected"])
+@pytest.mark.usefixtures("in_float64")
 def test_exact_is_sequence(backbone: Backbone, row: Row) -> None:
     forms = []
     for form in ("exact", "sequence"):

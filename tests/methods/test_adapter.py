@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 import gossamer as gm
 from gossamer import architectures
-from gossamer.methods.adapter import PLACEMENTS, bottleneck
+from gossamer.methods.adapter import PLACEMENTS
+from gossamer.methods.parts.bottleneck import bottleneck
 
 from .. import hand
 from ..contract.table import BACKBONES, disturb, run

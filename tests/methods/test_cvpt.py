@@ -84,6 +84,7 @@ def test_the_branch_is_the_papers(form: str) -> None:
     close(part(states()), by_hand(adapted.backbone.vit.layers[1].attention, states(), part.prompts))
 
 
+@pytest.mark.usefixtures("in_float64")
 def test_forms_agree_in_values_and_gradients() -> None:
     results = []
     for form in ("folded", "projected"):
@@ -329,13 +330,14 @@ def test_lora_on_the_projections_leaves_the_branch_alone(form: str) -> None:
 
 
 @pytest.mark.parametrize("mask", ["sample", "batch"])
+@pytest.mark.usefixtures("in_float64")
 def test_prompt_dropout(mask: str) -> None:
     _, part = branch(vit(), dropout=0.5, dropout_mask=mask)
     same = states()[:1].expand(3, -1, -1)
-    assert torch.equal(part(same)[0], part(same)[2])
+    close(part(same)[0], part(same)[2], 1e-12)  # a processor may round the rows of a batch each in its own way
     part.train()
     y = part(same)
-    assert torch.equal(y[0], y[2]) is (mask == "batch")
+    assert torch.allclose(y[0], y[2], rtol=0, atol=1e-12) is (mask == "batch")
     torch.manual_seed(7)
     first = part(same)
     torch.manual_seed(7)

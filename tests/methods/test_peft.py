@@ -144,7 +144,7 @@ def test_lora_by_hand(row: str) -> None:
         for block in gm.read(model).blocks():
             for i, role in ((0, "q"), (2, "v")):
                 a, b = (state[f"peft.{block.key}.{role}.lora_{x}.weight"] for x in "AB")
-                fused = block.stack.attention.fused is not None
+                fused = block.attention.fused is not None
                 weight = block.part("qkv").weight[12 * i : 12 * i + 12] if fused else block.part(role).weight
                 weight += 3.5 * b @ a
         heads = {n: m for n, m in model.named_modules() if m is not None and n in ("classifier", "head")}

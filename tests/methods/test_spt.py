@@ -71,8 +71,8 @@ def drawn(seed: int, count: int = IMAGES) -> list[Tensor]:
 
 
 def rows_of(prompts: Tensor, bank: Tensor) -> list[int]:
-    """The row of the bank that each prompt is, bit for bit."""
-    equal = (prompts[:, None] == bank[None]).all(dim=-1)
+    """The row of the bank that each prompt is, bit for bit in float32, which harvested tokens are kept in."""
+    equal = (prompts.float()[:, None] == bank.float()[None]).all(dim=-1)
     assert (equal.sum(dim=1) == 1).all()
     return equal.int().argmax(dim=1).tolist()
 
@@ -85,8 +85,9 @@ def close(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
 # ---- strategies ----
 
 
+@pytest.mark.usefixtures("in_float64")  # where rows of a batch in another order are the same, rounded to float32
 def test_random_prompts_are_rows_of_their_own_layer() -> None:
-    _, prompts = harvested(batch_size=IMAGES, prompts=6)  # in one batch, as the banks below
+    _, prompts = harvested(prompts=6)
     for layer, bank in enumerate(banks(images())):
         assert len(set(rows_of(prompts[layer], bank.flatten(0, 1)))) == 6
 

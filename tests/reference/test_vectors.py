@@ -1,4 +1,4 @@
-"""Authors' numbers: every case of a folder through Gossamer, to 1e-5.
+"""Authors' numbers: every case of a folder through Gossamer, in float64, to 1e-5.
 
     pytest tests/reference --reference-dir DIR -s
 
@@ -30,6 +30,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("legend", covered, ids=[p.stem for p in covered])
 
 
+@pytest.mark.usefixtures("in_float64")
 def test_case(legend: Path) -> None:
     case = Case.read(legend)
     run = runner(case.name)

@@ -51,8 +51,8 @@ def test_tuning_beats_the_linear_probe_on_a_task_it_cannot_solve(tmp_path: Path)
 def test_a_run_leaves_one_folder_with_everything() -> None:
     folder = squares.trained()
     assert {path.name for path in folder.iterdir()} == {
-        ".lock", "run.yaml", "train.log", "warm_start.json", "history.jsonl", "metrics.json", "curves.png", "confusion.png", "attention.png",
-        "adapter",
+        "run.yaml", "train.log", "warm_start.json", "history.jsonl", "metrics.json", "curves.png", "confusion.png",
+        "attention.png", "adapter",
     }  # fmt: skip
     assert read(folder).methods[0]["form"] == "exact", "every setting is written, those left out too"
     records = history(folder)
@@ -247,9 +247,9 @@ def test_a_head_that_would_not_be_trained_is_an_error(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        ({"method": "vtp"}, r"no method 'vtp'; there are vpt, .*did you mean 'vpt'"),
+        ({"method": "vtp"}, r"no method 'vtp'; there are adapter, .*did you mean 'vpt'"),
         ({"method": "vpt", "promts": 3}, r"vpt has no setting 'promts'; it has prompts.*did you mean 'prompts'"),
-        ({"prompts": 3}, "no method None; there are vpt"),
+        ({"prompts": 3}, "no method None; there are adapter"),
     ],
 )
 def test_unknown_methods_and_settings_are_refused_before_anything_is_written(

@@ -20,12 +20,12 @@ def finish(adapted: AdaptedModule) -> nn.Module:
     Prompt keys and values are stored, projections folded, peft's layers merged. A copy: the adapted model stays as it is.
     """
     model = copy.deepcopy(adapted).eval()
-    # The last placed first, while what it was placed on is as it was.
+    backbone = model.backbone
+    if model.anatomy.finish():
+        model.host.tell_untied(backbone)
     for tree in reversed(list(model.methods.values())):
         tree.finalize()  # type: ignore[operator]
-    model.anatomy.fuse()
     model.anatomy.prune()
-    backbone = model.backbone
     occupy(backbone, None)
     for parameter in [*model.parameters(), *backbone.parameters()]:
         parameter.requires_grad_(False)

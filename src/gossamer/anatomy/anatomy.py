@@ -30,10 +30,13 @@ from typing import Any, Literal
 
 from torch import nn
 
-from gossamer.anatomy import inserted, leading, replaced, seams, sight, stream, windows
+from gossamer.anatomy import inserted, leading, probe, replaced, rewritten, seams, sight, stream, windows
 from gossamer.anatomy.block import Block, Site, attribute, get, has
+from gossamer.anatomy.displaced import Displaced
 from gossamer.anatomy.seams import Part
+from gossamer.anatomy.session import Session
 from gossamer.anatomy.stack import FfnNames, Stack
+from gossamer.errors import UnknownName, UserError
 
 Branch = Literal["attention", "cross", "ffn"]
 Place = Literal["start", "middle", "end", "attention", "ffn"]
@@ -47,6 +50,10 @@ class Anatomy:
     def __init__(self, model: nn.Module, stacks: dict[str, list[Block]], owners: dict[str, str]):
         self.model, self.stacks, self.owners = model, stacks, owners
         self.heads: dict[str, nn.Module] = {}  # task heads of the model, by name: no part of the backbone
+        self.output: nn.Module | None = None  # the output layer of a language model
+        self.session = Session.of(model)
+        self._known: dict[Any, probe.Findings] = {}  # trials, by kind of block
+        self.displaced = Displaced()  # what gave its place to something else meanwhile
         self.log: list[seams.Change] = []
         self.sites: list[Site] = []  # what a method takes the place of, known before any is placed
 
@@ -75,22 +82,22 @@ class Anatomy:
         if indices is None:
             left = [block for block in blocks if block.key not in gone]
             if not left:
-                raise ValueError(f"every block of the {stack} stack of this {type(self.model).__name__} is replaced")
+                raise UserError(f"every block of the {stack} stack of this {type(self.model).__name__} is replaced")
             return left
         if not indices:
-            raise ValueError(
+            raise UserError(
                 f"blocks={tuple(indices)} names no block: the {stack} stack has {len(blocks)}; None means all"
             )
         if len(set(indices)) != len(indices):
-            raise ValueError(f"blocks={tuple(indices)} names a block twice")
+            raise UserError(f"blocks={tuple(indices)} names a block twice")
         for i in indices:
             if not 0 <= i < len(blocks):
-                raise KeyError(
+                raise UnknownName(
                     f"no block {i}: the {stack} stack of this {type(self.model).__name__} has {len(blocks)} "
                     f"(0..{len(blocks) - 1}); asked for by blocks={tuple(indices)}"
                 )
             if blocks[i].key in gone:
-                raise ValueError(
+                raise UserError(
                     f"block {i} of the {stack} stack is replaced by another method, so nothing can be placed in it; asked for "
                     f"by blocks={tuple(indices)}: leave it out, or give None for all that stand"
                 )
@@ -99,7 +106,7 @@ class Anatomy:
     def _check_stack(self, stack: str) -> None:
         if stack not in self.stacks:
             found = ", ".join(f"{name} ({len(blocks)} blocks)" for name, blocks in self.stacks.items())
-            raise KeyError(f"no stack {stack!r} in {type(self.model).__name__}: it has {found}")
+            raise UnknownName(f"no stack {stack!r} in {type(self.model).__name__}: it has {found}")
 
     @property
     def adapted(self) -> list[str]:
@@ -169,7 +176,7 @@ class Anatomy:
             path = blocks[0].stack.needs_zero
             value = 0 if path is None else attribute(self.owner(name), path)
             if value:
-                raise ValueError(
+                raise UserError(
                     f"{type(self.owner(name)).__name__} leaves out {value:.0%} of its input at random ({path}={value}), "
                     f"which is for pre-training: set {path} to 0, or load the weights into the plain class (ViTModel)"
                 )
@@ -194,16 +201,16 @@ class Anatomy:
         querying side.
         """
         if branch == "attention" and not normed and block.stack.windows is not None:
-            raise ValueError(
+            raise UserError(
                 f"{block.name} attends in windows: what enters its norm has other tokens than what leaves its attention, so "
                 "nothing that reads the stream can be added to the attention branch; let it read the normalised input"
             )
-        names: dict[str, Any] = {"attention": block.stack.attention, "cross": block.stack.cross, "ffn": block.ffn}
+        names: dict[str, Any] = {"attention": block.attention, "cross": block.stack.cross, "ffn": block.ffn}
         if branch not in names:
-            raise KeyError(f"no branch {branch!r}: there are {', '.join(names)}")
+            raise UnknownName(f"no branch {branch!r}: there are {', '.join(names)}")
         place = names[branch]
         if place is None:
-            raise KeyError(f"{block.name} ({type(block.module).__name__}) has no cross-attention to add to")
+            raise UnknownName(f"{block.name} ({type(block.module).__name__}) has no cross-attention to add to")
         if isinstance(place, FfnNames):
             first, last = place.gate or place.up, place.down
         else:
@@ -212,14 +219,19 @@ class Anatomy:
             first = place.norm
         if not damped and place.layer_scale is not None:
             last = place.layer_scale
+            if not has(block.module, last):
+                raise UserError(
+                    f"{block.name} damps its {branch} by a parameter, {last}: nothing can be added behind that"
+                )
         if outside and place.after is not None:
             last = place.after
+        self._require(block, "add", branch)
         self._do(seams.Added(get(block.module, first), get(block.module, last), part), block, branch)
 
     def rewrite(self, block: Block, role: str, module: nn.Module) -> None:
-        """The Linear that plays `role` is replaced by `module` (which may hold and call the old one).
+        """The Linear or norm that plays `role` is replaced by `module`: a `Wrapped`, which holds the old one, or any other.
 
-        For "q", "k" or "v" of a fused projection call `split` first.
+        A Wrapped is merged in a finished model. For "q", "k" or "v" of a fused projection call `split` first.
 
         Raises:
             KeyError: the block has no such part.
@@ -227,20 +239,33 @@ class Anatomy:
         block.part(role)
         attention = ("attention", "q", "k", "v", "out", "qkv", "norm1", "q_norm", "k_norm", "layer_scale1")
         branch = "cross" if role.startswith("cross.") else "attention" if role in attention else "ffn"
-        self._do(seams.Swapped(self.model, f"{block.name}.{block.path(role)}", module), block, branch)
+        self._swap(f"{block.name}.{block.path(role)}", module, None, block, branch)
 
     def split(self, block: Block) -> None:
         """A fused qkv Linear becomes three Linears over views of the same weights, so that thirds can be rewritten."""
-        fused = block.stack.attention.fused
-        if fused is not None and not has(block.module, block.stack.attention.q):
-            thirds = seams.SplitLinear(get(block.module, fused))
-            self._do(seams.Swapped(self.model, f"{block.name}.{fused}", thirds), block, "attention")
+        fused = block.attention.fused
+        if fused is not None and not has(block.module, block.attention.q):
+            thirds = rewritten.SplitLinear(get(block.module, fused))
+            self._swap(f"{block.name}.{fused}", thirds, None, block, "attention")
 
-    def fuse(self) -> None:
-        """What `split` made three of becomes one Linear again, where all three are plain Linears by now."""
-        for change in self.log:
-            if isinstance(change, seams.Swapped) and isinstance(change.new, seams.SplitLinear) and change.new.plain:
-                setattr(change.parent, change.child, change.new.fused())
+    def swap(self, name: str, module: nn.Module, *, merge: rewritten.Merge | None = None) -> None:
+        """The module called `name` is replaced, in whatever part of the model; `merge` as in `rewritten.Swapped`."""
+        self._swap(name, module, merge, None, "around")
+
+    def _swap(
+        self, name: str, module: nn.Module, merge: rewritten.Merge | None, block: Block | None, where: str
+    ) -> None:
+        if merge is None and isinstance(module, rewritten.Wrapped):
+            merge = rewritten.merged
+        self._do(rewritten.Swapped(self.model, name, module, self.displaced, merge=merge), block, where)
+
+    def finish(self) -> bool:
+        """Merges what was rewritten and fuses what was split, in a model that is not changed any more.
+
+        Returns:
+            Whether weights that were tied are two by now.
+        """
+        return rewritten.finish(self.model, self.log)
 
     def middle(
         self, block: Block, part: Part, *, at: Place = "middle", normed: bool = False, first: bool = False
@@ -252,8 +277,10 @@ class Anatomy:
         also gets the first token of each sequence [B, d], which while a text is generated is that of the prompt.
         """
         if at not in typing.get_args(Place):
-            raise KeyError(f"no place {at!r}: there are {', '.join(typing.get_args(Place))}")
+            raise UnknownName(f"no place {at!r}: there are {', '.join(typing.get_args(Place))}")
         norm = None if block.ffn.norm is None else get(block.module, block.ffn.norm)
+        if at not in ("start", "end"):
+            self._require(block, "middle", at)
         if at in ("start", "end"):
             self._do((stream.Start if at == "start" else stream.End)(block.module, part), block)
         elif at in ("attention", "ffn"):
@@ -261,15 +288,15 @@ class Anatomy:
         elif norm is not None:
             self._do(stream.MiddlePreNorm(block.module, norm, part), block, at)
         else:
-            last = block.stack.cross or block.stack.attention
+            last = block.stack.cross or block.attention
             assert last.after is not None, "a post-norm block names the normalisation after its attention"
             self._do(stream.MiddlePostNorm(get(block.module, last.after), part), block, at)
 
     def _reads(self, block: Block, part: Part, at: str, normed: bool, first: bool) -> stream.Reads:
-        before = block.stack.attention.norm
+        before = block.attention.norm
         if before is None and (first or at == "attention"):
-            raise KeyError(f"no norm stands before the attention of {block.name}, a post-norm block")
-        firsts = stream.Firsts(block.module, get(block.module, before)) if first and before else None
+            raise UnknownName(f"no norm stands before the attention of {block.name}, a post-norm block")
+        firsts = stream.Firsts(block.module, get(block.module, before), self.session) if first and before else None
         norm = before if at == "attention" else block.ffn.norm
         readers = [norm] if norm else [n for n in (block.ffn.gate, block.ffn.up) if n]
         modules = [get(block.module, name) for name in readers]
@@ -297,26 +324,30 @@ class Anatomy:
         blocks = self.column(first)
         last = last or (blocks[-1] if stay else first)
         if last.stack is not first.stack or last.index < first.index:
-            raise ValueError(f"tokens cannot enter at {first.name} and leave at {last.name}")
-        if stay and last is not blocks[-1]:
-            raise ValueError(
-                f"tokens that stay run to the last block, {blocks[-1].name}; asked to leave at {last.name}"
+            raise UserError(f"tokens cannot enter at {first.name} and leave at {last.name}")
+        if stay and first.stack.causal and (self.heads or first.stack.readout == "pooled" or self.output is not None):
+            raise UserError(
+                f"tokens cannot stay in {type(self.model).__name__}: it reads its own answer by position in the text, which they "
+                "would move; let them leave (stay=False), or give the bare model a head with num_labels"
             )
+        if stay and last is not blocks[-1]:
+            raise UserError(f"tokens that stay run to the last block, {blocks[-1].name}; asked to leave at {last.name}")
         start, end = blocks.index(first), blocks.index(last) + 1
         span = blocks[start:end]
         for other in [c for c in self.log if isinstance(c, inserted.Inserted) and inserted.overlap(c.span, span)]:
             if not inserted.contains(other.span, span):
                 longer = inserted.contains(span, other.span)
-                raise ValueError(
+                raise UserError(
                     f"tokens inserted from {first.name} to {last.name} would interleave with those from {other.span[0].name} "
                     f"to {other.span[-1].name}: {'insert the longer span first' if longer else 'let one span contain the other'}"
                 )
         if first.stack.windows is not None:
-            self._do(windows.WindowInserted(self.owner(first.stack.name), span, part, stay))
+            self._do(windows.WindowInserted(self.owner(first.stack.name), span, part, self.session, stay))
             return
+        self._count(first)
         others = [c for c in self.columns(first.stack.name) if c[0].stack is not first.stack]
         beside = [b for column in others for b in column[start:end]]
-        self._do(inserted.Inserted(span, part, stay, beside=beside, read=read))
+        self._do(inserted.Inserted(span, part, self.session, stay, beside=beside, read=read))
 
     def lead(self, first: Block, part: leading.Lead, *, both_ways: bool = False) -> None:
         """part(x, side) [B, p, d] stands in front of x [B, N, d] from block `first` to the last, at the positions -p .. -1.
@@ -326,7 +357,27 @@ class Anatomy:
         In stacks with prefix tokens, which have no order, they enter behind those. No other tokens may be there already.
         """
         span = self.stacks[first.stack.name][first.index :]
-        self._do(leading.Leading(self.owner(first.stack.name), span, part, both_ways=both_ways))
+        self._count(first)
+        self._do(leading.Leading(self.owner(first.stack.name), span, part, self.session, both_ways=both_ways))
+
+    def _count(self, block: Block) -> None:
+        """The tokens of the block's column are counted from now on.
+
+        Raises:
+            ValueError: blocks take an argument that nobody knows, and which may be as long as the sequence.
+        """
+        self._check_known(block)
+        self._require(block, "insert", "attention")
+        first = self.column(block)[0]
+        if not any(isinstance(change, inserted.Counted) and change.first is first for change in self.log):
+            self._do(inserted.Counted(first, self.session))
+
+    def _check_known(self, block: Block) -> None:
+        if block.arguments.unknown:
+            raise UserError(
+                f"{type(block.module).__name__} takes {', '.join(block.arguments.unknown)}, which Gossamer does not know, "
+                "so it cannot say what becomes of it in a longer sequence; only changes inside of branches work there"
+            )
 
     def look(self, part: sight.Reader) -> None:
         """part(states) keeps what it makes of the image tower's states [I, N, d_v], once per image; see `gossamer.anatomy.sight`.
@@ -340,9 +391,9 @@ class Anatomy:
         """The block computes nothing: its states pass."""
         self._do(seams.Skipped(block.module))
 
-    def withhold(self, block: Block, argument: str) -> None:
-        """The block gets None for one of its arguments, whatever the model passes on."""
-        self._do(seams.Withheld(block.module, argument))
+    def withhold(self, block: Block, meaning: str) -> None:
+        """The block gets None for one of its arguments ("bias", "mask": see `call.Call`), whatever the model passes on."""
+        self._do(seams.Withheld(block.module, meaning))
 
     def replace(
         self, site: Site | Block, part: nn.Module, *, first: bool = False, active: bool = True
@@ -358,19 +409,23 @@ class Anatomy:
         """
         site = Site(site) if isinstance(site, Block) else site
         if site.branch == "cross" and site.names is None:
-            raise KeyError(f"{site.block.name} ({type(site.block.module).__name__}) has no cross-attention to replace")
+            raise UnknownName(
+                f"{site.block.name} ({type(site.block.module).__name__}) has no cross-attention to replace"
+            )
         for change in self.log if active else ():
             where = change.place[1]
             if change.place[0] is site.block and where != "around" and site.branch in (None, where):
-                raise ValueError(
+                raise UserError(
                     f"{site.key} cannot be replaced: what a method placed in it ({type(change).__name__}) would never run again. "
                     "Replace first, and place the others in blocks that stand"
                 )
             if isinstance(change, windows.WindowInserted) and site.block in change.span:
-                raise ValueError(
+                raise UserError(
                     f"{site.key} cannot be replaced: tokens were inserted that cannot pass it, because they live in its windows"
                 )
-        change = replaced.Replaced(site, part, self.log, first=first, active=active)
+        self._check_known(site.block)
+        self._require(site.block, "replace", "attention")
+        change = replaced.Replaced(site, part, self.log, self.session, first=first, active=active)
         self._do(change, site.block)
         return change
 
@@ -391,12 +446,8 @@ class Anatomy:
             ValueError: the family does not name the place.
         """
         if block.stack.entrance is None:
-            raise ValueError(f"nothing marks where tokens enter the {block.stack.name} stack")
+            raise UserError(f"nothing marks where tokens enter the {block.stack.name} stack")
         self._do(seams.Entered(get(self.owner(block.stack.name), block.stack.entrance), part))
-
-    def swap(self, name: str, module: nn.Module) -> None:
-        """The module called `name` is replaced: used for heads, which are not part of any block."""
-        self._do(seams.Swapped(self.model, name, module))
 
     def _do(self, change: seams.Change, block: Block | None = None, where: str = "around") -> None:
         """Makes a change in a branch or the middle of a block, or around it.
@@ -408,7 +459,7 @@ class Anatomy:
         gone = [c.site for c in self.log if isinstance(c, replaced.Replaced) and c.active and c.site.block is block]
         dead = [site.key for site in gone if where != "around" and site.branch in (None, where)]
         if dead:
-            raise ValueError(
+            raise UserError(
                 f"{dead[0]} is replaced, so nothing that is placed in it would ever run: only insert and observe, and what "
                 "happens at the start and the end of a block, work there"
             )
@@ -440,15 +491,40 @@ class Anatomy:
             for change in self.log:
                 change.apply()
 
-    def obstacle(self, block: Block, verb: str, branch: Branch = "attention") -> str | None:
-        """Why a verb does not work on a block (of "remember": on one of its attentions), or None where it does."""
-        if verb == "remember":
-            return seams.memory_obstacle(block, branch)
-        if verb == "middle" and block.ffn.norm is None and (block.stack.cross or block.stack.attention).after is None:
-            return "no normalisation marks the place between attention and FFN"
+    def obstacle(self, block: Block, verb: str, branch: str = "attention") -> str | None:
+        """Why a verb does not work on a branch of a block (of "middle": on a place of its stream), or None where it does.
+
+        A trial of the block, once for all of its kind, shows whether it is built as its family says; `remember` has one of its own.
+        """
         if verb not in VERBS:
-            raise KeyError(f"no verb {verb!r}: there are {', '.join(VERBS)}")
-        return None
+            raise UnknownName(f"no verb {verb!r}: there are {', '.join(VERBS)}")
+        if verb == "middle" and branch == "middle":
+            last = block.stack.cross or block.attention
+            if block.ffn.norm is None and last.after is None:
+                return "no normalisation marks the place between attention and FFN"
+        if verb == "insert" and block.attention.bias is not None and block.stack.windows is None:
+            return f"its attention has a bias by position of its own ({block.attention.bias})"
+        found = self._findings(block).against(verb, branch)
+        if found is None and verb == "remember":
+            return seams.memory_obstacle(block, branch)
+        return found
+
+    def _findings(self, block: Block) -> probe.Findings:
+        kind = type(block.module), id(block.stack), block.stage
+        if kind not in self._known:
+            with self.bare():
+                self._known[kind] = probe.probe(block, self.owner(block.stack.name))
+        return self._known[kind]
+
+    def _require(self, block: Block, verb: str, branch: str) -> None:
+        """Nothing, where a verb works.
+
+        Raises:
+            ValueError: a trial of the block shows that it does not.
+        """
+        reason = self.obstacle(block, verb, branch)
+        if reason is not None:
+            raise UserError(f"{block.name} ({type(block.module).__name__}) cannot {verb} at its {branch}: {reason}")
 
 
 def _set(model: nn.Module, name: str, module: nn.Module) -> None:

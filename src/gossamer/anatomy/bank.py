@@ -16,6 +16,7 @@ from torch.utils.data import default_collate
 from gossamer import anatomy as anatomy_module
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.block import Block
+from gossamer.errors import UserError
 
 
 class Bank:
@@ -72,7 +73,7 @@ class Bank:
             for i, place in enumerate(some):
                 found = [s[i].float().cpu() for s in states]
                 if self.lengths and len(found[0]) != self.lengths[place]:
-                    raise ValueError(
+                    raise UserError(
                         f"item {self.images[place]} has {len(found[0])} tokens and the first had {self.lengths[place]}: "
                         "harvest images of one size, the size of training"
                     )
@@ -91,7 +92,7 @@ class Bank:
         if not hasattr(batch, "keys"):
             batch = {"pixel_values": batch[0] if isinstance(batch, list | tuple) else batch}
         if "pixel_mask" in batch and not batch["pixel_mask"].bool().all():
-            raise ValueError(
+            raise UserError(
                 "the pixel_mask hides a part of an image, whose patches are no tokens: resize images to one size"
             )
         device = self.layers[0].device

@@ -10,9 +10,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gossamer.anatomy.call import Arguments
 from gossamer.anatomy.stack import AttentionNames, Stack
-
-SIZES = "gossamer_sizes"  # set on a block whose weights are gone, because something else stands in its place
+from gossamer.errors import UnknownName
 
 
 class Sizes(NamedTuple):
@@ -43,6 +43,19 @@ class Sizes(NamedTuple):
             return 2 * (tokens + context) * self.width * self.cross_inner + 2 * tokens * context * self.cross_inner
         window = tokens if window is None else window
         return windows * window * (2 * self.width * (self.inner + self.inner_kv) + 2 * window * self.inner)
+
+
+class Hollow(nn.Module):
+    """What is left in a block whose weights are gone, because something else stands in its place: what they were."""
+
+    def __init__(self, sizes: Sizes):
+        super().__init__()
+        self.sizes = sizes
+
+
+def hollowed(block: nn.Module) -> Hollow | None:
+    """What was left in a block; None where its weights are there."""
+    return next((child for child in block.children() if isinstance(child, Hollow)), None)
 
 
 class Extent(NamedTuple):
@@ -98,7 +111,9 @@ class Block:
         self.stage = stage  # patches have been merged so many times when they come here
         self.merging: nn.Module | None = None  # of patches, right before this block
         self.key = f"{stack.name}.blocks.{index}"  # the block's name in saved adapters
+        self.attention = next((a for a in stack.attention if not lacking(module, a)), stack.attention[0])
         self.ffn = next((f for f in stack.ffn if has(module, f.up) and has(module, f.down)), stack.ffn[0])
+        self.arguments = Arguments(module)
 
     @property
     def device(self) -> torch.device:
@@ -125,7 +140,7 @@ class Block:
 
     def path(self, role: str) -> str | None:
         """Name of a part relative to the block, or None where this kind of block has no such part."""
-        attention, cross, ffn = self.stack.attention, self.stack.cross, self.ffn
+        attention, cross, ffn = self.attention, self.stack.cross, self.ffn
         roles = {
             "attention": attention.module, "q": attention.q, "k": attention.k, "v": attention.v, "out": attention.out,
             "qkv": attention.fused, "norm1": attention.norm or attention.after, "norm2": ffn.norm or ffn.after,
@@ -137,21 +152,21 @@ class Block:
             roles |= {"cross.q": cross.q, "cross.k": cross.k, "cross.v": cross.v, "cross.out": cross.out}
             roles |= {"cross.norm": cross.norm or cross.after, "cross": cross.module}
         if role not in roles:
-            raise KeyError(f"no part {role!r}: a block of the {self.stack.name} stack has {', '.join(roles)}")
+            raise UnknownName(f"no part {role!r}: a block of the {self.stack.name} stack has {', '.join(roles)}")
         return roles[role]
 
     def part(self, role: str) -> Any:
         """The module that plays `role` now."""
         path = self.path(role)
         if path is None or not has(self.module, path):
-            fused = role in ("q", "k", "v") and self.stack.attention.fused
+            fused = role in ("q", "k", "v") and self.attention.fused
             advice = f"; it is a third of {fused}: call split() first" if fused else ""
-            raise KeyError(f"{self.name} ({type(self.module).__name__}) has no part {role!r}{advice}")
+            raise UnknownName(f"{self.name} ({type(self.module).__name__}) has no part {role!r}{advice}")
         return get(self.module, path)
 
     def roles(self) -> dict[str, str]:
         """role -> full module name, for every Linear and norm the block really has."""
-        fused = self.stack.attention.fused is not None and not has(self.module, self.stack.attention.q)
+        fused = self.attention.fused is not None and not has(self.module, self.attention.q)
         names = ["qkv"] if fused else ["q", "k", "v"]
         names += ["out", "gate", "up", "down", "norm1", "norm2"]
         names += ["cross.q", "cross.k", "cross.v", "cross.out", "cross.norm"] if self.stack.cross else []
@@ -161,11 +176,11 @@ class Block:
     @cached_property
     def sizes(self) -> Sizes:
         """Widths, read from the weights' shapes; those that were there where a finished model has let weights go."""
-        if SIZES in self.module.__dict__:
-            return self.module.__dict__[SIZES]
+        if (gone := hollowed(self.module)) is not None:
+            return gone.sizes
         weights = {r: self.part(r).weight for r in ("out", "up", "down")}
         width, inner = weights["out"].shape
-        fused = self.stack.attention.fused is not None and "qkv" in self.roles()
+        fused = self.attention.fused is not None and "qkv" in self.roles()
         inner_kv = inner if fused else self.part("k").weight.shape[0]
         cross = self.part("cross.out").weight.shape[1] if self.stack.cross else 0
         return Sizes(width, inner, inner_kv, weights["down"].shape[1], 2 + (self.ffn.gate is not None), cross)
@@ -191,7 +206,7 @@ class Block:
     @property
     def head_width(self) -> int:
         """Width of one attention head."""
-        names, module = self.stack.attention, self.part("attention")
+        names, module = self.attention, self.part("attention")
         return (
             self.sizes.inner // getattr(module, names.heads) if names.heads else int(getattr(module, names.head_width))
         )
@@ -199,11 +214,22 @@ class Block:
     @property
     def scaling(self) -> float:
         """The factor of q k^T in attention."""
-        name = self.stack.attention.scaling
+        name = self.attention.scaling
         return self.head_width**-0.5 if name is None else float(getattr(self.part("attention"), name))
 
+    def damping(self, role: str) -> nn.Module | nn.Parameter | None:
+        """What plays "layer_scale1" or "layer_scale2": a module, or a bare parameter [d]; None where the branch is not damped."""
+        path = self.path(role)
+        found = None if path is None else place(self.module, path)
+        return None if isinstance(found, nn.Identity) else found
+
+    def damped(self, role: str, y: Tensor) -> Tensor:
+        """What a branch gives, y [..., d], as it joins the stream."""
+        found = self.damping(role)
+        return y if found is None else found * y if isinstance(found, Tensor) else found.forward(y)
+
     def active(self, role: str) -> nn.Module | None:
-        """The module that plays an optional role ("layer_scale1", "q_norm", ...), or None where none does or it does nothing."""
+        """The module that plays an optional role ("q_norm", "act", ...), or None where none does or it does nothing."""
         path = self.path(role)
         module = get(self.module, path) if path and has(self.module, path) else None
         return None if isinstance(module, nn.Identity) else module
@@ -215,7 +241,7 @@ class Block:
         """
         path, rows = self.path(role), None
         if not has(self.module, path or "") and role in ("q", "k", "v"):
-            path, third = self.stack.attention.fused, self.sizes.inner
+            path, third = self.attention.fused, self.sizes.inner
             rows = slice("qkv".index(role) * third, ("qkv".index(role) + 1) * third)
         linear: Any = get(self.module, path or "")
         while bare and hasattr(linear, "base_layer"):
@@ -230,7 +256,7 @@ class Block:
         """
         if branch == "cross":
             return self.projection("cross.k")(tokens), self.projection("cross.v")(tokens)
-        norm = self.stack.attention.norm
+        norm = self.attention.norm
         states = get(self.module, norm).forward(tokens) if norm else tokens
         return self.projection("k")(states), self.projection("v")(states)
 
@@ -263,7 +289,7 @@ class Site(NamedTuple):
     @property
     def names(self) -> AttentionNames | None:
         """The names of the attention that gives way; None for a whole block."""
-        return {None: None, "attention": self.block.stack.attention, "cross": self.block.stack.cross}[self.branch]
+        return {None: None, "attention": self.block.attention, "cross": self.block.stack.cross}[self.branch]
 
     def kept(self) -> list[nn.Module]:
         """The modules that stay."""
@@ -287,6 +313,19 @@ def listed(owner: nn.Module, path: str) -> Iterator[tuple[int, str, nn.Module]]:
         found = get(owner, name) if has(owner, name) else None
         if isinstance(found, nn.ModuleList | nn.Sequential):
             yield from ((stage, f"{name}.{i}", block) for i, block in enumerate(found))
+
+
+def lacking(block: nn.Module, names: AttentionNames) -> str | None:
+    """The first part of an attention that a block does not have; None where it has them all."""
+    linears = [names.fused] if names.fused else [names.q, names.k, names.v]
+    needed = [names.module, *linears, names.out, names.norm, names.after]
+    return next((path for path in needed if path is not None and not has(block, path)), None)
+
+
+def place(module: nn.Module, path: str) -> nn.Module | nn.Parameter | None:
+    """The module or parameter at a dotted path; None where there is neither."""
+    found = attribute(module, path)
+    return found if isinstance(found, nn.Module | nn.Parameter) else None
 
 
 def has(module: nn.Module, path: str) -> bool:

@@ -8,33 +8,55 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from gossamer.anatomy import call as calls
+from gossamer.anatomy.call import Call
 from gossamer.anatomy.seams import Change
-from gossamer.anatomy.states import argument_names, states, with_states
+from gossamer.anatomy.session import Session, View
+from gossamer.anatomy.states import states, with_states
+from gossamer.anatomy.tokens import Ledger, cut, pad
 
 if TYPE_CHECKING:
     from gossamer.anatomy.block import Block
+
+
+class Counted(Change):
+    """The tokens of a column of blocks are counted: a pass through it begins a ledger."""
+
+    def __init__(self, first: Block, session: Session):
+        super().__init__()
+        self.first, self.session = first, session
+
+    def apply(self) -> None:
+        """Hooks into the column's first block."""
+        self.handles = [self.first.module.register_forward_pre_hook(self.begin, with_kwargs=True)]
+
+    def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A pass begins."""
+        x = self.first.arguments.read(args, kwargs).states
+        own = x.shape[1] if x.dim() == 3 else x[0, ..., 0].numel()
+        self.session.begin(self.first.stack, self.first.prefix, own)
 
 
 class Inserted(Change):
     """Tokens enter before the first block of a span, behind the prefix tokens, and leave after its last, or stay.
 
     The model goes on passing masks, rotary tables, biases and caches made for the sequence without them, so these are widened
-    before every block of the span and narrowed after it.
+    before the blocks of the span, once for all of them.
     """
 
     def __init__(
         self,
         span: list[Block],
         part: nn.Module,
+        session: Session,
         stay: bool = False,
         *,
         beside: Sequence[Block] = (),  # whose cross-attention reads the span's stream
         read: bool = False,  # whether that sees the tokens
     ):
         super().__init__()
-        self.span, self.part, self.stay = span, part, stay
+        self.span, self.part, self.session, self.stay = span, part, session, stay
         self.beside, self.read = beside, read
-        self.count = 0
 
     def apply(self) -> None:
         """Hooks into every block of the span."""
@@ -53,89 +75,115 @@ class Inserted(Change):
         """What hooks onto one block of the span."""
         return WidenedBlock(self, block, enters=enters, leaves=leaves)
 
+    def ledger(self, rows: int | None = None) -> Ledger:
+        """The tokens of the present pass; a block of `rows` rows that is called on its own begins one."""
+        found, first = self.session.ledger(self.span[0].stack), self.span[0]
+        if rows is not None and (found is None or found.length != rows):
+            return self.session.begin(first.stack, first.prefix, rows)
+        assert found is not None, "the first block of the span has run"
+        return found
+
 
 class WidenedBlock:
-    """One block of a span: widens what enters besides the states, narrows what leaves."""
+    """One block of a span: widens what enters besides the states, and gives back what the model had made."""
 
     def __init__(self, inserted: Inserted, block: Block, *, enters: bool, leaves: bool):
         self.inserted, self.enters, self.leaves = inserted, enters, leaves
-        self.at, self.causal = block.prefix, block.stack.causal
+        self.at, self.causal, self.takes = block.prefix, block.stack.causal, block.arguments
         self.attention = block.part("attention")
         self.relative_bias = block.stack.relative_bias
-        self.names = argument_names(block.module)
         self.present = True  # whether the tokens are in the sequence now; in decoding they are in the cache only
+        self.count = 0
 
     def before(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The block's arguments with the tokens in the states and room for them everywhere else."""
-        given = dict(zip(self.names, args, strict=False)) | kwargs
-        x = given[self.names[0]]
-        cache = given.get("past_key_values")
-        stored = None if cache is None else cached_prompts(cache, self.inserted)
-        self.present = not stored or self.attention.layer_idx not in stored
-        past, length = past_length(cache, self.attention), x.shape[1]
-        if self.enters and self.present:
-            tokens = self.tokens(x, given).to(x.dtype)
-            self.inserted.count = tokens.shape[1]
-            given[self.names[0]] = torch.cat([x[:, : self.at], tokens, x[:, self.at :]], dim=1)
-        elif self.present:
-            length -= self.inserted.count
-        p = self.inserted.count
-        if given.get("attn_mask") is not None and given["attn_mask"].dim() == 2:
-            given["attn_mask"] = given["attn_mask"][None, None]  # timm's: [N, N], for all samples
-        for name in ("attention_mask", "attn_mask", "mask"):
-            if name in given:
-                given[name] = self.mask(given[name], x, past, length)
-        if self.relative_bias:
-            given["position_bias"] = self.bias(given.get("position_bias"), length, past)
-        if self.present:
-            self._widen_rows(given, p)
+        call = self.takes.read(args, kwargs)
+        owner, cache, length = self.inserted, call.cache, call.states.shape[1]
+        ledger = owner.ledger(length if self.enters else None)
+        stored = owner.session.beside(cache).prompts.setdefault(owner, {})
+        place = None if cache is None else calls.number(self.attention)
+        self.present = place not in stored
+        if place in stored:
+            self.count = stored[place][0].shape[2]
+        elif self.enters:
+            self._enter(call, ledger)
+        else:
+            self.count = ledger.entered[owner]
+            length -= self.count
+        self._widen(call, ledger, length)
         if cache is not None:
-            given["past_key_values"] = PromptCache.over(cache, self.inserted, p)
-        return tuple(given.pop(n) for n in self.names[: len(args)]), given
+            call.cache = calls.with_own(cache, PromptCache(calls.own(cache), stored, self.count))
+        return self.takes.write(call, args, kwargs)
 
-    def _widen_rows(self, given: dict[str, Any], p: int) -> None:
-        if given.get("position_embeddings") is not None:
-            given["position_embeddings"] = self.rotation(*given["position_embeddings"])
-            given["position_ids"] = None
-        for name in ("encoder_decoder_position_bias", "encoder_attention_mask"):
-            side = given.get(name)
-            if isinstance(side, Tensor) and side.dim() == 4 and side.shape[-2] > 1:
-                given[name] = torch.cat([side, side[..., :1, :].expand(*side.shape[:-2], p, -1)], dim=-2)
+    def _enter(self, call: Call, ledger: Ledger) -> None:
+        x = call.states
+        tokens = self.tokens(x, call).to(x.dtype)
+        self.count = tokens.shape[1]
+        ledger.enter(self.inserted, self.count)
+        call.states = torch.cat([x[:, : self.at], tokens, x[:, self.at :]], dim=1)
 
-    def tokens(self, x: Tensor, given: dict[str, Any]) -> Tensor:
+    def _widen(self, call: Call, ledger: Ledger, length: int) -> None:
+        """Room in masks, biases and rotary tables, for `length` tokens without these."""
+        seen, like = calls.past(call.cache, self.attention), call.states
+        call.mask = ledger.wide(self.key("mask"), call.mask, lambda m: self.mask(m, like, seen, length))
+        if self.relative_bias:
+            if call.bias is None:
+                call.bias = calls.relative_bias(self.attention, length, seen + length, seen)
+            call.bias = ledger.wide(self.key("bias"), call.bias, lambda b: self.bias(b, length, seen))
+        if self.present:
+            if call.rotary is not None:
+                call.rotary = ledger.wide(self.key("rotary"), call.rotary, lambda tables: self.rotation(*tables))
+                call.positions = None
+            call.context_mask = ledger.wide(self.key("context mask"), call.context_mask, self._more_rows)
+            call.context_bias = ledger.wide(self.key("context bias"), call.context_bias, self._more_rows)
+
+    def key(self, what: str) -> tuple[Any, ...]:
+        """What decides how this is widened: spans of as many tokens at one place do it alike."""
+        return what, self.at, self.count, self.causal, self.present
+
+    def _more_rows(self, side: Tensor | None) -> Tensor | None:
+        """A mask or bias of cross-attention with the first row again for each token, where rows differ at all."""
+        if side is None or side.dim() != 4 or side.shape[-2] == 1:
+            return side
+        return torch.cat([side, side[..., :1, :].expand(*side.shape[:-2], self.count, -1)], dim=-2)
+
+    def tokens(self, x: Tensor, call: Call) -> Tensor:
         """The tokens [B, p, d] for states x [B, N, d] and the block's other arguments."""
         return self.inserted.part(x)
 
     def mask(self, mask: Tensor | None, x: Tensor, past: int, length: int) -> Tensor | None:
-        """A mask made for the sequence without the tokens, with room for them; `x` are the states that entered."""
+        """A mask made for the sequence without the tokens, with room for them; `x` is like the states."""
         if mask is None:
             return None
-        return widen_mask(mask, self.at, self.inserted.count, causal=self.causal, rows=self.present)
+        return widen_mask(mask, self.at, self.count, causal=self.causal, rows=self.present)
 
-    def bias(self, bias: Tensor | None, length: int, past: int) -> Tensor:
+    def bias(self, bias: Tensor, length: int, past: int) -> Tensor:
         """The relative bias with zeros for the tokens."""
-        bias, p = first_bias(self.attention, bias, length, past), self.inserted.count
-        return pad(pad(bias, self.at, p, -1), self.at, p if self.present else 0, -2)
+        return pad(pad(bias, self.at, self.count, -1), self.at, self.count if self.present else 0, -2)
 
     def rotation(self, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         """The rotary tables with rows that rotate by nothing: cosine 1, sine 0."""
-        p = self.inserted.count
-        return pad(cos, self.at, p, -2, value=1.0), pad(sin, self.at, p, -2)
+        return pad(cos, self.at, self.count, -2, value=1.0), pad(sin, self.at, self.count, -2)
 
     def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """The block's output without the tokens where they leave, and with biases as the model made them."""
-        p = self.inserted.count
+        ledger = self.inserted.ledger()
         if self.relative_bias:
-            own, cross = output[1], output[2] if len(output) > 2 else None
-            own = cut(cut(own, self.at, p, -1), self.at, p if self.present else 0, -2)
-            if cross is not None and self.present and cross.shape[-2] == output[0].shape[1]:  # one row serves all
-                cross = cross[..., : cross.shape[-2] - p, :]
-            output = (output[0], own, cross, *output[3:])[: len(output)]
+            output = (output[0], *(self._narrow(ledger, bias) for bias in output[1:]))
         if self.leaves and self.present:
-            output = with_states(output, cut(states(output), self.at, p, 1))
+            ledger.leave(self.inserted)
+            output = with_states(output, cut(states(output), self.at, self.count, 1))
         return output
+
+    def _narrow(self, ledger: Ledger, bias: Tensor | None) -> Tensor | None:
+        """A bias that the block returns as the model made it; one that the block has made itself, without rows for the tokens."""
+        if bias is None or ledger.knows(bias):
+            return ledger.root(bias)
+        if not self.present or bias.shape[-2] == 1:
+            return bias
+        return bias[..., : bias.shape[-2] - self.count, :]
 
 
 class WidenedContext:
@@ -146,47 +194,37 @@ class WidenedContext:
 
     def __init__(self, inserted: Inserted, block: Block, *, enters: bool):
         self.inserted, self.enters, self.at = inserted, enters, inserted.span[0].prefix
-        self.names = argument_names(block.module)
+        self.takes = block.arguments
 
     def before(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The block's arguments with the tokens in the states of the other stream, and room for them in their mask."""
-        given = dict(zip(self.names, args, strict=False)) | kwargs
-        x, count = given["encoder_hidden_states"], self.inserted.count
-        if not self.inserted.read:
-            given["encoder_hidden_states"] = x if self.enters else cut(x, self.at, count, 1)
-            return tuple(given.pop(n) for n in self.names[: len(args)]), given
-        if self.enters:
+        call = self.takes.read(args, kwargs)
+        x, count = call.context, 0
+        assert x is not None, "the family says that these blocks read another stream"
+        if not self.enters:
+            count = self.inserted.ledger().entered[self.inserted]
+        elif self.inserted.read:
             tokens = self.inserted.part(x).to(x.dtype)
             count = tokens.shape[1]
-            given["encoder_hidden_states"] = torch.cat([x[:, : self.at], tokens, x[:, self.at :]], dim=1)
-        mask = given.get("encoder_attention_mask")
-        if mask is not None:
-            given["encoder_attention_mask"] = widen_mask(mask, self.at, count, causal=False, rows=False)
-        return tuple(given.pop(n) for n in self.names[: len(args)]), given
+            call.context = torch.cat([x[:, : self.at], tokens, x[:, self.at :]], dim=1)
+        if not self.inserted.read:
+            call.context = cut(x, self.at, count, 1)
+        elif call.context_mask is not None:
+            call.context_mask = widen_mask(call.context_mask, self.at, count, causal=False, rows=False)
+        return self.takes.write(call, args, kwargs)
 
 
-class PromptCache:
+class PromptCache(View):
     """A key/value cache as an attention layer sees it while tokens are inserted: the tokens' entries in front of the real ones.
 
     The model's own cache never holds the tokens, so its length, positions and masks stay those of the real sequence.
     """
 
     def __init__(self, cache: Any, stored: dict[int, tuple[Tensor, Tensor]], count: int):
-        self.cache, self.stored, self.count = cache, stored, count
-
-    @classmethod
-    def over(cls, cache: Any, inserted: Inserted, count: int) -> Any:
-        """A view on `cache`; in encoder-decoder caches only self-attention is concerned."""
-        import copy
-
-        stored = cached_prompts(cache, inserted)
-        if not hasattr(cache, "self_attention_cache"):
-            return cls(cache, stored, count)
-        view = copy.copy(cache)
-        view.self_attention_cache = cls(cache.self_attention_cache, stored, count)
-        return view
+        super().__init__(cache)
+        self.stored, self.count = stored, count
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Stores what is new and returns everything there is to attend to, inserted tokens first."""
@@ -198,28 +236,6 @@ class PromptCache:
         own_keys, own_values = self.stored[layer_idx]
         return torch.cat([own_keys, keys], dim=2), torch.cat([own_values, values], dim=2)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["cache"], name)
-
-
-def cached_prompts(cache: Any, inserted: Inserted) -> dict[int, tuple[Tensor, Tensor]]:
-    """layer -> keys and values of the tokens, kept beside the cache they belong to and gone with it."""
-    while isinstance(cache, PromptCache):
-        cache = cache.cache
-    return cache.__dict__.setdefault("inserted_tokens", {}).setdefault(id(inserted), {})
-
-
-def past_length(cache: Any, attention: Any) -> int:
-    """Number of real tokens that a cache already holds for this attention layer."""
-    return 0 if cache is None else int(cache.get_seq_length(attention.layer_idx))
-
-
-def first_bias(attention: Any, bias: Tensor | None, length: int, past: int) -> Tensor:
-    """The relative bias [1, heads, length, past + length] that a block received, or that the first block computes."""
-    if bias is not None:
-        return bias
-    return attention.compute_bias(length, past + length, past_seen_tokens=past)
-
 
 def contains(outer: list[Block], inner: list[Block]) -> bool:
     """Whether one span of blocks lies within another."""
@@ -229,23 +245,6 @@ def contains(outer: list[Block], inner: list[Block]) -> bool:
 def overlap(one: list[Block], two: list[Block]) -> bool:
     """Whether two spans share blocks."""
     return one[0].stack is two[0].stack and one[0].index <= two[-1].index and two[0].index <= one[-1].index
-
-
-def pad(x: Tensor, at: int, count: int, dim: int, value: float = 0.0) -> Tensor:
-    """`count` slices of a constant inserted at position `at` of a dimension."""
-    if count == 0:
-        return x
-    shape = list(x.shape)
-    shape[dim] = count
-    return torch.cat([x.narrow(dim, 0, at), x.new_full(shape, value), x.narrow(dim, at, x.shape[dim] - at)], dim=dim)
-
-
-def cut(x: Tensor, at: int, count: int, dim: int) -> Tensor:
-    """A tensor without `count` slices from position `at` of a dimension."""
-    if count == 0:
-        return x
-    end = at + count
-    return torch.cat([x.narrow(dim, 0, at), x.narrow(dim, end, x.shape[dim] - end)], dim=dim)
 
 
 def widen_mask(mask: Tensor, at: int, count: int, *, causal: bool, rows: bool) -> Tensor:

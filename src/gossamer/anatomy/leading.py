@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from gossamer.anatomy import call as calls
+from gossamer.anatomy.call import Call
 from gossamer.anatomy.inserted import Inserted, WidenedBlock, widen_mask
 from gossamer.anatomy.seams import Part
+from gossamer.anatomy.session import Session
 
 if TYPE_CHECKING:
     from gossamer.anatomy.block import Block
@@ -42,12 +45,14 @@ class Leading(Inserted):
 
     part: Lead
 
-    def __init__(self, owner: nn.Module, span: list[Block], part: Lead, *, both_ways: bool):
-        super().__init__(span, part)
+    def __init__(self, owner: nn.Module, span: list[Block], part: Lead, session: Session, *, both_ways: bool):
+        super().__init__(span, part, session)
         stack = span[0].stack
         self.rotary = None if stack.rotary is None else owner.get_submodule(stack.rotary)
         blocks = owner.get_submodule(stack.blocks)
-        self.first_attention: Any = blocks.get_submodule(f"0.{stack.attention.module}") if stack.relative_bias else None
+        self.first_attention: Any = (
+            blocks.get_submodule(f"0.{span[0].attention.module}") if stack.relative_bias else None
+        )
         self.both_ways = both_ways
 
     def widened(self, block: Block, *, enters: bool, leaves: bool) -> WidenedBlock:
@@ -60,13 +65,17 @@ class LedBlock(WidenedBlock):
 
     inserted: Leading
 
-    def tokens(self, x: Tensor, given: dict[str, Any]) -> Tensor:
+    def tokens(self, x: Tensor, call: Call) -> Tensor:
         """The tokens [B, p, d]."""
-        return self.inserted.part(x, given.get("encoder_hidden_states"))
+        return self.inserted.part(x, call.context)
+
+    def key(self, what: str) -> tuple[Any, ...]:
+        """Which of them may be seen differs by who gives them."""
+        return *super().key(what), self.inserted
 
     def mask(self, mask: Tensor | None, x: Tensor, past: int, length: int) -> Tensor | None:
         """The widened mask, tokens hidden from all but themselves where they may not be seen."""
-        p, causal = self.inserted.count, self.causal and not self.inserted.both_ways
+        p, causal = self.count, self.causal and not self.inserted.both_ways
         if p == 0:
             return mask
         visible = self.inserted.part.visible(x.shape[0])
@@ -77,21 +86,21 @@ class LedBlock(WidenedBlock):
         mask = widen_mask(mask, self.at, p, causal=causal, rows=self.present)
         return mask if visible is None else hide(mask, visible, self.at, p, rows=self.present)
 
-    def bias(self, bias: Tensor | None, length: int, past: int) -> Tensor:
+    def bias(self, bias: Tensor, length: int, past: int) -> Tensor:
         """The relative bias as the first block computes it for a sequence that begins p tokens earlier."""
-        p, attention = self.inserted.count, self.inserted.first_attention
-        if p == 0 and bias is not None:
+        p, attention = self.count, self.inserted.first_attention
+        if p == 0:
             return bias
-        assert attention is not None
+        assert attention is not None, "a stack with a relative bias has a block that computes it"
         queries, before = (length + p, past) if self.present else (length, past + p)
-        return attention.compute_bias(queries, p + past + length, past_seen_tokens=before)
+        return calls.relative_bias(attention, queries, p + past + length, before)
 
     def rotation(self, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         """The rotary tables with rows for the positions -p .. -1 in front."""
-        assert self.inserted.rotary is not None
-        if self.inserted.count == 0:
+        assert self.inserted.rotary is not None, "a family whose blocks get rotary tables says who makes them"
+        if self.count == 0:
             return cos, sin
-        positions = torch.arange(-self.inserted.count, 0, device=cos.device)[None]
+        positions = torch.arange(-self.count, 0, device=cos.device)[None]
         own = [t.expand(len(cos), -1, -1) for t in self.inserted.rotary(cos, positions)]
         return torch.cat([own[0], cos], dim=-2), torch.cat([own[1], sin], dim=-2)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,18 +20,53 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
+from gossamer.anatomy.call import Arguments, Call
+from gossamer.anatomy.displaced import Displaced
+
 if TYPE_CHECKING:
     from gossamer.anatomy.block import Block
 
 NAMES = {"sdpa": "gossamer_sdpa", "eager": "gossamer_eager"}
-LOOKED_AT = ("gossamer_log_weights", "gossamer_watched")  # on an attention: somebody needs its mask as a tensor
+CHILD = "remembered"  # the name of a Memory in its attention
+
+
+class Memory(Displaced):
+    """What an attention does beside its own work, as a child of it for as long as somebody wants something of it.
+
+    Attributes:
+        parts: whose keys and values it remembers. They belong to the trees of methods, so they are no children.
+        users: how many want the attention to be ours.
+        config: the attention's own configuration, where it has a copy of it meanwhile.
+        log_weights: first key and logits [p] that are added for it and those behind it; None: nothing.
+        watched: gets the weights of every call; None: nobody watches.
+    """
+
+    def __init__(self, config: Any = None, *displaced: nn.Module):
+        super().__init__(*displaced)
+        self.parts: list[nn.Module] = []
+        self.users = 0
+        self.config = config
+        self.log_weights: tuple[int, Tensor] | None = None
+        self.watched: list[Tensor] | None = None
+
+    @property
+    def looked_at(self) -> bool:
+        """Whether somebody needs the mask as a tensor."""
+        return self.log_weights is not None or self.watched is not None
+
+
+def memory_of(attention: nn.Module) -> Memory | None:
+    """The memory of an attention; None while nobody wants one."""
+    found = attention._modules.get(CHILD)
+    return found if isinstance(found, Memory) else None
 
 
 def join(module: nn.Module, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, int]:
     """Keys and values [B, heads_kv, N, d_h] with the module's memories in front, and how many were added."""
     batch, heads, _, width = keys.shape
     joined_keys, joined_values, count = [keys], [values], 0
-    for part in memories(module):
+    memory = memory_of(module)
+    for part in () if memory is None else memory.parts:
         own_keys, own_values = (
             rows.to(keys.dtype).unflatten(-1, (heads, width)).transpose(1, 2) for rows in part(batch)
         )
@@ -51,9 +87,10 @@ def widen(mask: Tensor | None, count: int) -> Tensor | None:
 
 def weigh(module: nn.Module, mask: Tensor | None, keys: Tensor) -> Tensor | None:
     """A mask for keys [..., N_k, d_h], with what `weighted` has set for this module added to single columns; then additive."""
-    if "gossamer_log_weights" not in module.__dict__:
+    memory = memory_of(module)
+    if memory is None or memory.log_weights is None:
         return mask
-    start, logits = module.__dict__["gossamer_log_weights"]
+    start, logits = memory.log_weights
     columns = F.pad(logits, (start, keys.shape[-2] - start - len(logits))).to(keys.dtype)
     if mask is not None and mask.dtype == torch.bool:
         mask = torch.zeros_like(mask, dtype=keys.dtype).masked_fill(~mask, torch.finfo(keys.dtype).min)
@@ -79,9 +116,10 @@ def sdpa_with_memory(
     """Transformers' own sdpa attention over joined keys and values; [B, N, heads, d_h]."""
     key, value, mask, bias, causal = _joined(module, query, key, value, attention_mask, position_bias, is_causal)
     show(module, query, key, mask, bias, kwargs.get("scaling"))
-    return AttentionInterface()["sdpa"](
-        module, query, key, value, mask, is_causal=causal, **({} if bias is None else {"position_bias": bias}), **kwargs
-    )
+    attend = AttentionInterface()["sdpa"]
+    if bias is not None:
+        attend = partial(attend, position_bias=bias)  # only T5's takes one
+    return attend(module, query, key, value, mask, is_causal=causal, **kwargs)
 
 
 def eager_with_memory(
@@ -123,8 +161,9 @@ def show(
     module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, bias: Tensor | None, scaling: float | None
 ) -> None:
     """Keeps the weights of attention for whoever watches this module."""
-    if "gossamer_watched" in module.__dict__:
-        module.__dict__["gossamer_watched"].append(softmax(query, key, mask, bias, scaling).detach())
+    memory = memory_of(module)
+    if memory is not None and memory.watched is not None:
+        memory.watched.append(softmax(query, key, mask, bias, scaling).detach())
 
 
 def _joined(
@@ -143,7 +182,8 @@ def _joined(
         key, value = key[:, :, :length], value[:, :, :length]
         bias = None if bias is None else bias[..., :length]
     key, value, count = join(module, key, value)
-    if causal and (count or not module.__dict__.keys().isdisjoint(LOOKED_AT)):
+    memory = memory_of(module)
+    if causal and (count or (memory is not None and memory.looked_at)):
         mask, causal = causal_mask(length, count, query.device), False
     else:
         mask = widen(mask, count)
@@ -195,45 +235,49 @@ class WindowAttention(OwnAttention):
         return self.attend(q, k, v, mask=F.pad(both, (front, 0, front, 0)).to(q.dtype), scale=scale, dropout=dropout)
 
 
-def memories(attention: nn.Module) -> list[nn.Module]:
-    """The parts that an attention module remembers. They belong to a method's tree, so they are no submodules of it."""
-    return attention.__dict__.get("gossamer_memories", [])
-
-
-def attach(block: Block, part: nn.Module, branch: str = "attention") -> nn.Module | None:
-    """Makes a block's self- or cross-attention remember; returns the module it replaced, where it had to."""
-    attention, replaced = block.part(branch), None
-    if not memories(attention):
-        if block.stack.own_attention is not None:
-            replaced, attention = attention, block.stack.own_attention(attention)
-            _set(block, attention)
-        else:
-            # A copy of the configuration for this one module: masks are still built for the original implementation.
-            attention.__dict__["gossamer_config"] = attention.config
-            attention.config = with_memory(attention.config)
-        attention.__dict__["gossamer_memories"] = []
-    memories(attention).append(part)
-    return replaced
-
-
-def detach(block: Block, part: nn.Module, replaced: nn.Module | None, branch: str = "attention") -> None:
-    """Takes back what `attach` did with this part."""
+def attach(block: Block, branch: str = "attention") -> Memory:
+    """Makes a block's self- or cross-attention ours, for one more user; its memory, which may get parts."""
     attention = block.part(branch)
-    memories(attention).remove(part)
-    if memories(attention):
+    memory = memory_of(attention)
+    if memory is None and block.stack.own_attention is not None:
+        memory = Memory(None, attention)
+        ours = block.stack.own_attention(attention)
+        ours.add_module(CHILD, memory)
+        _set(block, branch, ours)
+    elif memory is None:
+        # A copy of the configuration for this one module: masks are still built for the original implementation.
+        memory = Memory(attention.config)
+        attention.add_module(CHILD, memory)
+        attention.config = with_memory(attention.config)
+    memory.users += 1
+    return memory
+
+
+def detach(block: Block, branch: str = "attention") -> None:
+    """Takes back what `attach` did for one user."""
+    attention = block.part(branch)
+    memory = memory_of(attention)
+    assert memory is not None, "it was attached"
+    memory.users -= 1
+    if memory.users:
         return
-    del attention.__dict__["gossamer_memories"]
-    if replaced is not None:
-        _set(block, replaced)
+    if memory.held:
+        _set(block, branch, memory.held[0])
     else:
-        attention.config = attention.__dict__.pop("gossamer_config")
+        del attention._modules[CHILD]
+        attention.config = memory.config
 
 
 @contextmanager
 def weighted(block: Block, start: int, log_weights: Tensor) -> Iterator[None]:
     """While the context lasts, log_weights [p] are added to the attention logits of the keys from `start` on, whoever asks."""
-    with _holding(block, "gossamer_log_weights", (start, log_weights)):
+    memory = attach(block)
+    memory.log_weights = start, log_weights
+    try:
         yield
+    finally:
+        memory.log_weights = None
+        detach(block)
 
 
 @contextmanager
@@ -242,35 +286,13 @@ def watched(block: Block) -> Iterator[list[Tensor]]:
 
     Keys that are remembered come first. In windows B counts windows.
     """
-    seen: list[Tensor] = []
-    with _holding(block, "gossamer_watched", seen):
-        yield seen
-
-
-@contextmanager
-def _holding(block: Block, name: str, value: Any) -> Iterator[None]:
-    """A block's self-attention is ours, and holds something, while the context lasts."""
-    blank = Blank(block.sizes.inner_kv, block.part("out").weight)
-    replaced = attach(block, blank)
-    attention = block.part("attention")
-    attention.__dict__[name] = value
+    memory = attach(block)
+    memory.watched = seen = []
     try:
-        yield
+        yield seen
     finally:
-        del attention.__dict__[name]
-        detach(block, blank, replaced)
-
-
-class Blank(nn.Module):
-    """A memory of no rows: the attention becomes ours and its answers stay the same."""
-
-    def __init__(self, width: int, like: Tensor):
-        super().__init__()
-        self.rows = like.new_empty(1, 0, width)
-
-    def forward(self, batch: int) -> tuple[Tensor, Tensor]:
-        """No keys and no values, [1, 0, inner_kv]."""
-        return self.rows, self.rows
+        memory.watched = None
+        detach(block)
 
 
 def with_memory(config: Any) -> Any:
@@ -280,8 +302,8 @@ def with_memory(config: Any) -> Any:
     return config
 
 
-def _set(block: Block, attention: nn.Module) -> None:
-    parent, _, child = block.stack.attention.module.rpartition(".")
+def _set(block: Block, branch: str, attention: nn.Module) -> None:
+    parent, _, child = (block.path(branch) or "").rpartition(".")
     setattr(block.module.get_submodule(parent), child, attention)
 
 
@@ -302,14 +324,15 @@ def obstacle(block: Block, branch: str = "attention") -> str | None:
 
     The probe: without a memory our attention equals the family's own; with one, the answer changes.
     """
-    attention = block.part(branch)
-    if memories(attention):
+    attention, own = block.part(branch), block.stack.own_attention
+    if memory_of(attention) is not None:
         return None
-    own = block.stack.own_attention
     if own is None:
         implementation = getattr(getattr(attention, "config", None), "_attn_implementation", None)
         if implementation not in NAMES:
             return f"its attention implementation is {implementation!r}; load the model with 'sdpa' or 'eager'"
+    if hasattr(attention, CHILD):
+        return f"{type(attention).__name__} has something of its own called {CHILD!r}"
     weight = block.part("out").weight
     if weight.device.type == "meta":
         return None  # nothing to compute with; the structure was checked when the model was read
@@ -318,22 +341,19 @@ def obstacle(block: Block, branch: str = "attention") -> str | None:
     was_training, count = attention.training, 3 if window is None else window[0] * window[1]
     x = torch.arange(2 * count * block.sizes.width, device=weight.device).float().sin()
     x = x.to(weight.dtype).view(2, count, -1)
+    attention.eval()
     try:
-        attention.eval()
         expected = call(block, attention, x, cross=cross)
-        if own is not None:
-            candidate = own(attention).eval()
-        else:
-            candidate = attention
-            attention.__dict__["gossamer_config"], attention.config = attention.config, with_memory(attention.config)
-        found = call(block, candidate, x, cross=cross)
-        candidate.__dict__["gossamer_memories"] = [probe]
-        changed = call(block, candidate, x, cross=cross)
+        memory = attach(block, branch)
+        try:
+            block.part(branch).eval()
+            found = call(block, block.part(branch), x, cross=cross)
+            memory.parts.append(probe)
+            changed = call(block, block.part(branch), x, cross=cross)
+        finally:
+            detach(block, branch)
     finally:
         attention.train(was_training)
-        attention.__dict__.pop("gossamer_memories", None)
-        if "gossamer_config" in attention.__dict__:
-            attention.config = attention.__dict__.pop("gossamer_config")
     tolerance = 1e-5 if weight.dtype == torch.float32 else 2e-2
     error = float((found - expected).abs().max() / (1 + expected.abs().max()))
     if not error <= tolerance:
@@ -345,14 +365,11 @@ def obstacle(block: Block, branch: str = "attention") -> str | None:
 
 def call(block: Block, attention: Any, x: Tensor, *, cross: bool = False) -> Tensor:
     """One bare call of an attention module: no mask, no rotation; cross-attention reads the same states."""
-    kwargs: dict[str, Any] = {}
-    names = type(attention).forward.__code__.co_varnames
-    if cross:
-        kwargs["key_value_states" if "key_value_states" in names else "encoder_hidden_states"] = x
-    if "position_embeddings" in names:
-        ones = torch.ones(
-            1, x.shape[1], block.sizes.inner // attention.config.num_attention_heads, dtype=x.dtype, device=x.device
-        )
-        kwargs["position_embeddings"] = (ones, torch.zeros_like(ones))
-    output = attention(x, **kwargs)
+    takes = Arguments(attention)
+    given = Call(states=x, context=x if cross else None)
+    if takes.takes("rotary"):
+        ones = torch.ones(1, x.shape[1], block.head_width, dtype=x.dtype, device=x.device)
+        given.rotary = ones, torch.zeros_like(ones)
+    args, kwargs = takes.write(given, (x,), {})
+    output = attention(*args, **kwargs)
     return output[0] if isinstance(output, tuple) else output

@@ -7,8 +7,10 @@ from collections.abc import Iterable
 from torch import nn
 
 from gossamer.anatomy.anatomy import STACK_ORDER, Anatomy
-from gossamer.anatomy.block import SIZES, Block, attribute, get, has, listed
+from gossamer.anatomy.block import Block, attribute, get, has, hollowed, lacking, listed
+from gossamer.anatomy.call import SPELLINGS, Arguments
 from gossamer.anatomy.stack import Stack
+from gossamer.errors import WrongKind
 from gossamer.families import FAMILIES
 
 
@@ -36,13 +38,13 @@ def read(model: nn.Module) -> Anatomy:
                 missing.append(f"{name or type(module).__name__}.{problems[0]}")
                 continue
             if stack.name in stacks and owners[stack.name] != name:
-                raise TypeError(f"{type(model).__name__} has two {stack.name} stacks, {owners[stack.name]} and {name}")
+                raise WrongKind(f"{type(model).__name__} has two {stack.name} stacks, {owners[stack.name]} and {name}")
             stacks.setdefault(stack.name, []).extend(
                 _blocks(name, module, stack, found, len(stacks.get(stack.name, [])))
             )
             owners[stack.name] = name
     if not stacks:
-        raise TypeError(_unknown(model, missing))
+        raise WrongKind(_unknown(model, missing))
     order = getattr(model, "stack_order", STACK_ORDER)  # models composed of two say which comes first
     return Anatomy(model, {name: stacks[name] for name in order if name in stacks}, owners)
 
@@ -82,17 +84,34 @@ def _kinds(module: nn.Module) -> Iterable[str]:
 
 
 def _missing_part(block: nn.Module, stack: Stack) -> str | None:
-    if SIZES in block.__dict__:
+    if hollowed(block) is not None:
         return None  # what stood there is gone on purpose
     if any(isinstance(m, nn.MultiheadAttention) for m in block.modules()):
         return "uses nn.MultiheadAttention, whose output projection is never called as a module, so nothing can be added to it"
-    attention = stack.attention
-    linears = [attention.fused] if attention.fused else [attention.q, attention.k, attention.v]
-    for path in [attention.module, *linears, attention.out, attention.norm, attention.after]:
-        if path is not None and not has(block, path):
-            return f"has no {path}"
+    if (why := _missing_argument(block, stack)) is not None:
+        return why
+    if all(lacking(block, names) for names in stack.attention):
+        return f"has no {' or '.join(str(lacking(block, names)) for names in stack.attention)}"
     if not any(has(block, f.up) and has(block, f.down) for f in stack.ffn):
         return f"has no {' or '.join(f.up for f in stack.ffn)}"
+    return None
+
+
+def _missing_argument(block: nn.Module, stack: Stack) -> str | None:
+    """What a block of this kind must be given and does not take, under any name that we know."""
+    takes = Arguments(block)
+    needed = {
+        "cache": stack.causal and not stack.whole,
+        "rotary": stack.rotary is not None,
+        "bias": stack.relative_bias,
+        "context": stack.cross is not None,
+        "mask": stack.modality != "vision",
+    }
+    for meaning in (name for name, wanted in needed.items() if wanted and not takes.takes(name)):
+        return (
+            f"takes no {meaning} under any name that Gossamer knows ({', '.join(SPELLINGS[meaning])}); it takes "
+            f"{', '.join(takes.order)}"
+        )
     return None
 
 
@@ -103,4 +122,4 @@ def _prefix(owner: nn.Module, stack: Stack) -> int:
         value = attribute(owner, path)
         if value is not None:
             return int(value) + stack.extra_prefix
-    raise TypeError(f"{type(owner).__name__} has none of {', '.join(stack.prefix)}: cannot count its prefix tokens")
+    raise WrongKind(f"{type(owner).__name__} has none of {', '.join(stack.prefix)}: cannot count its prefix tokens")

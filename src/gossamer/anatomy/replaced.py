@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.anatomy.block import SIZES, Site
-from gossamer.anatomy.inserted import PromptCache, first_bias, past_length
+from gossamer.anatomy import call as calls
+from gossamer.anatomy.block import Hollow, Site, hollowed
+from gossamer.anatomy.call import Arguments, Call
 from gossamer.anatomy.seams import Change
-from gossamer.anatomy.states import argument_names, as_states, tokens_of
-
-MASKS = ("attention_mask", "attn_mask", "mask")
+from gossamer.anatomy.session import Session
+from gossamer.anatomy.states import as_states, tokens_of
 
 
 class Replaced(Change):
@@ -28,12 +28,22 @@ class Replaced(Change):
         first: the part also gets the first token of each sequence, part(x, first).
         active: whether this is so from the start; `switch` changes it.
         log: the changes of the model, of which those in an attention that gives way pause.
+        session: keeps first tokens beside a cache.
     """
 
-    def __init__(self, site: Site, part: nn.Module, log: list[Change], *, first: bool = False, active: bool = True):
+    def __init__(
+        self,
+        site: Site,
+        part: nn.Module,
+        log: list[Change],
+        session: Session,
+        *,
+        first: bool = False,
+        active: bool = True,
+    ):
         super().__init__()
         self.site, self.log, self.active = site, log, active
-        self.stand_in = (BlockStandIn if site.branch is None else AttentionStandIn)(site, part, first)
+        self.stand_in = (BlockStandIn if site.branch is None else AttentionStandIn)(site, part, session, first)
         self.placed: list[nn.Module] = []
 
     def apply(self) -> None:
@@ -70,9 +80,11 @@ class Replaced(Change):
         attention = block.part("attention")
         if block.stack.relative_bias:
             stay += [m for m in attention.modules() if isinstance(m, nn.Embedding)]  # all blocks read the first's
-        block.module.__dict__[SIZES] = block.sizes
+        sizes, known = block.sizes, hollowed(block.module)
         for module in self.placed:
             hollow(module, stay)
+        if known is None:
+            block.module.add_module("hollow", Hollow(sizes))
 
 
 class Passed:
@@ -84,46 +96,45 @@ class Passed:
 
 
 class StandIn:
-    """What every stand-in knows: the part, the names of arguments, and the attention, for its number and its relative bias."""
+    """What every stand-in knows: the part, how it is called, and the attention, for its number and its relative bias."""
 
-    def __init__(self, site: Site, part: nn.Module, first: bool):
-        self.part, self.first, self.site = part, first, site
-        self.names = argument_names(site.modules()[0])
+    def __init__(self, site: Site, part: nn.Module, session: Session, first: bool):
+        self.part, self.first, self.site, self.session = part, first, site, session
+        self.takes = Arguments(site.modules()[0])
         self.attention = site.block.part("attention")
         self.relative_bias = site.block.stack.relative_bias and site.branch != "cross"
 
-    def answer(self, x: Tensor, given: dict[str, Any]) -> Tensor:
+    def answer(self, x: Tensor, call: Call) -> Tensor:
         """The part's, for states x [B, N, d] and the other arguments."""
         if not self.first:
             return self.part(x)
-        return self.part(x, first_token(x, given, self.part))
+        return self.part(x, first_token(x, call, self.part, self.session))
 
-    def bias(self, x: Tensor, given: dict[str, Any]) -> Tensor | None:
+    def bias(self, x: Tensor, call: Call) -> Tensor | None:
         """The relative bias that goes on to the next block, where the family has one."""
-        if not self.relative_bias:
-            return given.get("position_bias")
-        past = past_length(given.get("past_key_values"), self.attention)
-        return first_bias(self.attention, given.get("position_bias"), x.shape[1], past)
+        if not self.relative_bias or call.bias is not None:
+            return call.bias
+        past = calls.past(call.cache, self.attention)
+        return calls.relative_bias(self.attention, x.shape[1], past + x.shape[1], past)
 
-    def count(self, x: Tensor, given: dict[str, Any]) -> None:
+    def count(self, x: Tensor, call: Call) -> None:
         """Models count their tokens in the cache: rows of one number stand for them."""
-        cache = given.get("past_key_values")
-        if cache is not None:
+        if call.cache is not None:
             rows = x.new_zeros(x.shape[0], 1, x.shape[1], 1)
-            getattr(cache, "self_attention_cache", cache).update(rows, rows, self.attention.layer_idx)
+            calls.own(call.cache).update(rows, rows, calls.number(self.attention))
 
 
 class BlockStandIn(StandIn):
     """Stands where a block stood: the states become part(x); what the block would have passed on is passed on."""
 
-    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The part's answer, in the shape in which the block returned its own."""
-        given = dict(zip(self.names[1:], args, strict=False)) | kwargs
-        output = as_states(self.answer(tokens_of(hidden_states), given), hidden_states)
-        bias = self.bias(output, given)
-        self.count(output, given)
+        call = self.takes.read(args, kwargs)
+        output = as_states(self.answer(tokens_of(call.states), call), call.states)
+        bias = self.bias(output, call)
+        self.count(output, call)
         if self.relative_bias:
-            return output, bias, given.get("encoder_decoder_position_bias")
+            return output, bias, call.context_bias
         count = self.site.block.stack.returns_tuple
         return (output, *[None] * (count - 1)) if count else output
 
@@ -133,41 +144,31 @@ class AttentionStandIn(StandIn):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The part's answer, in the shape in which the attention returned its own."""
-        given = dict(zip(self.names, args, strict=False)) | kwargs
-        x = given[self.names[0]]
-        output, names = self.answer(x, given), self.site.names
-        bias = self.bias(x, given)
+        call = self.takes.read(args, kwargs)
+        output, names = self.answer(call.states, call), self.site.names
+        bias = self.bias(call.states, call)
         if self.site.branch == "attention":
-            self.count(x, given)
+            self.count(call.states, call)
         assert names is not None, "an attention has names"
         return (output, bias, None)[: names.returns] if names.returns else output
 
 
-def first_token(x: Tensor, given: dict[str, Any], key: nn.Module) -> Tensor:
+def first_token(x: Tensor, call: Call, asker: nn.Module, session: Session) -> Tensor:
     """The first token of each sequence of x [B, N, d] that is no padding, [B, d].
 
     With a key/value cache it is that of the prompt, kept beside the cache: what decoding sees later are other tokens.
     """
-    kept = beside(given["past_key_values"]) if given.get("past_key_values") is not None else {}
-    if id(key) in kept:
-        return kept[id(key)]
-    mask = next((given[name] for name in MASKS if given.get(name) is not None), None)
-    found = x[:, 0]
-    if mask is not None and mask.dim() in (2, 4):
+    kept = session.beside(call.cache).firsts
+    if asker in kept:
+        return kept[asker]
+    found, mask = x[:, 0], call.mask
+    if mask is not None:
         seen = mask if mask.dim() == 2 else mask[:, 0, -1]
         seen = seen > torch.finfo(seen.dtype).min / 2 if seen.is_floating_point() and mask.dim() == 4 else seen.bool()
         places = seen.int().argmax(dim=-1).expand(x.shape[0])
         found = x[torch.arange(x.shape[0], device=x.device), places]
-    kept[id(key)] = found
+    kept[asker] = found
     return found
-
-
-def beside(cache: Any) -> dict[int, Tensor]:
-    """First tokens that are kept beside the self-attention of a key/value cache, and gone with it."""
-    cache = getattr(cache, "self_attention_cache", cache)
-    while isinstance(cache, PromptCache):
-        cache = cache.cache
-    return cache.__dict__.setdefault("first_tokens", {})
 
 
 def hollow(module: nn.Module, stay: list[nn.Module]) -> None:
@@ -175,7 +176,7 @@ def hollow(module: nn.Module, stay: list[nn.Module]) -> None:
     module._parameters.clear()
     module._buffers.clear()
     for name, child in list(module.named_children()):
-        if any(child is kept for kept in stay):
+        if isinstance(child, Hollow) or any(child is kept for kept in stay):
             continue
         if any(inner is kept for inner in child.modules() for kept in stay):
             hollow(child, stay)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from gossamer.anatomy import memory
-from gossamer.anatomy.states import argument_names, tokens_of
+from gossamer.anatomy.call import Arguments
+from gossamer.anatomy.states import tokens_of
+from gossamer.errors import WrongKind
 
 if TYPE_CHECKING:
     from gossamer.anatomy.block import Block
@@ -28,6 +29,10 @@ class Part(nn.Module):
             if isinstance(child, Part):
                 child.finalize()
 
+    def borrow(self, **others: Any) -> None:
+        """Keeps what belongs to somebody else under these names: no children, which would be trained and saved here too."""
+        self.__dict__.update(others)
+
 
 class Change:
     """One change of a model; `revert` restores exactly what `apply` found.
@@ -36,6 +41,7 @@ class Change:
     """
 
     place: tuple[Block | None, str] = (None, "around")
+    part: Any = None  # the module that a method placed there
     suspended = False  # while something else stands in place of the branch, whose norm and projections only pass on
 
     def __init__(self) -> None:
@@ -112,63 +118,7 @@ class Observed(Change):
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Shows the states, changes nothing."""
-        self.part(tokens_of(args[0] if args else next(iter(kwargs.values()))))
-
-
-class Swapped(Change):
-    """The module called `name` gives its place to another."""
-
-    def __init__(self, model: nn.Module, name: str, module: nn.Module):
-        super().__init__()
-        path, _, self.child = name.rpartition(".")
-        self.parent = model.get_submodule(path)
-        self.old, self.new = getattr(self.parent, self.child), module
-
-    def apply(self) -> None:
-        """Puts the new module in place."""
-        setattr(self.parent, self.child, self.new)
-
-    def revert(self) -> None:
-        """Puts the old module back."""
-        setattr(self.parent, self.child, self.old)
-
-
-class SplitLinear(nn.Module):
-    """A fused qkv Linear as three Linears `q`, `k`, `v` over views of its weights (same storage, same values)."""
-
-    q: nn.Linear
-    k: nn.Linear
-    v: nn.Linear
-
-    def __init__(self, fused: nn.Linear):
-        super().__init__()
-        d = fused.out_features // 3
-        for i, name in enumerate("qkv"):
-            part = nn.Linear(fused.in_features, d, bias=fused.bias is not None, device="meta")
-            rows = slice(i * d, (i + 1) * d)
-            part.weight = nn.Parameter(fused.weight.data[rows], requires_grad=False)
-            if fused.bias is not None:
-                part.bias = nn.Parameter(fused.bias.data[rows], requires_grad=False)
-            self.add_module(name, part)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, N, d] -> [B, N, 3d], as the fused Linear."""
-        return torch.cat([self.q(x), self.k(x), self.v(x)], dim=-1)
-
-    @property
-    def plain(self) -> bool:
-        """Whether no third is rewritten."""
-        return all(type(third) is nn.Linear for third in (self.q, self.k, self.v))
-
-    def fused(self) -> nn.Linear:
-        """The three as one Linear with weights of its own."""
-        thirds = [self.q, self.k, self.v]
-        rows = sum(t.out_features for t in thirds)
-        linear = nn.Linear(self.q.in_features, rows, bias=self.q.bias is not None, device="meta")
-        linear.weight = nn.Parameter(torch.cat([t.weight.data for t in thirds]), requires_grad=False)
-        if self.q.bias is not None:
-            linear.bias = nn.Parameter(torch.cat([t.bias.data for t in thirds]), requires_grad=False)
-        return linear
+        self.part(tokens_of(self.block.arguments.read(args, kwargs).states))
 
 
 class Remembered(Change):
@@ -177,18 +127,20 @@ class Remembered(Change):
     def __init__(self, block: Block, part: nn.Module, branch: str):
         super().__init__()
         self.block, self.part, self.branch = block, part, branch
-        self.undo: Any = None
 
     def apply(self) -> None:
         """Gives the attention its memory; TypeError where a probe shows that it cannot have one."""
         reason = memory_obstacle(self.block, self.branch)
         if reason is not None:
-            raise TypeError(f"{self.block.name} cannot remember extra keys and values: {reason}")
-        self.undo = memory.attach(self.block, self.part, self.branch)
+            raise WrongKind(f"{self.block.name} cannot remember extra keys and values: {reason}")
+        memory.attach(self.block, self.branch).parts.append(self.part)
 
     def revert(self) -> None:
         """Takes the memory away."""
-        memory.detach(self.block, self.part, self.undo, self.branch)
+        found = memory.memory_of(self.block.part(self.branch))
+        assert found is not None, "it was given one"
+        found.parts.remove(self.part)
+        memory.detach(self.block, self.branch)
 
 
 def memory_obstacle(block: Block, branch: str = "attention") -> str | None:
@@ -219,9 +171,9 @@ class Skipped(Change):
 class Withheld(Change):
     """A block no longer receives one of its arguments."""
 
-    def __init__(self, block: nn.Module, name: str):
+    def __init__(self, block: nn.Module, meaning: str):
         super().__init__()
-        self.block, self.names, self.name = block, argument_names(block), name
+        self.block, self.takes, self.meaning = block, Arguments(block), meaning
 
     def apply(self) -> None:
         """Hooks in."""
@@ -231,8 +183,9 @@ class Withheld(Change):
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The block's arguments without that one."""
-        given = dict(zip(self.names, args, strict=False)) | kwargs | {self.name: None}
-        return tuple(given.pop(n) for n in self.names[: len(args)]), given
+        call = self.takes.read(args, kwargs)
+        setattr(call, self.meaning, None)
+        return self.takes.write(call, args, kwargs)
 
 
 class Looked(Change):
@@ -249,10 +202,3 @@ class Looked(Change):
     def revert(self) -> None:
         """Leaves."""
         self.readers.remove(self.part)
-
-
-def hand_over(old: nn.Module, new: nn.Module) -> None:
-    """The forward hooks of a module go on working on the one that takes its place, behind those it has."""
-    for name, hooks in vars(old).items():
-        if name.startswith(("_forward_hooks", "_forward_pre_hooks")):
-            vars(new)[name].update(hooks)

@@ -7,18 +7,14 @@ model's blocks ask for their rows. Nothing is seen outside a scene, so no image 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from gossamer.anatomy.seams import Part
-
-if TYPE_CHECKING:
-    from gossamer.anatomy import Anatomy
+from gossamer.anatomy.session import Scene, Session
+from gossamer.errors import WrongKind
 
 
 class Reader(Part):
@@ -41,40 +37,12 @@ class Seen:
     images: int
 
 
-@dataclass(frozen=True)
-class Scene:
-    """One call: what the readers kept, row by text.
-
-    Attributes:
-        rows: for each reader its tensors [B, ...]; None where no text of the call has an image.
-        present: [B], whether a text has an image; None: all have.
-        question: [B, n], which tokens are the question: neither padding nor answer; None: all.
-    """
-
-    rows: list[tuple[Tensor, ...]] | None
-    present: Tensor | None
-    question: Tensor | None
-
-
 class Sight:
     """The readers of a model, and what they show now."""
 
-    def __init__(self) -> None:
+    def __init__(self, session: Session) -> None:
         self.readers: list[nn.Module] = []
-        self.now: Scene | None = None
-
-    @contextmanager
-    def showing(self, scene: Scene | None) -> Iterator[None]:
-        """Shows a scene while the context lasts."""
-        before, self.now = self.now, scene
-        try:
-            yield
-        finally:
-            self.now = before
-
-    def again(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-        """For activation checkpointing: what is computed again in the backward pass sees what was seen the first time."""
-        return nullcontext(), self.showing(self.now)
+        self.session = session
 
     @property
     def scene(self) -> Scene:
@@ -83,20 +51,17 @@ class Sight:
         Raises:
             RuntimeError: nothing, because the language model was called past the model that sees.
         """
-        if self.now is None:
+        if self.session.scene is None:
             raise RuntimeError(
                 "nothing is shown: the language model was called on its own. Call the composed model (its forward or generate), "
                 "without images where there are none; or detach the adapter first"
             )
-        return self.now
+        return self.session.scene
 
     def of(self, reader: nn.Module) -> tuple[Tensor, ...] | None:
         """The rows [B, ...] of a reader in the present scene, or None where there is no image at all."""
         rows = self.scene.rows
         return None if rows is None else rows[self.readers.index(reader)]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"readers": self.readers, "now": None}  # a scene is never state
 
 
 def of(model: nn.Module) -> Sight:
@@ -107,7 +72,7 @@ def of(model: nn.Module) -> Sight:
     """
     found = getattr(model, "sight", None)
     if not isinstance(found, Sight):
-        raise TypeError(
+        raise WrongKind(
             f"{type(model).__name__} does not see: compose a vision tower and a language model with "
             "gossamer.VisionLanguage(vision, language)"
         )
@@ -131,25 +96,6 @@ def last(x: Tensor, mask: Tensor) -> Tensor:
     """Rows of x [B, n, ...] with those that the mask [B, n] leaves out moved to the front, so that the last stand at -k .. -1."""
     order = mask.long().argsort(dim=1, stable=True)
     return torch.stack([row[places] for row, places in zip(x, order, strict=True)])
-
-
-class Patches(Part):
-    """The patch tokens of a vision tower, behind its last norm, without the class-like tokens in front."""
-
-    norm: nn.Module | None
-
-    def __init__(self, anatomy: Anatomy):
-        super().__init__()
-        block = anatomy.blocks("vision")[0]
-        name = block.stack.final_norm
-        self.prefix = block.prefix
-        self.__dict__["norm"] = None if name is None else anatomy.owner("vision").get_submodule(name)  # the tower's own
-
-    def forward(self, states: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """States [I, N, d_v] behind a block, and which exist [I, N] -> the same of the patch tokens."""
-        states = states[:, self.prefix :]
-        mask = None if mask is None else mask[:, self.prefix :]
-        return states if self.norm is None else self.norm(states), mask
 
 
 def patch_count(image: int | tuple[int, int], patch: int | tuple[int, int]) -> int:

@@ -25,7 +25,8 @@ class AttentionNames:
     scaling: str | None = "scaling"  # factor of q k^T; None: head_width ** -0.5
     q_norm: str | None = None  # normalisation of each head's queries and keys
     k_norm: str | None = None
-    layer_scale: str | None = None  # the module that damps the branch before the residual sum
+    layer_scale: str | None = None  # the module, or the parameter [d], that damps the branch before the residual sum
+    bias: str | None = None  # a module or parameter that gives a bias by relative position, made inside the block
     returns: int = 2  # values that `module` returns: states, bias or weights, ...; 0: the states alone, no tuple
 
 
@@ -48,12 +49,16 @@ class WindowNames:
 
     `size` is an attribute of a block. `merging` is the merging of four patches to one, relative to the owner, a star for
     the number of the stage at whose end (or, with `merges_first`, at whose start) it runs; it has a `norm` and a Linear
-    `reduction`. `norm` is the owner's last norm, behind which the read-out averages everything that comes through.
+    `reduction`. `norm` is the owner's last norm, behind which the read-out averages everything that comes through. `grid` is an
+    attribute of a block: height and width of its states in tokens; `dimensions` the argument that says so, of blocks that take
+    states as one row [B, h w, d] and not as a grid [B, h, w, d].
     """
 
     size: str
     merging: str
     norm: str
+    grid: str = "input_resolution"
+    dimensions: str | None = None
     merges_first: bool = False
 
 
@@ -73,12 +78,13 @@ class Stack:
     name: Literal["vision", "text", "encoder", "decoder", "fusion"]
     owners: tuple[str, ...]  # config.model_type, or package.Class for models without a Hugging Face config
     blocks: str  # the list of blocks, relative to the owner; with a star, the lists of all stages
-    attention: AttentionNames
+    attention: tuple[AttentionNames, ...]  # alternatives in order of preference
     ffn: tuple[FfnNames, ...]
     cross: AttentionNames | None = None
     prefix: int | tuple[str, ...] = 0  # a number, or attributes of the owner to try, in order
     extra_prefix: int = 0
     causal: bool = False
+    whole: bool = False  # a causal stack that only ever reads whole texts: its blocks take no key/value cache
     readout: Literal["first", "last", "mean", "pooled"] = "first"
     modality: Literal["vision", "text", "both"] = "vision"  # both: the text stands in front
     visual_prefix: int = 0  # of both: class-like tokens between text and patches

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
-from torch import Tensor, nn
-
-
-def argument_names(block: nn.Module) -> list[str]:
-    """Names of what a block takes, in order; also of one that something else stands in for."""
-    names = list(inspect.signature(type(block).forward).parameters)[1:]
-    return [name for name in names if name not in ("args", "kwargs")]
+from torch import Tensor
 
 
 def tokens_of(x: Tensor) -> Tensor:

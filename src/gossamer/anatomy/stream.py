@@ -8,9 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from gossamer.anatomy.replaced import MASKS, first_token
+from gossamer.anatomy.call import Arguments, Call
+from gossamer.anatomy.replaced import first_token
 from gossamer.anatomy.seams import Change
-from gossamer.anatomy.states import argument_names, as_states, states, tokens_of, with_states
+from gossamer.anatomy.session import Session
+from gossamer.anatomy.states import as_states, states, tokens_of, with_states
 
 
 class Start(Change):
@@ -18,8 +20,7 @@ class Start(Change):
 
     def __init__(self, block: nn.Module, part: nn.Module):
         super().__init__()
-        self.block, self.part = block, part
-        self.name = argument_names(block)[0]
+        self.block, self.part, self.takes = block, part, Arguments(block)
 
     def apply(self) -> None:
         """Hooks in."""
@@ -29,9 +30,9 @@ class Start(Change):
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The block's arguments, the states with the part's answer."""
-        x = args[0] if args else kwargs[self.name]
-        x = x + as_states(self.part(tokens_of(x)), x)
-        return ((x, *args[1:]), kwargs) if args else (args, kwargs | {self.name: x})
+        call = self.takes.read(args, kwargs)
+        call.states = call.states + as_states(self.part(tokens_of(call.states)), call.states)
+        return self.takes.write(call, args, kwargs)
 
 
 class End(Change):
@@ -123,7 +124,9 @@ class Reads(Change):
 
     def answer(self, u: Tensor) -> Tensor:
         """The part's."""
-        return self.part(u) if self.firsts is None else self.part(u, first_token(u, self.firsts.now, self.part))
+        if self.firsts is None:
+            return self.part(u)
+        return self.part(u, first_token(u, self.firsts.now, self.part, self.firsts.session))
 
     def after_norm(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """u + part(u), or u + part(x)."""
@@ -143,10 +146,9 @@ class Firsts:
     are therefore found by the states they came with.
     """
 
-    def __init__(self, block: nn.Module, norm: nn.Module):
-        self.block, self.norm = block, norm
-        self.names = argument_names(block)
-        self.now: dict[str, Any] = {}
+    def __init__(self, block: nn.Module, norm: nn.Module, session: Session):
+        self.block, self.norm, self.session, self.takes = block, norm, session, Arguments(block)
+        self.now = Call()
         self.known = WeakIdKeyDictionary()
 
     def hooks(self) -> list[Any]:
@@ -158,11 +160,11 @@ class Firsts:
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keeps the arguments."""
-        given = dict(zip(self.names, args, strict=False)) | kwargs
-        self.now = {name: given[name] for name in (*MASKS, "past_key_values") if given.get(name) is not None}
+        call = self.takes.read(args, kwargs)
+        self.now = Call(mask=call.mask, cache=call.cache)
         if self.block.training:
-            self.now.pop("past_key_values", None)  # as transformers does while it checkpoints
-            self.known[given[self.names[0]]] = self.now
+            self.now.cache = None  # as transformers does while it checkpoints
+            self.known[call.states] = self.now
 
     def begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """Finds those of these states again."""
@@ -170,7 +172,7 @@ class Firsts:
         self.now = self.now if known is None else known
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"now": {}, "known": None}
+        return self.__dict__ | {"now": Call(), "known": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, known=WeakIdKeyDictionary())

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from gossamer.anatomy import memory
 from gossamer.anatomy.block import Block, get
 from gossamer.anatomy.inserted import Inserted
+from gossamer.anatomy.session import Session
 from gossamer.anatomy.states import states, tokens_of, with_states
+from gossamer.errors import UserError
 
 
 def into_windows(tokens: Tensor, windows: Tensor) -> Tensor:
@@ -38,8 +40,8 @@ def merge(tokens: Tensor, merging: Any) -> Tensor:
 class WindowInserted(Inserted):
     """Tokens enter before the first block of a span of windowed blocks, and leave after its last, or stay."""
 
-    def __init__(self, owner: nn.Module, span: list[Block], part: nn.Module, stay: bool):
-        super().__init__(span, part, stay)
+    def __init__(self, owner: nn.Module, span: list[Block], part: nn.Module, session: Session, stay: bool):
+        super().__init__(span, part, session, stay)
         names = span[0].stack.windows
         assert names is not None, "the stack attends in windows"
         self.norm = get(owner, names.norm)
@@ -55,7 +57,7 @@ class WindowInserted(Inserted):
         """
         for block in self.span:
             if "forward" in block.module.__dict__:
-                raise ValueError(f"tokens cannot pass {block.name}: it was replaced, and they live in its windows")
+                raise UserError(f"tokens cannot pass {block.name}: it was replaced, and they live in its windows")
         for walked in self.walked:
             self.handles += walked.apply()
         self.handles.append(self.span[0].module.register_forward_pre_hook(self.enter, with_kwargs=True))
@@ -70,7 +72,7 @@ class WindowInserted(Inserted):
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The first block gets the tokens of the part."""
-        x = args[0] if args else next(iter(kwargs.values()))
+        x = self.span[0].arguments.read(args, kwargs).states
         self.walked[0].tokens = self.part(tokens_of(x)).to(x.dtype)
 
     def read_tokens(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -78,6 +80,8 @@ class WindowInserted(Inserted):
         tokens, x = self.walked[-1].left, args[0]
         assert tokens is not None, "the norm runs behind the blocks"
         all_of_it = torch.cat([tokens, tokens_of(x)], dim=1)
+        ledger = self.session.begin(self.span[0].stack, 0, all_of_it.shape[1] - tokens.shape[1])
+        ledger.enter(self, tokens.shape[1])
         return (all_of_it if x.dim() == 3 else all_of_it[:, None], *args[1:])
 
 
@@ -94,12 +98,10 @@ class WindowedBlock:
         self.middle: Tensor | None = None  # behind its attention
         self.read: Tensor | None = None  # what the second norm has read last, additions of other methods included
         self.left: Tensor | None = None  # that leave it
-        self.blank = memory.Blank(block.sizes.inner_kv, block.part("out").weight)
-        self.replaced: nn.Module | None = None
 
     def apply(self) -> list[Any]:
         """Makes the attention ours and hooks in; before what other methods hooked, which then see the tokens as well."""
-        self.replaced = memory.attach(self.block, self.blank)
+        memory.attach(self.block)
         attention, module = self.block.part("attention"), self.block.module
         return [
             attention.register_forward_pre_hook(self.before_attention, prepend=True),
@@ -110,7 +112,7 @@ class WindowedBlock:
 
     def revert(self) -> None:
         """Gives the attention back."""
-        memory.detach(self.block, self.blank, self.replaced)
+        memory.detach(self.block)
 
     def before_attention(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """The windows with the normalised tokens in front."""

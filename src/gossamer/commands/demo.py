@@ -29,7 +29,7 @@ def settings(name: str, output: str | Path, *, seed: int = 0, epochs: int = EPOC
         images=Images(size=84, resize="direct"),
         methods=[METHODS[name]],
         training=Training(
-            epochs=epochs, batch=32, lr=1e-2, head_lr=1e-3, schedule="one-cycle", clip=1.0, warm_start=True
+            epochs=epochs, batch=32, lr=1e-2, head_lr=1e-3, schedule="one-cycle", clip=1.0, warm_start=True, bf16="auto"
         ),
         output=str(Path(output) / name),
         seed=seed,
@@ -67,13 +67,15 @@ def demo(
 
 
 def _protocol(run: Run, images: dict[str, int]) -> str:
+    from gossamer.cost import machine
+
     chosen, size = run.training, run.images.size
     return (
         f"fixed split of {images['train']:,} training and {images['test']:,} test images, {size} x {size} pixels. "
         "linear: logistic regression on the class token, its strength chosen on held-out training images. "
         f"vpt: {run.methods[0]['prompts']} prompts in every block, head started from such a probe, epochs {chosen.epochs}, "
         f"batch {chosen.batch}, AdamW, one-cycle to {chosen.lr:g} on prompts and {chosen.head_lr:g} on the head, "
-        f"gradients clipped at {chosen.clip:g}. seed {run.seed}"
+        f"gradients clipped at {chosen.clip:g}, {machine.precision(chosen.bfloat16)}. seed {run.seed}"
     )
 
 

@@ -11,6 +11,7 @@ import torch
 
 from gossamer import methods, tasks
 from gossamer.adapting import Adapted
+from gossamer.cost import machine
 from gossamer.documents import write_whole
 from gossamer.runs import processes, run_file
 from gossamer.runs.lock import alone
@@ -56,6 +57,8 @@ def _searched(run: Run, *, resume: bool, overwrite: bool) -> Found:
     items, held_out = (task.prepare(part) for part in apart(train, run.search.hold_out, run.seed))
     torch.manual_seed(run.seed)
     model = task.backbone(run)
+    if processes.first():
+        print(machine.precision(run.training.bfloat16))
     if torch.accelerator.is_available():
         model.to(torch.accelerator.current_accelerator())
 

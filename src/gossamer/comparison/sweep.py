@@ -20,6 +20,7 @@ from gossamer.comparison import engines, plan
 from gossamer.comparison.board import Board
 from gossamer.comparison.cell import COLUMNS, ROW, finished
 from gossamer.comparison.plan import Cell, Comparison
+from gossamer.cost import machine
 from gossamer.documents import read_json, write_whole
 from gossamer.errors import MissingPackage, UserError
 from gossamer.runs import run_file
@@ -105,6 +106,8 @@ class _Sweep:
                 self.board.end(cell, _accuracy(cell))
             else:
                 missing.append(cell)
+        for bf16 in sorted({cell.run.training.bfloat16 for cell in missing}):
+            self.journal.say(machine.precision(bf16))
         for cell, ended, error in engines.perform(missing, self.engine, self.workers):
             if not ended:
                 self.board.start(cell)

@@ -13,7 +13,7 @@ from torch import Tensor
 from gossamer import tasks
 from gossamer.adapting import adapt
 from gossamer.cost.measure import Measured, measure
-from gossamer.methods import LinearProbe
+from gossamer.methods.linear_probe import LinearProbe
 from gossamer.runs.sets import load_sets
 from gossamer.training.attention import attention
 from gossamer.training.trainer import optimizer
@@ -88,7 +88,7 @@ def _step(
 ) -> None:
     model.zero_grad()
     with attention(training):
-        with torch.autocast(next(iter(batch.values())).device.type, torch.bfloat16, enabled=training.bf16):
+        with torch.autocast(next(iter(batch.values())).device.type, torch.bfloat16, enabled=training.bfloat16):
             loss = task.loss(model, batch)
         loss.backward()
     if rule is not None:

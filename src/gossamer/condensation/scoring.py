@@ -121,7 +121,7 @@ def _check_scorable(adapted: Adapted, parts: dict[str, Prompts], score: str) -> 
     dtype = next(adapted.backbone.parameters()).dtype
     if dtype not in (torch.float32, torch.float64):
         raise UserError(f"scores need a model in float32, and this one is in {dtype}: convert it with .float() first")
-    deep = [p for p in parts.values() if p.deep and p.block.stack.attention.norm is not None]
+    deep = [p for p in parts.values() if p.deep and p.block.attention.norm is not None]
     if score == "inner" and deep:
         warnings.warn(
             "the inner product of a deep prompt and its gradient is rounding noise in pre-norm blocks, which read prompts "

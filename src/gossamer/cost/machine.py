@@ -10,6 +10,8 @@ from typing import Any
 from gossamer.version import __version__
 
 PACKAGES = ("torch", "transformers", "peft", "timm")
+BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16")
+"""Instructions that multiply it, on x86 and on ARM, as torch names them."""
 
 
 def versions() -> dict[str, str]:
@@ -24,11 +26,38 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """Processor with its count of logical cores, threads that torch uses, and GPU (None without one)."""
+    """Processor with its count of logical cores, threads that torch uses, GPU (None without one), and what `bfloat16` tells."""
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"processor": _processor(), "threads": torch.get_num_threads(), "gpu": gpu}
+    return {
+        "processor": _processor(), "threads": torch.get_num_threads(), "gpu": gpu, "bfloat16": ", ".join(bfloat16()) or None,
+    }  # fmt: skip
+
+
+def bfloat16() -> list[str]:
+    """What multiplies bfloat16 here, on the GPU or else on the processor: ["amx_bf16", "avx512_bf16"], ["cuda"].
+
+    Empty where nothing does: torch then emulates it, slower than float32.
+    """
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None:
+        known = torch.cpu.get_capabilities()
+        return [name for name in BFLOAT16 if known.get(name)]
+    native = accelerator.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return [accelerator.type] if native else []
+
+
+def precision(bf16: bool) -> str:
+    """A sentence: what a run computes in, and what this machine has to do with it."""
+    found = bfloat16()
+    if found:
+        return f"computing in {'bfloat16' if bf16 else 'float32'}; this machine has bfloat16 ({', '.join(found)})"
+    if bf16:
+        return "computing in bfloat16, which this machine only emulates: training.bf16=false is faster"
+    return "computing in float32; this machine only emulates bfloat16"
 
 
 def _processor() -> str:

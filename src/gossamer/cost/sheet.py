@@ -20,6 +20,7 @@ from gossamer.anatomy import Anatomy, inserted, seams
 from gossamer.cost.counting import Sample, closed_macs, count, on_meta
 from gossamer.errors import UserError
 from gossamer.methods.base import Method
+from gossamer.methods.linear_probe import LinearProbe
 
 UNITS = "1 MAC = 1 multiplication + 1 addition = 2 FLOPs; MACs and FLOPs are those of one sample"
 
@@ -202,7 +203,7 @@ def _sheet(model: Any, sample: Sample, batch: int) -> CostSheet:
     moved = any(isinstance(change, inserted.Inserted | seams.Remembered) for change in model.anatomy.log)
     bare: Any = model.detach()
     if headed:
-        bare = AdaptedModule(bare, [methods.LinearProbe()], num_labels=labels)
+        bare = AdaptedModule(bare, [LinearProbe()], num_labels=labels)
         bare.head_built = head  # which the method may have chosen
     sheet = _bare_sheet(bare, sample, batch)
     added, overhead, closed_once = _formulas(applied, _parts(bare)[2], sample, mixed=moved and len(applied) > 1)

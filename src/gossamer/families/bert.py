@@ -7,15 +7,17 @@ STACKS = (
         name="text",
         owners=("bert", "roberta"),
         blocks="encoder.layer",
-        attention=AttentionNames(
-            module="attention.self",
-            q="attention.self.query",
-            k="attention.self.key",
-            v="attention.self.value",
-            out="attention.output.dense",
-            norm=None,
-            after="attention.output.LayerNorm",
-            head_width="attention_head_size",
+        attention=(
+            AttentionNames(
+                module="attention.self",
+                q="attention.self.query",
+                k="attention.self.key",
+                v="attention.self.value",
+                out="attention.output.dense",
+                norm=None,
+                after="attention.output.LayerNorm",
+                head_width="attention_head_size",
+            ),
         ),
         ffn=(
             FfnNames(

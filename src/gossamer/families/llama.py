@@ -7,13 +7,15 @@ STACKS = (
         name="decoder",
         owners=("llama",),
         blocks="layers",
-        attention=AttentionNames(
-            module="self_attn",
-            q="self_attn.q_proj",
-            k="self_attn.k_proj",
-            v="self_attn.v_proj",
-            out="self_attn.o_proj",
-            norm="input_layernorm",
+        attention=(
+            AttentionNames(
+                module="self_attn",
+                q="self_attn.q_proj",
+                k="self_attn.k_proj",
+                v="self_attn.v_proj",
+                out="self_attn.o_proj",
+                norm="input_layernorm",
+            ),
         ),
         ffn=(
             FfnNames(

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from gossamer.anatomy.memory import WindowAttention
 from gossamer.anatomy.stack import AttentionNames, FfnNames, Stack, WindowNames
+from gossamer.errors import UserError
 
 
 class SwinAttention(WindowAttention):
@@ -29,7 +30,7 @@ class SwinAttention(WindowAttention):
     ) -> tuple[Tensor, None]:
         """[B windows, N, d] and [windows, w^2, w^2] -> ([B windows, N, d], None)."""
         if kwargs.get("output_attentions"):
-            raise ValueError("Swin with prompts does not return attention weights: detach the adapter first")
+            raise UserError("Swin with prompts does not return attention weights: detach the adapter first")
         split = (*hidden_states.shape[:-1], -1, self.head_dim)
         q, k, v = (f(hidden_states).view(split).transpose(1, 2) for f in (self.q_proj, self.k_proj, self.v_proj))
         bias = self.relative_position_bias()
@@ -43,18 +44,26 @@ STACKS = (
         name="vision",
         owners=("swin",),
         blocks="encoder.layers.*.blocks",
-        attention=AttentionNames(
-            module="attention",
-            q="attention.q_proj",
-            k="attention.k_proj",
-            v="attention.v_proj",
-            out="attention.o_proj",
-            norm="layernorm_before",
+        attention=(
+            AttentionNames(
+                module="attention",
+                q="attention.q_proj",
+                k="attention.k_proj",
+                v="attention.v_proj",
+                out="attention.o_proj",
+                norm="layernorm_before",
+                bias="attention.relative_position_bias",
+            ),
         ),
         ffn=(FfnNames(up="mlp.fc1", down="mlp.fc2", norm="layernorm_after"),),
         readout="mean",
         own_attention=SwinAttention,
         returns_tuple=2,
-        windows=WindowNames(size="window_size", merging="encoder.layers.*.downsample", norm="layernorm"),
+        windows=WindowNames(
+            size="window_size",
+            merging="encoder.layers.*.downsample",
+            norm="layernorm",
+            dimensions="input_dimensions",
+        ),
     ),
 )

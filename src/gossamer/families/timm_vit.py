@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from gossamer.anatomy.memory import OwnAttention
 from gossamer.anatomy.stack import AttentionNames, FfnNames, Stack
+from gossamer.errors import UserError
 
 
 class TimmAttention(OwnAttention):
@@ -34,7 +35,7 @@ class TimmAttention(OwnAttention):
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """[B, N, d] -> [B, N, d]."""
         if is_causal:
-            raise ValueError("timm attention with remembered keys takes masks, not is_causal")
+            raise UserError("timm attention with remembered keys takes masks, not is_causal")
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         q, k = self.q_norm(q), self.normalise_keys(k)
         attended = self.attend(q, k, v, mask=attn_mask, scale=self.scale, dropout=self.attn_drop.p)
@@ -49,19 +50,21 @@ STACKS = (
         name="vision",
         owners=("timm.VisionTransformer",),
         blocks="blocks",
-        attention=AttentionNames(
-            module="attn",
-            q="attn.qkv.q",
-            k="attn.qkv.k",
-            v="attn.qkv.v",
-            fused="attn.qkv",
-            out="attn.proj",
-            norm="norm1",
-            scaling="scale",
-            q_norm="attn.q_norm",
-            k_norm="attn.k_norm",
-            layer_scale="ls1",
-            returns=0,
+        attention=(
+            AttentionNames(
+                module="attn",
+                q="attn.qkv.q",
+                k="attn.qkv.k",
+                v="attn.qkv.v",
+                fused="attn.qkv",
+                out="attn.proj",
+                norm="norm1",
+                scaling="scale",
+                q_norm="attn.q_norm",
+                k_norm="attn.k_norm",
+                layer_scale="ls1",
+                returns=0,
+            ),
         ),
         ffn=(FfnNames(up="mlp.fc1", down="mlp.fc2", norm="norm2", layer_scale="ls2"),),
         prefix=("num_prefix_tokens",),

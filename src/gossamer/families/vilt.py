@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from gossamer.anatomy.memory import OwnAttention
 from gossamer.anatomy.stack import AttentionNames, FfnNames, Stack
+from gossamer.errors import UserError
 
 
 class ViltAttention(OwnAttention):
@@ -25,7 +26,7 @@ class ViltAttention(OwnAttention):
     ) -> Any:
         """[B, N, d] and an additive mask -> ([B, N, d],)."""
         if output_attentions:
-            raise ValueError("ViLT with remembered keys does not return attention weights: detach the adapter first")
+            raise UserError("ViLT with remembered keys does not return attention weights: detach the adapter first")
         split = (*hidden_states.shape[:-1], -1, self.attention_head_size)
         q, k, v = (f(hidden_states).view(split).transpose(1, 2) for f in (self.query, self.key, self.value))
         scale = self.attention_head_size**-0.5
@@ -38,16 +39,18 @@ STACKS = (
         name="fusion",
         owners=("vilt",),
         blocks="encoder.layer",
-        attention=AttentionNames(
-            module="attention.attention",
-            q="attention.attention.query",
-            k="attention.attention.key",
-            v="attention.attention.value",
-            out="attention.output.dense",
-            norm="layernorm_before",
-            head_width="attention_head_size",
-            scaling=None,
-            returns=1,
+        attention=(
+            AttentionNames(
+                module="attention.attention",
+                q="attention.attention.query",
+                k="attention.attention.key",
+                v="attention.attention.value",
+                out="attention.output.dense",
+                norm="layernorm_before",
+                head_width="attention_head_size",
+                scaling=None,
+                returns=1,
+            ),
         ),
         ffn=(FfnNames(up="intermediate.dense", down="output.dense", norm="layernorm_after"),),
         prefix=1,

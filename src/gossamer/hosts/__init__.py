@@ -37,11 +37,11 @@ def of(model: nn.Module) -> Host:
 
 
 def read(model: nn.Module) -> Anatomy:
-    """The anatomy of a model, with its task heads.
+    """The anatomy of a model, with its task heads and its output layer.
 
     Raises:
         TypeError: no family knows the model, or no host.
     """
-    found = anatomy.read(model)
-    found.heads = of(model).heads(model, found)
+    found, host = anatomy.read(model), of(model)
+    found.heads, found.output = host.heads(model, found), host.output_embeddings(model)
     return found

@@ -10,21 +10,23 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import ImageClassifierOutput, SequenceClassifierOutput
 
 from gossamer.anatomy import Anatomy
+from gossamer.anatomy.session import Session
 from gossamer.anatomy.stack import Stack
 from gossamer.errors import UserError
 from gossamer.hosts import heads
 
 
 class ReadOut(NamedTuple):
-    """Where a head that is built reads: the stack, and whether the model has an encoder beside it."""
+    """Where a head that is built reads: the stack, whether the model has an encoder beside it, and what knows of each pass."""
 
     stack: Stack
     two_sided: bool
+    session: Session
 
     @classmethod
     def of(cls, anatomy: Anatomy) -> ReadOut:
         """That of a model."""
-        return cls(anatomy.readout, "encoder" in anatomy.stacks)
+        return cls(anatomy.readout, "encoder" in anatomy.stacks, anatomy.session)
 
     def answer(self, logits: Tensor, labels: Tensor | None = None) -> Any:
         """Logits as the output of a classifier of transformers, with `loss` where labels are given."""
@@ -91,6 +93,10 @@ class Host(ABC):
     @abstractmethod
     def tell_outputs(self, model: Any, num_labels: int) -> None:
         """Tells a model how many outputs its head now has."""
+
+    def tell_untied(self, model: Any) -> None:
+        """Tells a finished model that weights which it shared are two by now. Default: it says nothing of that."""
+        return
 
     def place_head(
         self, anatomy: Anatomy, num_labels: int, make: Callable[[int, int], nn.Module] = nn.Linear

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gossamer.anatomy.stack import Stack
-from gossamer.errors import WrongKind
+from gossamer.anatomy.tokens import Ledger
+from gossamer.errors import UserError, WrongKind
 
 
 def outputs(head: nn.Module) -> int | None:
@@ -46,31 +47,50 @@ def resized(head: nn.Module, num_labels: int) -> nn.Module:
     return new
 
 
-def read_out(stack: Stack, output: Any, inputs: Mapping[str, Any], *, two_sided: bool) -> Tensor:
+def read_out(
+    stack: Stack, output: Any, inputs: Mapping[str, Any], *, two_sided: bool, ledger: Ledger | None = None
+) -> Tensor:
     """One vector a sample [B, d] from a backbone's output, as `Stack.readout` says; `inputs` hold the mask of padding.
 
-    `two_sided`: the model has an encoder, so that a decoder's mask has a name of its own.
+    Args:
+        stack: whose states the output is.
+        output: of the backbone.
+        inputs: that it was called with.
+        two_sided: the model has an encoder, so that a decoder's mask has a name of its own.
+        ledger: which rows of the output were inserted, or stand for several tokens; None: all are the model's own tokens.
     """
-    kind, patches = stack.readout, stack.modality == "vision"
-    mask = inputs.get("decoder_attention_mask" if two_sided and stack.name == "decoder" else "attention_mask")
-    mask = None if mask is None or mask.dim() != 2 else mask
+    kind = stack.readout
     if kind == "pooled":
         pooled = output.pooler_output
         if pooled is None:
             raise WrongKind("the model was made without its pooler, so there is no pooled output to put a head on")
         return pooled
     states = output if isinstance(output, Tensor) else output.last_hidden_state
-    if mask is None or patches or mask.shape[1] != states.shape[1]:
-        seen = states.new_ones(states.shape[:2])
-    else:
-        seen = mask.to(states.dtype)
+    if kind == "first":
+        return states[:, 0]
+    weights = _weights(stack, states, inputs, two_sided, ledger)
     if kind == "mean":
-        weights = seen[:, :, None]
-        return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
-    if kind == "last":
-        steps = torch.arange(states.shape[1], device=states.device)
-        return states[torch.arange(len(states), device=states.device), (steps * seen.long()).argmax(dim=1)]
-    return states[:, 0]
+        return (states * weights[:, :, None]).sum(1) / weights.sum(1, keepdim=True).clamp(min=1)
+    steps = torch.arange(states.shape[1], device=states.device)
+    return states[torch.arange(len(states), device=states.device), (steps * (weights > 0)).argmax(dim=1)]
+
+
+def _weights(stack: Stack, states: Tensor, inputs: Mapping[str, Any], two_sided: bool, ledger: Ledger | None) -> Tensor:
+    """How many tokens each row of states [B, N, d] counts for [B, N]: 0 where padding stands.
+
+    Raises:
+        ValueError: the mask of padding is for another number of tokens, so that nobody knows which rows it hides.
+    """
+    weights = states.new_ones(states.shape[:2]) if ledger is None else ledger.weights(states)
+    mask = inputs.get("decoder_attention_mask" if two_sided and stack.name == "decoder" else "attention_mask")
+    if mask is None or mask.dim() != 2 or stack.modality == "vision":
+        return weights
+    seen = mask if ledger is None else ledger.widen(mask)
+    if seen.shape[1] != states.shape[1]:
+        raise UserError(
+            f"a mask of {mask.shape[1]} tokens for states of {states.shape[1]}: give the mask of the whole text"
+        )
+    return weights * seen.to(states.dtype)
 
 
 def loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -42,7 +42,8 @@ class HuggingFace(Host):
         if stack.modality == "text" and not args and "input_ids" not in inputs and "inputs_embeds" not in inputs:
             raise UserError("a text model needs input_ids")
         output = model(*args, **inputs)
-        return heads.read_out(stack, output, inputs, two_sided=readout.two_sided)
+        ledger = readout.session.ledger(stack)
+        return heads.read_out(stack, output, inputs, two_sided=readout.two_sided, ledger=ledger)
 
     def accepts_loss_kwargs(self, model: Any) -> bool:
         """As Trainer finds it: what the model says, else whether its forward takes any keyword."""
@@ -96,6 +97,10 @@ class HuggingFace(Host):
         for holder in (model.config, model):
             if hasattr(holder, "num_labels"):
                 holder.num_labels = num_labels
+
+    def tell_untied(self, model: Any) -> None:
+        """Its configuration, which would tie them when the model is loaded again."""
+        model.config.tie_word_embeddings = False
 
     # ---- checkpointing ----
 

@@ -1,62 +1,29 @@
-"""Methods: one file each, one line here to make it known."""
+"""Methods: one file each. Every file of this folder is imported, and what it decorates with `base.method` is known."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib
 import math
+import pkgutil
 import types
 import typing
 from typing import Any
 
 from gossamer.errors import UserError, WrongKind
 from gossamer.methods import peft
-from gossamer.methods.adapter import Adapter
-from gossamer.methods.apt import APT
+from gossamer.methods.base import METHODS as METHODS
 from gossamer.methods.base import Method
-from gossamer.methods.bitfit import BitFit
-from gossamer.methods.classifier_token import ClassifierToken
-from gossamer.methods.cvpt import CVPT
-from gossamer.methods.das import DAS
-from gossamer.methods.dvp import DVP
-from gossamer.methods.full import FullFineTuning
-from gossamer.methods.linear_probe import LinearProbe
-from gossamer.methods.memvp import MemVP
-from gossamer.methods.spt import SPT
-from gossamer.methods.unfreeze import Unfreeze
-from gossamer.methods.visual_tokens import VisualTokens
-from gossamer.methods.vpt import VPT
 
-METHODS: dict[str, type[Method]] = {
-    m.name: m
-    for m in (
-        *(VPT, SPT, CVPT, APT, DAS, DVP, MemVP),
-        *(LinearProbe, FullFineTuning, BitFit, Adapter, ClassifierToken, Unfreeze, VisualTokens),
-    )
-}
+for _file in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_file.name}")  # each registers its own
+globals().update({kind.__name__: kind for kind in METHODS.values()})
 
-__all__ = [
-    "APT",
-    "CVPT",
-    "DAS",
-    "DVP",
-    "METHODS",
-    "SPT",
-    "VPT",
-    "Adapter",
-    "BitFit",
-    "ClassifierToken",
-    "FullFineTuning",
-    "LinearProbe",
-    "MemVP",
-    "Method",
-    "Unfreeze",
-    "VisualTokens",
-    "as_method",
-    "check_settings",
-    "from_dict",
-    "to_dict",
-]
+
+def __getattr__(name: str) -> Any:
+    known = ", ".join(kind.__name__ for kind in METHODS.values())
+    raise AttributeError(f"no method {name!r}; there are {known}")
 
 
 def as_method(method: Any) -> Method:

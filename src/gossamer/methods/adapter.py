@@ -6,19 +6,16 @@ N. Houlsby et al.: Parameter-Efficient Transfer Learning for NLP, arXiv 1902.007
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
-
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from gossamer.anatomy import Anatomy, Branch
 from gossamer.anatomy.block import Block
 from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError
-from gossamer.methods.base import Method, grow
+from gossamer.methods.base import Method, grow, method
+from gossamer.methods.parts import bottleneck
+from gossamer.methods.parts.bottleneck import ACTIVATIONS, Bottleneck
 
 # placement -> (branches, what the bottleneck reads)
 PLACEMENTS: dict[str, tuple[tuple[Branch, ...], Literal["output", "input", "stream"]]] = {
@@ -28,16 +25,9 @@ PLACEMENTS: dict[str, tuple[tuple[Branch, ...], Literal["output", "input", "stre
     "parallel-normed": (("ffn",), "input"),
     "parallel-attention": (("attention", "cross"), "input"),
 }
-ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
 
 
-def bottleneck(
-    x: Tensor, down: Tensor, down_bias: Tensor, up: Tensor, up_bias: Tensor, activation: str = "relu"
-) -> Tensor:
-    """A(x) = U phi(D x + b_D) + b_U for x [..., d], D [r, d], U [d, r]."""
-    return F.linear(ACTIVATIONS[activation](F.linear(x, down, down_bias)), up, up_bias)
-
-
+@method
 @dataclass(frozen=True, kw_only=True)
 class Adapter(Method):
     """A bottleneck of two Linears at each block; an identity at the start, because U and both biases are zero.
@@ -84,17 +74,28 @@ class Adapter(Method):
         reads = PLACEMENTS[self.placement][1]
         for block in anatomy.blocks(self.stack, self.blocks):
             for branch in self._branches(block):
-                part = Bottleneck(block, self, reads)
+                part = self._part(block, reads)
                 grow(tree, f"{block.key}.{branch}", part)
                 anatomy.add(block, branch, part, normed=reads != "stream")
         return tree
+
+    def _part(self, block: Block, reads: str) -> Bottleneck:
+        return Bottleneck(
+            block.sizes.width,
+            self.rank,
+            activation=self.activation,
+            scale=self.scale,
+            dropout=self.dropout,
+            norm=self.norm,
+            reads="output" if reads == "output" else "input",
+            device=block.device,
+        )
 
     def _branches(self, block: Block) -> list[Branch]:
         return [branch for branch in PLACEMENTS[self.placement][0] if branch != "cross" or block.stack.cross]
 
     def _per_block(self, block: Block) -> int:
-        d, r = block.sizes.width, self.rank
-        return len(self._branches(block)) * (2 * d * r + r + d + (2 * d if self.norm else 0))
+        return len(self._branches(block)) * bottleneck.parameters(block.sizes.width, self.rank, norm=self.norm)
 
     def parameters(self, anatomy: Anatomy) -> int:
         """2 d r + r + d for each bottleneck, + 2 d with its own norm."""
@@ -104,27 +105,3 @@ class Adapter(Method):
         """2 d r for each bottleneck and token that it sees."""
         blocks = anatomy.blocks(self.stack, self.blocks)
         return sum(2 * b.seen(tokens, w) * b.sizes.width * self.rank for b in blocks for w in self._branches(b))
-
-
-class Bottleneck(Part):
-    """s A(norm(x)), where x is what `reads` says: a branch's output or its input. D starts Kaiming uniform (a = sqrt 5)."""
-
-    def __init__(self, block: Block, config: Adapter, reads: str):
-        super().__init__()
-        width, device = block.sizes.width, block.device
-        self.down = nn.Linear(width, config.rank, device=device)
-        self.up = nn.Linear(config.rank, width, device=device)
-        self.norm = nn.LayerNorm(width, device=device) if config.norm else None
-        with torch.no_grad():
-            nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
-            for zero in (self.down.bias, self.up.weight, self.up.bias):
-                zero.zero_()
-        self.reads, self.scale, self.activation, self.dropout = reads, config.scale, config.activation, config.dropout
-
-    def forward(self, x: Tensor, output: Tensor) -> Tensor:
-        """x, output [B, N, d]: the branch's input and output -> what is added to the output, [B, N, d]."""
-        x = output if self.reads == "output" else x
-        x = x.to(self.down.weight.dtype)
-        x = x if self.norm is None else self.norm(x)
-        inner = F.dropout(ACTIVATIONS[self.activation](self.down(x)), self.dropout, self.training)
-        return (self.scale * self.up(inner)).to(output.dtype)

@@ -23,9 +23,10 @@ from torch.nn import functional as F
 
 from gossamer.anatomy import Anatomy, Branch
 from gossamer.anatomy.block import Block
-from gossamer.anatomy.seams import Part, Swapped
+from gossamer.anatomy.rewritten import Swapped
+from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError
-from gossamer.methods.base import Method, grow
+from gossamer.methods.base import Method, grow, method
 
 PLACES: dict[str, tuple[Branch, ...]] = {
     "attention": ("attention", "cross"),
@@ -54,6 +55,7 @@ def largest(A: Tensor) -> Tensor:
     return A.detach().amax(dim=-1, keepdim=True)
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class APT(Method):
     """A softmax-free read-out of learnt prompts beside every attention (Wu et al., arXiv 2306.15706). Not an identity at the start.
@@ -109,7 +111,7 @@ class APT(Method):
             grow(tree, f"{block.key}.{branch}", part)
             anatomy.add(block, branch, part)
             places.append((block, LAST[branch], part))
-        tree.__dict__.update(anatomy=anatomy, places=places)
+        tree.borrow(anatomy=anatomy, places=places)
         return tree
 
     def places(self, anatomy: Anatomy) -> list[tuple[Block, Branch]]:
@@ -224,12 +226,12 @@ class ReadOuts(Part):
         """Every read-out becomes two tables; nothing more is computed for s, unless other methods work beside APT."""
         super().finalize()
         own = {id(part) for _, _, part in self.places}
-        alone = all(isinstance(c, Swapped) or id(c.part) in own for c in self.anatomy.log)  # type: ignore[union-attr]
+        alone = all(isinstance(c, Swapped) or id(c.part) in own for c in self.anatomy.log)
         for block, role, part in self.places if alone else ():
             last = block.part(role)
             if type(last) is nn.Linear:
                 part.fold(last)
-        self.__dict__.update(anatomy=None, places=[])
+        self.borrow(anatomy=None, places=[])
 
 
 def _drawn(rows: int, columns: int, spread: float, device: torch.device) -> nn.Parameter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import nn
 
@@ -17,7 +17,6 @@ class Method(ABC):
 
     name: ClassVar[str]
     learning_rate: ClassVar[float] = 1e-3  # AdamW's largest, where a run says nothing
-    trains_backbone: ClassVar[bool] = False  # its backbone is in training mode while training, dropout included
 
     @abstractmethod
     def attach(self, anatomy: Anatomy) -> Part:
@@ -29,6 +28,10 @@ class Method(ABC):
 
     def skipped(self, anatomy: Anatomy) -> list[Site]:
         """What this method takes the place of, where no other method then places anything. Default: nothing."""
+        return []
+
+    def trained_parts(self, anatomy: Anatomy) -> list[nn.Module]:
+        """Parts of the backbone that are in training mode while training, their dropout on. Default: none."""
         return []
 
     def rate(self, tensor: str) -> float:
@@ -57,6 +60,28 @@ class Method(ABC):
             ValueError: there is no closed formula.
         """
         return 0, 0
+
+
+METHODS: dict[str, type[Method]] = {}
+"""Every method by its name, as run files and saved adapters say it."""
+
+M = TypeVar("M", bound=type[Method])
+
+
+def method(kind: M) -> M:
+    """Makes a method known by its `name`, as a decorator of its class; it is then listed nowhere else.
+
+    `METHODS`, run files, messages and `gossamer.<ClassName>` follow from it, for every file of this folder.
+
+    Raises:
+        ValueError: it has no name of its own, or that name is taken.
+    """
+    if "name" not in vars(kind):
+        raise ValueError(f"{kind.__name__} has no name of its own: set one, such as name = {kind.__name__.lower()!r}")
+    if kind.name in METHODS:
+        raise ValueError(f"two methods are called {kind.name!r}: {METHODS[kind.name].__name__} and {kind.__name__}")
+    METHODS[kind.name] = kind
+    return kind
 
 
 def share(anatomy: Anatomy, parameters: dict[str, nn.Parameter]) -> Part:

@@ -10,15 +10,15 @@ from torch import nn
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError
-from gossamer.methods.base import Method, share
+from gossamer.methods.base import Method, method, share
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class BitFit(Method):
     """All bias vectors of the backbone are trained, those of its norms included; ViT-B/16 has 102,912 of them."""
 
     name = "bitfit"
-    trains_backbone = True
 
     def attach(self, anatomy: Anatomy) -> Part:
         """Makes the biases trainable.
@@ -32,6 +32,10 @@ class BitFit(Method):
                 f"{type(anatomy.model).__name__} has no bias vectors, so BitFit would train nothing but the head"
             )
         return share(anatomy, biases)
+
+    def trained_parts(self, anatomy: Anatomy) -> list[nn.Module]:
+        """The whole backbone."""
+        return [anatomy.model]
 
     def parameters(self, anatomy: Anatomy) -> int:
         """The sum of the biases' lengths."""

@@ -15,9 +15,10 @@ from gossamer.anatomy import Anatomy
 from gossamer.anatomy.block import Block, get
 from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError
-from gossamer.methods.base import Method, grow
+from gossamer.methods.base import Method, grow, method
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class ClassifierToken(Method):
     """Text position 0, before the modality embedding is added, becomes a learned vector of the model's width.

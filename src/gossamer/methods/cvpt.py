@@ -22,7 +22,7 @@ from gossamer.anatomy import Anatomy
 from gossamer.anatomy.block import Block, Projection
 from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError
-from gossamer.methods.base import Method, grow
+from gossamer.methods.base import Method, grow, method
 from gossamer.methods.vpt import patch_area, prompt_range
 
 PLACEMENTS = (1, 2, 3, 4, 5, "parallel_ffn")
@@ -55,6 +55,7 @@ def folded_attention(x: Tensor, G: Tensor, g: Tensor, U: Tensor) -> Tensor:
     return weights.flatten(-2).to(x.dtype) @ U.flatten(-3, -2)
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class CVPT(Method):
     """Prompts that the tokens of each block read by a cross-attention (Huang et al., arXiv 2408.14961).
@@ -141,7 +142,7 @@ class CVPT(Method):
 
     def from_identity(self, block: Block) -> bool:
         """Whether training starts with the backbone's function."""
-        return self.start == "identity" or (self.start is None and block.active("layer_scale1") is not None)
+        return self.start == "identity" or (self.start is None and block.damping("layer_scale1") is not None)
 
     def form_on(self, block: Block) -> Form:
         """How CA is computed on a block.
@@ -217,7 +218,7 @@ class CrossPrompts(Part):
     def __init__(self, block: Block, config: CVPT, bound: float):
         super().__init__()
         norms = "host_norm1" in (config.query_norm, config.prompt_norm)
-        if norms and block.stack.attention.norm is None:
+        if norms and block.attention.norm is None:
             raise UserError(f"{block.name} has no norm before its attention, so there is no 'host_norm1' to use")
         width, device = block.sizes.width, block.device
         start = torch.empty(config.prompts, width, device=device).uniform_(-bound, bound)
@@ -227,7 +228,7 @@ class CrossPrompts(Part):
         self.own: OwnProjections | None = None
         if config.learnable or config.projections == "random":
             self.own = OwnProjections(block, config)
-        self.__dict__.update(block=block)  # the block is the backbone's, no child
+        self.borrow(block=block)  # the block is the backbone's, no child
         self.config, self.form, self.dropout = config, config.form_on(block), config.dropout
         for name in ("bias", "keys", "values", "G", "g", "U"):
             self.register_buffer(name, None)
@@ -304,7 +305,7 @@ class CrossPrompts(Part):
         return 0.0 if self.from_identity or b_o is None else b_o
 
     def _damped(self, y: Tensor) -> Tensor:
-        return self._through("layer_scale1", y) if self.config.layer_scale else y
+        return self.block.damped("layer_scale1", y) if self.config.layer_scale else y
 
     def _finished(self, x: Tensor) -> Tensor:
         if self.form == "constant":

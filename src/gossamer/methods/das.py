@@ -12,6 +12,7 @@ import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -22,18 +23,15 @@ from gossamer.anatomy import Anatomy, Branch
 from gossamer.anatomy.block import Block, Site
 from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError
-from gossamer.methods.base import Method, grow
+from gossamer.methods.base import Method, grow, method
+from gossamer.methods.parts import bottleneck
 from gossamer.methods.parts.bandit import Bandit
+from gossamer.methods.parts.bottleneck import Bottleneck
 
 if TYPE_CHECKING:
     from gossamer.anatomy.replaced import Replaced
 
 STD = 0.02  # of the random matrices of parallel adapters
-
-
-def parallel(x: Tensor, norm: nn.LayerNorm, down: nn.Linear, up: nn.Linear, scale: float = 1.0) -> Tensor:
-    """A(x) = s (W_up ReLU(W_dn LN_A(x) + b_dn) + b_up) for x [..., d]; nothing of x is added."""
-    return scale * up(torch.relu(down(norm(x))))
 
 
 def grouped(z: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
@@ -47,6 +45,7 @@ def mixture(first: Tensor, weight: Tensor, bias: Tensor, temperature: float) -> 
     return F.linear(first.float(), weight.float(), bias.float()).div(temperature).softmax(dim=-1)
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class DAS(Method):
     """Skipped layers with shortcuts, kept layers with adapters (Wu et al., arXiv 2309.01479).
@@ -199,7 +198,7 @@ class DAS(Method):
         """The branches of a block that carry an adapter."""
         if self.form == "parallel":
             return ["attention", "cross", "ffn"] if block.stack.cross else ["attention", "ffn"]
-        if block.stack.attention.norm is None:
+        if block.attention.norm is None:
             raise UserError(
                 f"form={self.form!r} reads what a norm gives to attention; {block.name} is a post-norm block"
             )
@@ -226,9 +225,9 @@ class DAS(Method):
     def _size(self, d: int, r: int) -> int:
         """Parameters of one adapter of rank r."""
         return {
-            "parallel": 2 * d * r + r + 3 * d,
+            "parallel": bottleneck.parameters(d, r, norm=True),
             "router": d * r + r + 2 * (d * (r // self.groups) + d) + 2 * d + 2,
-            "bottleneck": 2 * d * r + r + d,
+            "bottleneck": bottleneck.parameters(d, r),
         }[self.form]
 
     def _macs(self, n: int, d: int, r: int) -> int:
@@ -337,7 +336,7 @@ class Shortcut(Part):
     def __init__(self, adapter: Part, norm: nn.Module | None, plus_input: bool):
         super().__init__()
         self.adapter, self.plus_input = adapter, plus_input
-        self.__dict__["norm"] = norm  # the backbone's, so no child
+        self.borrow(norm=norm)  # the backbone's, so no child
 
     def forward(self, x: Tensor, first: Tensor | None = None) -> Tensor:
         """[B, N, d], and where asked for the first token of each sequence [B, d] -> [B, N, d]."""
@@ -348,44 +347,18 @@ class Shortcut(Part):
         return x + u + y if self.plus_input else x + y
 
 
-class ParallelAdapter(Part):
-    """A(x), see `parallel`: beside a branch, or behind x + in place of a block."""
-
-    def __init__(self, width: int, rank: int, config: DAS, device: torch.device):
-        super().__init__()
-        self.norm = nn.LayerNorm(width, eps=1e-5, device=device)
-        self.down, self.up = nn.Linear(width, rank, device=device), nn.Linear(rank, width, device=device)
-        for linear in (self.down, self.up):
-            nn.init.normal_(linear.weight, std=STD)
-            nn.init.zeros_(linear.bias)
-        if config.init == "zero_up":
-            nn.init.zeros_(self.up.weight)
-        self.scale, self.dropout = config.scale, config.dropout
-
-    def forward(self, x: Tensor, output: Tensor | None = None) -> Tensor:
-        """x [B, N, d] -> A(x); what the branch made of x does not matter."""
-        states = x.to(self.down.weight.dtype)
-        if self.training and self.dropout:
-            hidden = F.dropout(torch.relu(self.down(self.norm(states))), self.dropout)
-            return (self.scale * self.up(hidden)).to(x.dtype)
-        return parallel(states, self.norm, self.down, self.up, self.scale).to(x.dtype)
+def _parallel(width: int, rank: int, config: DAS, device: torch.device) -> Bottleneck:
+    """A(x) = s (W_up ReLU(W_dn LN_A(x) + b_dn) + b_up): beside a branch, or behind x + in place of a block."""
+    drawn = partial(nn.init.normal_, std=STD)
+    options = {"scale": config.scale, "dropout": config.dropout, "device": device}
+    part = Bottleneck(width, rank, norm=True, **options)
+    return part.start(drawn, nn.init.zeros_ if config.init == "zero_up" else drawn)
 
 
-class BottleneckAdapter(Part):
+def _bottleneck(width: int, rank: int, config: DAS, device: torch.device) -> Bottleneck:
     """R(u) = s (W_up ReLU(W_dn u + b_dn) + b_up) before a branch; W_dn Xavier, the rest zero."""
-
-    def __init__(self, width: int, rank: int, config: DAS, device: torch.device):
-        super().__init__()
-        self.down, self.up = nn.Linear(width, rank, device=device), nn.Linear(rank, width, device=device)
-        nn.init.xavier_uniform_(self.down.weight)
-        for zero in (self.down.bias, self.up.weight, self.up.bias):
-            nn.init.zeros_(zero)
-        self.scale, self.dropout = config.scale, config.dropout
-
-    def forward(self, u: Tensor) -> Tensor:
-        """[B, N, d] -> [B, N, d]."""
-        hidden = F.dropout(torch.relu(self.down(u.to(self.down.weight.dtype))), self.dropout, self.training)
-        return (self.scale * self.up(hidden)).to(u.dtype)
+    options = {"scale": config.scale, "dropout": config.dropout, "device": device}
+    return Bottleneck(width, rank, **options).start(nn.init.xavier_uniform_)
 
 
 class RouterAdapter(Part):
@@ -420,7 +393,7 @@ class RouterAdapter(Part):
         return (self.scale * (alpha[..., 0] * branches[0] + alpha[..., 1] * branches[1])).to(u.dtype)
 
 
-FORMS: dict[str, Any] = {"parallel": ParallelAdapter, "router": RouterAdapter, "bottleneck": BottleneckAdapter}
+FORMS: dict[str, Any] = {"parallel": _parallel, "router": RouterAdapter, "bottleneck": _bottleneck}
 
 
 def _path(site: Site) -> str:

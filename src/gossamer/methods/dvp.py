@@ -16,6 +16,7 @@ import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -27,9 +28,10 @@ from gossamer.anatomy.block import Block
 from gossamer.anatomy.leading import Lead
 from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError
-from gossamer.methods.adapter import Adapter, Bottleneck
-from gossamer.methods.base import Method, grow, share
+from gossamer.methods.base import Method, grow, method, share
+from gossamer.methods.parts import bottleneck
 from gossamer.methods.parts.bandit import Bandit
+from gossamer.methods.parts.bottleneck import Bottleneck
 
 DROPOUT = 0.1  # on the attention map of the generator, the authors'
 ADAPTER_STD, HEAD_STD = 0.01, 0.02  # of weights at the start, the authors'
@@ -59,6 +61,7 @@ def pooled(states: Tensor, mask: Tensor | None) -> Tensor:
     return (states * weights).sum(dim=1, keepdim=True) / weights.sum(dim=1, keepdim=True).clamp(min=1)
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class DVP(Method):
     """One visual prompt, generated from text and image (Huang et al., arXiv 2306.00409); for models made by `VisionLanguage`.
@@ -106,10 +109,9 @@ class DVP(Method):
         if self.init_std < 0:
             raise UserError(f"init_std must be 0 or more, got {self.init_std}")
 
-    @property
-    def trains_backbone(self) -> bool:  # type: ignore[override]
-        """Whether the language model itself is trained, its dropout on."""
-        return self.train == "language"
+    def trained_parts(self, anatomy: Anatomy) -> list[nn.Module]:
+        """The language model where it is trained itself; the vision tower stays as it is."""
+        return [anatomy.model.language] if self.train == "language" else []  # type: ignore[list-item]
 
     def attach(self, anatomy: Anatomy) -> Part:
         """Places generator and adapters; their tree is `<stack>.blocks.<i>.prompt`, `.adapters.<branch>` and `.norm<j>`.
@@ -134,9 +136,9 @@ class DVP(Method):
             self._adapt(anatomy, tree)
         if self.released_compat:
             for block in (b for name in anatomy.adapted for b in anatomy.blocks(name)[1:]):
-                anatomy.withhold(block, "position_bias")
+                anatomy.withhold(block, "bias")
         arms = [f"{anatomy.readout.name}.blocks.{i}" for i in sorted(placement.known)]
-        tree.__dict__.update(placement=placement, arms=arms, use=placement.use)
+        tree.borrow(placement=placement, arms=arms, use=placement.use)
         return tree
 
     def bandit(self) -> Bandit:
@@ -179,15 +181,12 @@ class DVP(Method):
     def _adapt(self, anatomy: Anatomy, tree: Part) -> None:
         """Bottlenecks behind every sub-layer of the language model: z + U phi(D z + b_D) + b_U."""
         causal = _decoder_only(anatomy)
-        config = Adapter(rank=self._rank(anatomy), activation="silu" if causal else "relu")
+        draw = nn.init.xavier_uniform_ if causal else partial(nn.init.normal_, std=ADAPTER_STD)
+        activation = "silu" if causal else "relu"
         for block, branch in self._branches(anatomy):
-            adapter = Bottleneck(block, config, "output")
-            for linear in (adapter.down, adapter.up):
-                if causal:
-                    nn.init.xavier_uniform_(linear.weight)
-                else:
-                    nn.init.normal_(linear.weight, std=ADAPTER_STD)
-                nn.init.zeros_(linear.bias)
+            width, rank = block.sizes.width, self._rank(anatomy)
+            adapter = Bottleneck(width, rank, activation=activation, reads="output", device=block.device)
+            adapter.start(draw, draw)
             grow(tree, f"{block.key}.adapters.{branch}", adapter)
             anatomy.add(block, branch, adapter)
 
@@ -242,7 +241,7 @@ class DVP(Method):
         total = each * len(self._placed(anatomy))
         if self.train == "adapters":
             r = self._rank(anatomy)
-            total += sum(2 * w * r + r + w for w in (b.sizes.width for b, _ in self._branches(anatomy)))
+            total += sum(bottleneck.parameters(b.sizes.width, r) for b, _ in self._branches(anatomy))
         return total + sum(p.numel() for p in {id(p): p for p in self._shared(anatomy).values()}.values())
 
     def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
@@ -308,7 +307,7 @@ class Generator(sight.Reader):
         self.o = nn.Linear(c, d, device=block.device)
         self.at = block.index
         placement.known.add(block.index)
-        self.__dict__["placement"] = placement
+        self.borrow(placement=placement)
 
     @property
     def acts(self) -> bool:
@@ -350,7 +349,7 @@ class VisualPrompt(Lead):
         kind = "last" if causal else "first" if block.prefix and not two_sided else "mean"
         self.query = kind if config.query == "token" else config.query
         self.everywhere = config.released_compat  # a mean over padding as well
-        self.__dict__.update(seeing=sight.of(anatomy.model), block=block)
+        self.borrow(seeing=sight.of(anatomy.model), block=block)
 
     def acting(self) -> bool:
         """Whether the prompt is placed here and there is an image at all."""
@@ -412,7 +411,7 @@ class TextModality(Part):
 
     def __init__(self, prompt: VisualPrompt):
         super().__init__()
-        self.__dict__["prompt"] = prompt
+        self.borrow(prompt=prompt)
 
     def forward(self, x: Tensor) -> Tensor:
         """States x [B, N, d] -> what is added, [d] or [B, 1, d]."""

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.seams import Part
-from gossamer.methods.base import Method
+from gossamer.methods.base import Method, method
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class LinearProbe(Method):
     """Nothing but the head is trained; the backbone is a fixed feature extractor, in evaluation mode."""

@@ -25,7 +25,10 @@ from gossamer.anatomy import Anatomy, sight
 from gossamer.anatomy.block import Block
 from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError
-from gossamer.methods.base import Method, grow
+from gossamer.methods.base import Method, grow, method
+from gossamer.methods.parts import bottleneck
+from gossamer.methods.parts.bottleneck import Bottleneck
+from gossamer.methods.parts.patches import Patches
 
 KEYS_STD = 0.02  # of P_K at the start
 
@@ -51,6 +54,7 @@ def memory_units(x: Tensor, keys: Tensor, activation: Callable[[Tensor], Tensor]
     return activation(x.reshape(len(keys), -1, x.shape[-1]) @ keys.transpose(1, 2))
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class MemVP(Method):
     """Images in the memory of feed-forward networks (Jie et al., arXiv 2405.05615); for models made by `VisionLanguage`.
@@ -107,7 +111,15 @@ class MemVP(Method):
         anatomy.look(memory)
         anatomy.skip(last)
         for block in vision if self.vision_rank else ():
-            adapter = VisionAdapter(block, self)
+            adapter = Bottleneck(
+                block.sizes.width,
+                self.vision_rank,
+                activation="gelu",
+                scale=self.vision_scale,
+                dropout=self.dropout,
+                bias=False,
+                device=block.device,
+            )
             grow(tree, f"{block.key}.ffn", adapter)
             anatomy.add(block, "ffn", adapter)
         for block in blocks:
@@ -132,7 +144,8 @@ class MemVP(Method):
         """2 m d + r (d_v + 1) + d (r + 1) + 2 (N_c - 1) d_v h; the adapter of the vision tower's last block would never run."""
         d, tower = self.read_by(anatomy)[0].sizes.width, anatomy.blocks("vision")
         d_v, r, h = tower[0].sizes.width, self.rank, self.vision_rank
-        return 2 * self.slots(anatomy) * d + r * (d_v + 1) + d * (r + 1) + 2 * (len(tower) - 1) * d_v * h
+        adapters = (len(tower) - 1) * bottleneck.parameters(d_v, h, bias=False)
+        return 2 * self.slots(anatomy) * d + r * (d_v + 1) + d * (r + 1) + adapters
 
     def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
         """2 n m d in each block, n_v r (d_v + d) and 2 n d_v h for each vision adapter an image, less the vision block not run."""
@@ -163,8 +176,8 @@ class VisualMemory(sight.Reader):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
         self.config, self.slots = config, slots
-        self.view = sight.Patches(anatomy)
-        self.__dict__["seeing"] = seen
+        self.view = Patches(anatomy)
+        self.borrow(seeing=seen)
 
     def forward(self, states: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
         """The vision tower's states [I, N, d_v] behind its last block but one -> K, U [I, m, d].
@@ -210,7 +223,7 @@ class MemoryRead(Part):
             raise UserError(
                 f"{block.name} ({type(block.module).__name__}): its family does not name the FFN's activation"
             )
-        self.__dict__.update(memory=memory, activation=activation, block=block)
+        self.borrow(memory=memory, activation=activation, block=block)
 
     def forward(self, x: Tensor, output: Tensor) -> Tensor:
         """x, output [R, L, d]: the FFN's input and output -> what is added, [R, L, d]."""
@@ -227,20 +240,3 @@ class MemoryRead(Part):
         """phi(x K^T) [S, n, m] of what enters the FFN, x [R, L, d]."""
         keys, _ = self.memory.now()
         return memory_units(x.to(keys.dtype), keys, self.activation)
-
-
-class VisionAdapter(Part):
-    """s_c U Dropout(GELU(D x)) beside the MLP of a vision block; D starts as a Linear does, U zero."""
-
-    def __init__(self, block: Block, config: MemVP):
-        super().__init__()
-        width, device = block.sizes.width, block.device
-        self.down = nn.Linear(width, config.vision_rank, bias=False, device=device)
-        self.up = nn.Linear(config.vision_rank, width, bias=False, device=device)
-        nn.init.zeros_(self.up.weight)
-        self.scale, self.dropout = config.vision_scale, config.dropout
-
-    def forward(self, x: Tensor, output: Tensor) -> Tensor:
-        """x, output [B, N, d_v]: the MLP's input and output -> what is added, [B, N, d_v]."""
-        units = F.dropout(F.gelu(self.down(x.to(self.down.weight.dtype))), self.dropout, self.training)
-        return (self.scale * self.up(units)).to(output.dtype)

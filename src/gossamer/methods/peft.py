@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from gossamer.anatomy import Anatomy
-from gossamer.anatomy.seams import Part, hand_over
+from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError
 from gossamer.methods.base import Method, grow
 
@@ -65,6 +65,8 @@ class Peft(Method):
         swapped: dict[str, nn.Module] = {}
         try:
             tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, config, adapter_name=ADAPTER)
+        except (ValueError, TypeError, NotImplementedError) as error:  # what peft says of settings that do not fit the model
+            raise UserError(f"peft ({config.peft_type.value}): {error}") from error
         finally:
             model.__dict__.pop("peft_config", None)
             changed = {n: m for n, m in model.named_modules() if n in before and before[n] is not m}
@@ -73,7 +75,7 @@ class Peft(Method):
                 parent, _, child = name.rpartition(".")
                 setattr(model.get_submodule(parent), child, before[name])
         for name, module in swapped.items():
-            anatomy.swap(name, module)
+            anatomy.swap(name, module, merge=_merged)
         lost = known.keys() - {id(t) for t in model.state_dict(keep_vars=True).values()}
         if lost:
             raise UserError(
@@ -86,7 +88,7 @@ class Peft(Method):
         trained = {id(p) for p, flag in flags.items() if p.requires_grad and not flag} - heads
         tree = PeftTree()
         _collect(tree, tuner, known.keys() - trained, anatomy.keys())
-        tree.__dict__.update(model=model, swapped=list(swapped))
+        tree.borrow(model=model, layers=list(swapped.values()))
         return tree
 
     def _resolve(self, anatomy: Anatomy) -> Any:
@@ -141,35 +143,25 @@ class Peft(Method):
 
 
 class PeftTree(Part):
-    """What peft trains. finalize merges it into the weights and gives the plain Linears back."""
+    """What peft trains; its layers are merged into the weights when the model is finished."""
 
-    model: nn.Module
-    swapped: list[str]
+    model: nn.Module | None
+    layers: list[nn.Module]
 
     def train(self, mode: bool = True) -> PeftTree:
         """Training mode for what peft added, its dropout included, wherever it sits in the frozen backbone."""
         super().train(mode)
-        for name in self.swapped:
-            for path, module in self.model.get_submodule(name).named_modules():
-                if not {"base_layer", "original_module"} & set(path.split(".")):
-                    module.training = mode
+        for path, module in [named for layer in self.layers for named in layer.named_modules()]:
+            if not {"base_layer", "original_module"} & set(path.split(".")):
+                module.training = mode
         return self
 
     def finalize(self) -> None:
-        """Merges every tuner layer that can be merged and removes it."""
-        kept = False
-        for name in self.swapped:
-            parent, _, child = name.rpartition(".")
-            layer = self.model.get_submodule(name)
-            plain = _merged(layer)
-            if plain is None:
-                kept = True
-            else:
-                hand_over(layer, plain)
-                setattr(self.model.get_submodule(parent), child, plain)
-        for child in list(self._modules) if not kept else ():
-            del self._modules[child]
-        self.__dict__.update(model=None, swapped=[])
+        """What was merged is let go; what cannot be merged goes on running."""
+        standing = {id(m) for m in self.model.modules()} if self.model is not None else set()
+        if not any(id(layer) in standing for layer in self.layers):
+            self._modules.clear()
+        self.borrow(model=None, layers=[])
 
 
 def _merged(layer: Any) -> nn.Module | None:
@@ -209,7 +201,10 @@ def from_dict(values: dict[str, Any]) -> Peft:
     kind = values.pop("peft_type", None)
     if kind not in {t.value for t in PeftType}:
         raise UserError(f"peft_type is {kind!r}; peft knows {', '.join(sorted(t.value for t in PeftType))}")
-    return Peft(config=PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)](**values))
+    try:
+        return Peft(config=PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)](**values))
+    except (ValueError, TypeError) as error:  # an unknown field, or a value that peft refuses
+        raise UserError(f"peft ({kind}): {error}") from error
 
 
 def _biased(config: Any) -> bool:

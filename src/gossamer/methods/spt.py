@@ -21,7 +21,7 @@ from gossamer.anatomy.bank import Bank, bare
 from gossamer.anatomy.block import Block
 from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError, WrongKind
-from gossamer.methods.base import Method
+from gossamer.methods.base import Method, method
 from gossamer.methods.vpt import VPT, Prompts
 
 STRATEGIES = ("random", "mean_pooling", "max_pooling", "kmeans")
@@ -103,6 +103,7 @@ def _squared(bank: Tensor, centres: Tensor) -> Tensor:
     return torch.cat([torch.cdist(piece.double(), centres.double()).square() for piece in bank.split(ROWS)])
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class SPT(Method):
     """VPT with prompts that start as tokens of training images (Wang et al., arXiv 2402.02382).
@@ -215,7 +216,7 @@ class SelfPrompts(Part):
         device = next(self.parameters()).device if own else None
         self.register_buffer("harvested", torch.tensor(not own, device=device))
         self.ready = not own
-        self.__dict__["handles"] = [p.register_forward_pre_hook(self.check) for p in own]
+        self.borrow(handles=[p.register_forward_pre_hook(self.check) for p in own])
 
     def prompts(self) -> list[Prompts]:
         """The prompted blocks' prompts, in order."""
@@ -326,7 +327,9 @@ def prompts_from(bank: Bank, config: SPT, memory: int = 2**30) -> Tensor:
         )
     if config.strategy == "kmeans":
         return _clustered(bank, config, generator, memory)
-    return _sampled(bank, config, [smallest(torch.rand(rows, generator=generator), config.each) for _ in bank.layers])
+    # float32 whatever the default is: another precision would draw other rows
+    drawn = [torch.rand(rows, generator=generator, dtype=torch.float32) for _ in bank.layers]
+    return _sampled(bank, config, [smallest(u, config.each) for u in drawn])
 
 
 def _sampled(bank: Bank, config: SPT, chosen: Sequence[Tensor]) -> Tensor:

@@ -10,9 +10,10 @@ from gossamer.anatomy import Anatomy
 from gossamer.anatomy.block import get, has
 from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError
-from gossamer.methods.base import Method, share
+from gossamer.methods.base import Method, method, share
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class Unfreeze(Method):
     """These modules of the backbone are trained, from their pre-trained values, in evaluation mode like the rest of it.

@@ -16,9 +16,11 @@ from gossamer.anatomy import Anatomy, sight
 from gossamer.anatomy.leading import Lead
 from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError
-from gossamer.methods.base import Method, grow
+from gossamer.methods.base import Method, grow, method
+from gossamer.methods.parts.patches import Patches
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class VisualTokens(Method):
     """All visual tokens as input of the language model, or of a later block; for models made by `VisionLanguage`.
@@ -86,7 +88,7 @@ class Projector(sight.Reader):
         for linear in self.linears if config.rank is not None else ():
             nn.init.xavier_uniform_(linear.weight)  # type: ignore[arg-type]
             nn.init.zeros_(linear.bias)  # type: ignore[arg-type]
-        self.view = sight.Patches(anatomy) if config.tokens == "patches" else None
+        self.view = Patches(anatomy) if config.tokens == "patches" else None
 
     def forward(self, states: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
         """The vision tower's states [I, N, d_v] -> tokens [I, m, d], and which exist [I, m] where images differ in size."""
@@ -108,7 +110,7 @@ class Projected(Lead):
         self.projector = Projector(anatomy, config)
         stack = anatomy.blocks(config.stack)[0].stack
         self.beside_text = stack.relative_bias and stack.name != "decoder"  # their distance to the text counts
-        self.__dict__["seeing"] = sight.of(anatomy.model)
+        self.borrow(seeing=sight.of(anatomy.model))
 
     def forward(self, x: Tensor, side: Tensor | None) -> Tensor:
         """States x [B, N, d] -> tokens [B, m, d]; none where no text has an image.

@@ -22,7 +22,7 @@ from gossamer.anatomy import Anatomy, Branch
 from gossamer.anatomy.block import Block
 from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError
-from gossamer.methods.base import Method, grow
+from gossamer.methods.base import Method, grow, method
 
 BRANCHES: dict[str, tuple[Branch, ...]] = {"self": ("attention",), "cross": ("cross",), "both": ("attention", "cross")}
 
@@ -40,6 +40,7 @@ def start_head(linear: nn.Linear) -> None:
         nn.init.constant_(linear.bias, -math.log(99))
 
 
+@method
 @dataclass(frozen=True, kw_only=True)
 class VPT(Method):
     """Prompts in front of the patches (Jia et al., arXiv 2203.12119).
@@ -253,7 +254,7 @@ class Prompts(Part):
             torch.empty(count, width, device=block.device).uniform_(-bound, bound)
         )
         # Neither is a child: the block is the backbone's, the projection stands once in the method's tree.
-        self.__dict__.update(block=block, projection=projection)
+        self.borrow(block=block, projection=projection)
         self.deep, self.dropout = config.deep, config.dropout
         self.register_buffer("folded", None)
 
@@ -280,7 +281,7 @@ class InsertedPrompts(Prompts):
         self.eval()
         self.folded = self.tokens(1).clone()
         self.prompts = None
-        self.__dict__.update(block=None, projection=None)
+        self.borrow(block=None, projection=None)
 
 
 class RememberedPrompts(Prompts):
@@ -312,7 +313,7 @@ class RememberedPrompts(Prompts):
         self.eval()
         self.keys, self.values = (t.clone() for t in self.forward(1))
         self.prompts = None
-        self.__dict__.update(block=None, projection=None)
+        self.borrow(block=None, projection=None)
 
 
 def patch_area(anatomy: Anatomy, block: Block) -> int:

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from gossamer import anatomy, hosts
-from gossamer.anatomy.sight import Scene, Seen, Sight
+from gossamer.anatomy import call as calls
+from gossamer.anatomy.session import Scene, Session
+from gossamer.anatomy.sight import Seen, Sight
 from gossamer.errors import UserError, WrongKind
 
 
@@ -61,7 +63,8 @@ class VisionLanguage(hosts.Halves):
                 )
         self.vision, self.language = vision, language
         self.config = VisionLanguageConfig(vision_config=vision.config, text_config=language.config)  # type: ignore[attr-defined]
-        self.sight = Sight()
+        self.session = Session()
+        self.sight = Sight(self.session)
         self.last_block, self.image_size = tower.blocks()[-1].name, _pair(tower.owner().config.image_size)  # type: ignore[union-attr]
         self.decoder_only = reader.readout.causal and list(reader.stacks) == ["decoder"]
         self.class_first = next(iter(reader.stacks.values()))[0].prefix > 0
@@ -171,7 +174,7 @@ class VisionLanguage(hosts.Halves):
         scene = self._scene(self._seen(pixel_values, seen, states), image_index, len(text), question)
         named = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
         given = {k: v for k, v in named.items() if v is not None} | inputs
-        with self.sight.showing(scene):
+        with self.session.showing(scene):
             return self.language(**self._positions(given), **self._start(given, text), **given)
 
     @torch.no_grad()
@@ -199,7 +202,7 @@ class VisionLanguage(hosts.Halves):
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         self._check_padding(mask)
         scene = self._scene(self._seen(pixel_values, seen, states), image_index, len(input_ids), mask.bool())
-        with self.sight.showing(scene):
+        with self.session.showing(scene):
             return language.generate(input_ids=input_ids, attention_mask=mask, **options)
 
     def _seen(self, pixel_values: Any, seen: Seen | None, states: Tensor | None) -> Seen | None:
@@ -221,7 +224,8 @@ class VisionLanguage(hosts.Halves):
     def _positions(self, given: dict[str, Any]) -> dict[str, Tensor]:
         """Positions that count real tokens, so that padding on the left moves nothing; for decoder-only models."""
         mask = given.get("attention_mask")
-        if mask is None or mask.dim() != 2 or {"position_ids", "past_key_values"} & set(given) or not self.decoder_only:
+        placed = "position_ids" in given or calls.one_of("cache", given) is not None
+        if mask is None or mask.dim() != 2 or placed or not self.decoder_only:
             return {}
         return {"position_ids": (mask.long().cumsum(-1) - 1).clamp(min=0)}
 
@@ -249,7 +253,7 @@ class VisionLanguage(hosts.Halves):
         """Blocks of both halves compute their activations again in the backward pass, seeing what they saw."""
         kwargs = dict(activation_checkpointing_kwargs or {})
         hosts.of(self.vision).checkpoint(self.vision, kwargs, **options)
-        hosts.of(self.language).checkpoint(self.language, {**kwargs, "context_fn": self.sight.again}, **options)
+        hosts.of(self.language).checkpoint(self.language, {**kwargs, "context_fn": self.session.again}, **options)
 
     def activation_checkpointing_disable(self) -> None:
         """Both halves keep activations again."""

@@ -155,7 +155,8 @@ class Training:
         warm_start: start the head from the linear probe, solved exactly on features that are computed once (Kumar et al., arXiv
             2202.10054). linear_probe alone is then finished: nothing is left to tune. Soft scores and written answers have none.
         keep: what is saved at the end, the last epoch or the one with the best validation accuracy.
-        bf16: compute in bfloat16 where torch's autocast deems it safe.
+        bf16: compute in bfloat16 where torch's autocast deems it safe. auto: if the machine has it, since one that emulates it is
+            faster in float32; the run's folder says which it was.
         attention: of training steps. fused: torch's choice. plain: products and a softmax, with memory for every pair. On a
             CPU the backward pass of torch's fused one is slow in bfloat16: up to some 200 tokens plain steps are faster there.
         gradient_checkpointing: compute activations again in the backward pass: less memory, about a third more time.
@@ -174,7 +175,7 @@ class Training:
     clip: float = 1.0
     warm_start: bool = True
     keep: Literal["last", "best"] = "last"
-    bf16: bool = False
+    bf16: bool | Literal["auto"] = False
     attention: Literal["fused", "plain"] = "fused"
     gradient_checkpointing: bool = False
     workers: int = 0
@@ -189,8 +190,17 @@ class Training:
         for name in ("lr", "head_weight_decay"):
             value = getattr(self, name)
             _require(value is None or value >= 0, f"training.{name} must not be negative, got {value}")
+        if self.bf16 == "auto":
+            from gossamer.cost import machine  # torch: not for a run file alone
+
+            object.__setattr__(self, "bf16", bool(machine.bfloat16()))
         if self.epochs == 0 and not self.warm_start:
             raise UserError("training.epochs=0 with training.warm_start=false trains nothing; change one of them")
+
+    @property
+    def bfloat16(self) -> bool:
+        """`bf16`, of which no auto is left by now."""
+        return self.bf16 is True
 
 
 @dataclass(frozen=True, kw_only=True)

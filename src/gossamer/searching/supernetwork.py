@@ -92,7 +92,7 @@ class SuperNetwork:
         """The loss of a batch, and how many of its rows are right, or their scores summed."""
         inputs = self._placed(batch)
         with torch.autocast(
-            next(self.adapted.backbone.parameters()).device.type, torch.bfloat16, enabled=self.training.bf16
+            next(self.adapted.backbone.parameters()).device.type, torch.bfloat16, enabled=self.training.bfloat16
         ):
             if self.loss is None:
                 output = self.adapted(**inputs)

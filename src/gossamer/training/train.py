@@ -20,6 +20,7 @@ from transformers.integrations.integration_utils import get_available_reporting_
 
 from gossamer import methods, tasks
 from gossamer.adapting import Adapted, adapt
+from gossamer.cost import machine
 from gossamer.errors import UserError
 from gossamer.hosts import heads
 from gossamer.runs import processes
@@ -144,7 +145,7 @@ def _arguments(run: Run, folder: RunFolder, *, validate: bool) -> TrainingArgume
         per_device_train_batch_size=chosen.batch,
         per_device_eval_batch_size=2 * chosen.batch,
         max_grad_norm=chosen.clip,
-        bf16=chosen.bf16,
+        bf16=chosen.bfloat16,
         dataloader_num_workers=chosen.workers,
         seed=run.seed,
         eval_strategy="epoch" if validate else "no",
@@ -244,6 +245,7 @@ def _tune(
     def keep_history(log: list[dict[str, Any]]) -> None:
         folder.write("history.jsonl", "".join(json.dumps(record) + "\n" for record in epochs(log)))
 
+    journal.say(machine.precision(run.training.bfloat16))
     if checkpoint is not None:
         journal.say(f"continuing from {checkpoint}")
     if run.training.gradient_checkpointing:

@@ -95,7 +95,7 @@ class ClassifierTrainer(WatchedTrainer):
         validate: Callable[[], dict[str, float]] | None = None,
         **kwargs: Any,
     ):
-        remedy = f"lower training.lr or training.head_lr{', or switch training.bf16 off' if chosen.bf16 else ''}"
+        remedy = f"lower training.lr or training.head_lr{', or switch training.bf16 off' if chosen.bfloat16 else ''}"
         super().__init__(*args, remedy=remedy, **kwargs)
         self.chosen, self.loss, self.validate = chosen, loss, validate
 

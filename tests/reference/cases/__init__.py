@@ -31,8 +31,12 @@ class Case:
         """The case whose legend is NAME.json, with NAME.safetensors beside it; some legends repeat the name, some have a title."""
         described = json.loads(legend.read_text())
         name = next((n for n in (legend.stem, described.get("case")) if n and runner(n)), legend.stem)
-        tensors = safetensors.torch.load_file(legend.with_suffix(".safetensors"))
-        return cls(name, described.get("config", {}), tensors, legend.parent)
+        return cls(name, described.get("config", {}), tensors(legend.with_suffix(".safetensors")), legend.parent)
+
+
+def tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file, floating ones in float64: all that is left to differ is how the authors' own were rounded."""
+    return {k: v.double() if v.is_floating_point() else v for k, v in safetensors.torch.load_file(file).items()}
 
 
 @dataclass(frozen=True)

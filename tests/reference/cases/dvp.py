@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,7 +16,7 @@ from gossamer.anatomy.leading import Leading
 from gossamer.anatomy.seams import Withheld
 from gossamer.methods.dvp import VisualPrompt, attend
 
-from . import Case, Check
+from . import Case, Check, tensors
 
 COVERS = ("dvp-prompt", "dvp-bert_block", "dvp-bert_model", "dvp-llama_model", "dvp-t5_model", "dvp-t5_options")
 PROJECTIONS = ("q", "k", "v", "o")
@@ -297,7 +296,7 @@ def t5(case: Case) -> Iterator[Check]:
 def t5_options(case: Case) -> Iterator[Check]:
     """The three differences between the released T5 and the pre-trained one, corrected one by one and together."""
     c, expected = case.config, case.tensors
-    t = safetensors.torch.load_file(case.folder / c["weights_from"])
+    t = tensors(case.folder / c["weights_from"])
     corrections = {
         "bias_every_block": give_bias, "causal_decoder": make_causal, "masked_pooling": pool_masked, "all_three": None,
     }  # fmt: skip

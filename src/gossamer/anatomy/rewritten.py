@@ -1,0 +1,185 @@
+"""Modules that give their place to others: projections that a method rewrites, heads of another size, thirds of a fused Linear.
+
+What a module is replaced by may hold it (`Wrapped`), and amounts to a plain module again in a finished model: the innermost is
+merged first, so that everyone merges with what it stood on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.anatomy.displaced import Displaced
+from gossamer.anatomy.seams import Change, Part
+
+Merge = Callable[[nn.Module], "nn.Module | None"]
+
+
+class Wrapped(Part):
+    """A module in place of another of the same inputs and outputs, which it holds as `inner`."""
+
+    inner: nn.Module | None  # None once it is merged
+
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner = inner
+
+    def merged(self) -> nn.Module | None:
+        """A plain module that equals this in evaluation, on the inner one, which is plain by then; None: there is none."""
+        raise NotImplementedError
+
+    def linear(self) -> nn.Linear:
+        """The Linear that this amounts to now.
+
+        Raises:
+            TypeError: it is none.
+        """
+        found = self.merged()
+        if type(found) is not nn.Linear:
+            raise TypeError(f"{type(self).__name__} on {type(self.inner).__name__} amounts to no Linear")
+        return found
+
+
+def merged(module: nn.Module) -> nn.Module | None:
+    """What a Wrapped amounts to."""
+    assert isinstance(module, Wrapped), "only what can be merged is asked"
+    return module.merged()
+
+
+class Swapped(Change):
+    """The module called `name` gives its place to another, and is kept until it gets it back.
+
+    Args:
+        model: that has the module.
+        name: of the module.
+        module: that takes its place.
+        displaced: keeps the old one.
+        merge: the plain module that the new one amounts to; None: it stays in a finished model as it is.
+    """
+
+    def __init__(
+        self, model: nn.Module, name: str, module: nn.Module, displaced: Displaced, *, merge: Merge | None = None
+    ):
+        super().__init__()
+        path, _, self.child = name.rpartition(".")
+        self.parent = model.get_submodule(path)
+        self.old, self.new, self.displaced, self.merge = getattr(self.parent, self.child), module, displaced, merge
+
+    def apply(self) -> None:
+        """Puts the new module in place."""
+        setattr(self.parent, self.child, self.new)
+        self.displaced.held.append(self.old)
+
+    def revert(self) -> None:
+        """Puts the old module back."""
+        setattr(self.parent, self.child, self.old)
+        self.displaced.held = [module for module in self.displaced.held if module is not self.old]
+
+    def settle(self, plain: nn.Module, later: Iterable[Change]) -> None:
+        """Puts a plain module where the new one is: in its place, or inside of what was wrapped around it since.
+
+        Raises:
+            TypeError: somebody took its place without holding it.
+        """
+        hand_over(self.new, plain)
+        if getattr(self.parent, self.child) is self.new:
+            setattr(self.parent, self.child, plain)
+            return
+        for change in later:
+            if isinstance(change, Swapped) and isinstance(change.new, Wrapped) and change.new.inner is self.new:
+                change.new.inner = plain
+                return
+        raise TypeError(f"{type(self.new).__name__} at {self.child} is not where it was put")
+
+
+class SplitLinear(nn.Module):
+    """A fused qkv Linear as three Linears `q`, `k`, `v` over views of its weights (same storage, same values)."""
+
+    q: nn.Module
+    k: nn.Module
+    v: nn.Module
+
+    def __init__(self, fused: nn.Linear):
+        super().__init__()
+        d = fused.out_features // 3
+        for i, name in enumerate("qkv"):
+            rows = slice(i * d, (i + 1) * d)
+            bias = None if fused.bias is None else fused.bias.data[rows]
+            self.add_module(name, linear_of(fused.weight.data[rows], bias))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, d] -> [B, N, 3d], as the fused Linear."""
+        return torch.cat([self.q(x), self.k(x), self.v(x)], dim=-1)
+
+    @property
+    def plain(self) -> bool:
+        """Whether no third is rewritten."""
+        return all(type(third) is nn.Linear for third in (self.q, self.k, self.v))
+
+    def fused(self) -> nn.Linear:
+        """The three as one Linear with weights of its own; a third without a bias gets zeros where another has one."""
+        thirds = [third for third in (self.q, self.k, self.v) if isinstance(third, nn.Linear)]
+        biases = [t.weight.new_zeros(t.out_features) if t.bias is None else t.bias.data for t in thirds]
+        biased = any(third.bias is not None for third in thirds)
+        return linear_of(torch.cat([t.weight.data for t in thirds]), torch.cat(biases) if biased else None)
+
+
+def linear_of(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A Linear over a frozen weight [out, in] and bias [out]."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias, requires_grad=False)
+    return linear
+
+
+def finish(model: nn.Module, log: list[Change]) -> bool:
+    """Merges in a copy of a model what was swapped, innermost first, and fuses what was split; what was tied gets its own weights.
+
+    Returns:
+        Whether something was untied.
+    """
+    untied = False
+    for place, change in enumerate(log):
+        if not isinstance(change, Swapped):
+            continue
+        if isinstance(change.new, SplitLinear):
+            continue  # its thirds were rewritten later
+        if change.merge is not None:
+            untied |= untie(model, change.new)
+            plain = change.merge(change.new)
+            if plain is not None:
+                change.settle(plain, log[place + 1 :])
+                if isinstance(change.new, Wrapped):
+                    change.new.inner = None
+    for change in log:
+        if isinstance(change, Swapped) and isinstance(change.new, SplitLinear) and change.new.plain:
+            setattr(change.parent, change.child, change.new.fused())
+    return untied
+
+
+def untie(model: nn.Module, module: nn.Module) -> bool:
+    """Gives a module of a model its own copy of every parameter that it shares with others; whether there was any."""
+    inside = Counter(id(p) for _, _, p in _held(module))
+    outside = Counter(id(p) for _, _, p in _held(model)) - inside
+    shared = [(holder, name, p) for holder, name, p in _held(module) if outside[id(p)]]
+    for holder, name, parameter in shared:
+        setattr(holder, name, nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad))
+    return bool(shared)
+
+
+def _held(root: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
+    for module in root.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                yield module, name, parameter
+
+
+def hand_over(old: nn.Module, new: nn.Module) -> None:
+    """The forward hooks of a module go on working on the one that takes its place, behind those it has."""
+    for name, hooks in vars(old).items():
+        if name.startswith(("_forward_hooks", "_forward_pre_hooks")):
+            vars(new)[name].update(hooks)
