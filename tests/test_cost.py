@@ -66,7 +66,7 @@ def test_closed_form_is_counted(backbone: str, method: str) -> None:
     (applied,) = adapted.applied
     assert sheet.method_parameters == applied.parameters(anatomy)
     assert sheet.method_parameters + sheet.head_parameters == sheet.trained_parameters
-    new = 0 if applied.trains_backbone else sheet.method_parameters
+    new = 0 if applied.trained_parts(anatomy) else sheet.method_parameters
     assert sheet.all_parameters == sheet.backbone_parameters + new + sheet.head_parameters
 
 

@@ -310,7 +310,10 @@ def test_full_mode_trains_the_language_model_and_leaves_the_tower_alone() -> Non
         f"language.{n}" for n, _ in model.backbone.language.named_parameters() if not n.startswith("pooler")
     }
     model.train()
-    assert model.backbone.language.encoder.layer[0].output.dropout.training
+    assert all(m.training for m in model.backbone.language.modules())
+    assert not any(m.training for m in model.backbone.vision.modules())
+    model.eval()
+    assert not any(m.training for m in model.modules())
 
 
 BERT = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 20, "vocab_size": 50}

@@ -51,7 +51,7 @@ def test_tuning_beats_the_linear_probe_on_a_task_it_cannot_solve(tmp_path: Path)
 def test_a_run_leaves_one_folder_with_everything() -> None:
     folder = squares.trained()
     assert {path.name for path in folder.iterdir()} == {
-        ".lock", "run.yaml", "train.log", "warm_start.json", "history.jsonl", "metrics.json", "curves.png", "confusion.png",
+        "run.yaml", "train.log", "warm_start.json", "history.jsonl", "metrics.json", "curves.png", "confusion.png",
         "attention.png", "adapter",
     }  # fmt: skip
     assert read(folder).methods[0]["form"] == "exact", "every setting is written, those left out too"

@@ -153,16 +153,20 @@ class AdaptedModule(nn.Module):
             raise RuntimeError("this adapter is detached from its backbone: call attach() first")
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode for methods and head. The frozen backbone stays in evaluation mode, its dropout off, unless a method
-        trains the backbone itself (full fine-tuning, BitFit).
+        """Training mode for methods and head. The frozen backbone stays in evaluation mode, its dropout off, but for the parts
+        that a method trains themselves (full fine-tuning, BitFit, the language model of DVP).
         """
         super().train(mode)
-        if not any(m.trains_backbone for m in self.applied) and self.attached:
-            self.backbone.train(False)
-            self.methods.train(mode)
-            for head in self.head_modules().values():
-                head.train(mode and self.train_head)
-            for block in self.anatomy if mode else ():
+        if not self.attached:
+            return self
+        self.backbone.train(False)
+        for part in [part for method in self.applied for part in method.trained_parts(self.anatomy)]:
+            part.train(mode)
+        self.methods.train(mode)
+        for head in self.head_modules().values():
+            head.train(mode and self.train_head)
+        for block in self.anatomy if mode else ():
+            if not block.module.training:
                 checkpointing.prepare(block.module)
         return self
 

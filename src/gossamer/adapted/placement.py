@@ -41,12 +41,14 @@ class Placement:
 
     Raises:
         TypeError: no family knows the backbone.
+        UserError: its weights are offloaded.
         ValueError: a method does not fit, or nothing would be trained. The backbone is then as it was.
     """
 
     def __init__(
         self, backbone: nn.Module, applied: Sequence[Method], *, num_labels: int | None = None, train_head: bool = True
     ):
+        _require_present(backbone)
         self.backbone, self.host, self.anatomy = backbone, hosts.of(backbone), hosts.read(backbone)
         self.anatomy.check_whole_input()
         self.readout = hosts.ReadOut.of(self.anatomy)
@@ -113,6 +115,35 @@ class Placement:
 def _unique(name: str, taken: Any) -> str:
     names = [name, *(f"{name}_{i}" for i in range(2, 99))]
     return next(n for n in names if n not in taken)
+
+
+def _require_present(backbone: nn.Module) -> None:
+    """UserError for a backbone whose parameters accelerate keeps elsewhere than it computes with them (offloading).
+
+    What a method places would be made where the parameters are kept, and what it reads of them would have no values.
+    """
+    hooked = {n: m for n, m in backbone.named_modules() if hasattr(m, "_hf_hook")}  # what accelerate calls it
+    if not hooked:
+        return
+    from accelerate.hooks import CpuOffload  # moves a whole model; the other hooks each the module that they are on
+
+    elsewhere = []
+    for name, module in hooked.items():
+        for one in getattr(module._hf_hook, "hooks", [module._hf_hook]):
+            device = getattr(one, "execution_device", None)
+            moved = module.parameters(recurse=isinstance(one, CpuOffload))
+            if device is not None and any(not _same(p.device, torch.device(device)) for p in moved):
+                elsewhere.append(name or type(module).__name__)
+    if elsewhere:
+        raise UserError(
+            f"{len(elsewhere)} modules of this {type(backbone).__name__} are offloaded ({', '.join(elsewhere[:3])}, ...): their "
+            "weights lie elsewhere and come for each call only, so nothing can be placed beside them; load the model onto its "
+            'device, without offloading (device_map={"": 0}, or a smaller dtype where it does not fit)'
+        )
+
+
+def _same(one: torch.device, other: torch.device) -> bool:
+    return one.type == other.type and (None in (one.index, other.index) or one.index == other.index)
 
 
 def _fingerprint(model: nn.Module) -> str | None:

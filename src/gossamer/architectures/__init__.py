@@ -15,6 +15,8 @@ from torch import nn
 
 from gossamer.documents import expanded
 from gossamer.errors import MissingPackage, UserError
+from gossamer.zoo.sources import config as config_of
+from gossamer.zoo.sources import read_by_library
 
 FOLDER = Path(__file__).parent
 
@@ -41,7 +43,7 @@ def build(name: str, image_size: int | None = None, **overrides: Any) -> nn.Modu
     if len(found) == 1:
         named = json.loads((FOLDER / f"{found[0]}.json").read_text(encoding="utf-8"))
         return _transformers(named["class"], named["config"], named.get("arguments", {}), overrides)
-    config = json.loads(_config_file(name).read_text(encoding="utf-8"))
+    config = config_of(_config_file(name))
     if "architecture" in config and "model_type" not in config:
         published = {k: config[k] for k in ("num_classes", "global_pool") if k in config}
         sized = {} if image_size is None else {"img_size": image_size}
@@ -98,8 +100,9 @@ def _transformers(kind: str, config: dict[str, Any], arguments: dict[str, Any], 
     for field in overrides:
         if not hasattr(config_class(), field):
             raise UserError(f"{config_class.__name__} has no field {field!r}")
-    values = config_class.from_dict({**config, **overrides})
-    with quiet(), torch.device("meta"):
+    with read_by_library(f"of {kind} with this configuration"):
+        values = config_class.from_dict({**config, **overrides})
+    with quiet(), torch.device("meta"), read_by_library(f"of {kind} with this configuration"):
         make = model_class.from_config if kind == "AutoModel" else model_class
         return make(values, **arguments).eval()
 
@@ -111,5 +114,5 @@ def _timm(architecture: str, arguments: dict[str, Any]) -> nn.Module:
         raise MissingPackage(f"{architecture} is a model of timm: pip install 'gossamer[timm]'") from error
     if not timm.is_model(architecture):
         raise UserError(f"timm {timm.__version__} has no architecture {architecture!r}")
-    with torch.device("meta"):
+    with torch.device("meta"), read_by_library(f"{architecture} with {arguments}"):
         return timm.create_model(architecture, pretrained=False, **arguments).eval()

@@ -19,7 +19,6 @@ class Method(ABC):
 
     name: ClassVar[str]
     learning_rate: ClassVar[float] = 1e-3  # AdamW's largest, where a run says nothing
-    trains_backbone: ClassVar[bool] = False  # its backbone is in training mode while training, dropout included
 
     @abstractmethod
     def attach(self, anatomy: Anatomy) -> Part:
@@ -31,6 +30,10 @@ class Method(ABC):
 
     def skipped(self, anatomy: Anatomy) -> list[Site]:
         """What this method takes the place of, where no other method then places anything. Default: nothing."""
+        return []
+
+    def trained_parts(self, anatomy: Anatomy) -> list[nn.Module]:
+        """Parts of the backbone that are in training mode while training, their dropout on. Default: none."""
         return []
 
     def rate(self, tensor: str) -> float:

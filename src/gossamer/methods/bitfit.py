@@ -19,7 +19,6 @@ class BitFit(Method):
     """All bias vectors of the backbone are trained, those of its norms included; ViT-B/16 has 102,912 of them."""
 
     name = "bitfit"
-    trains_backbone = True
 
     def attach(self, anatomy: Anatomy) -> Part:
         """Makes the biases trainable.
@@ -33,6 +32,10 @@ class BitFit(Method):
                 f"{type(anatomy.model).__name__} has no bias vectors, so BitFit would train nothing but the head"
             )
         return share(anatomy, biases)
+
+    def trained_parts(self, anatomy: Anatomy) -> list[nn.Module]:
+        """The whole backbone."""
+        return [anatomy.model]
 
     def parameters(self, anatomy: Anatomy) -> int:
         """The sum of the biases' lengths."""

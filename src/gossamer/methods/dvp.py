@@ -110,10 +110,9 @@ class DVP(Method):
         if self.init_std < 0:
             raise UserError(f"init_std must be 0 or more, got {self.init_std}")
 
-    @property
-    def trains_backbone(self) -> bool:  # type: ignore[override]
-        """Whether the language model itself is trained, its dropout on."""
-        return self.train == "language"
+    def trained_parts(self, anatomy: Anatomy) -> list[nn.Module]:
+        """The language model where it is trained itself; the vision tower stays as it is."""
+        return [anatomy.model.language] if self.train == "language" else []  # type: ignore[list-item]
 
     def attach(self, anatomy: Anatomy) -> Part:
         """Places generator and adapters; their tree is `<stack>.blocks.<i>.prompt`, `.adapters.<branch>` and `.norm<j>`.

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from torch import nn
+
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.seams import Part
 from gossamer.methods.base import Method, method, share
@@ -14,11 +16,14 @@ class FullFineTuning(Method):
 
     name = "full"
     learning_rate = 1e-4
-    trains_backbone = True
 
     def attach(self, anatomy: Anatomy) -> Part:
         """Makes every parameter of the backbone trainable."""
         return share(anatomy, dict(anatomy.backbone_parameters()))
+
+    def trained_parts(self, anatomy: Anatomy) -> list[nn.Module]:
+        """The whole backbone."""
+        return [anatomy.model]
 
     def parameters(self, anatomy: Anatomy) -> int:
         """All of the backbone's; parameters tied to each other count once."""

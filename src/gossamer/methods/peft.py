@@ -66,6 +66,12 @@ class Peft(Method):
         swapped: dict[str, nn.Module] = {}
         try:
             tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, config, adapter_name=ADAPTER)
+        except (
+            ValueError,
+            TypeError,
+            NotImplementedError,
+        ) as error:  # what peft says of settings that do not fit the model
+            raise UserError(f"peft ({config.peft_type.value}): {error}") from error
         finally:
             model.__dict__.pop("peft_config", None)
             changed = {n: m for n, m in model.named_modules() if n in before and before[n] is not m}
@@ -201,7 +207,10 @@ def from_dict(values: dict[str, Any]) -> Peft:
     kind = values.pop("peft_type", None)
     if kind not in {t.value for t in PeftType}:
         raise UserError(f"peft_type is {kind!r}; peft knows {', '.join(sorted(t.value for t in PeftType))}")
-    return Peft(config=PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)](**values))
+    try:
+        return Peft(config=PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)](**values))
+    except (ValueError, TypeError) as error:  # an unknown field, or a value that peft refuses
+        raise UserError(f"peft ({kind}): {error}") from error
 
 
 def _biased(config: Any) -> bool:

@@ -7,7 +7,6 @@ tensors is three of ours, joined along the first dimension, `ours` is a tuple of
 from __future__ import annotations
 
 import copy
-import pickle
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -43,7 +42,8 @@ def read(path: str | Path) -> dict[str, Tensor]:
             raise UserError(f"{path} is no readable safetensors file: {error}") from error
     held = contents(path)
     held = held.get("state_dict", held) if isinstance(held, dict) else held
-    tensors = {k: v for k, v in held.items() if isinstance(v, Tensor)} if isinstance(held, dict) else {}
+    named = held.items() if isinstance(held, dict) else ()
+    tensors = {k: v for k, v in named if isinstance(k, str) and isinstance(v, Tensor)}
     if not tensors:
         raise UserError(f"{path} holds no tensors by name")
     return tensors
@@ -58,10 +58,13 @@ def contents(path: Path) -> Any:
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # torch and pickle fail in many ways at what is no such file
+        said = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(
             f"{path} holds more than tensors (or is damaged), and pickled objects are never loaded: open it once where nothing "
-            f"can be harmed, and save its tensors alone; torch says: {str(error).splitlines()[0]}"
+            f"can be harmed, and save its tensors alone; torch says: {said}"
         ) from error
 
 
@@ -91,7 +94,7 @@ class Table:
             if any(_match(key, pattern) for pattern in self.drop):
                 continue
             target = next((t for pattern, ours in self.pairs if (t := _renamed(key, pattern, ours)) is not None), None)
-            if target is None:
+            if target is None or (not isinstance(target, str) and (not tensor.ndim or len(tensor) % 3)):
                 unknown.append(key)
             elif isinstance(target, str):
                 found[target] = tensor

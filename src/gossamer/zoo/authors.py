@@ -103,7 +103,9 @@ def backbone(stored: dict[str, Any], layout: Layout, name: str) -> dict[str, Ten
         if layout.inside not in stored:
             raise UserError(f"{name}: expected the tensors under {layout.inside!r}, found {_some(stored)}")
         stored = stored[layout.inside]
-    own = {key.removeprefix(layout.prefix): t for key, t in stored.items() if key.startswith(layout.prefix)}
+        if not isinstance(stored, dict):
+            raise UserError(f"{name}: {layout.inside!r} holds a {type(stored).__name__}, not tensors by name")
+    own = {key.removeprefix(layout.prefix): t for key, t in stored.items() if str(key).startswith(layout.prefix)}
     own = {key: t for key, t in own.items() if isinstance(t, Tensor) and not key.startswith(layout.dropped or ("\0",))}
     missing = [k for k in ("cls_token", "pos_embed", "patch_embed.proj.weight", "norm.weight") if k not in own]
     if missing or not any(key.startswith("blocks.0.") for key in own):

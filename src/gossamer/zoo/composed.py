@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Literal
 
 from gossamer import hosts
 from gossamer.errors import WrongKind
 from gossamer.models.vision_language import VisionLanguage
 from gossamer.zoo.models import load
+from gossamer.zoo.sources import config as config_of
 from gossamer.zoo.sources import resolve
 
 WRITERS: dict[str, Literal["causal", "seq2seq"]] = {"ForCausalLM": "causal", "ForConditionalGeneration": "seq2seq"}
@@ -61,4 +61,4 @@ def _bare(name: str, revision: str | None, part: str | None = None) -> Any:
 
 
 def _config(name: str, revision: str | None) -> dict[str, Any]:
-    return json.loads((resolve(name, revision) / "config.json").read_text(encoding="utf-8"))
+    return config_of(resolve(name, revision) / "config.json")

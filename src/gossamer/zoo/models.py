@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gossamer.errors import MissingPackage, UserError
 from gossamer.quiet import quiet
-from gossamer.zoo.sources import resolve
+from gossamer.zoo.sources import config as config_of
+from gossamer.zoo.sources import read_by_library, resolve
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,7 +60,7 @@ def load(
         raise UserError(
             f"{name} has no .safetensors file ({found or 'no weights at all'}); pickled weights are never read"
         )
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = config_of(folder / "config.json")
     if kind is not None:
         config = {**config, "architectures": [_checked(kind, task, config)]}
     load_one = _load_timm if _is_timm(config) else _load_transformers
@@ -80,7 +80,7 @@ def tokenizer(name: str | os.PathLike[str], revision: str | None = None) -> PreT
         raise UserError(
             f"{name} has no tokenizer: its folder holds no tokenizer.json, tokenizer_config.json, vocab.txt"
         )
-    with quiet():
+    with quiet(), read_by_library(f"{name}: its tokenizer"):
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
@@ -92,13 +92,13 @@ def preprocessing(name: str | os.PathLike[str], size: int | None = None, revisio
     from gossamer.data.preprocess import Preprocessing
 
     folder = resolve(name, revision)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = config_of(folder / "config.json")
     if _is_timm(config):
         return Preprocessing.from_timm(config.get("pretrained_cfg", config), size=size)
     processor = folder / "preprocessor_config.json"
     if not processor.is_file():
         raise UserError(f"{name} does not say how to prepare images: its folder has no preprocessor_config.json")
-    return Preprocessing.from_processor(json.loads(processor.read_text(encoding="utf-8")), size=size)
+    return Preprocessing.from_processor(config_of(processor), size=size)
 
 
 def _check_request(task: str | None, num_labels: int | None, options: dict[str, Any]) -> None:
@@ -146,7 +146,7 @@ def _load_transformers(
         )
     if task is not None:
         kind = models.find(TASKS[task])
-        with quiet():
+        with quiet(), read_by_library(folder):
             family = type(transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False))
         if family not in kind._model_mapping:
             raise UserError(
@@ -159,7 +159,7 @@ def _load_transformers(
     vilt = config.get("model_type") == "vilt"
     if vilt and task == "two-image-classification":
         labels["num_images"] = 2
-    with quiet():
+    with quiet(), read_by_library(folder):
         model, report = kind.from_pretrained(
             folder,
             use_safetensors=True,
@@ -216,7 +216,8 @@ def _load_timm(
         import timm
     except ImportError as error:
         raise MissingPackage(f"{config['architecture']} is a model of timm: pip install 'gossamer[timm]'") from error
-    model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True, **options)
+    with read_by_library(folder):
+        model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True, **options)
     if num_labels is not None and num_labels != model.num_classes:
         model.reset_classifier(num_labels)
     return model

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gossamer import carriers
-from gossamer.documents import expanded
-from gossamer.errors import UserError
+from gossamer.documents import expanded, read_json
+from gossamer.errors import UserError, out_of_memory
 from gossamer.hub import offline_reason
 from gossamer.zoo import authors, cache, convert
 
@@ -150,6 +152,27 @@ def _from_hub(name: str, revision: str | None) -> Path:
     if not (folder / "config.json").is_file():
         raise UserError(f"{name} holds no model that can be read here: it has no config.json")
     return folder
+
+
+def config(file: Path) -> dict[str, Any]:
+    """What the config.json of a model says; UserError where it is no record of named fields."""
+    found = read_json(file)
+    if not isinstance(found, dict):
+        raise UserError(f"{file} is no configuration of a model: it holds {type(found).__name__}, not named fields")
+    return found
+
+
+@contextmanager
+def read_by_library(place: object) -> Iterator[None]:
+    """Around a call of a library that reads files of a model: what it says of them, by many kinds of error, is said of `place`."""
+    try:
+        yield
+    except (UserError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        raise UserError(f"the model {place} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
 def available_offline() -> str:
