@@ -15,8 +15,8 @@ import gossamer as gm
 SOURCE = Path(gm.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("version", "tested_versions", "documents", "arguments", "quiet", "report", "metrics", "carriers", "hub"),
-    ("storage",),
+    ("version", "tested_versions", "documents", "arguments", "quiet", "metrics", "carriers", "hub"),
+    ("storage", "report"),
     ("anatomy.call", "anatomy.stack", "anatomy.displaced"),
     ("anatomy.block",),
     ("anatomy.memory",),  # up to here, what a family may speak of
