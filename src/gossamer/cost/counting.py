@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from gossamer import hosts
-from gossamer.adapted import AdaptedModule
+from gossamer.adapted import AdaptedModule, Finished
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.block import get
 from gossamer.anatomy.plan import Plan
@@ -239,7 +239,8 @@ def count(
     inputs = sample.inputs(backbone, batch)
     # The counter does not know the fused kernel of the CPU, and without gradients it stumbles over views of trained parameters.
     with sdpa_kernel(SDPBackend.MATH), torch.enable_grad(), FlopCounterMode(display=False) as counter:
-        output = _first(hosts.of(backbone).run(backbone, (), inputs) if model is backbone else model(**inputs))
+        named = isinstance(model, AdaptedModule | Finished)
+        output = _first(model(**inputs) if named else hosts.of(model).run(model, (), inputs))
         forward = counter.get_total_flops()
         if backward:
             output.sum().backward()
