@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pytest
 import torch
 from transformers import TrainingArguments
@@ -18,11 +19,13 @@ from transformers import TrainingArguments
 import gossamer as gm
 from gossamer import zoo
 from gossamer.data import Preprocessing
+from gossamer.errors import UserError
+from gossamer.runs.folder import newest_checkpoint
 from gossamer.runs.prepared import Augmented, Prepared
 from gossamer.runs.run import Training
 from gossamer.runs.run_file import read
 from gossamer.training.train import train
-from gossamer.training.trainer import ClassifierTrainer, groups, schedule
+from gossamer.training.trainer import ClassifierTrainer, groups, optimizer, schedule
 
 from .. import squares
 
@@ -165,15 +168,18 @@ def test_a_killed_run_ends_with_the_numbers_of_one_that_was_not(
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def _kill_when(run: Any, folder: Path, sign: str) -> None:
-    """Starts the run in another process and kills it (SIGKILL) when the second file of that name, or the only one, appears."""
+def _kill_when(run: Any, folder: Path, sign: str, how: signal.Signals = signal.SIGKILL) -> tuple[int, str]:
+    """Starts the run in another process and ends it when the second file of that name, or the only one, appears.
+
+    Returns its exit code and what it said on stderr.
+    """
     from gossamer.runs.run_file import to_yaml
 
     file = folder.with_suffix(".yaml")
     file.write_text(to_yaml(run))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(gm.__file__).parents[1])}
     process = subprocess.Popen(
-        [sys.executable, "-m", "gossamer", "train", str(file)], env=environment, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "gossamer", "train", str(file)], env=environment, stderr=subprocess.PIPE, text=True
     )
     try:
         wanted, limit = (2 if "*" in sign else 1), time.monotonic() + 120
@@ -182,8 +188,62 @@ def _kill_when(run: Any, folder: Path, sign: str) -> None:
             assert time.monotonic() < limit
             time.sleep(0.002)
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.send_signal(how)
+        _, said = process.communicate()
+    return process.returncode, said
+
+
+def test_sigterm_ends_a_run_as_ctrl_c_does_and_it_goes_on(tmp_path: Path, uninterrupted: Path) -> None:
+    folder = tmp_path / "run"
+    run = squares.run(folder, KILLED, **SETTINGS)
+    code, said = _kill_when(run, folder, "checkpoints/checkpoint-*/trainer_state.json", signal.SIGTERM)
+    assert code == 143
+    assert said.endswith("gossamer train: ended by SIGTERM; the same command with --resume continues\n")
+    assert "Traceback" not in said
+    assert numbers(train(run, resume=True)) == numbers(json.loads((uninterrupted / "metrics.json").read_text()))
+
+
+@pytest.mark.parametrize("state", ['{"global_st', "{}", "[]", '{"global_step": "9"}', "", "[" * 9999])
+def test_a_checkpoint_that_says_no_step_is_none(tmp_path: Path, state: str) -> None:
+    for step, text in ((3, '{"global_step": 3}'), (10, '{"global_step": 10}'), (99, state)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(text)
+    (tmp_path / "checkpoint-7").mkdir()
+    assert newest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt"])
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, file: str) -> None:
+    folder = tmp_path / "run"
+    run = squares.run(folder, KILLED, **SETTINGS)
+    _kill_when(run, folder, "checkpoints/checkpoint-*/trainer_state.json")
+    newest = newest_checkpoint(folder / "checkpoints")
+    assert newest is not None
+    Path(newest, file).write_bytes(b"torn")
+    with pytest.raises(UserError, match=rf"{newest} is damaged; without it an older one is taken"):
+        train(run, resume=True)
+
+
+def test_a_disk_that_fills_up_is_named_with_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(
+        UserError, match=r"the checkpoint of step 2 could not be written to .*checkpoints, where [\d,]+ bytes"
+    ):
+        train(squares.run(tmp_path / "run", limit=40, epochs=1, validation=0.0, batch=20))
+
+
+def test_a_run_that_another_process_trains_is_refused(tmp_path: Path) -> None:
+    run = squares.run(tmp_path / "run", limit=40)
+    with filelock.FileLock(tmp_path / "lock"):  # as a process of its own would
+        (tmp_path / "run").mkdir()
+        other = filelock.FileLock(tmp_path / "run" / ".lock", thread_local=False)
+        with other, pytest.raises(BlockingIOError, match=r"another process works in .*run"):
+            train(run)
+    train(run)
+    assert not (tmp_path / "run" / ".lock").exists()
 
 
 def test_a_torn_checkpoint_is_passed_over(tmp_path: Path, uninterrupted: Path) -> None:
@@ -320,6 +380,18 @@ def test_the_run_names_the_optimizer(tmp_path: Path, name: str, kind: type) -> N
     assert type(made) is kind
     assert {group["lr"] for group in made.param_groups} == {0.3, 1e-3}
     assert made.defaults.get("momentum", 0.9) == 0.9
+
+
+def test_momentum_is_what_the_run_says_whatever_the_schedule(tmp_path: Path) -> None:
+    for kind in ("one-cycle", "cosine", "linear", "constant"):
+        rule = optimizer(adapted(gm.VPT(prompts=2)), Training(optimizer="sgd"))
+        moving = schedule(kind, rule, 20)
+        seen = set()
+        for _ in range(20):
+            seen |= {group["momentum"] for group in rule.param_groups}
+            rule.step()
+            moving.step()
+        assert seen == {0.9}, kind
 
 
 def test_one_rate_for_all_methods_where_it_is_given() -> None:

@@ -150,7 +150,7 @@ def _said_of(what: str) -> Iterator[None]:
     """Within the block what torch, safetensors and the system say of a file is said of what was tried."""
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError, EOFError, UnpicklingError, UserError) as error:
+    except (OSError, RuntimeError, SafetensorError, EOFError, UnpicklingError, LookupError, UserError) as error:
         if out_of_memory(error):
             raise
         raise UserError(f"{what}: {error}") from error
