@@ -15,7 +15,8 @@ import gossamer as gm
 SOURCE = Path(gm.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("version", "tested_versions", "documents", "arguments", "quiet", "report", "metrics", "carriers", "hub"),
+    ("documents",),
+    ("version", "tested_versions", "arguments", "quiet", "report", "metrics", "carriers", "hub"),
     ("storage",),
     ("anatomy.call", "anatomy.stack", "anatomy.displaced"),
     ("anatomy.block",),
