@@ -18,7 +18,7 @@ from .backbones import Backbone as Backbone
 from .methods import METHODS as METHODS
 from .methods import Row as Row
 
-FEW = 2  # backbones that a method meets by default in a test of one promise, and methods that a backbone meets
+BACKBONES_EACH, METHODS_EACH = 2, 1  # that a method, and a backbone, meets by default in a test of one promise
 
 
 def unfit(backbone: Backbone, row: Row) -> str | None:
@@ -45,7 +45,7 @@ def by_default(promise: str) -> set[tuple[str, str]]:
     """The pairs that run without `-m slow`: the whole table takes hours.
 
     In "life" every method meets the backbones that meet all, and those methods that meet all every backbone. In any other test
-    every method meets `FEW` of these backbones, and every backbone `FEW` of these methods, others in each test.
+    every method meets `BACKBONES_EACH` of these backbones and every backbone `METHODS_EACH` of these methods, others in each test.
     """
     every = tested(promise)
     plain = [(b, m) for b, m in every if BACKBONES[b].sees <= ("sees" in METHODS[m].needs) or METHODS[m].meets_all]
@@ -54,15 +54,15 @@ def by_default(promise: str) -> set[tuple[str, str]]:
         return set(chosen)
     found: set[tuple[str, str]] = set()
     for method in METHODS:
-        found |= set(_drawn(promise, [(b, m) for b, m in plain if m == method and BACKBONES[b].meets_all]))
+        found |= _drawn(promise, [(b, m) for b, m in plain if m == method and BACKBONES[b].meets_all], BACKBONES_EACH)
     for backbone in BACKBONES:
-        found |= set(_drawn(promise, [(b, m) for b, m in plain if b == backbone and METHODS[m].meets_all]))
+        found |= _drawn(promise, [(b, m) for b, m in plain if b == backbone and METHODS[m].meets_all], METHODS_EACH)
     return found
 
 
-def _drawn(promise: str, some: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """`FEW` of some pairs, the same ones for as long as they have their names."""
-    return sorted(some, key=lambda pair: zlib.crc32(f"{promise} {pair}".encode()))[:FEW]
+def _drawn(promise: str, some: Sequence[tuple[str, str]], count: int) -> set[tuple[str, str]]:
+    """A few of some pairs, the same ones for as long as they have their names."""
+    return set(sorted(some, key=lambda pair: zlib.crc32(f"{promise} {pair}".encode()))[:count])
 
 
 def pairs(promise: str) -> Any:

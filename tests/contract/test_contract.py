@@ -192,3 +192,31 @@ def test_generation_with_and_without_cache(backbone: Backbone, row: Row, beams: 
     options = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "num_beams": beams}
     cached, plain = (adapted.generate(**inputs, **options, use_cache=use) for use in (True, False))
     assert torch.equal(cached, plain)
+
+
+@pairs("moved")
+def test_retyped_it_is_the_same_adapter(backbone: Backbone, row: Row, tmp_path: Path) -> None:
+    """Given another type after adapting, then run, finished, saved, loaded and detached: nothing is left behind."""
+    model, inputs = backbone.model(), backbone.inputs()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    torch.manual_seed(3)
+    options = {} if backbone.num_labels is None else {"num_labels": backbone.num_labels}
+    adapted = disturb(prepared(gm.adapt(model, row.method, **options).eval(), inputs))
+    trained = run(adapted, inputs)
+    precise = {k: v.double() if v.is_floating_point() else v for k, v in inputs.items()}
+    moved = run(adapted.double(), precise)
+    assert moved.dtype == torch.float64
+    close(moved, trained.double())
+    close(run(adapted.finalize(), precise), moved, 1e-9)
+    adapted.save_pretrained(tmp_path / "adapter")
+    again = gm.load(tmp_path / "adapter", backbone.model())
+    close(run(again, inputs), trained)
+    assert adapted.detach() is model
+    assert same(model.state_dict(), {k: v.double() if v.is_floating_point() else v for k, v in before.items()})
+    coarse = again.half().detach().state_dict()
+    assert same(coarse, {k: v.half() if v.is_floating_point() else v for k, v in before.items()})
+    assert not any(t.is_floating_point() and t.dtype != torch.float16 for t in coarse.values())
+
+
+def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
+    return list(found) == list(expected) and all(torch.equal(found[k], v) for k, v in expected.items())

@@ -270,8 +270,8 @@ class CrossPrompts(Part):
         return self.block.projection(role, bare=True) if self.own is None else self.own.projection(role)
 
     def _heads(self, role: str, x: Tensor) -> Tensor:
-        """One of the projections, in heads: [..., N, d] -> [..., H, N, h]; own projections are float32."""
-        projected = self._projection(role)(x if self.own is None else x.float())
+        """One of the projections, in heads: [..., N, d] -> [..., H, N, h]; own projections have a precision of their own."""
+        projected = self._projection(role)(x if self.own is None else x.to(self.own.dtype))
         return projected.unflatten(-1, (-1, self.block.head_width)).transpose(-3, -2)
 
     def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -327,7 +327,7 @@ class CrossPrompts(Part):
             self.U, self.bias = self._damped(U), self._damped(U.new_zeros(U.shape[-1]) + self._bias())
         else:
             self._keep_projections()
-            self.keys, self.values = (t.clone() if self.own is None else t.float().clone() for t in (k, v))
+            self.keys, self.values = (t.clone() if self.own is None else t.to(self.own.dtype).clone() for t in (k, v))
         self.prompts = self.origin = None
         if self.form != "projected":
             self.own = None
@@ -367,6 +367,11 @@ class OwnProjections(Part):
                     if bias is not None:
                         linear.bias.copy_(bias)
             self.add_module(role, linear.requires_grad_(config is not None and config.learnable))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision that they compute in."""
+        return next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.float32)
 
     def projection(self, role: str) -> Projection:
         """The projection as a function."""
