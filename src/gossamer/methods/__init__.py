@@ -63,7 +63,10 @@ def from_dict(values: dict[str, Any]) -> Method:
     if not isinstance(name, str) or name not in METHODS:
         raise UserError(f"no method {name!r}; there are {', '.join([*METHODS, 'peft'])}{_suggest(name, METHODS)}")
     check_settings(METHODS[name], values, name)
-    return METHODS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    try:
+        return METHODS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
 
 
 def check_settings(kind: type, values: dict[str, Any], name: str, what: str = "setting") -> None:
