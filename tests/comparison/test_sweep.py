@@ -150,7 +150,7 @@ def test_the_same_command_again_performs_only_what_failed(
     shown = capsys.readouterr()
     assert "failed: no block on squares, seed 0: no block 9" in shown.out
     assert "2 of 3 cells; the report is" in shown.out
-    assert shown.err.count("failed: KeyError") == 1
+    assert shown.err.count("failed: no block 9") == 1
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert stored(Path(asked.output)) == rows
 
