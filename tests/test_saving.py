@@ -375,7 +375,7 @@ CONFIGS_REFUSED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "setting out of range": (
         _set("methods", "0", "dropout", value=1.5),
-        r"methods\[0\]: dropout must be in \[0, 1\), got 1.5",
+        r"methods\[0\]: vpt: dropout must be in \[0, 1\), got 1.5",
     ),
     "block that is not there": (
         _set("methods", "0", "blocks", value=[7]),
