@@ -65,7 +65,11 @@ class Peft(Method):
         swapped: dict[str, nn.Module] = {}
         try:
             tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, config, adapter_name=ADAPTER)
-        except (ValueError, TypeError, NotImplementedError) as error:  # what peft says of settings that do not fit the model
+        except (
+            ValueError,
+            TypeError,
+            NotImplementedError,
+        ) as error:  # what peft says of settings that do not fit the model
             raise UserError(f"peft ({config.peft_type.value}): {error}") from error
         finally:
             model.__dict__.pop("peft_config", None)
