@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 import gossamer as gm
 
-from .contract.table import BACKBONES, LABELS, TEXT, VISION, Backbone, disturb, run
+from .contract.backbones import LABELS, TEXT, VISION
+from .contract.table import BACKBONES, Backbone, disturb, run
 
 VIT = BACKBONES["vit"]
 METHODS: dict[str, Any] = {
@@ -486,7 +487,7 @@ def test_nothing_to_train(row: str) -> None:
         gm.adapt(model, gm.LinearProbe())
     with pytest.raises(ValueError, match="no method given; LinearProbe"):
         gm.adapt(model, [])
-    with pytest.raises(TypeError, match="'vpt' is no method: give one or a list of VPT"):
+    with pytest.raises(TypeError, match="'vpt' is no method: give one or a list of Adapter, APT"):
         gm.adapt(model, ["vpt"])
 
 

@@ -20,15 +20,20 @@ from gossamer.cost import cost
 from gossamer.cost.counting import on_meta
 from gossamer.cost.measure import measure, peak_bytes
 
-from .contract.table import BACKBONES, LABELS, MADE_FOR_METER, METHODS, VISION, adapt, unfit
+from .contract.backbones import LABELS, VISION
+from .contract.table import BACKBONES, METHODS, adapt, unfit
 
 EVERYWHERE = ("vpt", "houlsby")
 WITH_EVERY_METHOD = ("vit-bare", "timm", "swin", "t5", "meter")
 THERE_SLOWLY = ("meter",)  # its methods but those everywhere and those that were made for it
-FORMULAS = [m for m, row in METHODS.items() if not isinstance(row.method, list) and m not in ("ia3", "oft")]
+FORMULAS = [m for m, row in METHODS.items() if not isinstance(row.method, list) and "counted" not in row.but]
 PAIRS = [(b, m) for b in BACKBONES for m in (FORMULAS if b in WITH_EVERY_METHOD else EVERYWHERE)]
 SIDES = {"encoder": 7, "decoder": 4}
 TOKENS = {"text": 7, "both": 7, "seq2seq": SIDES, "all": SIDES, "image": None}
+
+
+def _made_for(backbone: str, method: str) -> bool:
+    return method in EVERYWHERE or backbone in METHODS[method].meets
 
 
 def vit(**values: Any) -> tf.ViTForImageClassification:
@@ -38,7 +43,11 @@ def vit(**values: Any) -> tf.ViTForImageClassification:
 @pytest.mark.parametrize(
     ("backbone", "method"),
     [
-        pytest.param(b, m, marks=pytest.mark.slow if b in THERE_SLOWLY and m not in EVERYWHERE + MADE_FOR_METER else ())
+        pytest.param(
+            b,
+            m,
+            marks=pytest.mark.slow if b in THERE_SLOWLY and m not in EVERYWHERE and b not in METHODS[m].meets else (),
+        )
         for b, m in PAIRS
         if not unfit(BACKBONES[b], METHODS[m])
     ],

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from gossamer.training.run import Data, Model, Run, Training
 
 from gossamer.commands import demo
 from gossamer.cost import machine
-from gossamer.training import run_file
+from gossamer.runs import run_file
+from gossamer.runs.run import Data, Model, Run, Training
 
 SETTINGS = Path(__file__).parents[1]
 PROCESSORS = {  # what torch tells of some -> what has bfloat16 there

@@ -21,7 +21,8 @@ import gossamer as gm
 from gossamer import methods, storage
 from gossamer.storage import CARD, CONFIG, TENSORS
 
-from .contract.table import BACKBONES, VISION, disturb, run
+from .contract.backbones import VISION
+from .contract.table import BACKBONES, disturb, run
 
 VIT = BACKBONES["vit"]
 CONFIGS: list[Any] = [

@@ -16,7 +16,8 @@ import gossamer as gm
 from gossamer import anatomy as anatomy_module
 from gossamer.families import FAMILIES
 
-from ..contract.table import BACKBONES, TEXT, VISION, run
+from ..contract.backbones import TEXT, VISION
+from ..contract.table import BACKBONES, run
 from ..hand import KINDS
 
 EVERY = pytest.mark.parametrize("row", list(BACKBONES))

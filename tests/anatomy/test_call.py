@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import gossamer as gm
 from gossamer.anatomy.call import SPELLINGS, Arguments, Call, one_of
 
-from ..contract.table import LLAMA
+from ..contract.backbones import LLAMA
 
 
 class Old(nn.Module):

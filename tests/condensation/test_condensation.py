@@ -350,7 +350,7 @@ def test_a_condensed_model_can_be_detached_copied_and_cut_again() -> None:
     ids=str,
 )
 def test_other_prompts(method: Any, tmp_path: Path) -> None:
-    adapted = disturb(prepared(gm.adapt(VIT.model(), method).eval(), VIT))
+    adapted = disturb(prepared(gm.adapt(VIT.model(), method).eval(), VIT.inputs()))
     total = sum(len(p.prompts) for p in prompts_of(adapted).values())  # type: ignore[arg-type]
     done = gm.condense(adapted, DATA, 0.4)
     assert done.after == number(0.4, total)
@@ -501,4 +501,4 @@ def test_uneven_prompts_must_fit_the_blocks() -> None:
     with pytest.raises(ValueError, match=r"prompts=\(3, 1\) gives numbers for 2 blocks, and 3 are prompted"):
         gm.adapt(VIT.model(), gm.VPT(prompts=(3, 1)))
     with pytest.raises(ValueError, match=r"only the same number for all blocks can be harvested"):
-        prepared(gm.adapt(VIT.model(), gm.SPT(prompts=(3, 1, 0))), VIT)
+        prepared(gm.adapt(VIT.model(), gm.SPT(prompts=(3, 1, 0))), VIT.inputs())

@@ -5,50 +5,15 @@ from __future__ import annotations
 import copy
 import pickle
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 import gossamer as gm
+from gossamer import hosts
 
-from .table import BACKBONES, MADE_FOR_METER, METHODS, Backbone, Row, adapt, disturb, prepared, run, unfit
-
-DAS = ["das", "das-attention", "das-router"]
-ON_BOTH = ("vpt", "houlsby")  # a composed model is a language model to methods that do not see
-PAIRS = [(b, m) for b, r in BACKBONES.items() for m, row in METHODS.items() if row.sees or not r.sees or m in ON_BOTH]
-SEEING = [m for m, row in METHODS.items() if row.sees]
-FIT = [(b, m) for b, m in PAIRS if unfit(BACKBONES[b], METHODS[m]) is None]
-UNFIT = [(b, m) for b, m in PAIRS if unfit(BACKBONES[b], METHODS[m]) is not None]
-
-
-# The whole table takes half an hour: every method meets these backbones, and these methods every backbone; the rest is slow.
-MEETS_ALL_METHODS = ("vit", "timm", "bert", "t5", "llama", "swin", "dinov2+llama")
-MEETS_ALL_BACKBONES = ("vpt", "houlsby", "lora", "dvp", "memvp")
-
-
-def _by_default(backbone: str, method: str) -> bool:
-    if backbone == "meter" and method in MADE_FOR_METER:
-        return True
-    return backbone in MEETS_ALL_METHODS or method in MEETS_ALL_BACKBONES
-
-
-def pairs(chosen: list[tuple[str, str]]) -> Any:
-    rows = [
-        pytest.param(
-            BACKBONES[b],
-            METHODS[m],
-            id=f"{b}-{m}",
-            marks=() if _by_default(b, m) else pytest.mark.slow,
-        )
-        for b, m in chosen
-    ]
-    return pytest.mark.parametrize(("backbone", "row"), rows)
-
-
-def of(backbones: list[str], methods: list[str]) -> Any:
-    return pairs([(b, m) for b, m in FIT if b in backbones and m in methods])
+from .table import Backbone, Row, adapt, disturb, pairs, prepared, refused, run, unfit
 
 
 def close(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
@@ -57,7 +22,7 @@ def close(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
     assert error <= tolerance, f"{error:.1e}"
 
 
-@pairs(UNFIT)
+@refused()
 def test_what_does_not_fit_is_refused(backbone: Backbone, row: Row) -> None:
     model = backbone.model()
     before = copy.deepcopy(model.state_dict())
@@ -67,7 +32,7 @@ def test_what_does_not_fit_is_refused(backbone: Backbone, row: Row) -> None:
     gm.adapt(model, gm.VPT(prompts=2))  # nothing was left behind
 
 
-@pairs(FIT)
+@pairs("life")
 def test_life(backbone: Backbone, row: Row, tmp_path: Path) -> None:
     """Identity at the start, training, saving, loading, copying, finishing, detaching: one life, step by step."""
     inputs, options = backbone.inputs(), {} if backbone.num_labels is None else {"num_labels": backbone.num_labels}
@@ -76,7 +41,7 @@ def test_life(backbone: Backbone, row: Row, tmp_path: Path) -> None:
     model = backbone.model()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     structure = repr(model)
-    adapted = prepared(gm.adapt(model, row.method, **options).eval(), backbone)
+    adapted = prepared(gm.adapt(model, row.method, **options).eval(), inputs)
 
     start = run(adapted, inputs)
     if row.identity and backbone.num_labels is None:
@@ -130,51 +95,28 @@ def one_step(adapted: gm.Adapted, inputs: dict[str, Tensor]) -> None:
     adapted.zero_grad(set_to_none=True)
 
 
-COUNTED = [m for m, row in METHODS.items() if not isinstance(row.method, list) and m not in ("ia3", "oft")]
-
-
-@of(list(BACKBONES), COUNTED)
+@pairs("counted")
 def test_parameter_count_is_the_closed_form(backbone: Backbone, row: Row) -> None:
     adapted = adapt(backbone, row)
     counted = sum(p.numel() for n, p in adapted.trainable().items() if not n.startswith("head"))
-    fresh = adapt(backbone, METHODS["vpt"])  # an anatomy that this method has not touched
-    anatomy = gm.read(fresh.detach())
-    anatomy.heads = fresh.anatomy.heads
-    assert adapted.applied[0].parameters(anatomy) == counted
+    anatomy = hosts.read(backbone.model())  # that no method has touched
+    anatomy.sites = [site for method in adapted.applied for site in method.skipped(anatomy)]
+    assert sum(method.parameters(anatomy) for method in adapted.applied) == counted
 
 
-@of(
-    [b for b, r in BACKBONES.items() if r.eager],
-    ["vpt", "vpt-shallow", "vpt-sequence", "vpt-cross", "houlsby", "vpt+lora", "apt", *SEEING],
-)
+@pairs("kernels")
 def test_sdpa_is_eager(backbone: Backbone, row: Row) -> None:
     sdpa, eager = (disturb(adapt(backbone, row, attention)) for attention in ("sdpa", "eager"))
     close(run(sdpa, backbone.inputs()), run(eager, backbone.inputs()))
 
 
-@of(
-    list(BACKBONES),
-    [
-        "vpt",
-        "vpt-shallow",
-        "vpt-sequence",
-        "vpt-dropout",
-        "vpt-cross",
-        "adaptformer",
-        "lora",
-        "cvpt",
-        "cvpt-projected",
-        *DAS,
-        "apt",
-        *SEEING,
-    ],
-)
+@pairs("batch")
 def test_a_sample_does_not_depend_on_its_batch(backbone: Backbone, row: Row) -> None:
     adapted = disturb(adapt(backbone, row))
     close(run(adapted, backbone.inputs(1)), run(adapted, backbone.inputs())[:1])
 
 
-@of(list(BACKBONES), ["vpt", "vpt-projected"])
+@pairs("forms")
 @pytest.mark.usefixtures("in_float64")
 def test_exact_is_sequence(backbone: Backbone, row: Row) -> None:
     forms = []
@@ -192,13 +134,7 @@ def test_exact_is_sequence(backbone: Backbone, row: Row) -> None:
             assert float((gradients[name] - gradient).abs().max()) <= 1e-5 * max(largest, 1e-3), name
 
 
-TEXTS = [b for b, r in BACKBONES.items() if r.reads != "image"]
-
-
-@of(
-    TEXTS,
-    ["vpt", "vpt-shallow", "vpt-sequence", "vpt-cross", "houlsby", "cvpt", "cvpt-projected", *DAS, "apt", *SEEING],
-)
+@pairs("padding")
 def test_padding_changes_nothing(backbone: Backbone, row: Row) -> None:
     adapted = disturb(adapt(backbone, row))
     inputs = backbone.inputs()
@@ -209,24 +145,7 @@ def test_padding_changes_nothing(backbone: Backbone, row: Row) -> None:
     close(alone, together)
 
 
-@of(
-    list(BACKBONES),
-    [
-        "vpt",
-        "vpt-shallow",
-        "vpt-sequence",
-        "vpt-cross",
-        "houlsby",
-        "adaptformer",
-        "lora",
-        "cvpt",
-        "cvpt-projected",
-        "cvpt-learnt",
-        *DAS,
-        "apt",
-        *SEEING,
-    ],
-)
+@pairs("checkpointing")
 def test_checkpointing_changes_nothing(backbone: Backbone, row: Row) -> None:
     plain, saving = (disturb(adapt(backbone, row)) for _ in range(2))
     saving.gradient_checkpointing_enable()
@@ -246,27 +165,13 @@ def test_checkpointing_changes_nothing(backbone: Backbone, row: Row) -> None:
             close(found, expected)
 
 
-@of(
-    list(BACKBONES),
-    [
-        "vpt",
-        "vpt-shallow",
-        "vpt-projected",
-        "houlsby",
-        "lora",
-        "cvpt",
-        "cvpt-projected",
-        "cvpt-learnt",
-        *DAS,
-        "apt",
-        *SEEING,
-    ],
-)
+@pairs("bfloat16")
 def test_bfloat16_backbone_runs(backbone: Backbone, row: Row) -> None:
     torch.manual_seed(3)
     options = {} if backbone.num_labels is None else {"num_labels": backbone.num_labels}
-    adapted = gm.adapt(backbone.model().to(torch.bfloat16), row.method, **options).train()
+    adapted = gm.adapt(backbone.model().to(torch.bfloat16), row.method, **options)
     inputs = {k: v.to(torch.bfloat16) if v.is_floating_point() else v for k, v in backbone.inputs().items()}
+    prepared(adapted, inputs).train()
     output = run(adapted, inputs)
     assert output.dtype == torch.bfloat16
     output.float().square().mean().backward()
@@ -275,23 +180,7 @@ def test_bfloat16_backbone_runs(backbone: Backbone, row: Row) -> None:
     assert all(p.dtype == torch.float32 for n, p in added.items() if not n.startswith(("head", "peft")))
 
 
-@of(
-    [b for b, r in BACKBONES.items() if r.generates],
-    [
-        "vpt",
-        "vpt-shallow",
-        "vpt-sequence",
-        "houlsby",
-        "lora",
-        "vpt+adapter",
-        "cvpt",
-        "cvpt-projected",
-        *DAS,
-        "vpt+das+lora",
-        "apt",
-        *SEEING,
-    ],
-)
+@pairs("generation")
 @pytest.mark.parametrize("beams", [1, 3])
 def test_generation_with_and_without_cache(backbone: Backbone, row: Row, beams: int) -> None:
     adapted = disturb(adapt(backbone, row))
@@ -303,3 +192,31 @@ def test_generation_with_and_without_cache(backbone: Backbone, row: Row, beams: 
     options = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "num_beams": beams}
     cached, plain = (adapted.generate(**inputs, **options, use_cache=use) for use in (True, False))
     assert torch.equal(cached, plain)
+
+
+@pairs("moved")
+def test_retyped_it_is_the_same_adapter(backbone: Backbone, row: Row, tmp_path: Path) -> None:
+    """Given another type after adapting, then run, finished, saved, loaded and detached: nothing is left behind."""
+    model, inputs = backbone.model(), backbone.inputs()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    torch.manual_seed(3)
+    options = {} if backbone.num_labels is None else {"num_labels": backbone.num_labels}
+    adapted = disturb(prepared(gm.adapt(model, row.method, **options).eval(), inputs))
+    trained = run(adapted, inputs)
+    precise = {k: v.double() if v.is_floating_point() else v for k, v in inputs.items()}
+    moved = run(adapted.double(), precise)
+    assert moved.dtype == torch.float64
+    close(moved, trained.double())
+    close(run(adapted.finalize(), precise), moved, 1e-9)
+    adapted.save_pretrained(tmp_path / "adapter")
+    again = gm.load(tmp_path / "adapter", backbone.model())
+    close(run(again, inputs), trained)
+    assert adapted.detach() is model
+    assert same(model.state_dict(), {k: v.double() if v.is_floating_point() else v for k, v in before.items()})
+    coarse = again.half().detach().state_dict()
+    assert same(coarse, {k: v.half() if v.is_floating_point() else v for k, v in before.items()})
+    assert not any(t.is_floating_point() and t.dtype != torch.float16 for t in coarse.values())
+
+
+def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
+    return list(found) == list(expected) and all(torch.equal(found[k], v) for k, v in expected.items())

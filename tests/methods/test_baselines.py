@@ -12,7 +12,8 @@ from transformers import BertConfig, BertForSequenceClassification, ViTConfig, V
 import gossamer as gm
 from gossamer import architectures
 
-from ..contract.table import BACKBONES, TEXT, VISION, run
+from ..contract.backbones import TEXT, VISION
+from ..contract.table import BACKBONES, run
 
 
 def one_step(adapted: gm.Adapted, inputs: Any) -> None:

@@ -16,7 +16,8 @@ from gossamer import architectures
 from gossamer.methods.vpt import prompt_range, start_head
 
 from .. import hand
-from ..contract.table import BACKBONES, VISION, disturb, run
+from ..contract.backbones import VISION
+from ..contract.table import BACKBONES, disturb, run
 
 FORMS = pytest.mark.parametrize("form", ["exact", "sequence"])
 VIT = BACKBONES["vit"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import gossamer as gm
 
-from ..contract.table import BART, BART_IDS, DINO, LLAMA, T5, T5_IDS, TEXT, TOWER
+from ..contract.backbones import BART, BART_IDS, DINO, LLAMA, T5, T5_IDS, TEXT, TOWER
 
 TOWERS: dict[str, Callable[[], nn.Module]] = {
     "clip": lambda: tf.CLIPVisionModel(tf.CLIPVisionConfig(**TOWER)),

@@ -14,7 +14,7 @@ from torch import Tensor
 import gossamer as gm
 from gossamer.storage import AdapterError
 
-from ..contract.table import TEXT, TOWER, VISION
+from ..contract.backbones import TEXT, TOWER, VISION
 from .seeing import CLASSIFIED, METHODS, SPOKEN, TOWERS, adapted, close, composed, images, texts
 
 PAIRS = [(t, "bert") for t in TOWERS] + [("clip", language) for language in CLASSIFIED if language != "bert"]

@@ -21,10 +21,13 @@ def finish(adapted: AdaptedModule) -> nn.Module:
     """
     model = copy.deepcopy(adapted).eval()
     backbone = model.backbone
-    if model.anatomy.finish():
-        model.host.tell_untied(backbone)
+    # The last placed first, while what it was placed on is as it was.
     for tree in reversed(list(model.methods.values())):
         tree.finalize()  # type: ignore[operator]
+    if model.anatomy.finish():
+        model.host.tell_untied(backbone)
+    for tree in model.methods.values():
+        tree.release()  # type: ignore[operator]
     model.anatomy.prune()
     occupy(backbone, None)
     for parameter in [*model.parameters(), *backbone.parameters()]:

@@ -330,6 +330,12 @@ class Anatomy:
                 f"tokens cannot stay in {type(self.model).__name__}: it reads its own answer by position in the text, which they "
                 "would move; let them leave (stay=False), or give the bare model a head with num_labels"
             )
+        reader = next((b for b in self if b.stack.context == first.stack.name != b.stack.name), None)
+        if stay and reader is not None and first.stack.modality == "text":
+            raise UserError(
+                f"tokens cannot stay in the {first.stack.name} stack of {type(self.model).__name__}: its {reader.stack.name} reads "
+                "that stack by the mask of the text alone; let them leave (stay=False)"
+            )
         if stay and last is not blocks[-1]:
             raise UserError(f"tokens that stay run to the last block, {blocks[-1].name}; asked to leave at {last.name}")
         start, end = blocks.index(first), blocks.index(last) + 1

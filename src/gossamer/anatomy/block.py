@@ -132,12 +132,6 @@ class Block:
         """Tokens of one sample that its cross-attention reads; 0 where it has none, or nothing to read."""
         return counts.get(self.stack.context, 0) if self.stack.context else 0
 
-    def macs(self, counts: Mapping[str, int], extra: int = 0, extra_context: int = 0) -> int:
-        """Multiply-adds of the block for one sample, with `extra` tokens more (in every window), or more to read across."""
-        extent, context = self.extent(counts), self.context(counts) + extra_context
-        seen = extent.tokens + extra
-        return self.sizes.macs(seen, context, windows=extent.windows, window=extent.window + extra)
-
     def path(self, role: str) -> str | None:
         """Name of a part relative to the block, or None where this kind of block has no such part."""
         attention, cross, ffn = self.attention, self.stack.cross, self.ffn

@@ -7,6 +7,7 @@ between those; a verb needs some of them. Nothing is changed, and nothing is pro
 from __future__ import annotations
 
 import inspect
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from gossamer.anatomy.call import Call
 from gossamer.anatomy.states import states, tokens_of
 
 TOKENS = 5
+HOOKS = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks", "_forward_hooks_with_kwargs")
 ATTENTION, FFN, STREAM, LENGTH, RETURNS = "attention", "ffn", "stream", "length", "returns"
 NEEDS = {  # which equations a verb relies on, by branch
     ("add", "attention"): (ATTENTION, STREAM),
@@ -75,15 +77,19 @@ def probe(block: Block, owner: nn.Module) -> Findings:
 
 @contextmanager
 def _quietly(module: nn.Module, device: str) -> Iterator[None]:
-    """A module in evaluation mode and full precision while the context lasts."""
-    modes = {m: m.training for m in module.modules()}
+    """A module in evaluation mode and full precision while the context lasts, seen by nobody who has hooked onto its parts."""
+    modes = {part: part.training for part in module.modules()}
+    hooks = {part: {name: vars(part)[name] for name in HOOKS} for part in module.modules()}
     module.eval()
+    for part in hooks:
+        vars(part).update({name: OrderedDict() for name in HOOKS})
     try:
         with torch.autocast(device, enabled=False):
             yield
     finally:
         for part, mode in modes.items():
             part.training = mode
+            vars(part).update(hooks[part])
 
 
 def _trial(block: Block, owner: nn.Module, names: tuple[str, ...], tokens: int) -> tuple[Recorder, Tensor, Any]:
@@ -223,7 +229,7 @@ def _branch(
         answer = seen.gave[names.layer_scale]
     elif isinstance(damping, Tensor) and answer is not None:
         answer = damping * answer
-    if answer is not None and not windowed:
+    if answer is not None and answer.shape == x.shape and not windowed:
         behind = x + answer
     if names.after is not None:
         if not _equal(seen.read.get(names.after), behind, tolerance):

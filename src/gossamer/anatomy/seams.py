@@ -29,6 +29,12 @@ class Part(nn.Module):
             if isinstance(child, Part):
                 child.finalize()
 
+    def release(self) -> None:
+        """Lets go of what has been merged into the model, in place. Default: nothing was."""
+        for child in self.children():
+            if isinstance(child, Part):
+                child.release()
+
     def borrow(self, **others: Any) -> None:
         """Keeps what belongs to somebody else under these names: no children, which would be trained and saved here too."""
         self.__dict__.update(others)

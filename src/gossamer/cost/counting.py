@@ -19,9 +19,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from gossamer import hosts
-from gossamer.adapted import AdaptedModule
+from gossamer.adapted import AdaptedModule, Finished
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.block import get
+from gossamer.anatomy.plan import Plan
 from gossamer.errors import UserError
 
 TEXT_TOKENS = 32  # tokens of a text where none are asked for
@@ -238,7 +239,8 @@ def count(
     inputs = sample.inputs(backbone, batch)
     # The counter does not know the fused kernel of the CPU, and without gradients it stumbles over views of trained parameters.
     with sdpa_kernel(SDPBackend.MATH), torch.enable_grad(), FlopCounterMode(display=False) as counter:
-        output = _first(hosts.of(backbone).run(backbone, (), inputs) if model is backbone else model(**inputs))
+        named = isinstance(model, AdaptedModule | Finished)
+        output = _first(model(**inputs) if named else hosts.of(model).run(model, (), inputs))
         forward = counter.get_total_flops()
         if backward:
             output.sum().backward()
@@ -269,10 +271,9 @@ def closed_macs(model: nn.Module, head: nn.Module | None, anatomy: Anatomy, samp
         sample: sizes.
     """
     tokens = sample.tokens(anatomy)
-    total = sample.images * sum(block.macs(tokens) for block in anatomy)
+    total = sample.images * Plan(anatomy, tokens).macs()
     known = {id(m) for block in anatomy for m in block.module.modules()}
     for block in [b for b in anatomy if b.merging is not None]:
-        total += sample.images * block.merging.reduction.weight.numel() * block.tokens(tokens)  # type: ignore
         known |= {id(m) for m in block.merging.modules()}  # type: ignore[union-attr]
     known |= {id(m) for m in getattr(model, "gossamer", nn.Module()).modules()}
     last = tokens[anatomy.readout.counts_as or anatomy.readout.name]

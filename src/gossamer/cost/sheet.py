@@ -16,10 +16,10 @@ from torch import nn
 
 from gossamer import hosts, methods
 from gossamer.adapted import AdaptedModule, Finished, finish
-from gossamer.anatomy import Anatomy, inserted, seams
+from gossamer.anatomy import Anatomy
 from gossamer.cost.counting import Sample, closed_macs, count, on_meta
 from gossamer.errors import UserError
-from gossamer.methods.base import Method
+from gossamer.methods.base import Method, added, foreseen
 from gossamer.methods.linear_probe import LinearProbe
 
 UNITS = "1 MAC = 1 multiplication + 1 addition = 2 FLOPs; MACs and FLOPs are those of one sample"
@@ -200,20 +200,19 @@ def _sheet(model: Any, sample: Sample, batch: int) -> CostSheet:
         "all_parameters": _size([*model.parameters(), *model.methods.parameters()]),
     }
     applied, labels, headed, head = model.applied, model.num_labels, bool(model.head_modules()), model.head_built
-    moved = any(isinstance(change, inserted.Inserted | seams.Remembered) for change in model.anatomy.log)
     bare: Any = model.detach()
     if headed:
         bare = AdaptedModule(bare, [LinearProbe()], num_labels=labels)
         bare.head_built = head  # which the method may have chosen
     sheet = _bare_sheet(bare, sample, batch)
-    added, overhead, closed_once = _formulas(applied, _parts(bare)[2], sample, mixed=moved and len(applied) > 1)
+    more, overhead, closed_once = _formulas(applied, _parts(bare)[2], sample)
     return dataclasses.replace(
         sheet,
         **parameters,
         methods=tuple(methods.to_dict(m) for m in applied),
-        adapted=Macs(counted=forward, closed=_sum(sheet.bare.closed, added, overhead)),
+        adapted=Macs(counted=forward, closed=_sum(sheet.bare.closed, more, overhead)),
         per_batch=Macs(counted=once, closed=closed_once),
-        finished=Macs(counted=finished_macs.counted, closed=_sum(finished_macs.closed, added)),
+        finished=Macs(counted=finished_macs.counted, closed=_sum(finished_macs.closed, more)),
         training_flops=round(step / batch),
     )
 
@@ -272,22 +271,20 @@ def _closed(backbone: nn.Module, head: nn.Module | None, anatomy: Anatomy | None
 
 
 def _formulas(
-    applied: tuple[Method, ...], anatomy: Anatomy | None, sample: Sample, *, mixed: bool
+    applied: tuple[Method, ...], anatomy: Anatomy | None, sample: Sample
 ) -> tuple[int | None, int | None, int | None]:
-    """What methods add by closed form: to the finished model, to it in training, once per batch; None where unknown.
-
-    Formulas of several methods do not add up where one changes the tokens that another works on (`mixed`).
-    """
-    if anatomy is None or mixed:
+    """What methods add by closed form: to the finished model, to it in training, once per batch; None where unknown."""
+    if anatomy is None:
         return None, None, None
     tokens = sample.tokens(anatomy)
     anatomy.sites = [site for method in applied for site in method.skipped(anatomy)]
-    added = sample.images * sum(m.macs(anatomy, tokens) for m in applied)
+    plan = foreseen(applied, anatomy, tokens)
+    more = sample.images * added(applied, anatomy, tokens)
     try:
-        overheads = [m.overhead(anatomy, tokens) for m in applied]
+        overheads = [m.training_macs(plan) for m in applied]
     except ValueError:
-        return added, None, None
-    return added, sample.images * sum(o[0] for o in overheads), sample.images * sum(o[1] for o in overheads)
+        return more, None, None
+    return more, sample.images * sum(o[0] for o in overheads), sample.images * sum(o[1] for o in overheads)
 
 
 def _sum(*terms: int | None) -> int | None:

@@ -11,6 +11,7 @@ from typing import Literal
 
 from gossamer.anatomy import Anatomy, Branch
 from gossamer.anatomy.block import Block
+from gossamer.anatomy.plan import Plan
 from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError
 from gossamer.methods.base import Method, grow, method
@@ -101,7 +102,7 @@ class Adapter(Method):
         """2 d r + r + d for each bottleneck, + 2 d with its own norm."""
         return sum(self._per_block(b) for b in anatomy.blocks(self.stack, self.blocks))
 
-    def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
+    def finished_macs(self, plan: Plan) -> int:
         """2 d r for each bottleneck and token that it sees."""
-        blocks = anatomy.blocks(self.stack, self.blocks)
-        return sum(2 * b.seen(tokens, w) * b.sizes.width * self.rank for b in blocks for w in self._branches(b))
+        blocks = plan.anatomy.blocks(self.stack, self.blocks)
+        return sum(2 * plan.seen(b, w) * b.sizes.width * self.rank for b in blocks for w in self._branches(b))

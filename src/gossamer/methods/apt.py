@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from gossamer.anatomy import Anatomy, Branch
 from gossamer.anatomy.block import Block
+from gossamer.anatomy.plan import Plan
 from gossamer.anatomy.rewritten import Swapped
 from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError
@@ -138,13 +139,14 @@ class APT(Method):
             return int(self.learn_scale)
         return self.prompts * d + 2 * self.rank * d + self.learn_scale + (self.gate == "learned")
 
-    def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
+    def finished_macs(self, plan: Plan) -> int:
         """2 n p d for each read-out."""
-        return sum(2 * b.seen(tokens, where) * self.prompts * b.sizes.width for b, where in self.places(anatomy))
+        places = self.places(plan.anatomy)
+        return sum(2 * plan.seen(b, where) * self.prompts * b.sizes.width for b, where in places)
 
-    def overhead(self, anatomy: Anatomy, tokens: dict[str, int]) -> tuple[int, int]:
+    def training_macs(self, plan: Plan) -> tuple[int, int]:
         """Once per batch: 2 p r d for P~ of each read-out."""
-        return 0, sum(2 * self.prompts * self.rank * b.sizes.width for b, _ in self.places(anatomy))
+        return 0, sum(2 * self.prompts * self.rank * b.sizes.width for b, _ in self.places(plan.anatomy))
 
 
 class ReadOut(Part):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from torch import nn
 
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.block import Site
+from gossamer.anatomy.plan import Plan
 from gossamer.anatomy.seams import Part
 
 
@@ -49,17 +51,46 @@ class Method(ABC):
         """The task head that the method comes with, from what is read out [B, width] to [B, outputs]; None: one Linear."""
         return None
 
-    def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
+    def macs(self, anatomy: Anatomy, tokens: Mapping[str, int]) -> int:
         """Multiply-adds added to one sample in the finished model, by closed formula; `tokens` counts each stack's tokens."""
+        return added([self], anatomy, tokens)
+
+    def foresee(self, plan: Plan) -> None:  # noqa: B027 most methods leave the tokens alone
+        """Tells a plan which tokens the method lets in, and what it takes the place of. Default: nothing."""
+
+    def finished_macs(self, plan: Plan) -> int:
+        """Multiply-adds of its own modules for one sample in the finished model, by closed formula. Default: none."""
         return 0
 
-    def overhead(self, anatomy: Anatomy, tokens: dict[str, int]) -> tuple[int, int]:
+    def overhead(self, anatomy: Anatomy, tokens: Mapping[str, int]) -> tuple[int, int]:
         """Multiply-adds that only the model in training has, before it is finished: for each sample, and once per batch.
 
         Raises:
-            ValueError: there is no closed formula.
+            UserError: there is no closed formula.
+        """
+        return self.training_macs(foreseen([self], anatomy, tokens))
+
+    def training_macs(self, plan: Plan) -> tuple[int, int]:
+        """Those of `overhead`, with the tokens that a plan foresees. Default: none.
+
+        Raises:
+            UserError: there is no closed formula.
         """
         return 0, 0
+
+
+def foreseen(applied: Iterable[Method], anatomy: Anatomy, tokens: Mapping[str, int]) -> Plan:
+    """The tokens in every block of a model that is adapted by these methods together."""
+    plan = Plan(anatomy, tokens)
+    for one in applied:
+        one.foresee(plan)
+    return plan
+
+
+def added(applied: Sequence[Method], anatomy: Anatomy, tokens: Mapping[str, int]) -> int:
+    """Multiply-adds that these methods together add to one sample in the finished model."""
+    plan = foreseen(applied, anatomy, tokens)
+    return plan.macs() - Plan(anatomy, tokens).macs() + sum(one.finished_macs(plan) for one in applied)
 
 
 METHODS: dict[str, type[Method]] = {}

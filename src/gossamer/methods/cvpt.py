@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.block import Block, Projection
+from gossamer.anatomy.plan import Plan
 from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError
 from gossamer.methods.base import Method, grow, method
@@ -175,13 +176,13 @@ class CVPT(Method):
         own = sum(t.numel() for t in tensors if t is not None)
         return self.prompts * block.sizes.width + own
 
-    def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
+    def finished_macs(self, plan: Plan) -> int:
         """For each block: folded 2 n d H m; projected 2 n h H (d + m); one prompt is a constant and costs nothing."""
         if not self.prompts:
             return 0
         total = 0
-        for block in anatomy.blocks(self.stack, self.blocks):
-            n, sizes, heads = block.tokens(tokens), block.sizes, block.sizes.inner // block.head_width
+        for block in plan.anatomy.blocks(self.stack, self.blocks):
+            n, sizes, heads = plan.tokens(block), block.sizes, block.sizes.inner // block.head_width
             total += {
                 "constant": 0,
                 "folded": 2 * n * sizes.width * heads * self.prompts,
@@ -189,13 +190,13 @@ class CVPT(Method):
             }[self.form_on(block)]
         return total
 
-    def overhead(self, anatomy: Anatomy, tokens: dict[str, int]) -> tuple[int, int]:
+    def training_macs(self, plan: Plan) -> tuple[int, int]:
         """Once per batch: K, V of each block, with them G, U where folded, and V of P0 where training starts from the identity.
 
         With dropout masks by sample all but the last are for each sample.
         """
         total, origins = 0, 0
-        for block in anatomy.blocks(self.stack, self.blocks) if self.prompts else ():
+        for block in plan.anatomy.blocks(self.stack, self.blocks) if self.prompts else ():
             sizes = block.sizes
             used = {"constant": sizes.inner, "folded": 2 * sizes.inner, "projected": 0}[self.form_on(block)]
             total += self.prompts * sizes.width * (2 * sizes.inner_kv + used)
@@ -269,8 +270,8 @@ class CrossPrompts(Part):
         return self.block.projection(role, bare=True) if self.own is None else self.own.projection(role)
 
     def _heads(self, role: str, x: Tensor) -> Tensor:
-        """One of the projections, in heads: [..., N, d] -> [..., H, N, h]; own projections are float32."""
-        projected = self._projection(role)(x if self.own is None else x.float())
+        """One of the projections, in heads: [..., N, d] -> [..., H, N, h]; own projections have a precision of their own."""
+        projected = self._projection(role)(x if self.own is None else x.to(self.own.dtype))
         return projected.unflatten(-1, (-1, self.block.head_width)).transpose(-3, -2)
 
     def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -326,7 +327,7 @@ class CrossPrompts(Part):
             self.U, self.bias = self._damped(U), self._damped(U.new_zeros(U.shape[-1]) + self._bias())
         else:
             self._keep_projections()
-            self.keys, self.values = (t.clone() if self.own is None else t.float().clone() for t in (k, v))
+            self.keys, self.values = (t.clone() if self.own is None else t.to(self.own.dtype).clone() for t in (k, v))
         self.prompts = self.origin = None
         if self.form != "projected":
             self.own = None
@@ -366,6 +367,11 @@ class OwnProjections(Part):
                     if bias is not None:
                         linear.bias.copy_(bias)
             self.add_module(role, linear.requires_grad_(config is not None and config.learnable))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision that they compute in."""
+        return next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.float32)
 
     def projection(self, role: str) -> Projection:
         """The projection as a function."""

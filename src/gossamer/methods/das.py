@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from gossamer.anatomy import Anatomy, Branch
 from gossamer.anatomy.block import Block, Site
+from gossamer.anatomy.plan import Plan
 from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError
 from gossamer.methods.base import Method, grow, method
@@ -240,10 +241,14 @@ class DAS(Method):
         """n_A P(r) for each block that stays, P(r_S) for each module that is skipped; P(r) = 2 d r + r + 3 d."""
         return sum(self._size(site.block.sizes.width, rank) for site, rank in self._ranks(anatomy))
 
-    def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
-        """2 n d r for each adapter and shortcut, less what the skipped modules would have cost."""
-        added = sum(self._macs(s.block.tokens(tokens), s.block.sizes.width, r) for s, r in self._ranks(anatomy))
-        return added - sum(_site_macs(site, tokens) for site in self.skipped(anatomy))
+    def foresee(self, plan: Plan) -> None:
+        """Skipped modules are not computed."""
+        for site in self.skipped(plan.anatomy):
+            plan.skip(site)
+
+    def finished_macs(self, plan: Plan) -> int:
+        """2 n d r for each adapter and shortcut."""
+        return sum(self._macs(plan.tokens(s.block), s.block.sizes.width, r) for s, r in self._ranks(plan.anatomy))
 
     def _ranks(self, anatomy: Anatomy) -> list[tuple[Any, int]]:
         """Every adapter and shortcut there is: where, and its rank."""
@@ -405,10 +410,3 @@ def _depth(anatomy: Anatomy, block: Block) -> int:
     """How many blocks run behind a block, negated."""
     column = anatomy.column(block)
     return column.index(block) - len(column)
-
-
-def _site_macs(site: Site, tokens: dict[str, int]) -> int:
-    block = site.block
-    if site.branch is None:
-        return block.macs(tokens)
-    return block.sizes.branch_macs(site.branch, block.tokens(tokens), block.context(tokens))

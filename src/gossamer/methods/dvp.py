@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from gossamer.anatomy import Anatomy, Branch, sight
 from gossamer.anatomy.block import Block
 from gossamer.anatomy.leading import Lead
+from gossamer.anatomy.plan import Plan
 from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError
 from gossamer.methods.base import Method, grow, method, share
@@ -244,19 +245,24 @@ class DVP(Method):
             total += sum(bottleneck.parameters(b.sizes.width, r) for b, _ in self._branches(anatomy))
         return total + sum(p.numel() for p in {id(p): p for p in self._shared(anatomy).values()}.values())
 
-    def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
-        """Blocks from K on with p tokens more, the generator (2 m d_v c + 2 p d c + 2 p m c), 2 d r for each adapter and token."""
-        d, d_v, c, _ = self._sizes(anatomy)
-        stack, m, context = anatomy.readout.name, tokens["vision"], tokens.get("encoder", 0)
-        n = tokens[stack]
-        p = (context if _two_sided(anatomy) else n) if self.query == "all" else 1
-        led = anatomy.blocks(stack)[self.block :]
-        total = sum(b.sizes.macs(n + p, context) - b.sizes.macs(n, context) for b in led)
-        total += 2 * m * d_v * c + 2 * p * d * c + 2 * p * m * c
+    def foresee(self, plan: Plan) -> None:
+        """p tokens from block K on."""
+        stack = plan.anatomy.readout.name
+        plan.insert(plan.anatomy.stacks[stack][self.block], self._count(plan), last=plan.anatomy.stacks[stack][-1])
+
+    def _count(self, plan: Plan) -> int:
+        """p, the prompts of one sample."""
+        asks = plan.anatomy.stacks["encoder" if _two_sided(plan.anatomy) else plan.anatomy.readout.name][0]
+        return asks.tokens(plan.counts) if self.query == "all" else 1
+
+    def finished_macs(self, plan: Plan) -> int:
+        """The generator, 2 m d_v c + 2 p d c + 2 p m c, and 2 d r for each adapter and token."""
+        d, d_v, c, _ = self._sizes(plan.anatomy)
+        p, m = self._count(plan), plan.counts["vision"]
+        total = 2 * m * d_v * c + 2 * p * d * c + 2 * p * m * c
         if self.train == "adapters":
-            longer = {id(b) for b in led}
-            seen = ((b, tokens[b.stack.name] + p * (id(b) in longer)) for b, _ in self._branches(anatomy))
-            total += sum(2 * b.sizes.width * self._rank(anatomy) * count for b, count in seen)
+            r = self._rank(plan.anatomy)
+            total += sum(2 * b.sizes.width * r * plan.tokens(b) for b, _ in self._branches(plan.anatomy))
         return total
 
 

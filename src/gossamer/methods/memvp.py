@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gossamer.anatomy import Anatomy, sight
-from gossamer.anatomy.block import Block
+from gossamer.anatomy.block import Block, Site
+from gossamer.anatomy.plan import Plan
 from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError
 from gossamer.methods.base import Method, grow, method
@@ -147,13 +148,18 @@ class MemVP(Method):
         adapters = (len(tower) - 1) * bottleneck.parameters(d_v, h, bias=False)
         return 2 * self.slots(anatomy) * d + r * (d_v + 1) + d * (r + 1) + adapters
 
-    def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
-        """2 n m d in each block, n_v r (d_v + d) and 2 n d_v h for each vision adapter an image, less the vision block not run."""
-        blocks, m = self.read_by(anatomy), self.slots(anatomy)
-        *tower, last = anatomy.blocks("vision")
-        d, d_v, n = blocks[0].sizes.width, last.sizes.width, tokens["vision"]
-        image = (n - last.prefix) * self.rank * (d_v + d) + len(tower) * 2 * n * d_v * self.vision_rank
-        return sum(2 * tokens[b.stack.name] * m * d for b in blocks) + image - last.sizes.macs(n)
+    def foresee(self, plan: Plan) -> None:
+        """The vision tower's last block is not run."""
+        plan.skip(Site(plan.anatomy.blocks("vision")[-1]))
+
+    def finished_macs(self, plan: Plan) -> int:
+        """2 n m d in each block, n_v r (d_v + d) and 2 n d_v h for each vision adapter an image."""
+        blocks, m = self.read_by(plan.anatomy), self.slots(plan.anatomy)
+        *tower, last = plan.anatomy.blocks("vision")
+        d, d_v, n = blocks[0].sizes.width, last.sizes.width, plan.tokens(last)
+        image = (n - last.prefix) * self.rank * (d_v + d)
+        image += sum(2 * plan.tokens(b) * d_v * self.vision_rank for b in tower)
+        return sum(2 * plan.tokens(b) * m * d for b in blocks) + image
 
 
 class VisualMemory(sight.Reader):

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from gossamer.anatomy import Anatomy
+from gossamer.anatomy.plan import Plan
 from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError
 from gossamer.methods.base import Method, grow
@@ -117,14 +118,15 @@ class Peft(Method):
         with anatomy.tentatively():
             return sum(self.config.r * sum(shape) for shape in self._shapes(anatomy).values())
 
-    def overhead(self, anatomy: Anatomy, tokens: dict[str, int]) -> tuple[int, int]:
+    def training_macs(self, plan: Plan) -> tuple[int, int]:
         """For each sample: r (in + out) for each token that a rewritten matrix sees; nothing once LoRA is merged."""
+        anatomy = plan.anatomy
         with anatomy.tentatively():
             shapes, seen = self._shapes(anatomy), {}
             for block in anatomy:
                 for role, name in block.roles().items():
-                    own = block.seen(tokens, "attention" if role in ("q", "k", "v", "qkv", "out") else role)
-                    seen[name] = block.context(tokens) if role in ("cross.k", "cross.v") else own
+                    own = plan.seen(block, "attention" if role in ("q", "k", "v", "qkv", "out") else role)
+                    seen[name] = plan.context(block) if role in ("cross.k", "cross.v") else own
         return sum(seen.get(name, 1) * self.config.r * sum(shape) for name, shape in shapes.items()), 0
 
     def _shapes(self, anatomy: Anatomy) -> dict[str, tuple[int, int]]:
@@ -160,7 +162,7 @@ class PeftTree(Part):
                 module.training = mode
         return self
 
-    def finalize(self) -> None:
+    def release(self) -> None:
         """What was merged is let go; what cannot be merged goes on running."""
         standing = {id(m) for m in self.model.modules()} if self.model is not None else set()
         if not any(id(layer) in standing for layer in self.layers):

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.bank import Bank, bare
 from gossamer.anatomy.block import Block
+from gossamer.anatomy.plan import Plan
 from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError, WrongKind
 from gossamer.methods.base import Method, method
@@ -192,13 +193,17 @@ class SPT(Method):
         """N p d for deep prompts, p d for shallow ones."""
         return self.vpt.parameters(anatomy)
 
-    def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
-        """VPT's."""
-        return self.vpt.macs(anatomy, tokens)
+    def foresee(self, plan: Plan) -> None:
+        """As VPT's."""
+        self.vpt.foresee(plan)
 
-    def overhead(self, anatomy: Anatomy, tokens: dict[str, int]) -> tuple[int, int]:
-        """VPT's; the harvest happens once, before training, and is not in it."""
-        return self.vpt.overhead(anatomy, tokens)
+    def finished_macs(self, plan: Plan) -> int:
+        """As VPT's."""
+        return self.vpt.finished_macs(plan)
+
+    def training_macs(self, plan: Plan) -> tuple[int, int]:
+        """As VPT's."""
+        return self.vpt.training_macs(plan)
 
 
 class SelfPrompts(Part):

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from gossamer.anatomy import Anatomy, sight
 from gossamer.anatomy.leading import Lead
+from gossamer.anatomy.plan import Plan
 from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError
 from gossamer.methods.base import Method, grow, method
@@ -69,13 +70,18 @@ class VisualTokens(Method):
         widths = self._widths(anatomy)
         return sum(a * b + b for a, b in pairwise(widths))
 
-    def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
-        """The stack's blocks from the first on with m tokens more, and the projector."""
-        blocks, widths = anatomy.blocks(self.stack)[self.block :], self._widths(anatomy)
-        n, context = tokens[blocks[0].stack.name], tokens.get("encoder", 0)
-        m = tokens["vision"] - (anatomy.blocks("vision")[0].prefix if self.tokens == "patches" else 0)
-        longer = sum(b.sizes.macs(n + m, context) - b.sizes.macs(n, context) for b in blocks)
-        return longer + m * sum(a * b for a, b in pairwise(widths))
+    def foresee(self, plan: Plan) -> None:
+        """m tokens from the first block on."""
+        stack = plan.anatomy.blocks(self.stack)[0].stack.name
+        plan.insert(plan.anatomy.stacks[stack][self.block], self._count(plan), last=plan.anatomy.stacks[stack][-1])
+
+    def _count(self, plan: Plan) -> int:
+        """m, tokens of one image."""
+        return plan.counts["vision"] - (plan.anatomy.blocks("vision")[0].prefix if self.tokens == "patches" else 0)
+
+    def finished_macs(self, plan: Plan) -> int:
+        """Those of the projector."""
+        return self._count(plan) * sum(a * b for a, b in pairwise(self._widths(plan.anatomy)))
 
 
 class Projector(sight.Reader):

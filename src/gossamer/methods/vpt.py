@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from gossamer.anatomy import Anatomy, Branch
 from gossamer.anatomy.block import Block
+from gossamer.anatomy.plan import Plan
 from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError
 from gossamer.methods.base import Method, grow, method
@@ -171,38 +172,27 @@ class VPT(Method):
             return tables * sum(p * block.sizes.width for block, p in prompted)
         return tables * sum(p for _, p in prompted) * self.project + (self.project + 1) * prompted[0][0].sizes.width
 
-    def macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
-        """2 n p d_h h for each block with stored K_P, V_P; where prompts run as tokens, a block of n + p less one of n."""
-        if not self.deep:
-            return self._shallow_macs(anatomy, tokens)
+    def foresee(self, plan: Plan) -> None:
+        """Prompts that run as tokens are in one block, shallow ones from where they enter to the end; both columns read these."""
+        for block, p in self.prompted(plan.anatomy):
+            if not self.deep:
+                plan.insert(block, p, last=plan.anatomy.column(block)[-1], read=True)
+            elif self.attention != "cross" and not self._exact(plan.anatomy, block):
+                plan.insert(block, p)
+
+    def finished_macs(self, plan: Plan) -> int:
+        """2 n p d_h h for each block with stored K_P, V_P."""
         total = 0
-        for block, p in self.prompted(anatomy):
-            extent = block.extent(tokens)
+        for block, p in self.prompted(plan.anatomy) if self.deep else ():
             if self.attention != "self":
-                total += 2 * extent.tokens * p * block.sizes.cross_inner
-            if self.attention != "cross" and self._exact(anatomy, block):
-                total += 2 * extent.attending * p * block.sizes.inner
-            elif self.attention != "cross":
-                total += block.macs(tokens, extra=p) - block.macs(tokens)
+                total += 2 * plan.tokens(block) * p * block.sizes.cross_inner
+            if self.attention != "cross" and self._exact(plan.anatomy, block):
+                total += 2 * plan.seen(block, "attention") * p * block.sizes.inner
         return total
 
-    def _shallow_macs(self, anatomy: Anatomy, tokens: dict[str, int]) -> int:
-        """Blocks whose own stream, or whose other one, has p tokens more than it had, from where these entered."""
-        starts = {id(b.stack): (anatomy.column(b).index(b), p) for b, p in self.prompted(anatomy)}
-        total = 0
-        for column in anatomy.columns(self.stack):
-            for i, block in enumerate(column):
-                at, p = starts.get(id(block.stack), (len(column), 0))
-                own = p if at <= i else 0
-                other = sum(q for stack, (at, q) in starts.items() if stack != id(block.stack) and at <= i)
-                total += block.macs(tokens, own, other) - block.macs(tokens)
-                if block.merging is not None and at < i:
-                    total += p * block.merging.reduction.weight.numel()  # type: ignore[union-attr,operator]
-        return total
-
-    def overhead(self, anatomy: Anatomy, tokens: dict[str, int]) -> tuple[int, int]:
+    def training_macs(self, plan: Plan) -> tuple[int, int]:
         """Once per batch: 2 p d inner_kv for K_P, V_P of each block (with dropout for each sample), p d_p d where projected."""
-        prompted = self.prompted(anatomy)
+        anatomy, prompted = plan.anatomy, self.prompted(plan.anatomy)
         projection = len(BRANCHES[self.attention]) * sum(p * (self.project or 0) * b.sizes.width for b, p in prompted)
         exact = [(b, p) for b, p in prompted if self.attention != "cross" and self._exact(anatomy, b)]
         keys_values = sum(2 * p * b.sizes.width * b.sizes.inner_kv for b, p in exact)

@@ -90,10 +90,8 @@ class SuperNetwork:
 
     def _measured(self, batch: dict[str, Any], *, right: bool) -> tuple[Tensor, float]:
         """The loss of a batch, and how many of its rows are right, or their scores summed."""
-        inputs = self._placed(batch)
-        with torch.autocast(
-            next(self.adapted.backbone.parameters()).device.type, torch.bfloat16, enabled=self.training.bfloat16
-        ):
+        inputs, device = self._placed(batch), next(self.adapted.backbone.parameters()).device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.training.bfloat16):
             if self.loss is None:
                 output = self.adapted(**inputs)
                 loss, logits = output.loss, output.get("logits")

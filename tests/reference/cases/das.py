@@ -132,7 +132,7 @@ def _attention(path: str) -> AttentionNames:
 
 def tower(name: Any, blocks: str) -> Stack:
     return Stack(
-        name=name, owners=(), blocks=blocks, attention=_attention("attention"), cross=_attention("crossattention"),
+        name=name, owners=(), blocks=blocks, attention=(_attention("attention"),), cross=_attention("crossattention"),
         ffn=(FfnNames(up="intermediate.dense", down="output.dense", norm=None, after="output.LayerNorm"),),
         returns_tuple=True,
     )  # fmt: skip

@@ -1,0 +1,77 @@
+"""The tokens that every block will have, foreseen: the model's own, those that methods let in, and what methods take away."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from gossamer.anatomy.anatomy import Anatomy
+from gossamer.anatomy.block import Block, Site
+
+
+class Plan:
+    """One sample's tokens in every block of a model. Methods write into it what they will do; closed forms of cost read it.
+
+    Args:
+        anatomy: of a model without changes.
+        counts: the model's own tokens by stack, and rows of windowed ones ("vision.rows"; none: a square).
+    """
+
+    def __init__(self, anatomy: Anatomy, counts: Mapping[str, int]):
+        self.anatomy, self.counts = anatomy, counts
+        self._more: Counter[str] = Counter()  # rows let in, by block
+        self._passing: Counter[str] = Counter()  # of these, such as were there in the block before
+        self._read: Counter[str] = Counter()  # rows let in that cross-attention reads
+        self._gone: dict[str, Site] = {}
+
+    # ---- what methods do ----
+
+    def insert(self, first: Block, count: int, *, last: Block | None = None, read: bool = False) -> None:
+        """`count` rows more from block `first` to `last` (default: `first`); with `read` blocks beside them read these too."""
+        column = self.anatomy.column(first)
+        start, end = column.index(first), column.index(last or first) + 1
+        for block in column[start:end]:
+            self._more[block.key] += count
+            self._passing[block.key] += 0 if block is first else count
+        others = [c for c in self.anatomy.columns(first.stack.name) if c[0].stack is not first.stack]
+        for block in [b for other in others for b in other[start:end]] if read else []:
+            self._read[block.key] += count
+
+    def skip(self, site: Site) -> None:
+        """A block, or an attention of it, is not computed."""
+        self._gone[site.key] = site
+
+    # ---- what comes of it ----
+
+    def tokens(self, block: Block) -> int:
+        """Rows of a block's stream."""
+        return block.tokens(self.counts) + self._more[block.key]
+
+    def seen(self, block: Block, branch: str) -> int:
+        """Rows that the Linears of a branch see: in windows attention sees padding, and inserted rows in each."""
+        extent, more = block.extent(self.counts), self._more[block.key]
+        return extent.windows * (extent.window + more) if branch == "attention" else extent.tokens + more
+
+    def context(self, block: Block) -> int:
+        """Rows that its cross-attention reads; 0 where it has none."""
+        return block.context(self.counts) + self._read[block.key]
+
+    def macs(self) -> int:
+        """Multiply-adds of all blocks and of what merges patches between them."""
+        return sum(self._block_macs(block) for block in self.anatomy)
+
+    def _block_macs(self, block: Block) -> int:
+        if block.key in self._gone:
+            return 0
+        extent, more = block.extent(self.counts), self._more[block.key]
+        window = extent.window + more
+        total = block.sizes.macs(extent.tokens + more, self.context(block), windows=extent.windows, window=window)
+        for branch in ("attention", "cross"):
+            if f"{block.key}.{branch}" in self._gone:
+                total -= block.sizes.branch_macs(
+                    branch, extent.tokens + more, self.context(block), windows=extent.windows, window=window
+                )
+        if block.merging is not None:
+            merged = extent.tokens + self._passing[block.key]
+            total += block.merging.reduction.weight.numel() * merged  # type: ignore[union-attr,operator]
+        return total

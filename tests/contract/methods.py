@@ -1,0 +1,104 @@
+"""The methods of the contract: one row each, and every backbone meets it. A new method adds a row here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from peft import IA3Config, LoraConfig, OFTConfig
+
+import gossamer as gm
+
+WINDOWS = {"unwindowed": "attends in windows"}
+SEES = {"sees": "does not see"}
+UNCOUNTED = {"counted": "of peft's methods only LoRA has a closed form here"}
+NOTHING = {"headed": "nothing would be trained"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method as a row: what to pass to `adapt`, what it promises, and what it needs.
+
+    It meets every backbone and keeps every promise of the contract (the tests of `test_contract.py`). What it does not is said
+    here with its reason: `needs` maps facts of a backbone to what the refusal says where the fact is missing, `excused` promises
+    to why they mean nothing.
+    """
+
+    method: Any
+    identity: bool = False  # leaves the outputs unchanged at the start
+    needs: Mapping[str, str] = field(default_factory=dict)
+    excused: Mapping[str, str] = field(default_factory=dict)
+    meets_all: bool = False  # it meets every backbone by default; the others' full table is slow
+    meets: tuple[str, ...] = ()  # beside those that meet every method, these by default
+
+    @property
+    def but(self) -> dict[str, str]:
+        """Promises of the contract that mean nothing here, and why."""
+        forms = isinstance(self.method, gm.VPT) and self.method.deep and self.method.form == "exact"
+        return {**self.excused, **({} if forms else {"forms": "there is one form of it"})}
+
+
+METHODS: dict[str, Row] = {
+    "vpt": Row(gm.VPT(prompts=5), meets_all=True),
+    "vpt-sequence": Row(gm.VPT(prompts=5, form="sequence")),
+    "vpt-shallow": Row(gm.VPT(prompts=4, deep=False)),
+    "vpt-stay": Row(gm.VPT(prompts=4, deep=False, stay=True), needs={"takes_more": "tokens cannot stay"}),
+    "vpt-cross": Row(gm.VPT(prompts=4, attention="both"), needs={"crosses": "no cross-attention"}, meets=("meter",)),
+    "vpt-none": Row(gm.VPT(prompts=0), identity=True, needs=NOTHING),
+    "vpt-uneven": Row(gm.VPT(prompts=(3, 0, 2), blocks=(0, 1, 2))),
+    "vpt-projected": Row(
+        gm.VPT(prompts=3, project=7, blocks=(0, 2)), needs={"unwindowed": "project=7 maps to one width"}
+    ),
+    "vpt-dropout": Row(gm.VPT(prompts=3, dropout=0.3)),
+    "linear-probe": Row(gm.LinearProbe(), identity=True, needs=NOTHING),
+    "full": Row(gm.FullFineTuning(), identity=True),
+    "bitfit": Row(gm.BitFit(), identity=True, needs={"biases": "no bias vectors"}),
+    "houlsby": Row(gm.Adapter(rank=5, placement="houlsby"), identity=True, meets_all=True),
+    "pfeiffer": Row(gm.Adapter(rank=5, placement="pfeiffer", activation="gelu"), identity=True),
+    "adaptformer": Row(gm.Adapter(rank=5, placement="parallel", scale=0.1, dropout=0.1), identity=True),
+    "parallel-normed": Row(gm.Adapter(rank=5, placement="parallel-normed"), identity=True),
+    "scaled-pa": Row(
+        gm.Adapter(rank=5, placement="parallel-attention", scale=4.0, norm=True, blocks=(1,)), identity=True
+    ),
+    "lora": Row(LoraConfig(r=2, lora_alpha=6), identity=True, meets_all=True),
+    "lora-roles": Row(LoraConfig(r=2, target_modules=["k", "down"]), identity=True),
+    "ia3": Row(IA3Config(), identity=True, excused=UNCOUNTED),
+    "oft": Row(OFTConfig(r=0, oft_block_size=2), identity=True, excused=UNCOUNTED),
+    "cvpt": Row(gm.CVPT(prompts=3)),
+    "cvpt-projected": Row(gm.CVPT(prompts=4, placement=2, form="projected", dropout=0.2), needs=WINDOWS),
+    "cvpt-learnt": Row(gm.CVPT(prompts=2, placement=4, learnable=True, start="identity"), identity=True),
+    "cvpt-one": Row(gm.CVPT(prompts=1, placement=5, layer_scale=False, start="published")),
+    "apt": Row(gm.APT(prompts=5, rank=2), meets=("meter",)),
+    "apt-ffn": Row(gm.APT(prompts=3, rank=0, where="all", activation="softmax", gate="learned", start="declared")),
+    "apt-none": Row(gm.APT(prompts=0), identity=True),
+    "spt": Row(gm.SPT(prompts=5), needs={"unwindowed": "SPT harvests tokens of one width"}),
+    "spt-shallow": Row(gm.SPT(prompts=3, deep=False, strategy="mean_pooling", images=2)),
+    "das": Row(gm.DAS(skip=(0,), rank=4), needs=WINDOWS, meets=("meter",)),
+    "das-attention": Row(gm.DAS(skip=(0, 2), rank=3, modules="attention", init="zero_up", dropout=0.2), needs=WINDOWS),
+    "das-router": Row(
+        gm.DAS(skip=(0,), rank=4, form="router", shortcut_rank=6, before_ffn=True),
+        needs={**WINDOWS, "pre_norm": "a post-norm block"},
+    ),
+    "das-bottleneck": Row(
+        gm.DAS(skip=0, rank=4, form="bottleneck"), identity=True, needs={**WINDOWS, "pre_norm": "a post-norm block"}
+    ),
+    "apt+cvpt+lora": Row([gm.CVPT(prompts=2, placement=2), gm.APT(prompts=4, rank=1), LoraConfig(r=2)], needs=WINDOWS),
+    "vpt+lora": Row([gm.VPT(prompts=3), LoraConfig(r=2)]),
+    "cvpt+spt+lora": Row(
+        [gm.CVPT(prompts=3, placement=1), gm.SPT(prompts=2, strategy="kmeans"), LoraConfig(r=2)],
+        needs={"unwindowed": "SPT harvests tokens of one width"},
+    ),
+    "vpt+das+lora": Row(
+        [gm.VPT(prompts=3), gm.DAS(skip=(0,), rank=3), LoraConfig(r=2), gm.CVPT(prompts=2)], needs=WINDOWS
+    ),
+    "dvp": Row(gm.DVP(block=1, heads=3, rank=2), needs=SEES, meets_all=True),
+    "dvp-all": Row(gm.DVP(block=1, query="all", width=8, heads=2, train="prompt"), needs=SEES),
+    "dvp-search": Row(gm.DVP(block=1, heads=3, train="language", super_network=True), needs=SEES),
+    "memvp": Row(
+        gm.MemVP(rank=5, extra_slots=3, vision_rank=2, scale=0.7, visual_scale=0.3), needs=SEES, meets_all=True
+    ),
+    "visual-tokens": Row(gm.VisualTokens(), needs=SEES),
+    "visual-tokens+lora": Row([gm.VisualTokens(tokens="patches", rank=3, block=1), LoraConfig(r=2)], needs=SEES),
+    "vpt+adapter": Row([gm.VPT(prompts=3, deep=False), gm.VPT(prompts=2, form="sequence"), gm.Adapter(rank=3)]),
+}
