@@ -11,6 +11,7 @@ import types
 import typing
 from typing import Any
 
+from gossamer.documents import MOST
 from gossamer.errors import UserError, WrongKind
 from gossamer.methods import peft
 from gossamer.methods.base import METHODS as METHODS
@@ -82,6 +83,8 @@ def check_settings(kind: type, values: dict[str, Any], name: str, what: str = "s
             raise UserError(
                 f"{name} has no {what} {field!r}; it has {', '.join(known) or 'none'}{_suggest(field, known)}"
             )
+        if isinstance(value, int) and abs(value) > MOST:
+            raise UserError(f"{name}.{field} must be at most {MOST:,}: nothing here counts further")
         if not _fits(value, hints[field]):
             raise UserError(f"{name}.{field} must be {known[field].type}, got {value!r:.60}")
 
@@ -97,8 +100,6 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, list | tuple) and all(_fits(v, arguments[0]) for v in value)
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**31  # what torch counts with
     return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
 
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from gossamer.data.preprocess import MAX_SIZE
-from gossamer.documents import expanded
+from gossamer.documents import MOST, expanded
 from gossamer.errors import UserError
 
-MOST = 2**31 - 1  # of what is counted
 MOST_WORKERS = 256
 
 
