@@ -13,6 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 import transformers as tf
+from accelerate.hooks import CpuOffload, add_hook_to_module
 from peft import LoraConfig
 from torch import Tensor, nn
 
@@ -288,6 +289,24 @@ def test_training_mode_reaches_methods_and_head_only() -> None:
     assert not any(m.training for m in adapted.modules())
     trained = gm.adapt(adapted.detach(), gm.BitFit()).train()
     assert all(m.training for m in trained.modules())
+
+
+@pytest.mark.parametrize("method", [gm.VPT(prompts=2), gm.LinearProbe(), LoraConfig(r=2)])
+def test_an_offloaded_backbone_is_refused(method: Any, tmp_path: Path) -> None:
+    """accelerate keeps its weights elsewhere: what is placed would lie there too, without values. Spread out is not offloaded."""
+    cpu = torch.device("cpu")
+    parts = {name: "cpu" for name, _ in VIT.model().named_children()}
+    here = {"offload_dir": tmp_path, "main_device": "cpu"}
+    offloaded: dict[str, Any] = {
+        "vit.embeddings, ": lambda: accelerate.cpu_offload(VIT.model(), execution_device=cpu),
+        "classifier, ": lambda: accelerate.dispatch_model(VIT.model(), parts | {"classifier": "disk"}, **here),
+        "ViTForImageClassification, ": lambda: add_hook_to_module(VIT.model(), CpuOffload("meta")),
+    }
+    for module, make in offloaded.items():
+        with pytest.raises(ValueError, match=rf"modules of this ViTForImageClassification are offloaded \({module}"):
+            gm.adapt(make(), method)
+    spread: Any = accelerate.dispatch_model(VIT.model(), parts, main_device="cpu", force_hooks=True)
+    gm.adapt(spread, method)(pixel_values=torch.randn(2, 3, 16, 16))
 
 
 def test_detaching_restores_modes_and_flags() -> None:

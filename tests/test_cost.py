@@ -111,13 +111,29 @@ def test_exact_prompts_are_cheaper_than_tokens_everywhere() -> None:
     assert exact.training_flops < sequence.training_flops
 
 
-def test_combined_methods_are_counted_and_have_no_closed_form_where_tokens_change() -> None:
+def test_combined_methods_have_one_closed_form_where_tokens_change() -> None:
     sheet = cost(gm.adapt(vit(), [gm.VPT(prompts=4, deep=False), gm.Adapter(rank=3)]))
-    assert sheet.finished.closed is None
+    assert sheet.finished.closed == sheet.finished.counted
+    assert sheet.adapted.closed == sheet.adapted.counted
     bottlenecks = 3 * 2 * 21 * 12 * 3  # they see the prompts as well
     alone = cost(gm.adapt(vit(), gm.VPT(prompts=4, deep=False)))
     assert sheet.finished.counted - alone.finished.counted == bottlenecks
-    assert "no closed form: adapted, per batch, finished" in str(sheet)
+    assert str(sheet).count("counted by torch = closed form") == 1
+
+
+COMBINED: list[list[Any]] = [
+    [gm.VPT(prompts=4, deep=False), gm.VPT(prompts=2, form="sequence"), gm.Adapter(rank=3)],
+    [gm.VPT(prompts=3, deep=False), gm.VPT(prompts=2), LoraConfig(r=2)],
+    [gm.VPT(prompts=3, deep=False), gm.DAS(skip=(1,), rank=3)],
+    [gm.VPT(prompts=3, deep=False), gm.CVPT(prompts=2), gm.APT(prompts=2, rank=1)],
+]
+
+
+@pytest.mark.parametrize("methods", COMBINED, ids=[str(i) for i in range(len(COMBINED))])
+def test_methods_that_change_each_others_tokens_agree_with_the_counter(methods: list[Any]) -> None:
+    sheet = cost(gm.adapt(vit(), methods))
+    for macs in (sheet.adapted, sheet.per_batch, sheet.finished):
+        assert macs.closed == macs.counted
 
 
 def test_combined_methods_that_leave_tokens_alone_add_up() -> None:

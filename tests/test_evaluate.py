@@ -127,3 +127,36 @@ def test_predict_names_what_it_cannot_read(tmp_path: Path, capsys: pytest.Captur
         assert message in error
         assert str(tmp_path / path) in error
         assert "Traceback" not in error
+
+
+def test_predict_leaves_out_what_it_cannot_read_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = squares.save_images(tmp_path / "images", train=1, test=3) / "test"
+    bad = [folder / "same" / "001.png", folder / "different" / "000.png", folder / "same" / "gone.png"]
+    bad[0].write_bytes(bad[0].read_bytes()[:40])
+    bad[1].write_text("no image")
+    bad[2].symlink_to(tmp_path / "nowhere.png")
+    for junk in (
+        "._000.png",
+        ".hidden/0.png",
+        "__MACOSX/0.png",
+        ".ipynb_checkpoints/0.png",
+        "Thumbs.db",
+        "desktop.ini",
+    ):
+        (folder / "same" / junk).parent.mkdir(exist_ok=True)
+        (folder / "same" / junk).write_bytes(b"junk")
+    assert cli.main(["predict", str(squares.trained()), str(folder), "--json"]) == 1
+    shown = capsys.readouterr()
+    left = [path for path in sorted(folder.rglob("0*.png")) if path not in bad and path.parent.parent == folder]
+    assert [record["file"] for record in json.loads(shown.out)] == [str(path) for path in left if path.name[0] != "."]
+    assert len(left) == 4
+    lines = shown.err.splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("gossamer predict: left out: ") for line in lines)
+    assert all(any(str(path) in line for line in lines) for path in bad)
+
+
+@pytest.mark.parametrize("top", ["0", "-1", "2.5", "x"])
+def test_predict_shows_one_label_or_more(top: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["predict", str(squares.trained()), str(squares.images()), "--top", top]) == 2
+    assert f"argument --top: {top!r} is no whole number from 1 on" in capsys.readouterr().err

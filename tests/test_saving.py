@@ -375,7 +375,7 @@ CONFIGS_REFUSED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "setting out of range": (
         _set("methods", "0", "dropout", value=1.5),
-        r"methods\[0\]: dropout must be in \[0, 1\), got 1.5",
+        r"methods\[0\]: vpt: dropout must be in \[0, 1\), got 1.5",
     ),
     "block that is not there": (
         _set("methods", "0", "blocks", value=[7]),
@@ -442,12 +442,16 @@ CONFIGS_REFUSED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "other outputs": (_set("head", "outputs", value=4), r"'head.weight' has shape \(3, 12\), expected \(4, 12\)"),
     "trained of another kind": (_set("head", "trained", value=1), "head: trained must be bool, found 1"),
     "huge prompts": (
+        _set("methods", "0", "prompts", value=10**9),
+        r"calls for at least 36,000,000,036 trained numbers and the adapter's tensors hold 219",
+    ),
+    "more prompts than can be counted": (
         _set("methods", "0", "prompts", value=10**12),
-        r"calls for at least 36,000,000,000,036 trained numbers and the adapter's tensors hold 219",
+        r"methods\[0\]: vpt.prompts must be at most 2,147,483,647: nothing here counts further",
     ),
     "huge head": (_set("head", "outputs", value=10**12), "calls for at least 12,000,000,000,180 trained numbers"),
     "huge rank": (
-        _set("methods", value=[methods.to_dict(gm.Adapter(rank=10**11))]),
+        _set("methods", value=[methods.to_dict(gm.Adapter(rank=10**9))]),
         "calls for at least .* trained numbers",
     ),
     "huge lora": (

@@ -25,6 +25,7 @@ LINE = 16 * 2**20  # of one record in a file of lines
 YAML = 2**20
 VALUES = 100_000  # in a YAML file, those behind an alias counted each time
 DEPTH = 64
+MOST = 2**31 - 1  # that a whole number in a file may be: what torch counts with
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:

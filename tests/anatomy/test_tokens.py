@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+import gossamer as gm
 from gossamer.anatomy.tokens import Ledger, cut, pad
+
+from ..contract.table import BACKBONES, run
 
 
 def test_rows_enter_behind_the_prefix_and_leave() -> None:
@@ -70,3 +73,20 @@ def test_what_cannot_have_been_merged(rows: list[list[int]]) -> None:
 def test_pad_and_cut_are_inverse() -> None:
     x = torch.arange(24.0).view(2, 3, 4)
     assert torch.equal(cut(pad(x, 2, 3, 1, value=7.0), 2, 3, 1), x)
+
+
+def test_blocks_that_are_checkpointed_with_their_hooks_find_their_tokens_again() -> None:
+    """timm, and transformers before 5.23: in the backward pass blocks run again, hooks and all, the last first."""
+    inputs = BACKBONES["timm"].inputs()
+    gradients = []
+    for saving in (False, True):
+        torch.manual_seed(3)
+        methods = [gm.VPT(prompts=3, deep=False), gm.VPT(prompts=2, form="sequence")]
+        adapted = gm.adapt(BACKBONES["timm"].model(), methods)
+        if saving:
+            adapted.gradient_checkpointing_enable()
+        adapted.train()
+        run(adapted, inputs).square().sum().backward()
+        gradients.append([p.grad for p in adapted.trainable().values()])
+    for plain, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(again, plain)

@@ -126,7 +126,7 @@ def test_a_failing_cell_stops_no_other_and_is_told_of(done: tuple[Comparison, li
     assert "Traceback" in (folder / "runs/squares/no-block/seed-0/error.txt").read_text()
     assert f"no block on squares, seed 0: failed: {error}" in (folder / "compare.log").read_text()
     page = (folder / "report.html").read_text()
-    assert "no block on squares, seed 0: KeyError" in page
+    assert "no block on squares, seed 0: no block 9" in page
     assert Page(page).rows == rows
 
 
@@ -148,9 +148,9 @@ def test_the_same_command_again_performs_only_what_failed(
     assert len(before) == 6, "two cells and four candidates"
     assert cli.main(["compare", file_of(asked, tmp_path / "c.yaml"), "--workers", "2"]) == 1
     shown = capsys.readouterr()
-    assert "failed: no block on squares, seed 0: KeyError" in shown.out
+    assert "failed: no block on squares, seed 0: no block 9" in shown.out
     assert "2 of 3 cells; the report is" in shown.out
-    assert shown.err.count("failed: KeyError") == 1
+    assert shown.err.count("failed: no block 9") == 1
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert stored(Path(asked.output)) == rows
 

@@ -52,6 +52,7 @@ class Backbone:
     biases: bool = True
     post_norm: bool = False
     crosses: bool = False  # its main stack has cross-attention
+    looks: bool = False  # its forward pass looks at values
     headless: bool = False  # a language model: nothing but a method can be trained
     causal: bool = False  # its main stack sees only what stands before
     sees: bool = False  # composed of a vision tower and a language model
@@ -82,6 +83,7 @@ class Backbone:
             "kernels": None if self.eager else "its attention has one kernel",
             "padding": "it reads no text" if self.reads == "image" else None,
             "generation": None if self.generates else "it does not write",
+            "device": "it chooses patches by looking at values" if self.looks else None,
         }
         return {promise: reason for promise, reason in reasons.items() if reason is not None}
 
@@ -236,6 +238,7 @@ BACKBONES: dict[str, Backbone] = {
         {"fusion": twins.VILT},
         reads="both",
         eager=False,
+        looks=True,
     ),
     "t5": Backbone(
         _of(tf.T5ForConditionalGeneration, tf.T5Config, T5, **T5_IDS),

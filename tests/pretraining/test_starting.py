@@ -110,14 +110,15 @@ def test_a_tower_that_transformers_has_not_is_an_error() -> None:
 
 
 @real
+@pytest.mark.usefixtures("in_float64")
 def test_dinov2_small_and_minilm_make_both() -> None:
-    vision, words = zoo.load("dinov2-small"), zoo.load("minilm-l6")
-    images, ids = pixels(56)[:1], torch.tensor([[101, 1037, 2417, 4418, 102]])
+    vision, words = zoo.load("dinov2-small").double(), zoo.load("minilm-l6").double()
+    images, ids = pixels(56)[:1].double(), torch.tensor([[101, 1037, 2417, 4418, 102]])
     with torch.no_grad():
         expected = vision(pixel_values=images).last_hidden_state
         seen = image_tokens(starting.vilt(vision, words, 56), images)  # type: ignore[arg-type]
         torch.testing.assert_close(seen, expected, rtol=1e-5, atol=1e-5)
-        meter = starting.meter(vision, words)  # type: ignore[arg-type]
+        meter = starting.meter(vision, words).double()  # type: ignore[arg-type]
         torch.testing.assert_close(meter.encode_image(images), expected, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(meter.encode_text(ids), words(ids).last_hidden_state, rtol=1e-5, atol=1e-5)
     assert len(meter.text_layers) == len(meter.image_layers) == 3

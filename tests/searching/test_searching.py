@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -11,16 +12,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import filelock
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 from transformers import ViTConfig, ViTForImageClassification
 
 import gossamer as gm
 from gossamer.anatomy.seams import Part
 from gossamer.methods.base import Method, grow
 from gossamer.methods.parts.bandit import Bandit
+from gossamer.runs import processes
 from gossamer.runs.run import Search, Training
+from gossamer.searching import generators
 from gossamer.searching.savings import Savings
 from gossamer.searching.search import Found, rate
 from gossamer.searching.supernetwork import Batches, SuperNetwork
@@ -236,6 +242,109 @@ def test_a_killed_search_goes_on_to_the_same_end(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="give one of them"):
         one("torn", resume=True, overwrite=True)
     assert one("torn", replace(quick, epochs=2), overwrite=True).updates == 9
+
+
+@pytest.mark.parametrize("count", [3, 9])
+def test_a_resumed_search_draws_what_it_would_have_drawn(tmp_path: Path, count: int) -> None:
+    """Dropout by torch, and changes of the images by numpy's and Python's generators; whoever calls finds these as they were."""
+    method = gm.DAS(skip=2, rank=4, form="router", dropout=0.3)
+    quick = replace(SETTINGS, epochs=2, dropout=True, checkpoint=2)
+
+    def collate(items: list[Any]) -> dict[str, Tensor]:
+        batch = default_collate(items)
+        return batch | {
+            "pixel_values": batch["pixel_values"] * (1 + 0.2 * random.random()) + 0.2 * float(np.random.rand())
+        }
+
+    def one(folder: str, **options: Any) -> Found:
+        random.seed(5)
+        np.random.seed(6)
+        before = generators.state()
+        try:
+            return searched(method, quick, folder=tmp_path / folder, collate=collate, **options)
+        finally:
+            after = generators.state()
+            assert all(torch.equal(before[name], after[name]) for name in ("python", "numpy"))
+
+    def kill(record: Any) -> None:
+        if record["update"] == count:
+            raise Killed
+
+    whole = one("whole")
+    with pytest.raises(Killed):
+        one("torn", after_update=kill)
+    random.seed(99)
+    np.random.seed(99)
+    assert one("torn", resume=True) == whole
+    assert (tmp_path / "torn" / "history.jsonl").read_text() == (tmp_path / "whole" / "history.jsonl").read_text()
+
+
+def test_the_state_of_every_generator_is_kept() -> None:
+    names = {"torch", "python", "numpy"} | {f"cuda.{i}" for i in range(torch.cuda.device_count())}
+    random.gauss(0, 1)  # leaves a second one behind
+    np.random.randn()
+    before = generators.state()
+    assert set(before) == names
+    drawn = [(random.gauss(0, 1), float(np.random.randn()), float(torch.rand(()))) for _ in range(3)]
+    generators.restore(before)
+    assert [(random.gauss(0, 1), float(np.random.randn()), float(torch.rand(()))) for _ in range(3)] == drawn
+    before = generators.state()
+    with generators.as_before():
+        random.random(), np.random.rand(), torch.rand(3)
+    after = generators.state()
+    assert all(torch.equal(before[name], after[name]) for name in names)
+
+
+def test_a_search_of_other_processes_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def kill(record: Any) -> None:
+        if record["update"] == 5:
+            raise Killed
+
+    monkeypatch.setattr(processes, "gathered", lambda value: [value, {k: v.clone() for k, v in value.items()}])
+    with pytest.raises(Killed):
+        searched(folder=tmp_path, after_update=kill)
+    monkeypatch.undo()
+    with pytest.raises(
+        ValueError,
+        match=r"was begun by 2 processes, whose random numbers .* with as many, not 1",
+    ):
+        searched(folder=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("settings.json", b"[]", r"settings.json is none of a search's files: overwrite begins the search anew"),
+        ("settings.json", b"{", r"settings.json, line 1, column 2 is not JSON"),
+        ("settings.json", b"{}", r"begun with other settings"),
+        ("state.safetensors", b"torn", r"state.safetensors is damaged .*: overwrite begins the search anew"),
+        ("result.json", b"{}", r"this is no result of a search: it has nothing, not methods, arms"),
+    ],
+)
+def test_a_damaged_folder_is_named(tmp_path: Path, file: str, content: bytes, message: str) -> None:
+    def kill(record: Any) -> None:
+        if record["update"] == 5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        searched(folder=tmp_path, after_update=kill)
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        searched(folder=tmp_path, resume=True)
+    assert searched(folder=tmp_path, overwrite=True).chosen == IDLE
+
+
+def test_a_search_that_another_process_makes_is_refused(tmp_path: Path) -> None:
+    with filelock.FileLock(tmp_path / ".lock"), pytest.raises(BlockingIOError, match="another process works in"):
+        searched(folder=tmp_path)
+
+
+def test_what_arms_save_is_measured_where_the_model_is() -> None:
+    net, batches = network()
+    here = net.savings(batches.few(1), "macs")
+    net.adapted.to("meta")
+    assert net.savings(batches.few(1), "macs") == here
+    assert min(here.arms) > 0
 
 
 def test_the_same_is_found_with_checkpointing_and_by_another_run_of_the_seed() -> None:

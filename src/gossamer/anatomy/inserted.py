@@ -76,9 +76,13 @@ class Inserted(Change):
         return WidenedBlock(self, block, enters=enters, leaves=leaves)
 
     def ledger(self, rows: int | None = None) -> Ledger:
-        """The tokens of the present pass; a block of `rows` rows that is called on its own begins one."""
+        """The tokens of the present pass; a block of `rows` rows that is called on its own begins one.
+
+        Where these tokens entered before, in this pass, the block runs again: some checkpoint it together with its hooks.
+        """
         found, first = self.session.ledger(self.span[0].stack), self.span[0]
-        if rows is not None and (found is None or found.length != rows):
+        again = found is not None and self in found.entered
+        if rows is not None and not again and (found is None or found.length != rows):
             return self.session.begin(first.stack, first.prefix, rows)
         assert found is not None, "the first block of the span has run"
         return found

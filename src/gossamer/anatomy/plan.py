@@ -22,6 +22,7 @@ class Plan:
         self._more: Counter[str] = Counter()  # rows let in, by block
         self._passing: Counter[str] = Counter()  # of these, such as were there in the block before
         self._read: Counter[str] = Counter()  # rows let in that cross-attention reads
+        self._remembered: Counter[str] = Counter()
         self._gone: dict[str, Site] = {}
 
     # ---- what methods do ----
@@ -37,6 +38,10 @@ class Plan:
         for block in [b for other in others for b in other[start:end]] if read else []:
             self._read[block.key] += count
 
+    def remember(self, block: Block, count: int) -> None:
+        """Keys and values of `count` rows more are computed by a block's own projections, in training and once per batch."""
+        self._remembered[block.key] += count
+
     def skip(self, site: Site) -> None:
         """A block, or an attention of it, is not computed."""
         self._gone[site.key] = site
@@ -51,6 +56,10 @@ class Plan:
         """Rows that the Linears of a branch see: in windows attention sees padding, and inserted rows in each."""
         extent, more = block.extent(self.counts), self._more[block.key]
         return extent.windows * (extent.window + more) if branch == "attention" else extent.tokens + more
+
+    def remembered(self, block: Block) -> int:
+        """Rows whose keys and values alone are computed, once per batch."""
+        return self._remembered[block.key]
 
     def context(self, block: Block) -> int:
         """Rows that its cross-attention reads; 0 where it has none."""

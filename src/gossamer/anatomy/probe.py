@@ -229,7 +229,7 @@ def _branch(
         answer = seen.gave[names.layer_scale]
     elif isinstance(damping, Tensor) and answer is not None:
         answer = damping * answer
-    if answer is not None and not windowed:
+    if answer is not None and answer.shape == x.shape and not windowed:
         behind = x + answer
     if names.after is not None:
         if not _equal(seen.read.get(names.after), behind, tolerance):

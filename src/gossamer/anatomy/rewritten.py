@@ -153,15 +153,18 @@ def finish(model: nn.Module, log: list[Change]) -> bool:
     for place, change in enumerate(log):
         if not isinstance(change, Swapped):
             continue
-        if isinstance(change.new, SplitLinear):
-            continue  # its thirds were rewritten later
-        if change.merge is not None:
-            untied |= untie(model, change.new)
-            plain = change.merge(change.new)
-            if plain is not None:
-                change.settle(plain, log[place + 1 :])
-                if isinstance(change.new, Wrapped):
-                    change.new.inner = None
+        new, inner = change.new, change.new.inner if isinstance(change.new, Wrapped) else None
+        if change.merge is None or (inner is not None and inner._forward_hooks):
+            continue  # thirds are rewritten later; and what somebody makes of the inner one's output is no part of a matrix
+        untied |= untie(model, new)
+        plain = change.merge(new)
+        if plain is None:
+            continue
+        if inner is not None:
+            hand_over(inner, plain)
+        change.settle(plain, log[place + 1 :])
+        if isinstance(new, Wrapped):
+            new.inner = None
     for change in log:
         if isinstance(change, Swapped) and isinstance(change.new, SplitLinear) and change.new.plain:
             setattr(change.parent, change.child, change.new.fused())

@@ -8,8 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from gossamer.documents import parse_yaml
 from gossamer.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,7 +60,11 @@ def answer(model: str, method: list[str], settings: dict[str, Any], as_json: boo
     from gossamer.adapting import adapt
     from gossamer.cost import cost
 
-    settings = {k: yaml.safe_load(v) if isinstance(v, str) else v for k, v in settings.items()}
+    settings = {k: parse_yaml(v, f"{k}={v}") if isinstance(v, str) else v for k, v in settings.items()}
+    for name in ("image_size", "num_labels"):
+        value = settings.get(name)
+        if value is not None and (type(value) is not int or value < 1):
+            raise UserError(f"{name} must be a whole number from 1 on, got {value!r}")
     applied = _chosen(method, settings)
     backbone = architectures.build(model, image_size=settings.get("image_size"))
     labels = settings.get("num_labels")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 
+from gossamer.documents import read_json
 from gossamer.zoo.sources import PRETRAINED
 
 
@@ -22,7 +22,7 @@ def command(arguments: Sequence[str]) -> None:
     from gossamer.pretraining.pretrain import RECORD, pretrain
 
     folder = pretrain(asked.model)
-    found = json.loads((folder / RECORD).read_text(encoding="utf-8"))["held_out"]
+    found = read_json(folder / RECORD)["held_out"]
     for what, share in found.items():
         print(f"{what:<10}{share:>8.1%}")
     print(f"SHA-256 of the weights {sha256(folder / 'model.safetensors')}")

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from gossamer import methods
 from gossamer.condensation import condense, cut, number
+from gossamer.documents import write_whole
 from gossamer.errors import UserError
 from gossamer.evaluate import load_adapter
 from gossamer.runs import run_file
-from gossamer.runs.folder import CONDENSED, METRICS, RunFolder
+from gossamer.runs.folder import CONDENSED, RunFolder, read_metrics
 from gossamer.runs.progress import Journal
 from gossamer.runs.run import Condense, Run
 from gossamer.training import train as training
@@ -111,7 +112,7 @@ def _fewer(values: dict[str, Any], keep: float) -> dict[str, Any]:
 def compared(run: Run, found: dict[str, dict[str, Any]]) -> str:
     """Metrics of the source, the condensed run and its controls as a table; they are written to controls.json as well."""
     assert run.condense is not None
-    source = json.loads((Path(run.condense.run) / METRICS).read_text(encoding="utf-8"))
+    source = read_metrics(Path(run.condense.run))
     splits = [split for split in ("val", "test") if split in source]
     rows = {
         name: {
@@ -121,7 +122,7 @@ def compared(run: Run, found: dict[str, dict[str, Any]]) -> str:
         }
         for name, metrics in {"source": source, **found}.items()
     }
-    (Path(run.output) / CONTROLS).write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    write_whole(Path(run.output) / CONTROLS, json.dumps(rows, indent=2) + "\n")
     lines = [f"{'':<12}{'trained':>12}{'GMACs':>12}" + "".join(f"{split:>9}" for split in splits)]
     for name, row in rows.items():
         shares = "".join(f"{row[split]:>9.2%}" for split in splits)

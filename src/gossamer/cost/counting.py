@@ -114,7 +114,7 @@ def _image(backbone: nn.Module, asked: int | tuple[int, int] | None) -> tuple[in
     own = setting(config, "image_size") if config is not None else getattr(backbone.patch_embed, "img_size", None)
     if asked is None and own is None:
         raise UserError(f"{name} does not say what images it was made for: give image_size=...")
-    image = _pair(asked or own)
+    image = _pair(own if asked is None else asked)
     if config is None and image != _pair(own) and not getattr(backbone, "dynamic_img_size", False):
         raise UserError(f"this timm {name} reads {_pair(own)} pixels, not {image}: create it with img_size={image[0]}")
     return image

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -118,7 +120,7 @@ class ImageDataset(Dataset):
     def __getitem__(self, i: int) -> dict[str, Any]:
         index = self.indices[i]
         try:
-            with self.source.open(index) as image:
+            with exif_unremarked(), self.source.open(index) as image:
                 return {"image": to_rgb(image), "label": self.labels[i]}
         except Exception as error:
             reason = str(error) or type(error).__name__
@@ -163,7 +165,8 @@ class ImageDataset(Dataset):
 
     def _opened(self, i: int) -> None:
         try:
-            self.source.open(self.indices[i]).close()
+            with exif_unremarked():
+                self.source.open(self.indices[i]).close()
         except Exception as error:
             raise UserError(f"{self.describe(i)} ({error})") from error
 
@@ -237,10 +240,19 @@ def _upright(image: Image) -> Image:
     turns = {2: To.FLIP_LEFT_RIGHT, 3: To.ROTATE_180, 4: To.FLIP_TOP_BOTTOM, 5: To.TRANSPOSE, 6: To.ROTATE_270}
     turns |= {7: To.TRANSVERSE, 8: To.ROTATE_90}
     try:
-        turn = turns.get(image.getexif().get(ORIENTATION, 1))
+        with exif_unremarked():
+            turn = turns.get(image.getexif().get(ORIENTATION, 1))
     except Exception:  # whatever PIL stumbles over in bytes that are no EXIF
         return image
     return image if turn is None else image.transpose(turn)
+
+
+@contextmanager
+def exif_unremarked() -> Iterator[None]:
+    """Within the block PIL does not warn of damaged EXIF, which is no damage of the image."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+        yield
 
 
 def _to_8_bits(image: Image) -> Image:

@@ -65,6 +65,8 @@ def save_results(path: str | Path, questions: ImageTextDataset, answers: Sequenc
     """
     if len(answers) != len(questions):
         raise UserError(f"{questions.name} has {len(questions)} questions, but there are {len(answers)} answers")
+    if others := [example for example in questions.examples if not example.id.isdecimal()]:
+        raise UserError(f"the VQA server knows questions by number, and {others[0].source} has the id {others[0].id!r}")
     results = [
         {"question_id": int(example.id), "answer": answer}
         for example, answer in zip(questions.examples, answers, strict=True)

@@ -11,6 +11,7 @@ import types
 import typing
 from typing import Any
 
+from gossamer.documents import MOST
 from gossamer.errors import UserError, WrongKind
 from gossamer.methods import peft
 from gossamer.methods.base import METHODS as METHODS
@@ -63,7 +64,10 @@ def from_dict(values: dict[str, Any]) -> Method:
     if not isinstance(name, str) or name not in METHODS:
         raise UserError(f"no method {name!r}; there are {', '.join([*METHODS, 'peft'])}{_suggest(name, METHODS)}")
     check_settings(METHODS[name], values, name)
-    return METHODS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    try:
+        return METHODS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
 
 
 def check_settings(kind: type, values: dict[str, Any], name: str, what: str = "setting") -> None:
@@ -79,6 +83,8 @@ def check_settings(kind: type, values: dict[str, Any], name: str, what: str = "s
             raise UserError(
                 f"{name} has no {what} {field!r}; it has {', '.join(known) or 'none'}{_suggest(field, known)}"
             )
+        if isinstance(value, int) and abs(value) > MOST:
+            raise UserError(f"{name}.{field} must be at most {MOST:,}: nothing here counts further")
         if not _fits(value, hints[field]):
             raise UserError(f"{name}.{field} must be {known[field].type}, got {value!r:.60}")
 

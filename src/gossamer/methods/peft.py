@@ -119,15 +119,18 @@ class Peft(Method):
             return sum(self.config.r * sum(shape) for shape in self._shapes(anatomy).values())
 
     def training_macs(self, plan: Plan) -> tuple[int, int]:
-        """For each sample: r (in + out) for each token that a rewritten matrix sees; nothing once LoRA is merged."""
+        """r (in + out) for each token that a rewritten matrix sees, of remembered prompts once per batch; nothing once merged."""
         anatomy = plan.anatomy
         with anatomy.tentatively():
-            shapes, seen = self._shapes(anatomy), {}
+            shapes, seen, remembered = self._shapes(anatomy), {}, {}
             for block in anatomy:
                 for role, name in block.roles().items():
                     own = plan.seen(block, "attention" if role in ("q", "k", "v", "qkv", "out") else role)
                     seen[name] = plan.context(block) if role in ("cross.k", "cross.v") else own
-        return sum(seen.get(name, 1) * self.config.r * sum(shape) for name, shape in shapes.items()), 0
+                    times = {"k": 1, "v": 1, "qkv": 2}.get(role, 0)  # keys and values are asked for one by one
+                    remembered[name] = times * plan.remembered(block)
+        each = sum(seen.get(name, 1) * self.config.r * sum(shape) for name, shape in shapes.items())
+        return each, sum(remembered.get(name, 0) * self.config.r * sum(shape) for name, shape in shapes.items())
 
     def _shapes(self, anatomy: Anatomy) -> dict[str, tuple[int, int]]:
         """Name -> (out, in) of every Linear that plain LoRA rewrites.

@@ -20,6 +20,7 @@ from torch import nn
 from gossamer import carriers, zoo
 from gossamer.data import ImageTextDataset, Preprocessing
 from gossamer.data.easy_vqa import easy_vqa
+from gossamer.documents import read_json
 from gossamer.errors import UserError
 from gossamer.pretraining import captions, starting
 from gossamer.pretraining.captions import Facts
@@ -141,7 +142,7 @@ def _begin(work: Path, recipe: Recipe) -> None:
 
 def _processor(recipe: Recipe) -> dict[str, Any]:
     """The vision model's own image processor, but the whole image at the recipe's size."""
-    published = json.loads((zoo.resolve(recipe.vision) / "preprocessor_config.json").read_text(encoding="utf-8"))
+    published = read_json(zoo.resolve(recipe.vision) / "preprocessor_config.json")
     size = {"height": recipe.image_size, "width": recipe.image_size}
     return {**published, "size": size, "crop_size": size, "do_center_crop": False}
 

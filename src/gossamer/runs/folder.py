@@ -89,6 +89,10 @@ class RunFolder:
             raise UserError(f"{self.path / name} is missing, so the run cannot go on: --overwrite begins it anew")
         return found
 
+    def metrics(self) -> dict[str, Any]:
+        """What came of a finished run."""
+        return read_metrics(self.path)
+
     def finished(self) -> bool:
         """Whether the run has come to its end."""
         return (self.path / METRICS).is_file() and not self.overwrite
@@ -122,6 +126,14 @@ class RunFolder:
                 f"cannot resume {self.path}: it was begun with other settings ({', '.join(differing)}; for instance "
                 f"{name}={before.get(name)!r}, now {now.get(name)!r}); use them, or choose another output"
             )
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """What came of the finished run in a folder; UserError where the file says something else."""
+    found = documents.read_json(folder / METRICS, documents.RECORDS)
+    if not isinstance(found, dict) or "trainable_parameters" not in found:
+        raise UserError(f"{folder / METRICS} does not tell of a finished run: --overwrite begins it anew")
+    return found
 
 
 def newest_checkpoint(folder: Path) -> str | None:

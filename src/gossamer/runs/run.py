@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from gossamer.data.preprocess import MAX_SIZE
-from gossamer.documents import expanded
+from gossamer.documents import MOST, expanded
 from gossamer.errors import UserError
 
 MOST_WORKERS = 256
@@ -87,6 +87,7 @@ class Texts:
     negatives: int = 15
 
     def __post_init__(self) -> None:
+        _countable("texts", self, "tokens", "answer_tokens", "negatives")
         for name in ("tokens", "answer_tokens", "negatives"):
             _require(getattr(self, name) > 0, f"texts.{name} must be 1 or more, got {getattr(self, name)}")
 
@@ -127,6 +128,7 @@ class Data:
     def __post_init__(self) -> None:
         _require(self.name.strip() != "", "data.name is empty; it is a set's name, a folder or a file")
         _require(0 <= self.validation < 1, f"data.validation must be in [0, 1), got {self.validation}")
+        _countable("data", self, "limit", "score_limit")
         for name in ("limit", "score_limit"):
             value = getattr(self, name)
             _require(value is None or value > 0, f"data.{name} must be 1 or more, got {value}")
@@ -183,6 +185,7 @@ class Training:
 
     def __post_init__(self) -> None:
         _finite("training", self, "lr", "head_lr", "weight_decay", "head_weight_decay", "clip")
+        _countable("training", self, "epochs", "batch")
         _require(self.batch > 0, f"training.batch must be 1 or more, got {self.batch}")
         _require(self.workers <= MOST_WORKERS, f"training.workers must be at most {MOST_WORKERS}, got {self.workers}")
         for name in ("epochs", "head_lr", "weight_decay", "clip", "workers"):
@@ -234,6 +237,7 @@ class Search:
 
     def __post_init__(self) -> None:
         _finite("search", self, "budget", "saving")
+        _countable("search", self, "epochs", "reward_batch", "checkpoint")
         _require(self.epochs > 0, f"search.epochs must be 1 or more, got {self.epochs}")
         _require(0 < self.hold_out < 1, f"search.hold_out must be between 0 and 1, got {self.hold_out}")
         _require(
@@ -318,6 +322,12 @@ def _finite(section: str, settings: Any, *names: str) -> None:
         value = getattr(settings, name)
         values = value if isinstance(value, tuple | list) else [] if value is None else [value]
         _require(all(map(math.isfinite, values)), f"{section}.{name} must be finite, got {value}")
+
+
+def _countable(section: str, settings: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        _require(value is None or value <= MOST, f"{section}.{name} must be at most {MOST:,}, got {value}")
 
 
 def _require(condition: bool, message: str) -> None:

@@ -48,8 +48,8 @@ class SearchFolder:
         if resume and overwrite:
             raise UserError("resume continues a search and overwrite removes it: give one of them")
         settings = json.loads(json.dumps(settings))
-        before = self._json(SETTINGS)
-        if before is not None and not overwrite:
+        before = None if overwrite else self._json(SETTINGS)
+        if before is not None:
             if not resume:
                 state = "finished" if (path / RESULT).is_file() else "unfinished"
                 raise FileExistsError(
@@ -62,7 +62,7 @@ class SearchFolder:
                     f"cannot resume {path}: it was begun with other settings ({', '.join(differing)}; for instance "
                     f"{name}={before.get(name)!r:.200}, now {settings[name]!r:.200}); use them, or choose another folder"
                 )
-        self._began = before is not None and not overwrite
+        self._began = before is not None
         self._settings = settings
 
     def begin(self) -> None:

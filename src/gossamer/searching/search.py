@@ -83,8 +83,8 @@ class Found:
         Raises:
             UserError: it is something else.
         """
-        known = {f.name for f in dataclasses.fields(cls)}
-        if set(values) != known:
+        known = [f.name for f in dataclasses.fields(cls)]
+        if set(values) != set(known):
             raise UserError(
                 f"this is no result of a search: it has {', '.join(values) or 'nothing'}, not {', '.join(known)}"
             )

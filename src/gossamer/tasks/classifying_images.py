@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gossamer import zoo
+from gossamer import hosts, zoo
 from gossamer.data import ImageDataset, Preprocessing, open_image
-from gossamer.errors import UserError
+from gossamer.errors import UserError, out_of_memory
 from gossamer.hosts import heads
 from gossamer.runs.prepared import BATCH, Augmented, Prepared, outputs
 from gossamer.runs.run import Run
@@ -118,7 +118,21 @@ class ClassifyingImages(Task):
         """With the published kind of head, or bare, as `model.head` says."""
         published = run.model.head == "published"
         task = {"task": self.name, "num_labels": self.outputs} if published else {}
-        return zoo.load(run.model.name, revision=run.model.revision, **task)
+        model: Any = zoo.load(run.model.name, revision=run.model.revision, **task)
+        self._try(model, run.model.name)
+        return model
+
+    @torch.no_grad()
+    def _try(self, model: nn.Module, name: str) -> None:
+        """UserError where the published model cannot read images of the size that is asked for."""
+        size = self.preprocessing.size
+        try:
+            with torch.random.fork_rng(devices=[]):
+                hosts.of(model).run(model, (), {"pixel_values": torch.zeros(1, 3, size, size)})
+        except (RuntimeError, ValueError, AssertionError) as error:
+            if out_of_memory(error):
+                raise
+            raise UserError(f"images.size={size}: {name} cannot read such images: {error}") from error
 
     def prepare(self, items: ImageDataset) -> Prepared:
         """Classes are matched by name."""

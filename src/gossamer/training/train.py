@@ -24,7 +24,7 @@ from gossamer.cost import machine
 from gossamer.errors import UserError
 from gossamer.hosts import heads
 from gossamer.runs import processes
-from gossamer.runs.folder import CHECKPOINTS, CONDENSED, METRICS, RunFolder
+from gossamer.runs.folder import CHECKPOINTS, CONDENSED, RunFolder
 from gossamer.runs.lock import alone
 from gossamer.runs.prepared import PreparedSet, outputs
 from gossamer.runs.progress import Bar, Journal, epochs
@@ -79,7 +79,7 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False, start: Sta
     with alone(Path(run.output)):
         folder = processes.agreed(lambda: RunFolder(run, resume=resume, overwrite=overwrite))
         if processes.agreed(folder.finished):
-            return processes.agreed(lambda: folder.record(METRICS))
+            return processes.agreed(folder.metrics)
         return _trained(run, applied, folder, start)
 
 

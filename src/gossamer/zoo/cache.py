@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from gossamer.carriers import sha256
-from gossamer.documents import expanded
+from gossamer.documents import expanded, read_json
 from gossamer.errors import UserError
 
 DIGESTS = "digests.json"
@@ -65,7 +65,7 @@ def kept(name: str) -> Path:
 def _fault(folder: Path, source: Mapping[str, str] | None = None) -> str | None:
     """What is wrong with the entry in `folder`, or None where every digest is right, and the source is this one if one is given."""
     try:
-        digests = json.loads((folder / DIGESTS).read_text())
+        digests = read_json(folder / DIGESTS)
         files, origin = dict(digests["files"]), dict(digests["source"])
     except FileNotFoundError:
         return f"it has no {DIGESTS}"
