@@ -12,22 +12,23 @@ import pytest
 
 import gossamer as gm
 from gossamer import cli
-from gossamer.commands.new import class_of
+from gossamer.commands.new import SKELETONS, class_of
 
 ROOT = Path(gm.__file__).parents[2]
-COPIED = ("src", "docs", "pyproject.toml", "tests/__init__.py", "tests/conftest.py", "tests/twins.py", "tests/hand.py")
+FOLDERS = ("src", "docs", "tests/contract")
+FILES = ("README.md", "CONTRIBUTING.md", "pyproject.toml", "tests/methods/__init__.py")
+MODULES = ("__init__", "conftest", "twins", "hand", "test_docs")
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the parts of this checkout that a new method or family touches, with one of each."""
     folder = tmp_path_factory.mktemp("checkout")
-    for name in (*COPIED, "tests/contract", "tests/methods/__init__.py"):
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in (*FILES, *(f"tests/{module}.py" for module in MODULES)):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(ROOT / name, folder / name)
+        shutil.copy(ROOT / name, folder / name)
     assert cli.main(["new", "method", "slow_gates", "--checkout", str(folder)]) == 0
     assert cli.main(["new", "family", "vit_msn", "--class", "ViTMSNModel", "--checkout", str(folder)]) == 0
     return folder
@@ -48,21 +49,18 @@ def test_what_is_written_is_tidy(checkout: Path) -> None:
 
 
 def test_a_new_method_and_a_new_family_keep_every_promise(checkout: Path) -> None:
-    """The method on the backbones that meet all, and the family with a method of each kind; `-k` has the names of their rows."""
-    chosen = "(slow-gates and (vit- or bert- or llama-)) or (vit-msn and (vpt or houlsby or lora))"
-    tests = ["tests/contract/test_contract.py", "tests/methods/test_slow_gates.py"]
-    out = python(checkout, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider", *tests, "-k", chosen)
-    assert "[100%]" in out
-    listed = python(checkout, "-m", "pytest", "-p", "no:xdist", "--collect-only", "-q", *tests, "-k", chosen)
-    assert int(listed.split(": ")[-1]) >= 1
-    assert "tests/methods/test_slow_gates.py: 3" in listed
-
-
-def test_a_new_method_is_known_by_its_one_file(checkout: Path) -> None:
-    code = "import gossamer as gm; print(gm.SlowGates(scale=2.0), gm.METHODS['slow_gates'] is gm.SlowGates)"
-    assert python(checkout, "-c", code) == "SlowGates(scale=2.0, blocks=None, stack=None) True\n"
-    page = (checkout / "docs" / "slow_gates.md").read_text()
-    python(checkout, "-c", page.split("```python\n")[1].split("```")[0])
+    """The method's own test, its page, and its row on the backbones that meet all; the family's row with a method of each kind."""
+    chosen = "slow_gates or (slow-gates and (vit- or bert- or llama-)) or (vit-msn and (vpt or houlsby or lora))"
+    tests = ["tests/contract/test_contract.py", "tests/methods/test_slow_gates.py", "tests/test_docs.py"]
+    options = ["-p", "no:xdist", "-p", "no:cacheprovider", "-rA", "-k", chosen]
+    out = python(checkout, "-m", "pytest", *options, *tests)
+    for ran in (
+        "tests/methods/test_slow_gates.py::test_the_formula",
+        "tests/test_docs.py::test_python_snippets_run[slow_gates.md]",
+        *(f"tests/contract/test_contract.py::test_life[{b}-slow-gates]" for b in ("vit", "bert", "llama")),
+        *(f"tests/contract/test_contract.py::test_life[vit-msn-{m}]" for m in ("vpt", "houlsby", "lora")),
+    ):
+        assert f"PASSED {ran}\n" in out
 
 
 @pytest.mark.parametrize(
@@ -94,3 +92,13 @@ def test_what_cannot_be_written(
 
 def test_names_of_classes() -> None:
     assert [class_of(name) for name in ("ssf", "linear_probe", "adapter")] == ["SSF", "LinearProbe", "Adapter"]
+
+
+def test_a_wheel_has_the_skeletons() -> None:
+    """They are no Python files, so whoever builds it could leave them out."""
+    builders = pytest.importorskip("hatchling.builders.wheel", reason="hatchling is what builds it")
+    builder = builders.WheelBuilder(str(ROOT))
+    packed = {file.distribution_path for file in builder.recurse_included_files()}
+    texts = {f"gossamer/commands/skeletons/{path.name}" for path in SKELETONS.iterdir()}
+    assert len(texts) == 7
+    assert texts <= packed
