@@ -132,8 +132,8 @@ def _read_across(
 
 def _grid(adapted: Adapted, pixels: Tensor) -> tuple[int, int]:
     """Rows and columns of patches."""
-    convolution = next(m for m in adapted.anatomy.owner().modules() if isinstance(m, torch.nn.Conv2d))
-    high, wide = (side // step for side, step in zip(pixels.shape[-2:], convolution.stride, strict=True))
+    steps = adapted.anatomy.patch_convolution().stride
+    high, wide = (side // step for side, step in zip(pixels.shape[-2:], steps, strict=True))
     return high, wide
 
 
