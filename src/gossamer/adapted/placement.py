@@ -9,23 +9,35 @@ import torch
 from torch import Tensor, nn
 
 from gossamer import hosts, storage
+from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError
 from gossamer.methods.base import Method
 
-OCCUPANT = "gossamer_occupant"  # set on a backbone while an adapter is attached to it
+OCCUPIED = "occupied"  # name of the module that says so, in a backbone that an adapter is attached to
+
+
+class Occupied(Part):
+    """In a backbone: which adapter is attached to it. No child of this: the backbone is a child of the adapter."""
+
+    adapter: nn.Module
+
+    def __init__(self, adapter: nn.Module):
+        super().__init__()
+        self.borrow(adapter=adapter)
 
 
 def occupant(backbone: nn.Module) -> Any:
     """The adapter that is attached to a backbone; None where there is none."""
-    return backbone.__dict__.get(OCCUPANT)
+    found = dict(backbone.named_children()).get(OCCUPIED)
+    return found.adapter if isinstance(found, Occupied) else None
 
 
 def occupy(backbone: nn.Module, adapter: nn.Module | None) -> None:
-    """Notes which adapter is attached to a backbone."""
-    if adapter is None:
-        backbone.__dict__.pop(OCCUPANT, None)
-    else:
-        backbone.__dict__[OCCUPANT] = adapter  # no child: the backbone is a child of the adapter
+    """Notes which adapter is attached to a backbone; a copy of both is attached to its own copy."""
+    if adapter is not None:
+        backbone.add_module(OCCUPIED, Occupied(adapter))
+    elif occupant(backbone) is not None:
+        delattr(backbone, OCCUPIED)
 
 
 class Placement:
