@@ -123,6 +123,16 @@ def check_fields(section: Any, fields: Iterable[str], where: str) -> None:
         )
 
 
+def check_types(section: Any, fields: dict[str, Any], where: str) -> None:
+    """Nothing, if `section` has exactly these fields, each of its type; AdapterError naming what is wrong if not."""
+    check_fields(section, fields, where)
+    for name, kind in fields.items():
+        value = section[name]
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            found = getattr(kind, "__name__", str(kind))
+            raise AdapterError(f"{where}: {name} must be {found}, found {value!r:.60}; correct the file")
+
+
 def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """Nothing, if both hold the same names with the same shapes; AdapterError listing every difference if not.
 
