@@ -7,11 +7,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from gossamer.adapted.module import AdaptedModule
 from gossamer.adapted.placement import occupy
-from gossamer.errors import UserError
 from gossamer.hosts import Host, ReadOut
 
 
@@ -21,7 +19,12 @@ def finish(adapted: AdaptedModule) -> nn.Module:
 
     Prompt keys and values are stored, projections folded, peft's layers merged. A copy: the adapted model stays as it is.
     """
-    model = copy.deepcopy(adapted).eval()
+    return settle(copy.deepcopy(adapted).eval())
+
+
+@torch.no_grad()
+def settle(model: AdaptedModule) -> nn.Module:
+    """The same of an adapted model itself, which is used up."""
     backbone = model.backbone
     # The last placed first, while what it was placed on is as it was.
     for tree in reversed(list(model.methods.values())):
@@ -39,40 +42,8 @@ def finish(adapted: AdaptedModule) -> nn.Module:
     if model.head_built is None:
         if placed:
             backbone.add_module("gossamer", placed)
-        if isinstance(backbone, PreTrainedModel):
-            backbone.save_pretrained = Whole(backbone)  # type: ignore[method-assign]
         return backbone
     return Finished(backbone, model.head_built, placed, model.host, model.readout)
-
-
-class Whole:
-    """`save_pretrained` of a finished model of transformers: as ever where `from_pretrained` would give this model again.
-
-    That makes the plain class from its configuration: what a method left in it beside merged weights would be gone, and a block
-    that it took away would be random.
-    """
-
-    def __init__(self, model: PreTrainedModel):
-        self.model = model
-
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        """Saves the model.
-
-        Raises:
-            UserError: something of it would be lost.
-        """
-        kind = type(self.model)
-        with torch.device("meta"):
-            plain = kind(copy.deepcopy(self.model.config))
-        theirs, ours = ({n: t.shape for n, t in m.state_dict().items()} for m in (plain, self.model))
-        apart = sorted(n for n in {*theirs, *ours} if theirs.get(n) != ours.get(n))
-        apart += [n for n, m in self.model.named_modules() if m._forward_hooks or m._forward_pre_hooks]
-        if apart:
-            raise UserError(
-                f"{kind.__name__}.from_pretrained would not give this finished model again: {apart[0]} is what a method made of "
-                "it. Keep the adapter instead (adapted.save_pretrained; then gm.load and finalize()), or export it: gossamer export"
-            )
-        return kind.save_pretrained(self.model, *args, **options)
 
 
 class Finished(nn.Module):
