@@ -45,13 +45,24 @@ def front(published: list[str]) -> str:
     matter: dict[str, Any] = {"library_name": "gossamer", "tags": ["gossamer", "parameter-efficient"]}
     if published:
         matter["base_model"] = published[0] if len(published) == 1 else published
-    return f"---\n{yaml.safe_dump(matter, sort_keys=False, allow_unicode=True, width=10_000)}---"
+    return f"---\n{yaml.dump(matter, Dumper=_OneLine, sort_keys=False, allow_unicode=True, width=10_000)}---"
+
+
+class _OneLine(yaml.SafeDumper):
+    """Writes text that has line breaks with escapes: one of its lines could be the --- that ends the front matter."""
+
+
+def _written(dumper: _OneLine, value: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=None if value.isprintable() else '"')
+
+
+_OneLine.add_representer(str, _written)
 
 
 def plain(value: Any) -> str:
     """A value as one line of Markdown that shows it letter by letter."""
     line = " ".join(str(value).split())
-    return _MEANT.sub(r"\\\1", line) if re.search(r"[^\w ,.:;/'\"=-]|^\W|_\W|\W_", line) else line
+    return _MEANT.sub(r"\\\1", line) if re.search(r"[^\w ,.:;/'\"=-]|^\W|(^|\W)_|_(\W|$)", line) else line
 
 
 def _listed(values: dict[str, Any]) -> list[str]:

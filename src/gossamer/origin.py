@@ -67,13 +67,14 @@ def _reference(model: nn.Module, fingerprint: str | None, dtype: str, heads: lis
 def warn(adapted: AdaptedModule, section: dict[str, Any]) -> None:
     """Says of a backbone that nobody will find again under the name that the folder gives, if any.
 
-    Weights that look as they were made (every norm and every bias constant) are those of no published model.
+    Weights whose every norm is as norms are made are those of no published model.
     """
     assert adapted.placement is not None, "only what is attached is saved"
     parts, weights = adapted.host.parts(adapted.backbone), adapted.placement.origins
     with adapted.anatomy.bare():
         own = {
-            half: [p for n, p in part.named_parameters() if n in weights[half].shapes] for half, part in parts.items()
+            half: [p for n, p in part.named_parameters() if n in weights[half].shapes and n.endswith(".weight")]
+            for half, part in parts.items()
         }
     for half, part in parts.items():
         told = section["options"][half] if isinstance(adapted.backbone, VisionLanguage) else section
@@ -85,7 +86,7 @@ def warn(adapted: AdaptedModule, section: dict[str, Any]) -> None:
             )
         elif _constant(own[half]) and not _made_here(name):
             warnings.warn(
-                f"this {kind} is called {name!r} and looks as if it had never been trained: every norm and every bias is as it is "
+                f"this {kind} is called {name!r} and looks as if it had never been trained: every norm is as it is "
                 "made. gm.load will look for the published weights, which are others; load these by their own name, or give "
                 "gm.load backbone=...",
                 stacklevel=4,
@@ -105,7 +106,8 @@ def _made_here(name: str) -> bool:
     for path in Path(name).glob("*.safetensors"):
         with safetensors.safe_open(path, "pt") as file:
             names = list(file.keys())
-            found += [file.get_tensor(key) for key in names if len(file.get_slice(key).get_shape()) == 1]
+            names = [n for n in names if n.endswith(".weight") and len(file.get_slice(n).get_shape()) == 1]
+            found += [file.get_tensor(name) for name in names]
     return _constant(found)
 
 
