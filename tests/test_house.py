@@ -15,7 +15,7 @@ import gossamer as gm
 SOURCE = Path(gm.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("version", "tested_versions", "documents", "arguments", "quiet", "metrics", "carriers", "hub"),
+    ("version", "tested_versions", "documents", "arguments", "quiet", "metrics", "carriers", "hub", "fingerprint"),
     ("storage", "report", "card"),
     ("anatomy.call", "anatomy.stack", "anatomy.displaced"),
     ("anatomy.block",),

@@ -99,13 +99,13 @@ class Keeping:
         lost = _lost(plain, model, self.applied)
         if lost:
             raise self._refusal(lost)
-        model.config.quantization_config = Finishing(self.applied)
+        model.config.quantization_config = Finishing(self.applied)  # type: ignore[arg-type]
         try:
             return kind.save_pretrained(model, *arguments, **options)
         except RuntimeError as error:  # of tensors that two modules share
             raise self._refusal(str(error)) from error
         finally:
-            del model.config.quantization_config
+            delattr(model.config, "quantization_config")
 
     def _refusal(self, why: str) -> UserError:
         return UserError(

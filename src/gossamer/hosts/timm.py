@@ -96,7 +96,7 @@ class Timm(Host):
     def options(self, model: Any) -> dict[str, Any]:
         """The size of images, which timm builds a model for, and how it pools."""
         size = getattr(getattr(model, "patch_embed", None), "img_size", None)
-        pooled = {} if size is None else {"img_size": list(size)}
+        pooled: dict[str, Any] = {} if size is None else {"img_size": list(size)}
         if isinstance(getattr(model, "global_pool", None), str):
             pooled["global_pool"] = model.global_pool
         if isinstance(getattr(model, "fc_norm", None), nn.Module):

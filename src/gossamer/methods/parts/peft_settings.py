@@ -19,7 +19,7 @@ from gossamer.errors import UserError
 
 TUNERS = frozenset((
     "ADALORA", "BEFT", "C3A", "DELORA", "FOURIERFT", "GLORA", "GRALORA", "HIRA", "HRA", "IA3", "LILY", "LN_TUNING", "LOHA",
-    "LOKR", "LORA", "MISS", "OFT", "PEANUT", "PVERA", "RANDLORA", "ROAD", "SHIRA", "TINYLORA", "TRAINABLE_TOKENS", "VBLORA",
+    "LOKR", "LORA", "MISS", "OFT", "PEANUT", "PVERA", "RANDLORA", "ROAD", "TINYLORA", "TRAINABLE_TOKENS", "VBLORA",
     "VERA", "WAVEFT",
 ))  # fmt: skip
 """Tuners that leave the backbone's own weights alone and whose tensors have sizes that the settings give, not the weights."""
