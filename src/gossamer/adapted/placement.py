@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,11 +46,12 @@ class Placement:
 
     Attributes:
         anatomy: of the backbone with everything in place.
+        applied: the methods, settled.
         readout: where a head that was built reads.
         methods: the trees of the methods, by name.
         head: one that was built beside the backbone; None where it brings its own, or has none.
         originals: values of the trained parameters that are the backbone's own.
-        fingerprints: identities of the pre-trained weights, by part of the backbone.
+        origins: what the pre-trained weights were, by part of the backbone.
 
     Raises:
         TypeError: no family knows the backbone.
@@ -64,8 +66,8 @@ class Placement:
         self.backbone, self.host, self.anatomy = backbone, hosts.of(backbone), hosts.read(backbone)
         self.anatomy.check_whole_input()
         self.readout = hosts.ReadOut.of(self.anatomy)
-        self.fingerprints = {name: _fingerprint(part) for name, part in self.host.parts(backbone).items()}
-        self.methods, self.head = nn.ModuleDict(), None
+        self.origins = {name: Origin.of(part) for name, part in self.host.parts(backbone).items()}
+        self.methods, self.head, self.applied = nn.ModuleDict(), None, tuple(applied)
         self._flags = {n: p.requires_grad for n, p in backbone.named_parameters()}
         self._modes = {n: m.training for n, m in backbone.named_modules()}
         self._labels = self.host.labels(backbone)
@@ -82,7 +84,8 @@ class Placement:
         for parameter in self.backbone.parameters():
             parameter.requires_grad_(False)
         self.anatomy.sites = [site for method in applied for site in method.skipped(self.anatomy)]
-        for method in applied:
+        self.applied = tuple(method.settled(self.anatomy) for method in applied)
+        for method in self.applied:
             self.methods[_unique(method.name, self.methods)] = method.attach(self.anatomy)
         heads = list(self.anatomy.heads.values()) if self.head is None else [self.head]
         for head in heads:
@@ -109,6 +112,16 @@ class Placement:
                 other = owners.setdefault(id(parameter), name)
                 if other != name:
                     raise UserError(f"{other} and {name} would both train the same parameters: leave one of them out")
+
+    def changed(self) -> str | None:
+        """What of the backbone's own weights is no more as it was when the methods came, in words; None where all is."""
+        own = {id(p): self.originals[n] for n, p in self.backbone.named_parameters() if n in self.originals}
+        with self.anatomy.bare():
+            found = [
+                origin.against(part, own)
+                for origin, part in zip(self.origins.values(), self.host.parts(self.backbone).values(), strict=True)
+            ]
+        return next((words for words in found if words), None)
 
     def remove(self) -> None:
         """Takes everything out of the backbone, which is then bit for bit as it was."""
@@ -158,8 +171,35 @@ def _same(one: torch.device, other: torch.device) -> bool:
     return one.type == other.type and (None in (one.index, other.index) or one.index == other.index)
 
 
-def _fingerprint(model: nn.Module) -> str | None:
-    """The identity of the pre-trained weights; None on the meta device, where there are none.
+class Origin(NamedTuple):
+    """The pre-trained weights of a model at one moment: what they are, their type, and their shapes by name."""
+
+    fingerprint: str | None
+    dtype: str
+    shapes: dict[str, tuple[int, ...]]
+
+    @classmethod
+    def of(cls, model: nn.Module, instead: Mapping[int, Tensor] = MappingProxyType({})) -> Origin:
+        """That of a model as it is, with other values `instead` of some parameters, by their id."""
+        tensors = [(n, instead.get(id(p), p)) for n, p in _identifying(model)]
+        meta = any(p.device.type == "meta" for _, p in tensors)  # no values
+        shapes = {n: tuple(p.shape) for n, p in tensors}
+        dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+        return cls(None if meta else storage.fingerprint(tensors), dtype, shapes)
+
+    def against(self, model: nn.Module, instead: Mapping[int, Tensor]) -> str | None:
+        """How the weights of a model are no more these, in words; None where they are, be it in another type."""
+        now = Origin.of(model, instead)
+        for name in sorted({*self.shapes, *now.shapes}):
+            if self.shapes.get(name) != now.shapes.get(name):
+                return f"{name} of {type(model).__name__} was {self.shapes.get(name)} and is {now.shapes.get(name)}"
+        if now.dtype == self.dtype and now.fingerprint != self.fingerprint:
+            return f"the frozen weights of {type(model).__name__} have other values"
+        return None
+
+
+def _identifying(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Names and parameters by which a pre-trained model is known: those outside its heads.
 
     A pooler that nothing reads does not count: where a checkpoint has none, each loading makes a random one.
     """
@@ -170,7 +210,4 @@ def _fingerprint(model: nn.Module) -> str | None:
         else getattr(anatomy.owner(), "pooler", None)
     )
     unread = {id(p) for p in pooler.parameters()} if isinstance(pooler, nn.Module) else set()
-    tensors = [(n, p) for n, p in anatomy.backbone_parameters() if id(p) not in unread]
-    if any(p.device.type == "meta" for _, p in tensors):
-        return None
-    return storage.fingerprint(tensors)
+    return [(n, p) for n, p in anatomy.backbone_parameters() if id(p) not in unread]
