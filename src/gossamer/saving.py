@@ -15,6 +15,7 @@ from gossamer import hosts, methods, storage, zoo
 from gossamer.adapted import AdaptedModule, occupant
 from gossamer.anatomy import Anatomy
 from gossamer.cost import cost
+from gossamer.errors import UserError
 from gossamer.hosts import heads
 from gossamer.models.vision_language import VisionLanguage
 from gossamer.storage import AdapterError
@@ -31,7 +32,7 @@ BACKBONE_FIELDS = {
 _TOLERATED = 2**24  # numbers, 64 MB
 OPTIONS = {"img_size": list}  # of timm's models
 HALVES = ("vision", "language")  # of composed models, each with a reference of its own
-HEAD_FIELDS = {"outputs": int | None, "built": bool, "trained": bool}
+HEAD_FIELDS = {"outputs": int | None, "built": bool, "trained": bool, "modules": list | None}
 PACKAGES = ("torch", "transformers", "peft", "timm")
 TASKS = {  # ending of a transformers class -> task of the zoo that makes one
     "ForImageClassification": "image-classification",
@@ -69,11 +70,20 @@ def describe(adapted: AdaptedModule) -> dict[str, Any]:
             "outputs": _outputs(adapted),
             "built": adapted.head_built is not None,
             "trained": adapted.train_head,
+            "modules": None if adapted.head_named is None else list(adapted.head_named),
         },
         "metadata": dict(adapted.metadata),
-        "cost": cost(adapted, **_image_size(adapted)).to_dict(),
+        "cost": _cost(adapted),
         "versions": {p: _version(p) for p in PACKAGES},
     }
+
+
+def _cost(adapted: AdaptedModule) -> dict[str, Any]:
+    """The cost sheet, or why there is none: an adapter is saved whether or not somebody can count what it costs."""
+    try:
+        return cost(adapted, **_image_size(adapted)).to_dict()
+    except UserError as error:
+        return {"not counted": str(error)}
 
 
 def _reference(model: nn.Module, fingerprint: str | None, options: dict[str, Any]) -> dict[str, Any]:
@@ -125,8 +135,9 @@ def _place(
     anatomy = _read(backbone, config)
     try:
         _check_size(anatomy, applied, config, tensors)
-        outputs, trained = config["head"]["outputs"], config["head"]["trained"]
-        adapted = make(backbone, applied, num_labels=outputs, train_head=trained)
+        section = config["head"]
+        named = {"head": section["modules"], "train_head": section["trained"]}
+        adapted = make(backbone, applied, num_labels=section["outputs"], **named)
     except AdapterError:
         raise
     except Exception as error:  # whatever a method says about settings that came from a file
@@ -237,7 +248,10 @@ def _check_class(backbone: nn.Module, section: dict[str, Any]) -> None:
 
 def _read(backbone: nn.Module, config: dict[str, Any]) -> Anatomy:
     """The anatomy of a backbone that has as many blocks of the same width: cheap, and said before anything is placed."""
-    found = hosts.read(backbone)
+    try:
+        found = hosts.read(backbone, config["head"]["modules"])
+    except ValueError as error:
+        raise AdapterError(f"adapter_config.json, head: {error}") from error
     if _stacks(found) != config["stacks"]:
         raise AdapterError(
             f"this adapter is for a {config['backbone']['class']} with {_sizes(config['stacks'])}; the given one has "
@@ -260,7 +274,7 @@ def _check_size(
     anatomy: Anatomy, applied: list[methods.Method], config: dict[str, Any], tensors: dict[str, Tensor]
 ) -> None:
     """Not many more numbers asked for than the file holds, said before memory is taken; few are named tensor by tensor later."""
-    head = (config["head"]["outputs"] or 0) * anatomy.blocks()[0].sizes.width
+    head = (config["head"]["outputs"] or 0) * (anatomy.blocks()[0].sizes.width if anatomy.stacks else 1)
     asked = sum(m.parameters(anatomy) for m in applied if m.name != "peft") + head
     held = sum(t.numel() for t in tensors.values())
     if asked > held + _TOLERATED:
@@ -284,7 +298,8 @@ def _check_fingerprint(adapted: AdaptedModule, config: dict[str, Any]) -> None:
 
 def _outputs(adapted: AdaptedModule) -> int | None:
     """Number of outputs of the head, so that loading can build it; None where there is none, or several that differ."""
-    found = {heads.outputs(head) for head in adapted.head_modules().values()}
+    said = adapted.host.outputs(adapted.backbone)
+    found = {heads.outputs(head, said) for head in adapted.head_modules().values()}
     return found.pop() if len(found) == 1 else adapted.num_labels
 
 

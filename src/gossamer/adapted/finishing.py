@@ -55,4 +55,6 @@ class Finished(nn.Module):
 
     def forward(self, *args: Any, **inputs: Any) -> Any:
         """The logits for the backbone's inputs, in `.logits`."""
-        return self.readout.answer(self.head(self.host.features(self.backbone, self.readout, args, inputs)))
+        as_tuple, inputs = self.host.wants_tuple(self.backbone, inputs)
+        answer = self.readout.answer(self.head(self.host.features(self.backbone, self.readout, args, inputs)))
+        return answer.to_tuple() if as_tuple else answer

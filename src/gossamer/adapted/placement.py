@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from gossamer import hosts, storage
-from gossamer.errors import UserError
+from gossamer.anatomy import Anatomy
+from gossamer.errors import UserError, WrongKind
 from gossamer.methods.base import Method
 
 OCCUPANT = "gossamer_occupant"  # set on a backbone while an adapter is attached to it
@@ -31,6 +33,13 @@ def occupy(backbone: nn.Module, adapter: nn.Module | None) -> None:
 class Placement:
     """Methods and a head as they sit in a backbone, and what it takes to have the backbone again as it was.
 
+    Args:
+        backbone: the model.
+        applied: the methods.
+        num_labels: outputs of the head; None keeps the head that was found.
+        train_head: whether the head is trained.
+        head: the modules that are the head, as in `gossamer.adapt`; None: those that the model itself declares.
+
     Attributes:
         anatomy: of the backbone with everything in place.
         readout: where a head that was built reads.
@@ -40,24 +49,36 @@ class Placement:
         fingerprints: identities of the pre-trained weights, by part of the backbone.
 
     Raises:
-        TypeError: no family knows the backbone.
-        UserError: its weights are offloaded.
+        TypeError: a method needs blocks, and no family knows the backbone, or only a part of it.
+        UserError: its weights are offloaded, or nothing says what a part of it is.
         ValueError: a method does not fit, or nothing would be trained. The backbone is then as it was.
     """
 
     def __init__(
-        self, backbone: nn.Module, applied: Sequence[Method], *, num_labels: int | None = None, train_head: bool = True
+        self,
+        backbone: nn.Module,
+        applied: Sequence[Method],
+        *,
+        num_labels: int | None = None,
+        train_head: bool = True,
+        head: tuple[str, ...] | None = None,
     ):
         _require_present(backbone)
-        self.backbone, self.host, self.anatomy = backbone, hosts.of(backbone), hosts.read(backbone)
+        self.backbone, self.host, self.anatomy = backbone, hosts.of(backbone), hosts.read(backbone, head)
+        if head is None:
+            self._check_claimed()
+        self._check_read(applied)
         self.anatomy.check_whole_input()
-        self.readout = hosts.ReadOut.of(self.anatomy)
-        self.fingerprints = {name: _fingerprint(part) for name, part in self.host.parts(backbone).items()}
+        self.readout = self.host.read_out(self.anatomy)
+        parts = self.host.parts(backbone)
+        read = {name: self.anatomy if part is backbone else hosts.read(part) for name, part in parts.items()}
+        self.fingerprints = {name: _fingerprint(found) for name, found in read.items()}
         self.methods, self.head = nn.ModuleDict(), None
         self._flags = {n: p.requires_grad for n, p in backbone.named_parameters()}
         self._modes = {n: m.training for n, m in backbone.named_modules()}
         self._labels = self.host.labels(backbone)
         self.originals: dict[str, Tensor] = {}
+        self._statistics = {n: b.clone() for n, b in _statistics(backbone).items()}
         try:
             self._place(applied, num_labels, train_head)
         except BaseException:
@@ -84,6 +105,33 @@ class Placement:
                 f"{type(self.backbone).__name__} and there is no head; give num_labels=... for a head, or a method such as VPT()"
             )
 
+    def _check_claimed(self) -> None:
+        names = self.host.unclaimed(self.backbone)
+        if names:
+            some = f"({names[0]!r},)"
+            raise UserError(
+                f"nothing says what these parts of {type(self.backbone).__name__} are, and they would be frozen: {', '.join(names)}. "
+                f"Name those that are its head, to be trained and saved: head={some}; head=() if none is"
+            )
+
+    def _check_read(self, applied: Sequence[Method]) -> None:
+        """TypeError where a method needs blocks that no family knows, or would reach only those that one knows unasked."""
+        unread = ", ".join(f"{path} ({kind})" for path, kind in self.anatomy.unread.items())
+        for method in (m for m in applied if m.reads_blocks):
+            self.anatomy.check_known()
+            if unread and getattr(method, "stack", None) is None:
+                known = [f"{n} ({len(b)} blocks, {b[0].name} ...)" for n, b in self.anatomy.stacks.items()]
+                raise WrongKind(
+                    f"{type(self.backbone).__name__} is read in part: {', '.join(known)}; no family knows {unread}. {method.name} would "
+                    "reach what is read alone: "
+                    + (
+                        f"if that is meant, say so with stack={self.anatomy.main!r}"
+                        if hasattr(method, "stack")
+                        else "it cannot be used here"
+                    )
+                    + "; a configuration of peft, BitFit and FullFineTuning reach every part"
+                )
+
     def _new_head(self, applied: Sequence[Method], width: int, outputs: int) -> nn.Module:
         """The head of the first method that comes with one, else a Linear."""
         offered = (method.head(self.anatomy, width, outputs) for method in applied)
@@ -100,10 +148,13 @@ class Placement:
 
     def remove(self) -> None:
         """Takes everything out of the backbone, which is then bit for bit as it was."""
-        named = dict(self.backbone.named_parameters())
+        named, moved = dict(self.backbone.named_parameters()), _statistics(self.backbone)
         with torch.no_grad():
             for name, value in self.originals.items():
                 named[name].copy_(value)
+            for name, value in self._statistics.items():
+                if name in moved:
+                    moved[name].copy_(value)
         self.anatomy.undo()
         for name, flag in self._flags.items():
             self.backbone.get_parameter(name).requires_grad_(flag)
@@ -146,17 +197,24 @@ def _same(one: torch.device, other: torch.device) -> bool:
     return one.type == other.type and (None in (one.index, other.index) or one.index == other.index)
 
 
-def _fingerprint(model: nn.Module) -> str | None:
+def _statistics(model: nn.Module) -> dict[str, Tensor]:
+    """What batch normalisation counts while it trains, by name."""
+    return {
+        f"{name}.{leaf}": buffer
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm)
+        for leaf, buffer in module.named_buffers(recurse=False)
+    }
+
+
+def _fingerprint(anatomy: Anatomy) -> str | None:
     """The identity of the pre-trained weights; None on the meta device, where there are none.
 
     A pooler that nothing reads does not count: where a checkpoint has none, each loading makes a random one.
     """
-    anatomy = hosts.read(model)
-    pooler = (
-        None
-        if anatomy.heads or anatomy.blocks()[0].stack.readout == "pooled"
-        else getattr(anatomy.owner(), "pooler", None)
-    )
+    owner = anatomy.owner() if anatomy.stacks else anatomy.model
+    read = anatomy.heads or (anatomy.stacks and anatomy.blocks()[0].stack.readout == "pooled")
+    pooler = None if read else getattr(owner, "pooler", None)
     unread = {id(p) for p in pooler.parameters()} if isinstance(pooler, nn.Module) else set()
     tensors = [(n, p) for n, p in anatomy.backbone_parameters() if id(p) not in unread]
     if any(p.device.type == "meta" for _, p in tensors):

@@ -2,12 +2,14 @@
 
 Besides names of modules, `target_modules` may name parts by role ("q", "k", "v", "out", "up", "gate", "down"), which mean the
 same in every family, in all stacks or in one ("fusion.q"); in a fused qkv, thirds. Left out, LoRA-like tuners get the queries and
-values, IA3 keys, values and the FFN.
+values, IA3 keys, values and the FFN; in a model that no family knows, or a part of which none does, LoRA-like ones all Linears. "all-linear"
+is every Linear but those of heads and output embeddings.
 """
 
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +34,7 @@ class Peft(Method):
     config: Any
 
     name = "peft"
+    reads_blocks = False
 
     def __post_init__(self) -> None:
         if self.config.is_prompt_learning:
@@ -104,7 +107,11 @@ class Peft(Method):
             heads = [n.rpartition(".")[2] for n in anatomy.heads]
             config.modules_to_save = [m for m in config.modules_to_save if m.rpartition(".")[2] not in heads] or None
         targets = config.target_modules
-        if targets is None and not hasattr(config, "token_indices"):
+        if targets is None and not hasattr(config, "token_indices") and not anatomy.whole:
+            targets = self._without_roles(anatomy)
+        if targets == "all-linear":
+            config.target_modules = _linears(anatomy)
+        elif targets is None and not hasattr(config, "token_indices"):
             feedforward = hasattr(config, "feedforward_modules")
             config.target_modules = _names(anatomy, ("k", "v", "down") if feedforward else ("q", "v"))
             if feedforward and config.feedforward_modules is None:
@@ -112,6 +119,22 @@ class Peft(Method):
         elif targets is not None and not isinstance(targets, str) and _roles(anatomy, targets):
             config.target_modules = _names(anatomy, tuple(targets))
         return config
+
+    def _without_roles(self, anatomy: Anatomy) -> str:
+        """What stands for queries and values where nobody knows which modules these are: all Linears."""
+        kind, model = type(self.config).__name__, type(anatomy.model).__name__
+        if hasattr(self.config, "feedforward_modules"):
+            raise UserError(
+                f"{kind} goes to keys, values and the FFN, and which these are in {model} is not known: name target_modules and "
+                "feedforward_modules"
+            )
+        unread = ", ".join(f"{path} ({blocks})" for path, blocks in anatomy.unread.items()) or model
+        warnings.warn(
+            f"this {kind} names no target_modules, and no family knows the queries and values of {unread}: all Linears of {model} "
+            "are adapted ('all-linear'); name target_modules to choose",
+            stacklevel=2,
+        )
+        return "all-linear"
 
     def parameters(self, anatomy: Anatomy) -> int:
         """r (in + out) for each matrix that LoRA rewrites; other tuners have no formula here and count their tensors."""
@@ -233,6 +256,13 @@ def _names(anatomy: Anatomy, roles: tuple[str, ...]) -> list[str]:
     Raises:
         ValueError: none does (LLaMA has a "gate", ViT has none).
     """
+    anatomy.check_known()
+    if anatomy.unread and not all("." in role for role in roles):
+        raise UserError(
+            f"no family knows {', '.join(f'{path} ({kind})' for path, kind in anatomy.unread.items())} of this "
+            f"{type(anatomy.model).__name__}, so {', '.join(roles)} would be found in {', '.join(anatomy.stacks)} alone: say so "
+            f"({anatomy.main}.{roles[0]}), or name modules, or 'all-linear'"
+        )
     names = []
     for block in [block for stack in anatomy.adapted for block in anatomy.blocks(stack)]:
         wanted = {role.removeprefix(f"{block.stack.name}.") for role in roles}
@@ -245,6 +275,16 @@ def _names(anatomy: Anatomy, roles: tuple[str, ...]) -> list[str]:
             f"{type(anatomy.model).__name__} has no {' or '.join(roles)}; its blocks have {', '.join(found)}"
         )
     return names
+
+
+def _linears(anatomy: Anatomy) -> list[str]:
+    """Names of all Linears outside of heads and output embeddings. (Those that nn.MultiheadAttention holds are never called.)"""
+    from transformers.pytorch_utils import Conv1D  # a Linear by another name
+
+    model, left_out = anatomy.model, set(anatomy.heads.values()) | ({anatomy.output} if anatomy.output else set())
+    left_out = {inner for module in left_out for inner in module.modules()}
+    left_out |= {m.out_proj for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
+    return [n for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and m not in left_out]
 
 
 def _outermost(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
