@@ -108,29 +108,30 @@ class Placement:
     def _check_claimed(self) -> None:
         names = self.host.unclaimed(self.backbone)
         if names:
-            some = f"({names[0]!r},)"
             raise UserError(
-                f"nothing says what these parts of {type(self.backbone).__name__} are, and they would be frozen: {', '.join(names)}. "
-                f"Name those that are its head, to be trained and saved: head={some}; head=() if none is"
+                f"nothing says what these parts of {type(self.backbone).__name__} are, and they would be frozen: "
+                f"{', '.join(names)}. Name those that are its head, to be trained and saved: head=({names[0]!r},), or head=()"
             )
 
     def _check_read(self, applied: Sequence[Method]) -> None:
         """TypeError where a method needs blocks that no family knows, or would reach only those that one knows unasked."""
-        unread = ", ".join(f"{path} ({kind})" for path, kind in self.anatomy.unread.items())
         for method in (m for m in applied if m.reads_blocks):
             self.anatomy.check_known()
-            if unread and getattr(method, "stack", None) is None:
-                known = [f"{n} ({len(b)} blocks, {b[0].name} ...)" for n, b in self.anatomy.stacks.items()]
-                raise WrongKind(
-                    f"{type(self.backbone).__name__} is read in part: {', '.join(known)}; no family knows {unread}. {method.name} would "
-                    "reach what is read alone: "
-                    + (
-                        f"if that is meant, say so with stack={self.anatomy.main!r}"
-                        if hasattr(method, "stack")
-                        else "it cannot be used here"
-                    )
-                    + "; a configuration of peft, BitFit and FullFineTuning reach every part"
-                )
+            if self.anatomy.unread and getattr(method, "stack", None) is None:
+                raise WrongKind(self._partly(method))
+
+    def _partly(self, method: Method) -> str:
+        known = ", ".join(f"{n} ({len(b)} blocks, {b[0].name} ...)" for n, b in self.anatomy.stacks.items())
+        unread = ", ".join(f"{path} ({kind})" for path, kind in self.anatomy.unread.items())
+        way = (
+            f"say stack={self.anatomy.main!r} if that is meant"
+            if hasattr(method, "stack")
+            else "it does not fit this model"
+        )
+        return (
+            f"{type(self.backbone).__name__} is read in part: {known}; no family knows {unread}. {method.name} would reach what "
+            f"is read alone: {way}. Configurations of peft, BitFit and FullFineTuning reach every part"
+        )
 
     def _new_head(self, applied: Sequence[Method], width: int, outputs: int) -> nn.Module:
         """The head of the first method that comes with one, else a Linear."""

@@ -105,8 +105,8 @@ class Around(Host):
             ValueError: always.
         """
         raise UserError(
-            f"num_labels asks for a head, and {type(model).__name__} is a module of your own, of which nobody knows where one would "
-            'read: name its own head (head="fc"), or adapt the model in it'
+            f"num_labels asks for a head, and {type(model).__name__} is a module of your own, of which nobody knows where one "
+            'would read: name its own head (head="fc"), or adapt the model in it'
         )
 
     def outputs(self, model: Any) -> int | None:

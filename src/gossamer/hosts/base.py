@@ -156,8 +156,8 @@ class Host(ABC):
         chosen = [n for n in sizes if len(set(sizes.values())) == 1 or sizes[n] == said]
         if not chosen:
             raise UserError(
-                f"num_labels={num_labels}: the heads of {type(model).__name__} give {_listed(sizes)} values and it says that it has "
-                f"{said} labels, so which of them to resize is not known; resize them yourself, and leave num_labels out"
+                f"num_labels={num_labels}: the heads of {type(model).__name__} give {_listed(sizes)} values and it says that it "
+                f"has {said} labels, so which of them to resize is not known; resize them yourself, and leave num_labels out"
             )
         for name in chosen:
             if sizes[name] != num_labels:

@@ -14,7 +14,6 @@ from gossamer.anatomy.stack import Stack
 from gossamer.anatomy.tokens import Ledger
 from gossamer.errors import UserError, WrongKind
 
-
 Logits = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 """What gives logits: one Linear for a sample or a token, one convolution for every place of a map."""
 
@@ -49,7 +48,7 @@ def last_linear(head: nn.Module) -> nn.Linear:
 
 
 def outputs(head: nn.Module, labels: int | None = None) -> int | None:
-    """Number of values a head gives for a sample, or a place of it; None where no layer gives logits. `labels` as in `logits_of`."""
+    """Number of values a head gives for a sample, or a place of it; None where no layer gives logits. `labels`: see `logits_of`."""
     found = logits_of(head, labels)
     return None if found is None else given(found[1])
 
@@ -146,7 +145,7 @@ def read_out(
     if kind == "mean":
         return (states * weights[:, :, None]).sum(1) / weights.sum(1, keepdim=True).clamp(min=1)
     steps = torch.arange(states.shape[1], device=states.device)
-    return states[torch.arange(len(states), device=states.device), (steps * (weights > 0)).argmax(dim=1)]
+    return states[torch.arange(states.shape[0], device=states.device), (steps * (weights > 0)).argmax(dim=1)]
 
 
 def _weights(stack: Stack, states: Tensor, inputs: Mapping[str, Any], two_sided: bool, ledger: Ledger | None) -> Tensor:

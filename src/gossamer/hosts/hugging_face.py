@@ -51,8 +51,8 @@ class HuggingFace(Host):
         given = _returned(model)
         if given and name not in given:
             raise WrongKind(
-                f"{type(model).__name__} gives {', '.join(sorted(given))} and no {name} that a head could read; give the bare model "
-                "(CLIPVisionModel for CLIPVisionModelWithProjection) or one that brings its head (...ForImageClassification)"
+                f"{type(model).__name__} gives {', '.join(sorted(given))} and no {name} that a head could read; give the bare "
+                "model (CLIPVisionModel for CLIPVisionModelWithProjection) or one that brings its head (...ForImageClassification)"
             )
 
     def run(self, model: Any, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> Any:
@@ -70,10 +70,7 @@ class HuggingFace(Host):
         as_tuple, inputs = self.wants_tuple(model, inputs)
         output = model(*args, **inputs, **self._named(model))
         if getattr(output, "logits", None) is None:
-            raise WrongKind(
-                f"{type(model).__name__} takes no labels and gives no logits to compare them with: adapt it with num_labels=... "
-                "for a head, or call it without labels"
-            )
+            return output.to_tuple() if as_tuple else output  # a bare model: there is nothing that labels belong to
         answer = readout.answer(output.logits, labels)
         return answer.to_tuple() if as_tuple else answer
 
@@ -111,7 +108,7 @@ class HuggingFace(Host):
         return {n: c for n, c in children.items() if not isinstance(c, PreTrainedModel | nn.Embedding)}
 
     def unclaimed(self, model: Any) -> list[str]:
-        """In a class of the user's: what the class of transformers that it inherits from does not have, and no base model frames."""
+        """In a class of the user's: what the class of transformers that it inherits from does not have."""
         kind = _published(model)
         if kind is type(model):
             return []

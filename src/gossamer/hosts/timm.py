@@ -60,7 +60,7 @@ class Timm(Host):
         """Its classifier, or classifiers (distilled models have two): what it gives for one, and what its notes call one.
 
         Raises:
-            TypeError: it gives feature maps (features_only=True), or the features of every token with a head behind (global_pool="").
+            TypeError: it gives feature maps (features_only=True), or logits of every token (global_pool="").
         """
         if not hasattr(model, "get_classifier"):
             raise WrongKind(
@@ -101,7 +101,8 @@ class Timm(Host):
 
     def width(self, anatomy: Anatomy) -> int:
         """That of what its classifier reads."""
-        return getattr(anatomy.model, "head_hidden_size", anatomy.model.num_features)
+        model: Any = anatomy.model
+        return getattr(model, "head_hidden_size", model.num_features)
 
     def labels(self, model: Any) -> dict[str, Any]:
         """`num_classes`."""

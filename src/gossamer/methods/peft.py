@@ -2,8 +2,8 @@
 
 Besides names of modules, `target_modules` may name parts by role ("q", "k", "v", "out", "up", "gate", "down"), which mean the
 same in every family, in all stacks or in one ("fusion.q"); in a fused qkv, thirds. Left out, LoRA-like tuners get the queries and
-values, IA3 keys, values and the FFN; in a model that no family knows, or a part of which none does, LoRA-like ones all Linears. "all-linear"
-is every Linear but those of heads and output embeddings.
+values, IA3 keys, values and the FFN; in a model that no family knows, or a part of which none does, LoRA-like ones all Linears.
+"all-linear" is every Linear but those of heads and output embeddings.
 """
 
 from __future__ import annotations
@@ -284,7 +284,12 @@ def _linears(anatomy: Anatomy) -> list[str]:
     model, left_out = anatomy.model, set(anatomy.heads.values()) | ({anatomy.output} if anatomy.output else set())
     left_out = {inner for module in left_out for inner in module.modules()}
     left_out |= {m.out_proj for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
-    return [n for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and m not in left_out]
+    found = [n for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and m not in left_out]
+    if not found:
+        raise UserError(
+            f"{type(model).__name__} has no Linear outside of its head: name target_modules, such as convolutions"
+        )
+    return found
 
 
 def _outermost(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
