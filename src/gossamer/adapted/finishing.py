@@ -36,7 +36,7 @@ def finish(adapted: AdaptedModule) -> nn.Module:
     placed = nn.ModuleDict({n: t for n, t in model.methods.items() if any(True for _ in t.state_dict())})
     if model.head_built is None:
         if placed:
-            backbone.add_module("gossamer", placed)
+            model.host.inner(backbone).add_module("gossamer", placed)
         return backbone
     return Finished(backbone, model.head_built, placed, model.host, model.readout)
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from gossamer import hosts
@@ -239,7 +240,7 @@ def count(
 ) -> tuple[int, int]:
     """Multiply-adds of the forward pass of a batch, and FLOPs of forward and (`backward`) backward pass, counted by torch.
 
-    The model runs as it is, in training or evaluation mode. The backward pass computes what requires_grad asks for: frozen Linears
+    The model runs as it is, in training or evaluation mode, but for batch normalisation, which does not train on one sample. The backward pass computes what requires_grad asks for: frozen Linears
     pass gradients on to their inputs where something trained lies before them; their weights get none.
 
     Args:
@@ -250,6 +251,8 @@ def count(
         backward: whether to count the backward pass as well.
     """
     inputs = sample.inputs(backbone, batch)
+    for norm in (module for module in model.modules() if isinstance(module, _BatchNorm)):
+        norm.eval()
     # The counter does not know the fused kernel of the CPU, and without gradients it stumbles over views of trained parameters.
     with sdpa_kernel(SDPBackend.MATH), torch.enable_grad(), FlopCounterMode(display=False) as counter:
         named = isinstance(model, AdaptedModule | Finished)
@@ -288,7 +291,7 @@ def closed_macs(model: nn.Module, head: nn.Module | None, anatomy: Anatomy, samp
     known = {id(m) for block in anatomy for m in block.module.modules()}
     for block in [b for b in anatomy if b.merging is not None]:
         known |= {id(m) for m in block.merging.modules()}  # type: ignore[union-attr]
-    known |= {id(m) for m in getattr(model, "gossamer", nn.Module()).modules()}
+    known |= {id(m) for m in getattr(hosts.of(model).inner(model), "gossamer", nn.Module()).modules()}
     last = tokens[anatomy.readout.counts_as or anatomy.readout.name]
     each_token = {id(hosts.of(model).output_embeddings(model))}
     if anatomy.stacks[anatomy.main][0].stack.causal:

@@ -201,12 +201,16 @@ def _counted(model: nn.Module, backbone: nn.Module, sample: Sample, batch: int) 
 @torch.no_grad()
 def _obstacle(model: nn.Module, backbone: nn.Module, sample: Sample) -> str | None:
     """Why the bare backbone, without anything of ours, does not run on a sample; None where it does."""
-    alone = model.anatomy.bare() if isinstance(model, AdaptedModule) else nullcontext()
-    with alone:
+    with model.anatomy.bare() if isinstance(model, AdaptedModule) else nullcontext():
+        modes = {module: module.training for module in backbone.modules()}
+        backbone.eval()
         try:
             hosts.of(backbone).run(backbone, (), sample.inputs(backbone, 1))
         except Exception as error:  # whatever upstream says
             return str(error) or type(error).__name__
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
     return None
 
 
