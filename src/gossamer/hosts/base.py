@@ -12,7 +12,7 @@ from transformers.modeling_outputs import ImageClassifierOutput, SequenceClassif
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.session import Session
 from gossamer.anatomy.stack import Stack
-from gossamer.errors import UserError
+from gossamer.errors import UserError, WrongKind
 from gossamer.hosts import heads
 
 
@@ -152,8 +152,12 @@ class Host(ABC):
         if not anatomy.heads:
             return self._built(anatomy, num_labels, make)
         said, found = self.outputs(model), anatomy.heads
-        sizes = {name: heads.outputs(head, said) for name, head in found.items()}
+        sizes = {name: size for name, head in found.items() if (size := heads.outputs(head, said)) is not None}
         chosen = [n for n in sizes if len(set(sizes.values())) == 1 or sizes[n] == said]
+        if not sizes:
+            raise WrongKind(
+                f"{', '.join(found)} of {type(model).__name__} has no layer that gives logits, so it cannot be resized"
+            )
         if not chosen:
             raise UserError(
                 f"num_labels={num_labels}: the heads of {type(model).__name__} give {_listed(sizes)} values and it says that it "
@@ -208,5 +212,5 @@ class Host(ABC):
         """What it takes, beside the name, to build the same model again."""
 
 
-def _listed(sizes: Mapping[str, int | None]) -> str:
+def _listed(sizes: Mapping[str, int]) -> str:
     return ", ".join(f"{size} ({name})" for name, size in sizes.items())
