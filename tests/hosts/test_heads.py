@@ -1,4 +1,4 @@
-"""Heads: read from what a model declares, named where it does not, resized together, saved; wrappers and outputs that cannot be read."""
+"""Heads that a model declares or its user names, resized and saved together; wrappers, outputs and losses."""
 
 from __future__ import annotations
 
@@ -54,8 +54,7 @@ def segmenter(labels: int = LABELS) -> Any:
 
 
 def wrapped_timm() -> Any:
-    arguments = {k: v for k, v in SMALL.items()}
-    config = tf.TimmWrapperConfig(architecture="vit_tiny_patch16_224", num_labels=LABELS, model_args=arguments)
+    config = tf.TimmWrapperConfig(architecture="vit_tiny_patch16_224", num_labels=LABELS, model_args=dict(SMALL))
     return tf.TimmWrapperForImageClassification(config).eval()
 
 

@@ -240,8 +240,9 @@ def count(
 ) -> tuple[int, int]:
     """Multiply-adds of the forward pass of a batch, and FLOPs of forward and (`backward`) backward pass, counted by torch.
 
-    The model runs as it is, in training or evaluation mode, but for batch normalisation, which does not train on one sample. The backward pass computes what requires_grad asks for: frozen Linears
-    pass gradients on to their inputs where something trained lies before them; their weights get none.
+    The model runs as it is, in training or evaluation mode, but for batch normalisation, which does not train on one sample. The
+    backward pass computes what requires_grad asks for: frozen Linears pass gradients on to their inputs where something trained
+    lies before them; their weights get none.
 
     Args:
         model: may be changed (its gradients are).
