@@ -150,3 +150,14 @@ def test_step_times_compares_each_method_with_lora(run, tmp_path: Path, monkeypa
     monkeypatch.setattr(importlib.import_module("step_times"), "ENOUGH", 0.0)
     with pytest.raises(SystemExit, match=r"over 0.0 x the step of LoRA: spt with 5 prompts on dinov2-small: .*, cvpt"):
         run("step_times", "--model", "dinov2-small", "--prompts", "5", "--check", *small)
+
+
+@pytest.mark.filterwarnings("default")
+def test_damaged_folders_are_loaded_or_refused_and_leave_no_trace(run, tmp_path: Path) -> None:
+    """A few of the 10,000 loads of docs/saving.md."""
+    said = run("fuzz_folders", "--loads", "100", "--seed", "5", "--out", str(tmp_path / "rows.jsonl"))
+    [row] = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert row["found"] == []
+    assert row["loaded"] + row["refused"] == row["loads"] == 100
+    assert min(row["loaded"], row["refused"]) > 0
+    assert said.startswith("loads  loaded  refused  other  faults")

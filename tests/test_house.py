@@ -15,8 +15,8 @@ import gossamer as gm
 SOURCE = Path(gm.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("version", "tested_versions", "documents", "arguments", "quiet", "metrics", "carriers", "hub"),
-    ("storage", "report"),
+    ("version", "tested_versions", "documents", "arguments", "quiet", "metrics", "carriers", "hub", "fingerprint"),
+    ("storage", "report", "card"),
     ("anatomy.call", "anatomy.stack", "anatomy.displaced"),
     ("anatomy.block",),
     ("anatomy.memory",),  # up to here, what a family may speak of
@@ -27,7 +27,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("models",),
     ("adapted", "data"),
     ("cost", "zoo"),
-    ("architectures", "saving"),
+    ("architectures", "origin"),
+    ("saving",),
     ("adapting",),
     ("runs",),
     ("tasks", "pictures", "protocols"),

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from gossamer import methods, saving, tested_versions
 from gossamer.adapted import AdaptedModule, finish, occupant
+from gossamer.adapted.rebuilding import Keeping
 from gossamer.cost import CostSheet, cost
 from gossamer.errors import UserError
 
@@ -34,7 +36,10 @@ class Adapted(AdaptedModule):
         Prompt keys and values are stored, projections folded, peft's layers merged. A copy: this adapter stays as it is.
         """
         self._must_be_attached()
-        return finish(self)
+        finished: Any = finish(self)
+        if isinstance(finished, PreTrainedModel):
+            finished.save_pretrained = Keeping(finished, [methods.to_dict(m) for m in self.applied])
+        return finished
 
     def cost(self, **sizes: Any) -> CostSheet:
         """Parameters and multiply-adds against the bare backbone; see `gossamer.cost.cost`."""

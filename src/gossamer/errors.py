@@ -35,6 +35,10 @@ class MissingPackage(UserError, ImportError):
     """A package is not installed that is needed for what was asked; the message names the command that installs it."""
 
 
+class AdapterError(UserError):
+    """An adapter cannot be saved or loaded as asked: the message says what was asked, what was found, what to do."""
+
+
 class Diverged(UserError, FloatingPointError):
     """A loss is not finite."""
 

@@ -32,23 +32,23 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from gossamer.documents import strict_json
-from gossamer.errors import UserError
+from gossamer.errors import AdapterError
+from gossamer.fingerprint import combined, fingerprint
 from gossamer.version import __version__
 
 FORMAT = 1
 CONFIG, TENSORS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 OWN_FIELDS = {"format", "gossamer_version", "tensors", "card"}
 
+__all__ = [
+    "AdapterError", "check_fields", "check_tensors", "check_types", "combined", "fingerprint", "read", "write",
+]  # fmt: skip
+
 _STAGED = ".gossamer-saving-"
 _MAX_CONFIG_BYTES = 16 * 2**20
 _MAX_DEPTH = 64
 _SHOWN = 5  # problems listed in one message
-_SAMPLES = 4096  # words of each tensor whose order enters the fingerprint
 _UNREADABLE = (SafetensorError, AssertionError, KeyError, RuntimeError, TypeError, ValueError)
-
-
-class AdapterError(UserError):
-    """An adapter cannot be saved or loaded as asked: the message says what was asked, what was found, what to do."""
 
 
 def write(folder: str | os.PathLike[str], config: dict[str, Any], tensors: Mapping[str, Tensor], card: str) -> None:
@@ -91,13 +91,14 @@ def read(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tens
     """
     folder = Path(folder)
     while True:
+        stamp = _stamp(folder / CONFIG)
         data = _config_bytes(folder)
         config = _parse(data, folder / CONFIG)
         record = _check_own_fields(config, folder / CONFIG)
         try:
             tensors = _load_tensors(folder, record)
         except AdapterError:
-            if _config_bytes(folder) == data:
+            if _stamp(folder / CONFIG) == stamp:
                 raise
             continue  # another process has saved here in the meantime
         return {name: value for name, value in config.items() if name not in OWN_FIELDS}, tensors
@@ -123,6 +124,16 @@ def check_fields(section: Any, fields: Iterable[str], where: str) -> None:
         )
 
 
+def check_types(section: Any, fields: dict[str, Any], where: str) -> None:
+    """Nothing, if `section` has exactly these fields, each of its type; AdapterError naming what is wrong if not."""
+    check_fields(section, fields, where)
+    for name, kind in fields.items():
+        value = section[name]
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            found = getattr(kind, "__name__", str(kind))
+            raise AdapterError(f"{where}: {name} must be {found}, found {value!r:.60}; correct the file")
+
+
 def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """Nothing, if both hold the same names with the same shapes; AdapterError listing every difference if not.
 
@@ -142,40 +153,6 @@ def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -
             f"the adapter's tensors ({len(found)}) are not those that its configuration and this backbone call for "
             f"({len(expected)}): {_listed(problems)}; load it over the backbone it was trained on"
         )
-
-
-def combined(fingerprints: dict[str, Any]) -> str:
-    """One fingerprint of several named ones."""
-    return hashlib.sha256(json.dumps(fingerprints, sort_keys=True).encode()).hexdigest()
-
-
-def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """SHA-256 (64 hex digits) that tells one set of weights from another, whatever their order, device or strides.
-
-    For each tensor it covers name, dtype, shape, the sum of all its bytes taken as 64-bit words (modulo 2^64), the
-    bytes left over, and at most 4096 words spaced evenly. Any single changed value shows; a rearrangement that keeps
-    the sum and misses the sample does not: this guards against mistakes, not against attacks. Each value is read once:
-    22 M float32 parameters take some 5 ms, 7 billion in 16 bits about half a second once in memory (2-core CPU).
-
-    Raises AdapterError for a meta tensor.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
-        if tensor.is_meta:
-            raise AdapterError(
-                f"cannot take the fingerprint of a backbone without values: {name!r} is on the meta device; "
-                "load the weights first"
-            )
-        data = tensor.detach().reshape(-1).view(torch.uint8)
-        if data.storage_offset() % 8:
-            data = data.clone()  # words can only be read from an aligned start
-        tail = data.numel() % 8
-        words = data[: data.numel() - tail].view(torch.int64)
-        step = math.ceil(words.numel() / _SAMPLES) | 1  # odd, so that it does not keep to a few columns of a matrix
-        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape), int(words.sum())]).encode())
-        digest.update(words[::step].cpu().numpy().tobytes())
-        digest.update(data[data.numel() - tail :].cpu().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _encode(config: dict[str, Any], tensors: Mapping[str, Tensor], card: str) -> dict[str, bytes]:
@@ -334,6 +311,15 @@ def _remove_staged(folder: Path, start: str) -> None:
     """Clear what this write and killed ones before it left; only once the three files in place agree."""
     for staged in _staged_in(folder, start):
         shutil.rmtree(staged, ignore_errors=True)  # what cannot be removed does no harm
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What no two saves give a file, even of the same bytes; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _config_bytes(folder: Path) -> bytes:

@@ -28,7 +28,8 @@ METHODS: dict[str, Any] = {
     "full": gm.FullFineTuning(),
     "probe": gm.LinearProbe(),
 }
-SMALL = {"img_size": 16, "patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 2, "num_classes": LABELS}
+SMALL = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": LABELS}
+GPT2 = {"n_embd": 12, "n_layer": 2, "n_head": 2, "vocab_size": 50, "bos_token_id": 1, "eos_token_id": 2}
 LARGE = {**TEXT, "num_key_value_heads": 1, "pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3}
 
 
@@ -37,36 +38,61 @@ def image(model: Any) -> dict[str, Tensor]:
 
 
 def text(model: Any) -> dict[str, Tensor]:
-    return {"input_ids": IDS, "labels": IDS if "CausalLM" in type(model).__name__ else torch.tensor([0, 2])}
+    return {"input_ids": IDS, "labels": IDS if "LMHead" in type(model).__name__ else torch.tensor([0, 2])}
 
 
 UNKNOWN: dict[str, tuple[Callable[[], Any], Callable[[Any], dict[str, Tensor]], dict[str, Any]]] = {
     "beit": (lambda: tf.BeitForImageClassification(tf.BeitConfig(**VISION, num_labels=LABELS)), image, {}),
-    "dinov3-bare": (lambda: tf.DINOv3ViTModel(tf.DINOv3ViTConfig(**VISION)), image, {"num_labels": LABELS}),
+    "dinov3-bare": (
+        lambda: tf.DINOv3ViTModel(tf.DINOv3ViTConfig(**{**VISION, "hidden_size": 16})),
+        image,
+        {"num_labels": LABELS},
+    ),
     "pvt": (
         lambda: tf.PvtForImageClassification(
-            tf.PvtConfig(image_size=16, hidden_sizes=[4, 6], depths=[1, 1], num_attention_heads=[1, 2], num_encoder_blocks=2,
-                         sequence_reduction_ratios=[2, 1], mlp_ratios=[2, 2], patch_sizes=[4, 2], strides=[4, 2], num_labels=LABELS)
+            tf.PvtConfig(
+                image_size=16,
+                hidden_sizes=[4, 6],
+                depths=[1, 1],
+                num_attention_heads=[1, 2],
+                num_encoder_blocks=2,
+                sequence_reduction_ratios=[2, 1],
+                mlp_ratios=[2, 2],
+                patch_sizes=[4, 2],
+                strides=[4, 2],
+                num_labels=LABELS,
+            )
         ),
         image,
         {},
-    ),  # fmt: skip
+    ),
     "timm-cait": (lambda: timm.create_model("cait_xxs24_224", **SMALL), image, {}),
     "timm-eva": (lambda: timm.create_model("eva02_tiny_patch14_224", **SMALL), image, {"num_labels": 4}),
-    "timm-bare": (lambda: timm.create_model("eva02_tiny_patch14_224", **{**SMALL, "num_classes": 0}), image, {"num_labels": 4}),
+    "timm-bare": (
+        lambda: timm.create_model("eva02_tiny_patch14_224", **{**SMALL, "num_classes": 0}),
+        image,
+        {"num_labels": 4},
+    ),
     "distilbert-bare": (
         lambda: tf.DistilBertModel(tf.DistilBertConfig(dim=12, n_layers=2, n_heads=2, hidden_dim=20, vocab_size=50)),
         text,
         {"num_labels": LABELS},
     ),
-    "gpt2": (lambda: tf.GPT2LMHeadModel(tf.GPT2Config(n_embd=12, n_layer=2, n_head=2, vocab_size=50)), text, {}),
-}  # fmt: skip
+    "gpt2": (
+        lambda: tf.GPT2LMHeadModel(
+            tf.GPT2Config(n_embd=12, n_layer=2, n_head=2, vocab_size=50, bos_token_id=1, eos_token_id=2)
+        ),
+        text,
+        {},
+    ),
+}
 
 
 def answer(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output.logits
 
 
+@pytest.mark.filterwarnings("ignore:this .* looks as if it had never been trained:UserWarning")
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")  # GPT-2's Linears are transposed
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("row", UNKNOWN)
@@ -93,9 +119,8 @@ def test_life_without_an_anatomy(row: str, method: str, tmp_path: Path) -> None:
     assert sheet["bare"]["counted"] > 0
     assert sheet["bare"]["closed"] is None
     finished = adapted.finalize()
-    assert torch.allclose(
-        answer(hosts.of(finished).run(finished, (), inputs) if "timm" in row else finished(**inputs)), found, atol=1e-5
-    )
+    again = finished(*inputs.values()) if "timm" in row and adapted.head_built is None else finished(**inputs)
+    assert torch.allclose(answer(again), found, atol=1e-5)
     adapted.detach()
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
@@ -105,7 +130,7 @@ def test_methods_that_need_blocks_say_what_is_not_known() -> None:
     for method in (gm.VPT(prompts=2), gm.Adapter(rank=2), gm.DAS(skip=(1,), rank=2)):
         with pytest.raises(TypeError, match=r"cannot read BeitForImageClassification|looks like a known family"):
             gm.adapt(model, method)
-    with pytest.raises(TypeError, match="cannot read|looks like"):
+    with pytest.raises(TypeError, match=r"cannot read|looks like"):
         gm.adapt(model, LoraConfig(r=2, target_modules=["q", "v"]))
     with pytest.raises(ValueError, match="IA3Config goes to keys, values and the FFN, and which these are"):
         gm.adapt(model, IA3Config())

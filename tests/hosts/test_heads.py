@@ -184,6 +184,7 @@ SHARED: dict[str, tuple[Callable[[], Any], Tensor, Tensor]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:this .* looks as if it had never been trained:UserWarning")
 @pytest.mark.parametrize("row", SHARED)
 def test_heads_are_resized_trained_and_saved_together(row: str, tmp_path: Path) -> None:
     build, pixels, labels = SHARED[row]
@@ -215,6 +216,7 @@ def test_of_several_heads_those_that_give_labels_are_resized() -> None:
         gm.adapt(model, gm.LinearProbe(), num_labels=5)
 
 
+@pytest.mark.filterwarnings("ignore:this .* looks as if it had never been trained:UserWarning")
 @pytest.mark.parametrize("method", [gm.FullFineTuning(), gm.BitFit()], ids=["full", "bitfit"])
 def test_what_batch_normalisation_counts_is_saved_and_given_back(method: Any, tmp_path: Path) -> None:
     model = timm.create_model("resnet10t", num_classes=LABELS)
@@ -245,6 +247,7 @@ UNCLAIMED: dict[str, tuple[Callable[[], nn.Module], str, Any]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:this .* looks as if it had never been trained:UserWarning")
 @pytest.mark.parametrize("row", UNCLAIMED)
 def test_what_nobody_knows_is_refused_or_named(row: str, tmp_path: Path) -> None:
     build, names, head = UNCLAIMED[row]

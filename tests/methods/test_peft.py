@@ -10,7 +10,6 @@ import pytest
 import torch
 from peft import (
     AdaLoraConfig,
-    BOFTConfig,
     FourierFTConfig,
     HRAConfig,
     IA3Config,
@@ -277,7 +276,7 @@ def test_an_error_inside_peft_leaves_the_model_as_it_was() -> None:
 
 CONFIGS: list[Any] = [
     LoraConfig(), AdaLoraConfig(total_step=9), IA3Config(), LNTuningConfig(), OFTConfig(oft_block_size=2, r=0), LoHaConfig(),
-    LoKrConfig(), HRAConfig(), VeraConfig(), FourierFTConfig(), BOFTConfig(), TrainableTokensConfig(token_indices=[3]),
+    LoKrConfig(), HRAConfig(), VeraConfig(), FourierFTConfig(), TrainableTokensConfig(token_indices=[3]),
 ]  # fmt: skip
 
 

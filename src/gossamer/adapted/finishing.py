@@ -19,7 +19,12 @@ def finish(adapted: AdaptedModule) -> nn.Module:
 
     Prompt keys and values are stored, projections folded, peft's layers merged. A copy: the adapted model stays as it is.
     """
-    model = copy.deepcopy(adapted).eval()
+    return settle(copy.deepcopy(adapted).eval())
+
+
+@torch.no_grad()
+def settle(model: AdaptedModule) -> nn.Module:
+    """The same of an adapted model itself, which is used up."""
     backbone = model.backbone
     # The last placed first, while what it was placed on is as it was.
     for tree in reversed(list(model.methods.values())):

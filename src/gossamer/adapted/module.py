@@ -71,7 +71,9 @@ class AdaptedModule(nn.Module):
             self.backbone, self.applied, num_labels=self.num_labels, train_head=self.train_head, head=self.head_named
         )
         self.placement, self.anatomy, self.readout = placed, placed.anatomy, placed.readout
-        self.methods, self.head_built, self.fingerprints = placed.methods, placed.head, placed.fingerprints
+        self.methods, self.head_built = placed.methods, placed.head
+        self.fingerprints = {name: origin.fingerprint for name, origin in placed.origins.items()}
+        self.applied = placed.applied
         self.displaced = placed.anatomy.displaced
         occupy(self.backbone, self)
         kept = self.kept

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -42,11 +43,12 @@ class Placement:
 
     Attributes:
         anatomy: of the backbone with everything in place.
+        applied: the methods, settled.
         readout: where a head that was built reads.
         methods: the trees of the methods, by name.
         head: one that was built beside the backbone; None where it brings its own, or has none.
         originals: values of the trained parameters that are the backbone's own.
-        fingerprints: identities of the pre-trained weights, by part of the backbone.
+        origins: what the pre-trained weights were, by part of the backbone.
 
     Raises:
         TypeError: a method needs blocks, and no family knows the backbone, or only a part of it.
@@ -70,10 +72,8 @@ class Placement:
         self._check_read(applied)
         self.anatomy.check_whole_input()
         self.readout = self.host.read_out(self.anatomy)
-        parts = self.host.parts(backbone)
-        read = {name: self.anatomy if part is backbone else hosts.read(part) for name, part in parts.items()}
-        self.fingerprints = {name: _fingerprint(found) for name, found in read.items()}
-        self.methods, self.head = nn.ModuleDict(), None
+        self.origins = {name: Origin.of(self._part(part)) for name, part in self.host.parts(backbone).items()}
+        self.methods, self.head, self.applied = nn.ModuleDict(), None, tuple(applied)
         self._flags = {n: p.requires_grad for n, p in backbone.named_parameters()}
         self._modes = {n: m.training for n, m in backbone.named_modules()}
         self._labels = self.host.labels(backbone)
@@ -91,7 +91,8 @@ class Placement:
         for parameter in self.backbone.parameters():
             parameter.requires_grad_(False)
         self.anatomy.sites = [site for method in applied for site in method.skipped(self.anatomy)]
-        for method in applied:
+        self.applied = tuple(method.settled(self.anatomy) for method in applied)
+        for method in self.applied:
             self.methods[_unique(method.name, self.methods)] = method.attach(self.anatomy)
         heads = list(self.anatomy.heads.values()) if self.head is None else [self.head]
         for head in heads:
@@ -146,6 +147,20 @@ class Placement:
                 other = owners.setdefault(id(parameter), name)
                 if other != name:
                     raise UserError(f"{other} and {name} would both train the same parameters: leave one of them out")
+
+    def _part(self, part: nn.Module) -> Anatomy:
+        """The anatomy of a part as it is now, of the backbone with the same heads."""
+        return hosts.read(part, tuple(self.anatomy.heads) if part is self.backbone else None)
+
+    def changed(self) -> str | None:
+        """What of the backbone's own weights is no more as it was when the methods came, in words; None where all is."""
+        own = {id(p): self.originals[n] for n, p in self.backbone.named_parameters() if n in self.originals}
+        with self.anatomy.bare():
+            found = [
+                origin.against(self._part(part), own)
+                for origin, part in zip(self.origins.values(), self.host.parts(self.backbone).values(), strict=True)
+            ]
+        return next((words for words in found if words), None)
 
     def remove(self) -> None:
         """Takes everything out of the backbone, which is then bit for bit as it was."""
@@ -208,8 +223,35 @@ def _statistics(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _fingerprint(anatomy: Anatomy) -> str | None:
-    """The identity of the pre-trained weights; None on the meta device, where there are none.
+class Origin(NamedTuple):
+    """The pre-trained weights of a model at one moment: what they are, their type, and their shapes by name."""
+
+    fingerprint: str | None
+    dtype: str
+    shapes: dict[str, tuple[int, ...]]
+
+    @classmethod
+    def of(cls, anatomy: Anatomy, instead: Mapping[int, Tensor] = MappingProxyType({})) -> Origin:
+        """That of a model as it is, with other values `instead` of some parameters, by their id."""
+        tensors = [(n, instead.get(id(p), p)) for n, p in _identifying(anatomy)]
+        meta = any(p.device.type == "meta" for _, p in tensors)  # no values
+        shapes = {n: tuple(p.shape) for n, p in tensors}
+        dtype = str(next(anatomy.model.parameters()).dtype).removeprefix("torch.")
+        return cls(None if meta else storage.fingerprint(tensors), dtype, shapes)
+
+    def against(self, anatomy: Anatomy, instead: Mapping[int, Tensor]) -> str | None:
+        """How the weights of a model are no more these, in words; None where they are, be it in another type."""
+        model, now = anatomy.model, Origin.of(anatomy, instead)
+        for name in sorted({*self.shapes, *now.shapes}):
+            if self.shapes.get(name) != now.shapes.get(name):
+                return f"{name} of {type(model).__name__} was {self.shapes.get(name)} and is {now.shapes.get(name)}"
+        if now.dtype == self.dtype and now.fingerprint != self.fingerprint:
+            return f"the frozen weights of {type(model).__name__} have other values"
+        return None
+
+
+def _identifying(anatomy: Anatomy) -> list[tuple[str, nn.Parameter]]:
+    """Names and parameters by which a pre-trained model is known: those outside its heads.
 
     A pooler that nothing reads does not count: where a checkpoint has none, each loading makes a random one.
     """
@@ -217,7 +259,4 @@ def _fingerprint(anatomy: Anatomy) -> str | None:
     read = anatomy.heads or (anatomy.stacks and anatomy.blocks()[0].stack.readout == "pooled")
     pooler = None if read else getattr(owner, "pooler", None)
     unread = {id(p) for p in pooler.parameters()} if isinstance(pooler, nn.Module) else set()
-    tensors = [(n, p) for n, p in anatomy.backbone_parameters() if id(p) not in unread]
-    if any(p.device.type == "meta" for _, p in tensors):
-        return None
-    return storage.fingerprint(tensors)
+    return [(n, p) for n, p in anatomy.backbone_parameters() if id(p) not in unread]

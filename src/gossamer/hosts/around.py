@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -158,7 +158,17 @@ class Around(Host):
         return None
 
     def options(self, model: Any) -> dict[str, Any]:
-        """Nothing."""
+        """Those of the model in it."""
+        host, inside = _of(model)
+        return host.options(inside)
+
+    def structure(self, model: Any, heads: Iterable[str]) -> dict[str, str]:
+        """That of the model in it."""
+        host, inside = _of(model)
+        return host.structure(inside, ())
+
+    def restoring(self, model: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Nothing: it has no name to be loaded by."""
         return {}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
@@ -209,7 +209,19 @@ class Host(ABC):
 
     @abstractmethod
     def options(self, model: Any) -> dict[str, Any]:
-        """What it takes, beside the name, to build the same model again."""
+        """What it takes, beside the name, to build the same model again, as JSON."""
+
+    def structure(self, model: Any, heads: Iterable[str]) -> dict[str, str]:
+        """Its modules without the heads, where the options do not say everything that changes its function. Default: they do."""
+        return {}
+
+    @abstractmethod
+    def restoring(self, model: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+        """What has to be said beside the name to get a model of these options, the name alone having given `model`.
+
+        Raises:
+            UserError: the options ask for what the published weights cannot be.
+        """
 
 
 def _listed(sizes: Mapping[str, int]) -> str:

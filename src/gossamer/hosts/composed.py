@@ -28,6 +28,10 @@ class Composed(HuggingFace):
         """Whether it is `Halves`."""
         return isinstance(model, Halves)
 
+    def options(self, model: Any) -> dict[str, Any]:
+        """Nothing: each half has its own."""
+        return {}
+
     def parts(self, model: Any) -> dict[str, nn.Module]:
         """The halves."""
         return model.parts

@@ -16,7 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from gossamer.anatomy import Anatomy
 from gossamer.errors import UserError, WrongKind
-from gossamer.hosts import checkpointing, heads
+from gossamer.hosts import checkpointing, heads, settings
 from gossamer.hosts.base import Host, ReadOut
 
 LABELS = (
@@ -200,8 +200,29 @@ class HuggingFace(Host):
         return getattr(model.config, "_commit_hash", None)
 
     def options(self, model: Any) -> dict[str, Any]:
-        """Nothing: all is in the configuration."""
-        return {}
+        """What the configuration says that its class does not."""
+        return settings.difference(model.config)
+
+    def restoring(self, model: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings that are published otherwise, where they leave every weight its shape."""
+        changed = settings.whole(model.config, options)
+        counts = [n for n in changed if "layers" in n or "depth" in n]  # a model of a million layers is never finished
+        if counts:
+            raise UserError(f"it was published with another {counts[0]} than {changed[counts[0]]!r:.40}")
+        if not changed:
+            return {}
+        config = copy.deepcopy(model.config)
+        config.update({n: v for n, v in changed.items() if not isinstance(v, Mapping)})
+        for name, inner in changed.items():
+            if isinstance(inner, Mapping):
+                getattr(config, name).update(inner)
+        with torch.device("meta"):
+            twin = type(model)(config)
+        shapes = {n: p.shape for n, p in model.named_parameters()}
+        wrong = [n for n, p in twin.named_parameters() if shapes.get(n) != p.shape]
+        if wrong:
+            raise UserError(f"the published weights do not fit {', '.join(changed)}: {wrong[0]}")
+        return changed
 
 
 def _parametrized(model: nn.Module) -> list[tuple[str, nn.Module]]:

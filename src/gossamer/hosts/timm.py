@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from gossamer.anatomy import Anatomy
 from gossamer.errors import WrongKind
-from gossamer.hosts import checkpointing
+from gossamer.hosts import checkpointing, settings
 from gossamer.hosts.base import Host, ReadOut
 
 
@@ -139,9 +139,24 @@ class Timm(Host):
         return None
 
     def options(self, model: Any) -> dict[str, Any]:
-        """The size of images, which timm builds a model for."""
+        """The size of images, which timm builds a model for, and how it pools."""
         size = getattr(getattr(model, "patch_embed", None), "img_size", None)
-        return {} if size is None else {"img_size": list(size)}
+        pooled: dict[str, Any] = {} if size is None else {"img_size": list(size)}
+        if isinstance(getattr(model, "global_pool", None), str):
+            pooled["global_pool"] = model.global_pool
+        if isinstance(getattr(model, "fc_norm", None), nn.Module):
+            pooled["fc_norm"] = not isinstance(model.fc_norm, nn.Identity)
+        if isinstance(getattr(model, "dynamic_img_size", None), bool):
+            pooled["dynamic_img_size"] = model.dynamic_img_size
+        return pooled
+
+    def structure(self, model: Any, heads: Iterable[str]) -> dict[str, str]:
+        """All modules: timm keeps no record of what a model was made with."""
+        return settings.structure(model, heads)
+
+    def restoring(self, model: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+        """All options where one is published otherwise: what timm makes of one depends on the others."""
+        return dict(options) if dict(options) != self.options(model) else {}
 
 
 def _by_position(inputs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

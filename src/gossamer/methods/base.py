@@ -31,6 +31,10 @@ class Method(ABC):
     def parameters(self, anatomy: Anatomy) -> int:
         """Trained parameters without the head, by closed formula."""
 
+    def settled(self, anatomy: Anatomy) -> Method:
+        """The method as a folder says it, with what it asks of this model by a pattern written out. Default: as it is."""
+        return self
+
     def skipped(self, anatomy: Anatomy) -> list[Site]:
         """What this method takes the place of, where no other method then places anything. Default: nothing."""
         return []

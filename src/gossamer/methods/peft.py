@@ -4,6 +4,9 @@ Besides names of modules, `target_modules` may name parts by role ("q", "k", "v"
 same in every family, in all stacks or in one ("fusion.q"); in a fused qkv, thirds. Left out, LoRA-like tuners get the queries and
 values, IA3 keys, values and the FFN; in a model that no family knows, or a part of which none does, LoRA-like ones all Linears.
 "all-linear" is every Linear but those of heads and output embeddings.
+
+An adapter's folder holds plain settings alone (`parts/peft_settings.py`), and names of modules or roles. A pattern that asks for
+modules is written out in names when the model is adapted (`settled`); in a folder it is refused, since a pattern can take for ever.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from gossamer.anatomy.plan import Plan
 from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError
 from gossamer.methods.base import Method, grow
+from gossamer.methods.parts import peft_settings as settings
 
 ADAPTER = "default"
 HOOKS = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks", "_forward_hooks_with_kwargs")
@@ -52,6 +56,27 @@ class Peft(Method):
                 f"init_lora_weights={start!r} subtracts LoRA's start from the backbone's own weights, which stay as they are here, "
                 "so that adapters can share a backbone; use True, 'gaussian' or 'orthogonal'"
             )
+        settings.check(self.config)
+
+    def settled(self, anatomy: Anatomy) -> Method:
+        """With names of modules in place of patterns: of targets, of those left out, of ranks by module."""
+        config = copy.deepcopy(self.config)
+        with anatomy.tentatively():
+            resolved = self._resolve(anatomy)
+            with anatomy.without_sites():
+                hit = set(settings.targeted(resolved, anatomy.model))
+                if hit and (settings.patterned(config) or self._unguided(anatomy)):
+                    settings.write_out(config, hit)
+                    more = set(settings.targeted(config, anatomy.model)) - hit
+                    if more:
+                        raise UserError(
+                            f"names of modules are compared by their ends, and those that this {type(config).__name__} asks for by "
+                            f"a pattern would mean {min(more)} as well; give target_modules as a list of names"
+                        )
+            for field in settings.BY_NAME & vars(config).keys():
+                settings.write_out_keys(config, field, hit)
+        settings.check_plain(to_dict(config))
+        return self if config == self.config else Peft(config=config)
 
     def attach(self, anatomy: Anatomy) -> Part:
         """Injects the tuner; its tree holds peft's parameters under our names (`vision.blocks.3.q.lora_A.weight`)."""
@@ -103,11 +128,12 @@ class Peft(Method):
         """The configuration with roles turned into this model's module names."""
         config = copy.deepcopy(self.config)
         config.inference_mode = False  # as peft saves configurations
+        settings.check_counts(config, anatomy.model)
         if getattr(config, "modules_to_save", None):  # heads are trained and saved anyway
             heads = [n.rpartition(".")[2] for n in anatomy.heads]
             config.modules_to_save = [m for m in config.modules_to_save if m.rpartition(".")[2] not in heads] or None
         targets = config.target_modules
-        if targets is None and not hasattr(config, "token_indices") and not anatomy.whole:
+        if self._unguided(anatomy):
             targets = self._without_roles(anatomy)
         if targets == "all-linear":
             config.target_modules = _linears(anatomy)
@@ -119,6 +145,11 @@ class Peft(Method):
         elif targets is not None and not isinstance(targets, str) and _roles(anatomy, targets):
             config.target_modules = _names(anatomy, tuple(targets))
         return config
+
+    def _unguided(self, anatomy: Anatomy) -> bool:
+        """Whether it goes to queries and values by default, and nobody knows which modules these are."""
+        config = self.config
+        return config.target_modules is None and not hasattr(config, "token_indices") and not anatomy.whole
 
     def _without_roles(self, anatomy: Anatomy) -> str:
         """What stands for queries and values where nobody knows which modules these are: all Linears."""
@@ -213,12 +244,9 @@ def _merged(layer: Any) -> nn.Module | None:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A peft configuration as JSON; the inverse of `from_dict`."""
-    import json
-
-    def plain(value: Any) -> Any:
-        return sorted(value) if isinstance(value, set) else str(getattr(value, "value", value))
-
-    return {"method": "peft", **json.loads(json.dumps(config.to_dict(), default=plain))}
+    values = {n: v for n, v in vars(config).items() if n in settings.PLAIN}
+    listed = {n: sorted(v) if isinstance(v, set) else v for n, v in values.items()}
+    return {"method": "peft", "peft_type": config.peft_type.value, **listed}
 
 
 def from_dict(values: dict[str, Any]) -> Peft:
@@ -258,10 +286,10 @@ def _names(anatomy: Anatomy, roles: tuple[str, ...]) -> list[str]:
     """
     anatomy.check_known()
     if anatomy.unread and not all("." in role for role in roles):
+        unread = ", ".join(f"{path} ({kind})" for path, kind in anatomy.unread.items())
         raise UserError(
-            f"no family knows {', '.join(f'{path} ({kind})' for path, kind in anatomy.unread.items())} of this "
-            f"{type(anatomy.model).__name__}, so {', '.join(roles)} would be found in {', '.join(anatomy.stacks)} alone: say so "
-            f"({anatomy.main}.{roles[0]}), or name modules, or 'all-linear'"
+            f"no family knows {unread} of this {type(anatomy.model).__name__}, so {', '.join(sorted(roles))} would be found in "
+            f"{', '.join(anatomy.stacks)} alone: say so ({anatomy.main}.{min(roles)}), or name modules, or 'all-linear'"
         )
     names = []
     for block in [block for stack in anatomy.adapted for block in anatomy.blocks(stack)]:

@@ -1,0 +1,81 @@
+"""The model card of an adapter: what was adapted, how, at what cost, with what result, for people and for the hub.
+
+Names, labels and results come from data and from others: in the front matter YAML's own writer quotes them, in the text nothing of
+them is read as Markdown or HTML.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+HALVES = ("vision", "language")  # of composed models
+_MEANT = re.compile(r"([\\`*_{}\[\]<>()#+!|~&$-])")
+
+
+def text(config: dict[str, Any]) -> str:
+    """The card as Markdown, from what adapter_config.json says."""
+    metadata, backbone = config["metadata"], config["backbone"]
+    parts = [backbone["options"][half] for half in HALVES] if backbone["class"] == "VisionLanguage" else [backbone]
+    base = " + ".join(part["name"] or part["class"] for part in parts)
+    methods = ", ".join(m["method"] for m in config["methods"])
+    lines = [f"# {plain(base)}, adapted by {plain(methods)}", ""]
+    lines += [f"Task: {plain(metadata['task'])}.", ""] if "task" in metadata else []
+    labels = [plain(label) for label in metadata.get("labels", [])]
+    shown = ", ".join(labels[:20]) + (f", ... ({len(labels)} in all)" if len(labels) > 20 else "")
+    lines += [f"Labels: {shown}.", ""] if labels else []
+    lines += ["```python", "import gossamer as gm", "", 'adapted = gm.load("this folder")', "```", "", "## Cost", ""]
+    lines += _listed(config["cost"])
+    if metadata.get("results"):
+        lines += ["", "## Results", "", *_listed(metadata["results"])]
+    lines += ["", "## Exports", ""] if metadata.get("exports") else []
+    lines += [f"- {plain(name)}: {_exported(found)}" for name, found in metadata.get("exports", {}).items()]
+    settings = [
+        f"- {plain(k)}: {plain(v)}" for m in config["methods"] for k, v in m.items() if k != "method" and v is not None
+    ]
+    return "\n".join(
+        [front([part["name"] for part in parts if part["name"]]), "", *lines, "", "## Settings", "", *settings, ""]
+    )
+
+
+def front(published: list[str]) -> str:
+    """What the hub reads of a card, between two lines of ---."""
+    matter: dict[str, Any] = {"library_name": "gossamer", "tags": ["gossamer", "parameter-efficient"]}
+    if published:
+        matter["base_model"] = published[0] if len(published) == 1 else published
+    return f"---\n{yaml.dump(matter, Dumper=_OneLine, sort_keys=False, allow_unicode=True, width=10_000)}---"
+
+
+class _OneLine(yaml.SafeDumper):
+    """Writes text that has line breaks with escapes: one of its lines could be the --- that ends the front matter."""
+
+
+def _written(dumper: _OneLine, value: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=None if value.isprintable() else '"')
+
+
+_OneLine.add_representer(str, _written)
+
+
+def plain(value: Any) -> str:
+    """A value as one line of Markdown that shows it letter by letter."""
+    line = " ".join(str(value).split())
+    return _MEANT.sub(r"\\\1", line) if re.search(r"[^\w ,.:;/'\"=-]|^\W|(^|\W)_|_(\W|$)", line) else line
+
+
+def _listed(values: dict[str, Any]) -> list[str]:
+    return [f"- {plain(n.replace('_', ' '))}: {plain(v)}" for n, v in values.items() if not isinstance(v, dict | list)]
+
+
+def _exported(found: dict[str, Any]) -> str:
+    """One exported file in words: how fast, how equal, and how accurate where it is not meant to be equal."""
+    time, accuracy = found["latency"], found.get("accuracy")
+    said = (
+        f"a batch of {time['batch']} in {time['exported']:.1f} ms, {time['torch']:.1f} ms in torch; logits differ by "
+        f"{found['difference']:.1g}"
+    )
+    if accuracy:
+        said += f"; {accuracy['split']} accuracy {accuracy['exported']:.2%}, as trained {accuracy['adapter']:.2%}"
+    return said

@@ -1,0 +1,57 @@
+"""The model card: YAML that reads back, and text of others that stays text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from gossamer import card
+
+NASTY = [
+    "a: b", "- x", "a\n---\nlicense: mit", 'quo"te', "it's", "#tag", "[x](http://y)", "<script>alert(1)</script>", "null", "1.0",
+    "{a}", "!!python/object:os.system", "a`b`", "*bold*", "| cell |", "line\r\nbreak", "\u2028", "&amp;",
+]  # fmt: skip
+
+
+def config_of(name: str | None, **metadata: Any) -> dict[str, Any]:
+    backbone = {"class": "ViTModel", "name": name, "options": {}}
+    return {
+        "metadata": metadata,
+        "backbone": backbone,
+        "methods": [{"method": "vpt", "prompts": 3}],
+        "cost": {"macs": 5},
+    }
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_front_matter_reads_back(text: str) -> None:
+    written = card.text(config_of(text, task=text, labels=[text], results={text: text}))
+    _, front, rest = written.split("---\n", 2)
+    assert yaml.safe_load(front) == {
+        "library_name": "gossamer",
+        "tags": ["gossamer", "parameter-efficient"],
+        "base_model": text,
+    }
+    assert "\n---" not in rest
+    assert "<script" not in rest.replace("\\<script", "")
+    assert "](http" not in rest.replace("\\]\\(http", "")
+    assert (
+        sum(line.startswith("#") for line in rest.splitlines()) == 4
+    )  # the title, Cost, Results, Settings: none of others
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("ViTForImageClassification", "ViTForImageClassification"), ("google/vit_base", "google/vit_base"), (0.75, "0.75"),
+        ("a\nb", "a b"), ("*b*", r"\*b\*"), ("<b>", r"\<b\>"), ("_x_", r"\_x\_"), ("[a](b)", r"\[a\]\(b\)"), ("a`b", r"a\`b"),
+    ],
+)  # fmt: skip
+def test_text_is_shown_letter_by_letter(value: Any, shown: str) -> None:
+    assert card.plain(value) == shown
+
+
+def test_a_model_without_a_name_has_no_base_model() -> None:
+    assert "base_model" not in card.text(config_of(None))
