@@ -149,7 +149,7 @@ def test_what_was_saved_comes_back(original: Path) -> None:
     assert all(torch.equal(tensors[k], v) for k, v in adapted.state_dict().items())
     assert config["backbone"]["class"] == "ViTForImageClassification"
     assert config["stacks"] == {"vision": {"blocks": 3, "width": 12}}
-    assert config["head"] == {"outputs": 3, "built": False, "trained": True}
+    assert config["head"] == {"outputs": 3, "built": False, "trained": True, "modules": None}
     assert set(config["versions"]) == {"torch", "transformers", "peft", "timm"}
 
 

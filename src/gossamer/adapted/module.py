@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from gossamer import hosts, state, storage
 from gossamer.adapted.placement import Placement, occupant, occupy
@@ -22,17 +23,26 @@ class AdaptedModule(nn.Module):
     """A frozen backbone with methods and a head, as one module; what users hold is `gossamer.Adapted`, with the same arguments."""
 
     def __init__(
-        self, backbone: nn.Module, applied: Sequence[Method], *, num_labels: int | None = None, train_head: bool = True
+        self,
+        backbone: nn.Module,
+        applied: Sequence[Method],
+        *,
+        num_labels: int | None = None,
+        train_head: bool = True,
+        head: Any = None,
     ):
         super().__init__()
+        hosts.check_plain(backbone)
         self.backbone, self.host = backbone, hosts.of(backbone)
         self.applied = tuple(sorted(applied, key=lambda m: m.name != "peft"))
         self.num_labels, self.train_head = num_labels, train_head
+        self.head_named = None if head is None else tuple(heads.named(backbone, head))
         self.metadata: dict[str, Any] = {}
         self.methods = nn.ModuleDict()
         self.head_built: nn.Module | None = None
         self.placement: Placement | None = None
         self.kept: dict[str, Tensor] | None = None
+        self.kept_labels: dict[str, Any] | None = None
         self.checkpointing = False
         self.attach()
 
@@ -57,7 +67,9 @@ class AdaptedModule(nn.Module):
         return self
 
     def _attach(self) -> None:
-        placed = Placement(self.backbone, self.applied, num_labels=self.num_labels, train_head=self.train_head)
+        placed = Placement(
+            self.backbone, self.applied, num_labels=self.num_labels, train_head=self.train_head, head=self.head_named
+        )
         self.placement, self.anatomy, self.readout = placed, placed.anatomy, placed.readout
         self.methods, self.head_built = placed.methods, placed.head
         self.fingerprints = {name: origin.fingerprint for name, origin in placed.origins.items()}
@@ -68,6 +80,7 @@ class AdaptedModule(nn.Module):
         try:
             if kept is not None:
                 self.load_state_dict(kept)
+                self.host.tell_labels(self.backbone, self.kept_labels or {})
         except BaseException:
             self.detach()
             self.kept = kept
@@ -81,6 +94,7 @@ class AdaptedModule(nn.Module):
             return self.backbone
         self.activation_checkpointing_disable()
         self.kept = {k: v.detach().clone() for k, v in self.tensors().items()}
+        self.kept_labels = self.host.labels(self.backbone)
         self.placement.remove()
         self.placement, self.methods, self.head_built = None, nn.ModuleDict(), None
         occupy(self.backbone, None)
@@ -129,8 +143,10 @@ class AdaptedModule(nn.Module):
         inputs = {k: v for k, v in named.items() if v is not None} | kwargs
         if self.head_built is None:
             return self.host.respond(self.backbone, self.readout, args, inputs, labels)
+        as_tuple, inputs = self.host.wants_tuple(self.backbone, inputs)
         logits = self.head_built(self.host.features(self.backbone, self.readout, args, inputs))
-        return self.readout.answer(logits, labels)
+        answer = self.readout.answer(logits, labels)
+        return answer.to_tuple() if as_tuple else answer
 
     @property
     def accepts_loss_kwargs(self) -> bool:
@@ -143,7 +159,10 @@ class AdaptedModule(nn.Module):
         if self.head is None:
             raise WrongKind(f"{type(self.backbone).__name__} has no head; adapt it with num_labels=...")
         probe = _Input()
-        handle = heads.last_linear(self.head).register_forward_pre_hook(probe.keep)
+        found = heads.logits_of(self.head, self.host.outputs(self.backbone))
+        if found is None:
+            raise WrongKind(f"the head {type(self.head).__name__} has no layer that gives logits")
+        handle = found[1].register_forward_pre_hook(probe.keep)
         try:
             self(*args, **inputs)
         finally:
@@ -214,12 +233,23 @@ class AdaptedModule(nn.Module):
         """Every task head by its name: "head" for one that was built."""
         return {"head": self.head_built} if self.head_built is not None else dict(self.anatomy.heads)
 
-    def _head_parameters(self) -> dict[str, nn.Parameter]:
+    def _head_tensors(self) -> dict[str, Tensor]:
         several = len(self.head_modules()) > 1
         return {
-            f"head.{name}.{leaf}" if several else f"head.{leaf}": parameter
+            f"head.{name}.{leaf}" if several else f"head.{leaf}": tensor
             for name, head in self.head_modules().items()
-            for leaf, parameter in head.named_parameters()
+            for leaf, tensor in head.state_dict(keep_vars=True).items()
+        }
+
+    def _statistics(self) -> dict[str, Tensor]:
+        """What batch normalisation counts in the parts of the backbone that are in training mode with a method."""
+        heads = {m for head in self.head_modules().values() for m in head.modules()}
+        trained = {m for method in self.applied for part in method.trained_parts(self.anatomy) for m in part.modules()}
+        return {
+            f"statistics.{name}.{leaf}": buffer
+            for name, module in self.backbone.named_modules()
+            if isinstance(module, _BatchNorm) and module in trained - heads
+            for leaf, buffer in module.named_buffers(recurse=False)
         }
 
     def trainable(self) -> dict[str, nn.Parameter]:
@@ -232,7 +262,7 @@ class AdaptedModule(nn.Module):
         tensors: dict[str, Tensor] = {}
         for name, tree in self.methods.items():
             tensors |= {f"{name}.{k}": v for k, v in tree.state_dict(keep_vars=True).items()}
-        return tensors | self._head_parameters()
+        return tensors | self._statistics() | self._head_tensors()
 
     def state_dict(
         self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False

@@ -24,9 +24,10 @@ from __future__ import annotations
 
 import itertools
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Literal
 
 from torch import nn
@@ -37,7 +38,7 @@ from gossamer.anatomy.displaced import Displaced
 from gossamer.anatomy.seams import Part
 from gossamer.anatomy.session import Session
 from gossamer.anatomy.stack import FfnNames, Stack
-from gossamer.errors import UnknownName, UserError
+from gossamer.errors import UnknownName, UserError, WrongKind
 
 Branch = Literal["attention", "cross", "ffn"]
 Place = Literal["start", "middle", "end", "attention", "ffn"]
@@ -48,8 +49,18 @@ VERBS = ("add", "rewrite", "middle", "remember", "insert", "replace", "observe")
 class Anatomy:
     """The parts of one model, and the log of what methods did to them."""
 
-    def __init__(self, model: nn.Module, stacks: dict[str, list[Block]], owners: dict[str, str]):
+    def __init__(
+        self,
+        model: nn.Module,
+        stacks: dict[str, list[Block]],
+        owners: dict[str, str],
+        *,
+        unread: Mapping[str, str] = MappingProxyType({}),
+        why: str = "",
+    ):
         self.model, self.stacks, self.owners = model, stacks, owners
+        self.unread = unread  # path -> class of blocks: lists of blocks that no family describes
+        self.why = why  # no family knows the model, where none does
         self.heads: dict[str, nn.Module] = {}  # task heads of the model, by name: no part of the backbone
         self.output: nn.Module | None = None  # the output layer of a language model
         self.session = Session.of(model)
@@ -58,9 +69,28 @@ class Anatomy:
         self.log: list[seams.Change] = []
         self.sites: list[Site] = []  # what a method takes the place of, known before any is placed
 
+    def check_known(self) -> None:
+        """Nothing, where a family describes a stack of the model.
+
+        Raises:
+            TypeError: none does.
+        """
+        if not self.stacks:
+            raise WrongKind(self.why)
+
+    @property
+    def whole(self) -> bool:
+        """Whether families describe every list of blocks of the model."""
+        return bool(self.stacks) and not self.unread
+
     @property
     def main(self) -> str:
-        """Name of the stack that methods use unless told otherwise: the first that the model runs."""
+        """Name of the stack that methods use unless told otherwise: the first that the model runs.
+
+        Raises:
+            TypeError: no family knows the model.
+        """
+        self.check_known()
         return next(iter(self.stacks))
 
     @property

@@ -12,7 +12,8 @@ from transformers import PreTrainedConfig
 
 NEUTRAL = frozenset((
     "_commit_hash", "_name_or_path", "architectures", "attn_implementation", "auto_map", "dtype", "experts_implementation",
-    "finetuning_task", "gradient_checkpointing", "id2label", "label2id", "name_or_path", "num_labels", "output_attentions",
+    "finetuning_task", "gradient_checkpointing", "id2label", "label2id", "label_names", "name_or_path", "num_classes", "num_labels",
+    "num_qa_labels", "output_attentions",
     "output_hidden_states", "problem_type", "quantization_config", "return_dict", "task_specific_params", "tokenizer_class",
     "torch_dtype", "torchscript", "training", "transformers_version", "use_cache",
 ))  # fmt: skip
