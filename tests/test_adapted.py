@@ -18,6 +18,7 @@ from peft import LoraConfig
 from torch import Tensor, nn
 
 import gossamer as gm
+from gossamer.adapted import occupant
 
 from .contract.backbones import LABELS, TEXT, VISION
 from .contract.table import BACKBONES, Backbone, disturb, run
@@ -334,6 +335,36 @@ def test_detaching_a_copy_leaves_the_original_alone() -> None:
         adapted.detach()
         assert torch.equal(run(copied.attach().eval(), VIT.inputs()), expected)
         assert not adapted.attached
+
+
+def test_a_copy_of_the_backbone_alone_is_attached_to_a_copy_of_its_adapter() -> None:
+    adapted = disturb(adapted_model(method="both").eval())
+    expected, bare = run(adapted, VIT.inputs()), run(VIT.model(), VIT.inputs())
+    for copied in (copy.deepcopy(adapted.backbone), pickle.loads(pickle.dumps(adapted.backbone))):
+        other = occupant(copied)
+        assert other is not adapted
+        assert other.backbone is copied
+        assert torch.equal(run(other, VIT.inputs()), expected)
+        with pytest.raises(ValueError, match="adapted already"):
+            gm.adapt(copied, gm.BitFit())
+        assert other.detach() is copied
+        assert torch.equal(run(copied, VIT.inputs()), bare)
+        assert occupant(copied) is None
+    assert occupant(adapted.backbone) is adapted
+
+
+@pytest.mark.parametrize("row", ["vit", "t5", "dinov2+llama"])
+def test_modules_of_the_backbone_get_no_attributes(row: str) -> None:
+    """What methods need to know is kept by their own objects and in registered modules."""
+    methods = [gm.VPT(prompts=2), gm.SSF(), gm.Adapter(rank=2), *([gm.VisualTokens()] if BACKBONES[row].sees else [])]
+    model = BACKBONES[row].model()
+    before = {module: set(vars(module)) for module in model.modules()}
+    adapted = gm.adapt(model, methods, **({"num_labels": 3} if row == "vit" else {}))
+    assert all(set(vars(module)) == names for module, names in before.items())
+    assert occupant(model) is adapted
+    assert list(model.state_dict()) == list(adapted.backbone.state_dict())
+    adapted.detach()
+    assert set(model.modules()) == set(before)
 
 
 def test_a_detached_adapter_can_be_pickled_and_put_back() -> None:

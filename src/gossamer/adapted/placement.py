@@ -12,23 +12,38 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gossamer import hosts, storage
 from gossamer.anatomy import Anatomy
+from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError, WrongKind
 from gossamer.methods.base import Method
 
-OCCUPANT = "gossamer_occupant"  # set on a backbone while an adapter is attached to it
+OCCUPIED = "occupied"  # name of the module that says so, in a backbone that an adapter is attached to
+
+
+class Occupied(Part):
+    """In a backbone: which adapter is attached to it. No child of this: the backbone is a child of the adapter."""
+
+    adapter: nn.Module
+
+    def __init__(self, adapter: nn.Module):
+        super().__init__()
+        self.borrow(adapter=adapter)
 
 
 def occupant(backbone: nn.Module) -> Any:
-    """The adapter that is attached to a backbone; None where there is none."""
-    return backbone.__dict__.get(OCCUPANT)
+    """The adapter that is attached to a backbone, or to a model in it; None where there is none."""
+    return next((module.adapter for module in backbone.modules() if isinstance(module, Occupied)), None)
 
 
 def occupy(backbone: nn.Module, adapter: nn.Module | None) -> None:
-    """Notes which adapter is attached to a backbone."""
-    if adapter is None:
-        backbone.__dict__.pop(OCCUPANT, None)
-    else:
-        backbone.__dict__[OCCUPANT] = adapter  # no child: the backbone is a child of the adapter
+    """Notes which adapter is attached to a backbone; a copy of both is attached to its own copy.
+
+    The note is in the pre-trained model, since a module of the user's around it may run all its children (nn.Sequential).
+    """
+    model = hosts.of(backbone).inner(backbone)
+    if adapter is not None:
+        model.add_module(OCCUPIED, Occupied(adapter))
+    elif OCCUPIED in model._modules:
+        delattr(model, OCCUPIED)
 
 
 class Placement:

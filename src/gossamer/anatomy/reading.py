@@ -39,10 +39,11 @@ def survey(model: nn.Module) -> Anatomy:
             if any(blocks[0].module is found[0][2] for blocks in stacks.values()):
                 continue  # the same list, reached through a wrapper of the owner
             problems = [
-                f"{path} ({type(b).__name__}) {why}" for _, path, b in found if (why := _missing_part(b, stack))
+                f".{path} ({type(b).__name__}) {why}" for _, path, b in found if (why := _missing_part(b, stack))
             ]
+            problems += _missing_around(module, stack)
             if problems:
-                missing.append(f"{name or type(module).__name__}.{problems[0]}")
+                missing.append(f"{name or type(module).__name__}{problems[0]}")
                 continue
             if stack.name in stacks and owners[stack.name] != name:
                 missing.append(f"there are two {stack.name} stacks, {owners[stack.name]} and {name}")
@@ -126,6 +127,12 @@ def _missing_part(block: nn.Module, stack: Stack) -> str | None:
     if not any(has(block, f.up) and has(block, f.down) for f in stack.ffn):
         return f"has no {' or '.join(f.up for f in stack.ffn)}"
     return None
+
+
+def _missing_around(owner: nn.Module, stack: Stack) -> list[str]:
+    """What a family names around the blocks, and the model has not."""
+    named = [() if stack.patch_convolution is None else (stack.patch_convolution,), stack.final_norm]
+    return [f" has no {' or '.join(names)}" for names in named if names and not any(has(owner, name) for name in names)]
 
 
 def _missing_argument(block: nn.Module, stack: Stack) -> str | None:

@@ -101,12 +101,12 @@ class Sample:
             if stack.counts_as is not None:
                 continue
             if stack.modality != "text" and self.image is not None:
-                patches = patch_count(_patch_convolution(anatomy.owner(name)), self.image)
+                patches = patch_count(anatomy.patch_convolution(name), self.image)
                 dropped = setting(getattr(anatomy.model, "config", None), "mask_ratio") or 0  # masked autoencoders
                 patches = int(patches * (1 - dropped))
             text = self.decoder if name == "decoder" and self.decoder is not None else self.text
             if stack.windows is not None and self.image is not None:
-                counts[f"{name}.rows"] = self.image[0] // _patch_convolution(anatomy.owner(name)).stride[0]
+                counts[f"{name}.rows"] = self.image[0] // anatomy.patch_convolution(name).stride[0]
             both = (text or 0) + 1 + patches
             counts[name] = {"vision": patches + blocks[0].prefix, "text": text or 0, "both": both}[stack.modality]
         return counts
@@ -169,10 +169,6 @@ def setting(config: Any, name: str) -> Any:
 def patch_count(conv: nn.Conv2d, image: tuple[int, int]) -> int:
     """Patches that a patch convolution makes of an image of (height, width) pixels."""
     return (image[0] // conv.stride[0]) * (image[1] // conv.stride[1])
-
-
-def _patch_convolution(owner: nn.Module) -> nn.Conv2d:
-    return next(m for m in owner.modules() if isinstance(m, nn.Conv2d))
 
 
 def _pair(size: Any) -> tuple[int, int]:

@@ -32,7 +32,15 @@ class ReadOut(NamedTuple):
 def unread(modality: Literal["vision", "text", "both"]) -> Stack:
     """What is known of the states of a model that no family describes: what they stand for; a head reads their mean."""
     name = "vision" if modality == "vision" else "text"
-    return Stack(name=name, owners=(), blocks="", attention=(), ffn=(), modality=modality, readout="mean")
+    nothing: dict[str, Any] = {
+        "owners": (),
+        "blocks": "",
+        "attention": (),
+        "ffn": (),
+        "patch_convolution": None,
+        "final_norm": (),
+    }
+    return Stack(name=name, modality=modality, readout="mean", **nothing)
 
 
 class Host(ABC):

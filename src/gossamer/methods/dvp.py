@@ -207,9 +207,9 @@ class DVP(Method):
             return {n: p for n, p in owned.items() if id(p) not in unread}
         norms = set()
         for name in anatomy.adapted:
-            blocks, owner = anatomy.blocks(name), anatomy.owners[name]
+            blocks = anatomy.blocks(name)
             norms |= {block.roles().get(role) for block in blocks for role in ("norm1", "norm2", "cross.norm")}
-            norms.add(f"{owner}.{blocks[0].stack.final_norm}")
+            norms.add(anatomy.around(name).get("norm"))
         return {n: p for n, p in owned.items() if n.rpartition(".")[0] in norms}
 
     def _sizes(self, anatomy: Anatomy) -> tuple[int, int, int, int]:
