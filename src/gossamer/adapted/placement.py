@@ -30,17 +30,20 @@ class Occupied(Part):
 
 
 def occupant(backbone: nn.Module) -> Any:
-    """The adapter that is attached to a backbone; None where there is none."""
-    found = dict(backbone.named_children()).get(OCCUPIED)
-    return found.adapter if isinstance(found, Occupied) else None
+    """The adapter that is attached to a backbone, or to a model in it; None where there is none."""
+    return next((module.adapter for module in backbone.modules() if isinstance(module, Occupied)), None)
 
 
 def occupy(backbone: nn.Module, adapter: nn.Module | None) -> None:
-    """Notes which adapter is attached to a backbone; a copy of both is attached to its own copy."""
+    """Notes which adapter is attached to a backbone; a copy of both is attached to its own copy.
+
+    The note is in the pre-trained model, since a module of the user's around it may run all its children (nn.Sequential).
+    """
+    model = hosts.of(backbone).inner(backbone)
     if adapter is not None:
-        backbone.add_module(OCCUPIED, Occupied(adapter))
-    elif occupant(backbone) is not None:
-        delattr(backbone, OCCUPIED)
+        model.add_module(OCCUPIED, Occupied(adapter))
+    elif OCCUPIED in model._modules:
+        delattr(model, OCCUPIED)
 
 
 class Placement:
