@@ -12,6 +12,7 @@ import pytest
 import torch
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
+TINY = ("--layers", "2", "--batch", "2", "--size", "32", "--repeats", "1", "--threads", "1")
 
 
 @pytest.fixture
@@ -161,3 +162,23 @@ def test_damaged_folders_are_loaded_or_refused_and_leave_no_trace(run, tmp_path:
     assert row["loaded"] + row["refused"] == row["loads"] == 100
     assert min(row["loaded"], row["refused"]) > 0
     assert said.startswith("loads  loaded  refused  other  faults")
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")  # peft's own way asks for it
+def test_overhead_compares_ours_with_the_same_by_hand(run, tmp_path: Path) -> None:
+    out = tmp_path / "overhead.jsonl"
+    run("overhead", *TINY, "--out", str(out))
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["method"] for row in found] == ["probe", "vpt", "adapter", "lora"]
+    for row in found:
+        assert all(
+            row[f"{what}_{kind}"] > 0 for what in ("inference", "finished", "step") for kind in ("ratio", "seconds")
+        )
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")  # peft's own way asks for it
+def test_overhead_stops_where_the_two_differ(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("overhead", *TINY, "--out", str(tmp_path / "a"))
+    monkeypatch.setattr(sys.modules["overhead"], "copy", lambda ours, hand: None)
+    with pytest.raises(SystemExit, match="probe: logits differ by"):
+        run("overhead", *TINY, "--out", str(tmp_path / "b"))
