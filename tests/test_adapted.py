@@ -80,7 +80,7 @@ def test_trainer_trains_what_is_trainable_and_leaves_the_rest(row: str, tmp_path
     loss = made.evaluate()["eval_loss"]
     made.train()
     assert made.evaluate()["eval_loss"] < loss
-    assert all(not torch.equal(before[n], p) for n, p in adapted.state_dict().items())
+    assert all(not torch.equal(before[n], p) for n, p in adapted.tensors().items())
     assert all(torch.equal(v, adapted.backbone.get_parameter(n)) for n, v in frozen.items())
     in_optimizer = {id(p) for group in made.optimizer.param_groups for p in group["params"]}  # type: ignore[union-attr]
     assert in_optimizer == {id(p) for p in adapted.trainable().values()}
@@ -603,9 +603,8 @@ def test_states_are_strict() -> None:
         r"'head.weight' has shape \(12, 3\), expected \(3, 12\)": {**state, "head.weight": torch.zeros(12, 3)},
     }
     for message, tensors in bad.items():
-        for strict in (True, False):
-            with pytest.raises(gm.AdapterError, match=message):
-                adapted.load_state_dict(tensors, strict=strict)
+        with pytest.raises(gm.AdapterError, match=message):
+            adapted.load_state_dict(tensors)
     assert same(weights(adapted), state)
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from gossamer import methods, saving, tested_versions
+from gossamer import methods, saving, state, tested_versions
 from gossamer.adapted import AdaptedModule, finish, occupant
 from gossamer.adapted.rebuilding import Keeping
 from gossamer.cost import CostSheet, cost
@@ -49,6 +49,10 @@ class Adapted(AdaptedModule):
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes adapter_config.json, adapter_model.safetensors and README.md, atomically; see docs/saving.md."""
         saving.save(self, folder)
+
+    def get_extra_state(self) -> Tensor:
+        """What this adapter is, as bytes of JSON [n] in its state dict; so `load` reads what transformers' own Trainer saved."""
+        return state.packed(saving.describe(self))
 
     def push_to_hub(self, repository: str, **options: Any) -> str:
         """Uploads what `save_pretrained` writes to "user/name" of the Hugging Face hub; returns the address."""

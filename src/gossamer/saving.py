@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from gossamer import card, hosts, methods, origin, storage
+from gossamer import card, hosts, methods, origin, state, storage
 from gossamer.adapted import AdaptedModule, occupant
 from gossamer.anatomy import Anatomy
 from gossamer.cost import cost
@@ -42,13 +42,13 @@ def save(adapted: AdaptedModule, folder: str | Path) -> None:
             f"the backbone was changed after adapt(), and a folder holds the adapter alone: {changed}; detach(), change the "
             "backbone, keep it under a name of its own, and adapt that"
         )
-    config = describe(adapted)
+    config = describe(adapted) | {"cost": _counted(adapted)}
     origin.warn(adapted, config["backbone"])
-    storage.write(folder, config, adapted.state_dict(), card.text(config))
+    storage.write(folder, config, adapted.tensors(), card.text(config))
 
 
 def describe(adapted: AdaptedModule) -> dict[str, Any]:
-    """Everything about an adapter but its tensors, as JSON."""
+    """Everything about an adapter but its tensors, as JSON; its cost not counted."""
     return {
         "methods": [methods.to_dict(m) for m in adapted.applied],
         "stacks": _stacks(adapted.anatomy),
@@ -60,7 +60,7 @@ def describe(adapted: AdaptedModule) -> dict[str, Any]:
             "modules": None if adapted.head_named is None else list(adapted.head_named),
         },
         "metadata": dict(adapted.metadata),
-        "cost": _counted(adapted),
+        "cost": {},
         "versions": {p: origin.version(p) for p in PACKAGES},
     }
 
@@ -76,7 +76,8 @@ def _counted(adapted: AdaptedModule) -> dict[str, Any]:
 
 def load(folder: str | Path, backbone: nn.Module | None = None, *, make: Callable[..., A]) -> A:
     """See `gossamer.load`; `make` builds the adapted model from backbone and methods."""
-    config, tensors = storage.read(_local(folder))
+    folder = _local(folder)
+    config, tensors = state.read(folder) if state.found(folder) else storage.read(folder)
     storage.check_types(config, FIELDS, "adapter_config.json")
     storage.check_types(config["head"], HEAD_FIELDS, "adapter_config.json, head")
     origin.check(config["backbone"])
@@ -142,7 +143,7 @@ def _rehearse(
     """
     twin = on_meta(backbone)
     with torch.device("meta"):
-        storage.check_tensors(tensors, AdaptedModule(twin, applied, **head).state_dict())
+        storage.check_tensors(tensors, AdaptedModule(twin, applied, **head).tensors())
 
 
 def push_to_hub(adapted: AdaptedModule, repository: str, **options: Any) -> str:

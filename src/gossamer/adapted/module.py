@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gossamer import hosts, storage
+from gossamer import hosts, state, storage
 from gossamer.adapted.placement import Placement, occupant, occupy
-from gossamer.errors import WrongKind
+from gossamer.errors import UserError, WrongKind
 from gossamer.hosts import checkpointing, heads
 from gossamer.methods.base import Method
 
@@ -93,7 +93,7 @@ class AdaptedModule(nn.Module):
         if self.placement is None:
             return self.backbone
         self.activation_checkpointing_disable()
-        self.kept = {k: v.detach().clone() for k, v in self.state_dict().items()}
+        self.kept = {k: v.detach().clone() for k, v in self.tensors().items()}
         self.kept_labels = self.host.labels(self.backbone)
         self.placement.remove()
         self.placement, self.methods, self.head_built = None, nn.ModuleDict(), None
@@ -254,10 +254,11 @@ class AdaptedModule(nn.Module):
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Name -> parameter of everything that is trained."""
-        own = {k: v for k, v in self._own().items() if isinstance(v, nn.Parameter)}
+        own = {k: v for k, v in self.tensors().items() if isinstance(v, nn.Parameter)}
         return {k: v for k, v in own.items() if v.requires_grad}
 
-    def _own(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
+        """Name -> tensor of everything that is saved: what is trained, the head, and buffers of methods."""
         tensors: dict[str, Tensor] = {}
         for name, tree in self.methods.items():
             tensors |= {f"{name}.{k}": v for k, v in tree.state_dict(keep_vars=True).items()}
@@ -266,25 +267,63 @@ class AdaptedModule(nn.Module):
     def state_dict(
         self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False
     ) -> dict[str, Any]:
-        """Only what belongs to the adapter: `<method>.<stack>.blocks.<i>....` and `head....`; never the frozen backbone."""
-        own = {prefix + k: v if keep_vars else v.detach() for k, v in self._own().items()}
+        """Only what belongs to the adapter: `<method>.<stack>.blocks.<i>....` and `head....`; never the frozen backbone.
+
+        Beside them `_extra_state`, where this class has one: torch's name for what a module has to say beyond its tensors.
+        """
+        own = {prefix + k: v if keep_vars else v.detach() for k, v in self.tensors().items()}
+        if type(self).get_extra_state is not nn.Module.get_extra_state:
+            own[prefix + state.EXTRA] = self.get_extra_state()
         if destination is not None:
             destination.update(own)
             return destination
         return own
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Copies tensors into place.
+        """Copies tensors into place, in the dtype and on the device they have here; where one is refused, none.
+
+        Returns: the names that were missing and those that were not expected (both are errors where strict).
 
         Raises:
-            AdapterError: names or shapes differ from what this adapter has (strict), or a value is not finite.
+            AdapterError: names differ from what this adapter has (strict), a shape does, or a value is not finite.
+            UserError: assign=True.
         """
-        own = self._own()
-        storage.check_tensors(dict(state_dict), own)
+        if assign:
+            raise UserError(
+                "the tensors of an adapter stand in its backbone and in optimizers, so values are copied into them: load without "
+                "assign=True, after .to(dtype) where another dtype is meant"
+            )
+        given, own = {k: v for k, v in state_dict.items() if k != state.EXTRA}, self.tensors()
+        missing, unexpected = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
+        if not strict:
+            given = {k: v for k, v in given.items() if k in own}
+            own = {k: v for k, v in own.items() if k in given}
+        storage.check_tensors(given, own)
+        for name, tensor in given.items():
+            storage.check_finite(name, tensor, "cannot load", "such an adapter answers nothing; take an earlier state")
         with torch.no_grad():
             for name, tensor in own.items():
-                tensor.copy_(state_dict[name])
-        return nn.modules.module._IncompatibleKeys([], [])
+                tensor.copy_(given[name])
+        return nn.modules.module._IncompatibleKeys(missing, unexpected)
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, local_metadata: Any, strict: bool, missing_keys: Any, unexpected_keys: Any,
+        error_msgs: Any,
+    ) -> None:  # fmt: skip
+        """The same for a module around this one, which lets each of its children take what is theirs.
+
+        Our own children come next, the frozen backbone among them: they find what they have, and nothing else.
+        """
+        given = {k.removeprefix(prefix): state_dict.pop(k) for k in list(state_dict) if k.startswith(prefix)}
+        for name, child in self.named_children():
+            state_dict.update(child.state_dict(prefix=f"{prefix}{name}.", keep_vars=True))
+        try:
+            found = self.load_state_dict(given, False, bool(local_metadata.get("assign_to_params_buffers")))
+        except UserError as error:
+            error_msgs.append(str(error))
+            return
+        missing_keys.extend(prefix + name for name in found.missing_keys)
+        unexpected_keys.extend(prefix + name for name in found.unexpected_keys)
 
 
 class _Input:

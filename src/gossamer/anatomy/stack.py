@@ -80,9 +80,7 @@ class Stack:
     attention: tuple[AttentionNames, ...]  # alternatives in order of preference
     ffn: tuple[FfnNames, ...]
     patch_convolution: str | None  # in the owner: makes tokens of patches; None: it reads no images
-    final_norm: tuple[
-        str, ...
-    ]  # in the owner: the norm behind the last block, alternatives; (): its blocks end with one
+    final_norm: tuple[str, ...]  # in the owner, alternatives: the norm behind the last block; (): blocks end with one
     cross: AttentionNames | None = None
     prefix: int | tuple[str, ...] = 0  # a number, or attributes of the owner to try, in order
     extra_prefix: int = 0

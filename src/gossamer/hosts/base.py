@@ -32,15 +32,10 @@ class ReadOut(NamedTuple):
 def unread(modality: Literal["vision", "text", "both"]) -> Stack:
     """What is known of the states of a model that no family describes: what they stand for; a head reads their mean."""
     name = "vision" if modality == "vision" else "text"
-    nothing: dict[str, Any] = {
-        "owners": (),
-        "blocks": "",
-        "attention": (),
-        "ffn": (),
-        "patch_convolution": None,
-        "final_norm": (),
-    }
-    return Stack(name=name, modality=modality, readout="mean", **nothing)
+    return Stack(
+        name=name, owners=(), blocks="", attention=(), ffn=(), patch_convolution=None, final_norm=(), modality=modality,
+        readout="mean",
+    )  # fmt: skip
 
 
 class Host(ABC):

@@ -26,7 +26,9 @@ _IN_TRAINING_ALONE = re.compile(
 _OF_TIMM = frozenset(
     ("num_classes", "num_labels", "grad_checkpointing", "fused_attn", "name_or_path", "default_cfg", "pretrained_cfg")
 )
-_PASSING = ("Identity", "DropPath", "Dropout", "Dropout1d", "Dropout2d", "PatchDropout")  # nothing in evaluation
+_PASSING = (  # nothing in evaluation; the last is ours, and says who is attached
+    *("Identity", "DropPath", "Dropout", "Dropout1d", "Dropout2d", "PatchDropout", "Occupied"),
+)
 
 
 def difference(config: PreTrainedConfig) -> dict[str, Any]:
