@@ -25,7 +25,7 @@ from .contract.table import BACKBONES, METHODS, adapt, unfit
 
 EVERYWHERE = ("vpt", "houlsby")
 WITH_EVERY_METHOD = ("vit-bare", "timm", "swin", "t5", "meter")
-THERE_SLOWLY = ("meter",)  # its methods but those everywhere and those that were made for it
+THERE_SLOWLY = ("meter", "timm")  # their methods but those everywhere and those that were made for it
 FORMULAS = [m for m, row in METHODS.items() if not isinstance(row.method, list) and "counted" not in row.but]
 PAIRS = [(b, m) for b in BACKBONES for m in (FORMULAS if b in WITH_EVERY_METHOD else EVERYWHERE)]
 SIDES = {"encoder": 7, "decoder": 4}

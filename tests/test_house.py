@@ -17,6 +17,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("version", "tested_versions", "documents", "arguments", "quiet", "metrics", "carriers", "hub", "fingerprint"),
     ("storage", "report", "card"),
+    ("state",),
     ("anatomy.call", "anatomy.stack", "anatomy.displaced"),
     ("anatomy.block",),
     ("anatomy.memory",),  # up to here, what a family may speak of

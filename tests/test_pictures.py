@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from torch import Tensor
 
 import gossamer as gm
 from gossamer import pictures
+from gossamer.anatomy.seams import Part
 from gossamer.methods.cvpt import CrossPrompts
 
 from . import squares
@@ -90,8 +89,44 @@ def test_shallow_prompts_are_read_in_every_block_from_where_they_enter() -> None
     assert all(m.shape == (3, 4, 4, 4) for m in maps.values())
 
 
-def test_maps_of_cvpt_are_the_weights_of_its_branch() -> None:
-    adapted = disturb(gm.adapt(VIT.model(), gm.CVPT(prompts=3, layer_scale=False, start="published"))).eval()
+class Foreign(gm.LinearProbe):
+    """Inserts three tokens into every block, which are nobody's prompts."""
+
+    def attach(self, anatomy: Any) -> Part:
+        for block in anatomy.blocks():
+            anatomy.insert(block, Tokens())
+        return Part()
+
+
+class Tokens(Part):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.linspace(-1, 1, 3 * x.shape[2]).view(1, 3, -1).expand(len(x), -1, -1)
+
+
+@pytest.mark.parametrize(
+    ("methods", "start"),
+    [
+        ([gm.VPT(prompts=4, deep=False), Foreign()], 4),
+        ([gm.VPT(prompts=4, form="sequence"), Foreign()], 4),
+        ([Foreign(), gm.VPT(prompts=4, form="sequence")], 1),
+        ([gm.VPT(prompts=4), Foreign()], 0),
+    ],
+)
+def test_tokens_of_others_are_no_prompts_and_no_patches(methods: Any, start: int) -> None:
+    """The stream is class token, who entered last, who entered before, patches; remembered prompts are columns in front of all."""
+    adapted = disturb(gm.adapt(VIT.model("eager"), methods)).eval()
+    weights = adapted(**VIT.inputs(), output_attentions=True).attentions
+    maps = pictures.prompt_attention(adapted, **VIT.inputs())
+    assert len(maps) == 3
+    for own, found in zip(weights, maps.values(), strict=True):
+        assert own.shape[2:] == (20 if start == 0 else 24, 24)
+        close(found, own.mean(1)[:, -16:, start : start + 4].transpose(1, 2).view(3, 4, 4, 4))
+
+
+@pytest.mark.parametrize("others", [[], [Foreign()]], ids=["alone", "with-others"])
+def test_maps_of_cvpt_are_the_weights_of_its_branch(others: list[Any]) -> None:
+    cvpt = gm.CVPT(prompts=3, layer_scale=False, start="published")
+    adapted = disturb(gm.adapt(VIT.model(), [*others, cvpt])).eval()
     seen: dict[str, Tensor] = {}
     parts = [m for m in adapted.methods.modules() if isinstance(m, CrossPrompts)]
     for part in parts:
@@ -124,7 +159,16 @@ def test_watching_changes_nothing() -> None:
         ("bert", gm.VPT(prompts=2), "has no grid of patches to draw over an image"),
         ("swin", gm.VPT(prompts=2), "in windows every prompt is read anew by each"),
         ("vit", gm.Adapter(rank=2), "there are no prompts: the model is adapted by adapter"),
-        ("vit", [gm.VPT(prompts=2), gm.VPT(prompts=3)], "several methods put prompts into a block"),
+        (
+            "vit",
+            [gm.VPT(prompts=2, deep=False), gm.VPT(prompts=3, blocks=(2,))],
+            "several methods put prompts into vision.blocks.2, and a block has one map",
+        ),
+        (
+            "vit",
+            [gm.VPT(prompts=2), gm.VPT(prompts=3)],
+            "several methods put prompts into vision.blocks.0, and a block has one map",
+        ),
     ],
 )
 def test_what_cannot_be_drawn(row: str, method: Any, message: str) -> None:
@@ -149,8 +193,3 @@ def test_pictures_are_written(tmp_path: Path) -> None:
 
 def test_a_run_with_prompts_has_its_picture() -> None:
     assert (squares.trained() / "attention.png").read_bytes().startswith(PNG)
-
-
-def test_matplotlib_is_imported_only_to_draw() -> None:
-    code = "import sys, gossamer.pictures; assert 'matplotlib' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(Path(gm.__file__).parents[1])})

@@ -56,5 +56,5 @@ def test_accuracy_against_compute(tmp_path: Path) -> None:
 
 
 def test_matplotlib_is_imported_only_for_pictures() -> None:
-    code = "import sys, gossamer.report, gossamer.training.train; assert 'matplotlib' not in sys.modules"
+    code = "import sys, gossamer.pictures, gossamer.report, gossamer.training.train; assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(Path(report.__file__).parents[1])})

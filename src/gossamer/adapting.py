@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from gossamer import methods, saving, tested_versions
+from gossamer import methods, saving, state, tested_versions
 from gossamer.adapted import AdaptedModule, finish, occupant
 from gossamer.adapted.rebuilding import Keeping
 from gossamer.cost import CostSheet, cost
@@ -22,10 +23,11 @@ class Adapted(AdaptedModule):
     small. What the backbone offers besides (`config`, `generate`, `device`, ...) is found here too.
 
     Args:
-        backbone: a model of transformers or timm that a known family describes.
+        backbone: a model of transformers or timm, or a module around one.
         applied: the methods, in the order in which they are placed (peft's first, since they wrap modules).
         num_labels: outputs of the head; None keeps the head that was found.
         train_head: whether the head is trained. It is saved either way.
+        head: the modules of the backbone that are its head; None: those that it declares.
     """
 
     def finalize(self) -> nn.Module:
@@ -48,24 +50,39 @@ class Adapted(AdaptedModule):
         """Writes adapter_config.json, adapter_model.safetensors and README.md, atomically; see docs/saving.md."""
         saving.save(self, folder)
 
+    def get_extra_state(self) -> Tensor:
+        """What this adapter is, as bytes of JSON [n] in its state dict; so `load` reads what transformers' own Trainer saved."""
+        return state.packed(saving.describe(self))
+
     def push_to_hub(self, repository: str, **options: Any) -> str:
         """Uploads what `save_pretrained` writes to "user/name" of the Hugging Face hub; returns the address."""
         return saving.push_to_hub(self, repository, **options)
 
 
-def adapt(model: nn.Module, applied: Any, *, num_labels: int | None = None, train_head: bool = True) -> Adapted:
+def adapt(
+    model: nn.Module,
+    applied: Any,
+    *,
+    num_labels: int | None = None,
+    train_head: bool = True,
+    head: str | nn.Module | Sequence[str | nn.Module] | None = None,
+) -> Adapted:
     """A model adapted by one method or a list of them: backbone frozen, methods and head trainable.
 
     Args:
-        model: of transformers or timm, with or without a task head. It is changed in place; `detach()` restores it.
+        model: of transformers or timm, with or without a task head, or a module of your own around one. It is changed in place;
+            `detach()` restores it.
         applied: a method (VPT, Adapter, LinearProbe, ...), a configuration of peft, or a list of both.
         num_labels: outputs of the head. A head of another size is replaced; where there is none, one is built on what the family
             reads out (for ViT the class token after the last norm). None: keep the model's head as it is.
         train_head: whether the head is trained.
+        head: the modules of the model that are its head, which is trained and saved: names, or the modules themselves; () is none.
+            None: those that the model declares; see docs/heads.md.
 
     Raises:
-        TypeError: no family knows the model, or something in the list is no method.
-        ValueError: the model is adapted already, or nothing would be trained.
+        TypeError: a method needs the model's blocks and no family knows them, or something in the list is no method.
+        ValueError: the model is adapted already, or wrapped (torch.compile, DataParallel, peft); a part of it may be a head, and
+            nothing says so; or nothing would be trained.
     """
     tested_versions.warn_outside()
     if isinstance(model, Adapted):
@@ -75,7 +92,9 @@ def adapt(model: nn.Module, applied: Any, *, num_labels: int | None = None, trai
     applied = list(applied) if isinstance(applied, list | tuple) else [applied]
     if not applied:
         raise UserError("no method given; LinearProbe() trains the head alone")
-    return Adapted(model, [methods.as_method(m) for m in applied], num_labels=num_labels, train_head=train_head)
+    return Adapted(
+        model, [methods.as_method(m) for m in applied], num_labels=num_labels, train_head=train_head, head=head
+    )
 
 
 def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:

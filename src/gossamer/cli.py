@@ -33,6 +33,7 @@ COMMANDS = {
     "predict": ("gossamer.predict", "labels of image files, answers to questions about them"),
     "protocol": ("gossamer.protocols", "write the run files of a published protocol on VTAB-1k or FGVC"),
     "export": ("gossamer.export", "write a trained classifier as one file: ONNX or torch.export"),
+    "new": ("gossamer.commands.new", "in a checkout of Gossamer: the skeleton of a new method or family"),
 }
 """Name -> module with a function `command(arguments)`, and one line of help."""
 

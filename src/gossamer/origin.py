@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gossamer import hosts, zoo
 from gossamer.adapted import AdaptedModule
+from gossamer.anatomy import Anatomy
 from gossamer.data.preprocess import MAX_SIZE
 from gossamer.hosts import settings
 from gossamer.models.vision_language import VisionLanguage
@@ -41,13 +42,17 @@ def reference(adapted: AdaptedModule) -> dict[str, Any]:
     backbone, weights = adapted.backbone, adapted.placement.origins
     with adapted.anatomy.bare():
         parts = {
-            name: _reference(part, weights[name].fingerprint, weights[name].dtype, list(hosts.read(part).heads))
+            name: _reference(part, weights[name].fingerprint, weights[name].dtype, list(_read(adapted, part).heads))
             for name, part in adapted.host.parts(backbone).items()
         }
     if not isinstance(backbone, VisionLanguage):
         return parts["backbone"]
     first = next(iter(weights.values()))
     return {**_reference(backbone, adapted.fingerprint, first.dtype, []), "options": parts}
+
+
+def _read(adapted: AdaptedModule, part: nn.Module) -> Anatomy:
+    return hosts.read(part, adapted.head_named if part is adapted.backbone else None)
 
 
 def _reference(model: nn.Module, fingerprint: str | None, dtype: str, heads: list[str]) -> dict[str, Any]:
@@ -151,10 +156,13 @@ def check_class(backbone: nn.Module, section: dict[str, Any]) -> None:
             check_class(part, section["options"][half])
 
 
-def check_settings(backbone: nn.Module, section: dict[str, Any], versions: Mapping[str, Any]) -> None:
+def check_settings(
+    backbone: nn.Module, section: dict[str, Any], versions: Mapping[str, Any], head: list[str] | None = None
+) -> None:
     """Nothing, where a backbone computes what the one did that the adapter was trained on, as far as no weight says it.
 
-    The modules of a model are compared within one version of its library, which names them.
+    The modules of a model are compared within one version of its library, which names them; `head` are those that were named its
+    heads.
 
     Raises:
         AdapterError: it does not; the message names the settings.
@@ -163,7 +171,8 @@ def check_settings(backbone: nn.Module, section: dict[str, Any], versions: Mappi
         told, host = section["options"][half] if isinstance(backbone, VisionLanguage) else section, hosts.of(part)
         found = settings.apart(told["options"], host.options(part))
         if not found and versions.get(told["library"]) == version(told["library"]):
-            found = settings.apart(told["structure"], host.structure(part, hosts.read(part).heads), "not there")
+            heads = hosts.read(part, head if part is backbone else None).heads
+            found = settings.apart(told["structure"], host.structure(part, heads), "not there")
         if found:
             more = f", and {len(found) - 3} more" if len(found) > 3 else ""
             raise AdapterError(

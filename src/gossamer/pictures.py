@@ -5,22 +5,26 @@ Arrays are torch tensors and need nothing else; matplotlib is imported when a pi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gossamer.anatomy import memory
+from gossamer.anatomy.tokens import Ledger
 from gossamer.errors import UserError
 from gossamer.methods.cvpt import CrossPrompts
 from gossamer.methods.vpt import Prompts, RememberedPrompts, prompts_of
 from gossamer.report import figure_of, save_figure
 
 if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
     from gossamer.adapting import Adapted
+    from gossamer.anatomy import Anatomy
     from gossamer.anatomy.block import Block
     from gossamer.runs.prepared import Prepared
 
@@ -46,8 +50,9 @@ def attention_rank(adapted: Adapted, share: float = SHARE, **inputs: Any) -> dic
     Raises:
         ValueError: an attention that does not let itself be watched; the message says why.
     """
-    watched = _watched(adapted, adapted.anatomy.blocks(), inputs)
-    return {key: float(effective_rank(weights, share).double().mean()) for key, weights in watched.items()}
+    with _watching(adapted, adapted.anatomy.blocks()) as seen:
+        _pass(adapted, inputs)
+    return {key: float(effective_rank(weights[0], share).double().mean()) for key, weights in seen.items()}
 
 
 @torch.no_grad()
@@ -72,15 +77,23 @@ def prompt_attention(adapted: Adapted, **inputs: Any) -> dict[str, Tensor]:
     grid = _grid(adapted, inputs["pixel_values"])
     crossed = [m for m in adapted.methods.modules() if isinstance(m, CrossPrompts)]
     if crossed:
-        return _read_across(adapted, crossed, grid, inputs)
+        across = [Crossed(adapted, part, grid) for part in crossed]
+        _pass(adapted, inputs, [one.part.register_forward_pre_hook(one.before) for one in across])
+        return {one.part.block.key: one.maps for one in across}
     if not any(isinstance(m, Prompts) for m in adapted.methods.modules()):
         raise UserError(f"there are no prompts: the model is adapted by {', '.join(m.name for m in adapted.applied)}")
-    parts = list(prompts_of(adapted).values())
-    if len({part.block.key for part in parts}) < len(parts):
-        raise UserError("several methods put prompts into a block, and their columns cannot be told apart")
-    seers = {b.key: (part, b) for part in parts for b in ([part.block] if part.deep else _from(adapted, part.block))}
-    weights = _watched(adapted, [block for _, block in seers.values()], inputs)
-    return {key: _columns(weights[key], *seers[key], grid) for key in seers}
+    seers: dict[str, Columns] = {}
+    for part in prompts_of(adapted).values():
+        for block in [part.block] if part.deep else _from(adapted, part.block):
+            if block.key in seers:
+                raise UserError(f"several methods put prompts into {block.key}, and a block has one map")
+            seers[block.key] = Columns(adapted, part, block, grid)
+    with _watching(adapted, [seer.block for seer in seers.values()]) as seen:
+        for key, seer in seers.items():
+            seer.weights = seen[key]
+        attentions = [(seer.block.part("attention"), seer.behind) for seer in seers.values()]
+        _pass(adapted, inputs, [attention.register_forward_hook(behind) for attention, behind in attentions])
+    return {key: seer.maps for key, seer in seers.items()}
 
 
 def _from(adapted: Adapted, block: Block) -> list[Block]:
@@ -88,52 +101,74 @@ def _from(adapted: Adapted, block: Block) -> list[Block]:
     return column[column.index(block) :]
 
 
-def _columns(weights: Tensor, part: Prompts, block: Block, grid: tuple[int, int]) -> Tensor:
-    """Of weights [B, H, N, M] the rows of patches, which are the last, and the columns of prompts, as maps [B, p, h, w]."""
-    assert part.prompts is not None, "a model in training still has its prompts"
-    remembered = isinstance(part, RememberedPrompts)
-    start = 0 if remembered else weights.shape[3] - weights.shape[2] + block.prefix
-    columns = weights.mean(dim=1)[:, -grid[0] * grid[1] :, start : start + len(part.prompts)]
-    return columns.transpose(1, 2).unflatten(2, grid)
+class Columns:
+    """What patches read of one part's prompts in a block, picked out behind its attention, while the ledger knows the rows."""
+
+    maps: Tensor  # [B, p, h, w]
+
+    def __init__(self, adapted: Adapted, part: Prompts, block: Block, grid: tuple[int, int]):
+        self.part, self.block, self.grid, self.anatomy = part, block, grid, adapted.anatomy
+        self.weights: list[Tensor] = []  # [B, H, N, p + N] of every call
+
+    def behind(self, attention: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Keeps the rows of patches, and the columns of prompts."""
+        weights = self.weights[-1].mean(dim=1)
+        ledger, remembered = _ledger(self.anatomy, self.block, weights.shape[1]), weights.shape[2] - weights.shape[1]
+        if isinstance(self.part, RememberedPrompts):
+            columns = memory.columns_of(self.block.part("attention"), self.part)
+        else:
+            change = next(change for change in self.anatomy.log if change.part is self.part)
+            rows = ledger.rows_of(change)
+            columns = slice(remembered + rows.start, remembered + rows.stop)
+        self.maps = ledger.behind(weights[:, :, columns]).transpose(1, 2).unflatten(2, self.grid)
 
 
-def _watched(adapted: Adapted, blocks: Sequence[Block], inputs: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights of every block's self-attention in one pass in evaluation mode."""
-    mode = adapted.training
+class Crossed:
+    """What patches read of the prompts of one cross-attention, while the ledger knows the rows."""
+
+    maps: Tensor  # [B, p, h, w]
+
+    def __init__(self, adapted: Adapted, part: CrossPrompts, grid: tuple[int, int]):
+        self.part, self.grid, self.anatomy = part, grid, adapted.anatomy
+
+    def before(self, part: nn.Module, args: tuple[Any, ...]) -> None:
+        """Keeps the rows of patches of its weights for the states that it reads."""
+        weights = self.part.weights(args[0]).mean(dim=1)
+        ledger = _ledger(self.anatomy, self.part.block, weights.shape[1])
+        self.maps = ledger.behind(weights).transpose(1, 2).unflatten(2, self.grid)
+
+
+def _ledger(anatomy: Anatomy, block: Block, rows: int) -> Ledger:
+    """The tokens in a block now; where nobody inserts any, the model's own."""
+    return anatomy.session.ledger(block.stack) or Ledger(block.prefix, rows)
+
+
+@contextmanager
+def _watching(adapted: Adapted, blocks: Sequence[Block]) -> Iterator[dict[str, list[Tensor]]]:
+    """While the context lasts, the lists of the blocks' keys get the weights of every call of their self-attention."""
     for block in blocks:
         reason = adapted.anatomy.obstacle(block, "remember")
         if reason is not None:
             raise UserError(f"the attention of {block.name} cannot be watched: {reason}")
     with ExitStack() as stack:
-        seen = {block.key: stack.enter_context(memory.watched(block)) for block in blocks}
-        adapted.eval()(**inputs)
-    adapted.train(mode)
-    return {key: weights[0] for key, weights in seen.items()}
+        yield {block.key: stack.enter_context(memory.watched(block)) for block in blocks}
 
 
-def _read_across(
-    adapted: Adapted, parts: Sequence[CrossPrompts], grid: tuple[int, int], inputs: Mapping[str, Any]
-) -> dict[str, Tensor]:
-    mode, maps = adapted.training, {}
-
-    def look(part: Any, args: tuple[Any, ...]) -> None:
-        weights = part.weights(args[0]).mean(dim=1)[:, -grid[0] * grid[1] :]
-        maps[part.block.key] = weights.transpose(1, 2).unflatten(2, grid)
-
-    handles = [part.register_forward_pre_hook(look) for part in parts]
+def _pass(adapted: Adapted, inputs: Mapping[str, Any], handles: Sequence[RemovableHandle] = ()) -> None:
+    """One pass in evaluation mode, behind which these hooks go."""
+    mode = adapted.training
     try:
         adapted.eval()(**inputs)
     finally:
         for handle in handles:
             handle.remove()
         adapted.train(mode)
-    return maps
 
 
 def _grid(adapted: Adapted, pixels: Tensor) -> tuple[int, int]:
     """Rows and columns of patches."""
-    convolution = next(m for m in adapted.anatomy.owner().modules() if isinstance(m, torch.nn.Conv2d))
-    high, wide = (side // step for side, step in zip(pixels.shape[-2:], convolution.stride, strict=True))
+    steps = adapted.anatomy.patch_convolution().stride
+    high, wide = (side // step for side, step in zip(pixels.shape[-2:], steps, strict=True))
     return high, wide
 
 

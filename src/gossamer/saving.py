@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from gossamer import card, hosts, methods, origin, storage
+from gossamer import card, hosts, methods, origin, state, storage
 from gossamer.adapted import AdaptedModule, occupant
 from gossamer.anatomy import Anatomy
 from gossamer.cost import cost
@@ -23,7 +23,7 @@ A = TypeVar("A", bound=AdaptedModule)
 FIELDS = {
     "methods": list, "stacks": dict, "backbone": dict, "head": dict, "metadata": dict, "cost": dict, "versions": dict,
 }  # fmt: skip
-HEAD_FIELDS = {"outputs": int | None, "built": bool, "trained": bool}
+HEAD_FIELDS = {"outputs": int | None, "built": bool, "trained": bool, "modules": list | None}
 _NAMED = 2**16  # outputs of a head that cost nothing to name
 PACKAGES = ("torch", "transformers", "peft", "timm")
 
@@ -42,13 +42,13 @@ def save(adapted: AdaptedModule, folder: str | Path) -> None:
             f"the backbone was changed after adapt(), and a folder holds the adapter alone: {changed}; detach(), change the "
             "backbone, keep it under a name of its own, and adapt that"
         )
-    config = describe(adapted)
+    config = describe(adapted) | {"cost": _counted(adapted)}
     origin.warn(adapted, config["backbone"])
-    storage.write(folder, config, adapted.state_dict(), card.text(config))
+    storage.write(folder, config, adapted.tensors(), card.text(config))
 
 
 def describe(adapted: AdaptedModule) -> dict[str, Any]:
-    """Everything about an adapter but its tensors, as JSON."""
+    """Everything about an adapter but its tensors, as JSON; its cost not counted."""
     return {
         "methods": [methods.to_dict(m) for m in adapted.applied],
         "stacks": _stacks(adapted.anatomy),
@@ -57,9 +57,10 @@ def describe(adapted: AdaptedModule) -> dict[str, Any]:
             "outputs": _outputs(adapted),
             "built": adapted.head_built is not None,
             "trained": adapted.train_head,
+            "modules": None if adapted.head_named is None else list(adapted.head_named),
         },
         "metadata": dict(adapted.metadata),
-        "cost": _counted(adapted),
+        "cost": {},
         "versions": {p: origin.version(p) for p in PACKAGES},
     }
 
@@ -75,7 +76,8 @@ def _counted(adapted: AdaptedModule) -> dict[str, Any]:
 
 def load(folder: str | Path, backbone: nn.Module | None = None, *, make: Callable[..., A]) -> A:
     """See `gossamer.load`; `make` builds the adapted model from backbone and methods."""
-    config, tensors = storage.read(_local(folder))
+    folder = _local(folder)
+    config, tensors = state.read(folder) if state.found(folder) else storage.read(folder)
     storage.check_types(config, FIELDS, "adapter_config.json")
     storage.check_types(config["head"], HEAD_FIELDS, "adapter_config.json, head")
     origin.check(config["backbone"])
@@ -107,8 +109,9 @@ def _place(
 ) -> A:
     """The adapter on a bare backbone, which stays as it is where anything does not fit."""
     _check_stacks(backbone, config)
-    origin.check_settings(backbone, config["backbone"], config["versions"])
-    head = {"num_labels": config["head"]["outputs"], "train_head": config["head"]["trained"]}
+    origin.check_settings(backbone, config["backbone"], config["versions"], config["head"]["modules"])
+    section = config["head"]
+    head = {"num_labels": section["outputs"], "train_head": section["trained"], "head": section["modules"]}
     longest = max((max(t.shape, default=1) for t in tensors.values()), default=1)
     if (head["num_labels"] or 0) > max(longest, _NAMED):  # a name is made for each, before any tensor
         raise AdapterError(
@@ -140,7 +143,7 @@ def _rehearse(
     """
     twin = on_meta(backbone)
     with torch.device("meta"):
-        storage.check_tensors(tensors, AdaptedModule(twin, applied, **head).state_dict())
+        storage.check_tensors(tensors, AdaptedModule(twin, applied, **head).tensors())
 
 
 def push_to_hub(adapted: AdaptedModule, repository: str, **options: Any) -> str:
@@ -177,7 +180,10 @@ def _methods(section: Any) -> list[methods.Method]:
 
 def _check_stacks(backbone: nn.Module, config: dict[str, Any]) -> None:
     """As many blocks of the same width: cheap, and said before anything is placed."""
-    found = _stacks(hosts.read(backbone))
+    try:
+        found = _stacks(hosts.read(backbone, config["head"]["modules"]))
+    except ValueError as error:
+        raise AdapterError(f"adapter_config.json, head: {error}") from error
     if found != config["stacks"]:
         raise AdapterError(
             f"this adapter is for a {config['backbone']['class']} with {_sizes(config['stacks'])}; the given one has "
@@ -187,7 +193,8 @@ def _check_stacks(backbone: nn.Module, config: dict[str, Any]) -> None:
 
 def _outputs(adapted: AdaptedModule) -> int | None:
     """Number of outputs of the head, so that loading can build it; None where there is none, or several that differ."""
-    found = {heads.outputs(head) for head in adapted.head_modules().values()}
+    said = adapted.host.outputs(adapted.backbone)
+    found = {heads.outputs(head, said) for head in adapted.head_modules().values()}
     return found.pop() if len(found) == 1 else adapted.num_labels
 
 

@@ -93,7 +93,7 @@ def read(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tens
     while True:
         stamp = _stamp(folder / CONFIG)
         data = _config_bytes(folder)
-        config = _parse(data, folder / CONFIG)
+        config = parse(data, folder / CONFIG)
         record = _check_own_fields(config, folder / CONFIG)
         try:
             tensors = _load_tensors(folder, record)
@@ -187,7 +187,7 @@ def _pack(tensors: Mapping[str, Tensor]) -> bytes:
         if tensor.is_meta or tensor.layout != torch.strided:
             found = "on the meta device, without values" if tensor.is_meta else str(tensor.layout)
             raise AdapterError(f"cannot save: tensor {name!r} is {found}; only dense tensors with values are stored")
-        _check_finite(
+        check_finite(
             name, tensor, "cannot save", "has training diverged? go back to an earlier state or lower the learning rate"
         )
     # A clone each: safetensors refuses tensors that share memory, such as tied weights.
@@ -199,8 +199,9 @@ def _pack(tensors: Mapping[str, Tensor]) -> bytes:
         raise AdapterError(f"cannot save: safetensors does not take these tensors ({kinds}): {error}") from error
 
 
-def _check_finite(name: str, tensor: Tensor, where: str, advice: str) -> None:
-    if not (tensor.is_floating_point() or tensor.is_complex()):
+def check_finite(name: str, tensor: Tensor, where: str, advice: str) -> None:
+    """AdapterError for a tensor with values that are NaN or infinite; one on the meta device has none."""
+    if tensor.is_meta or not (tensor.is_floating_point() or tensor.is_complex()):
         return
     values = tensor.detach()
     finite = torch.isfinite(values.float() if values.itemsize == 1 else values)  # not defined for 8-bit floats
@@ -261,7 +262,7 @@ def _check_replaceable(folder: Path) -> None:
     if not present:
         return
     try:
-        ours = "gossamer_version" in _parse(_config_bytes(folder), folder / CONFIG)
+        ours = "gossamer_version" in parse(_config_bytes(folder), folder / CONFIG)
     except AdapterError:
         ours = False
     if not ours or not all((folder / name).is_file() for name in present):
@@ -339,7 +340,8 @@ def _config_bytes(folder: Path) -> bytes:
     return data
 
 
-def _parse(data: bytes, path: Path) -> dict[str, Any]:
+def parse(data: bytes, path: Path) -> dict[str, Any]:
+    """An object of strict JSON, of bounded depth; AdapterError that names the file for anything else."""
     try:
         config = strict_json(data.decode("utf-8"))
     except RecursionError:
@@ -383,7 +385,7 @@ def _load_tensors(folder: Path, record: dict[str, Any]) -> dict[str, Tensor]:
             if path.is_file() and path.stat().st_size == record["bytes"]:
                 data = path.read_bytes()
                 if hashlib.sha256(data).hexdigest() == record["sha256"]:
-                    return _unpack(data, path)
+                    return unpack(data, path)
     path = folder / TENSORS
     if not path.is_file():
         raise AdapterError(f"{path} is missing; {CONFIG} is there, so copy the whole folder again")
@@ -394,7 +396,7 @@ def _load_tensors(folder: Path, record: dict[str, Any]) -> dict[str, Tensor]:
             "copy the whole folder again, or save again"
         )
     data = path.read_bytes()
-    tensors = _unpack(data, path)
+    tensors = unpack(data, path)
     if hashlib.sha256(data).hexdigest() != record["sha256"]:
         raise AdapterError(
             f"{path} was altered after it was saved: its SHA-256 is not the one in {CONFIG}; copy the whole folder "
@@ -403,13 +405,14 @@ def _load_tensors(folder: Path, record: dict[str, Any]) -> dict[str, Tensor]:
     return tensors
 
 
-def _unpack(data: bytes, path: Path) -> dict[str, Tensor]:
+def unpack(data: bytes, path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, all finite; AdapterError for anything else."""
     try:
         tensors = safetensors.torch.load(data)
     except _UNREADABLE as error:
         raise AdapterError(f"{path} is not a safetensors file: {error}; copy the whole folder again") from error
     for name, tensor in tensors.items():
-        _check_finite(name, tensor, str(path), "such an adapter answers nothing; take an earlier save")
+        check_finite(name, tensor, str(path), "such an adapter answers nothing; take an earlier save")
     return tensors
 
 

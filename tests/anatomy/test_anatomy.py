@@ -225,10 +225,12 @@ def test_multihead_attention_is_refused_with_the_reason() -> None:
         gm.read(model)
 
 
-def test_two_towers_of_one_kind_are_refused() -> None:
-    twins = nn.ModuleDict({"left": _vit(), "right": _vit()})
-    with pytest.raises(TypeError, match="ModuleDict has two vision stacks, left and right"):
-        gm.read(twins)
+def test_of_two_towers_of_one_kind_one_is_read() -> None:
+    anatomy = gm.read(nn.ModuleDict({"left": _vit(), "right": _vit()}))
+    assert anatomy.owners == {"vision": "left"}
+    assert list(anatomy.unread.values()) == ["ViTLayer"]
+    assert next(iter(anatomy.unread)).startswith("right.")
+    assert not anatomy.whole
 
 
 def test_two_towers_of_two_kinds_are_read() -> None:

@@ -50,6 +50,16 @@ def test_what_is_wrapped_twice_is_merged_from_the_inside(row: str) -> None:
     assert two.inner is None
 
 
+def test_thirds_cannot_be_split_off_a_projection_that_is_wrapped() -> None:
+    anatomy = gm.read(BACKBONES["timm"].model())
+    block = anatomy.blocks()[1]
+    anatomy.rewrite(block, "qkv", Scaled(block.part("qkv"), 2.0))
+    with pytest.raises(
+        ValueError, match=r"blocks\.1\.attn\.qkv is a Scaled by now, no Linear that could be split into thirds"
+    ):
+        anatomy.split(block)
+
+
 def test_a_hook_of_somebody_else_goes_on_working_after_the_merge() -> None:
     class Plus(gm.anatomy.seams.Part):  # type: ignore[name-defined]
         def forward(self, x: Tensor, output: Tensor) -> Tensor:

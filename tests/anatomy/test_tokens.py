@@ -21,7 +21,11 @@ def test_rows_enter_behind_the_prefix_and_leave() -> None:
     assert ledger.without_inserted(rows)[0].tolist() == [0, 6, 7, 8, 9]
     mask = torch.tensor([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]])
     assert ledger.widen(mask)[1].tolist() == [1, 1, 1, 1, 1, 1, 1, 0, 0, 0]
+    assert (ledger.rows_of(two), ledger.rows_of(one)) == (slice(1, 4), slice(4, 6))
+    assert ledger.behind(rows[:, :, None])[1, :, 0].tolist() == [6, 7, 8, 9]
     ledger.leave(one)
+    with pytest.raises(KeyError, match="object has no rows in this stream now"):
+        ledger.rows_of(one)
     assert (ledger.count, ledger.entered) == (3, {one: 2, two: 3})
 
 

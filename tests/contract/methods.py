@@ -101,4 +101,5 @@ METHODS: dict[str, Row] = {
     "visual-tokens": Row(gm.VisualTokens(), needs=SEES),
     "visual-tokens+lora": Row([gm.VisualTokens(tokens="patches", rank=3, block=1), LoraConfig(r=2)], needs=SEES),
     "vpt+adapter": Row([gm.VPT(prompts=3, deep=False), gm.VPT(prompts=2, form="sequence"), gm.Adapter(rank=3)]),
+    "ssf": Row(gm.SSF()),
 }

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+import gossamer as gm
+
+from . import two_processes
 from .table import BACKBONES, METHODS, Backbone, Row, adapt, disturb, pairs, run
+
+ROOT = Path(gm.__file__).parents[2]
 
 
 class Elsewhere:
@@ -99,3 +108,23 @@ def test_training_compiles_without_a_break(backbone: str, method: str) -> None:
     output.square().mean().backward()
     assert float((output - expected).detach().abs().max()) <= 1e-5
     assert all(p.grad is not None for n, p in adapted.trainable().items())
+
+
+def test_two_processes_have_the_gradient_of_one(tmp_path: Path) -> None:
+    """This process is the first; the other one imports what it needs meanwhile."""
+    file = tmp_path / "meeting"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(str(f) for f in (ROOT, ROOT / "src")),
+        "OMP_NUM_THREADS": "1",
+    }
+    module = "tests.contract.two_processes"
+    with subprocess.Popen(
+        [sys.executable, "-m", module, "1", str(file)], env=environment, stderr=subprocess.PIPE, text=True
+    ) as other:
+        try:
+            two_processes.compare(0, str(file))
+            _, errors = other.communicate(timeout=60)
+        finally:
+            other.kill()
+    assert other.returncode == 0, errors

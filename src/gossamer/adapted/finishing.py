@@ -41,7 +41,7 @@ def settle(model: AdaptedModule) -> nn.Module:
     placed = nn.ModuleDict({n: t for n, t in model.methods.items() if any(True for _ in t.state_dict())})
     if model.head_built is None:
         if placed:
-            backbone.add_module("gossamer", placed)
+            model.host.inner(backbone).add_module("gossamer", placed)
         return backbone
     return Finished(backbone, model.head_built, placed, model.host, model.readout)
 
@@ -60,4 +60,6 @@ class Finished(nn.Module):
 
     def forward(self, *args: Any, **inputs: Any) -> Any:
         """The logits for the backbone's inputs, in `.logits`."""
-        return self.readout.answer(self.head(self.host.features(self.backbone, self.readout, args, inputs)))
+        as_tuple, inputs = self.host.wants_tuple(self.backbone, inputs)
+        answer = self.readout.answer(self.head(self.host.features(self.backbone, self.readout, args, inputs)))
+        return answer.to_tuple() if as_tuple else answer

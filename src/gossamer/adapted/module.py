@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from gossamer import hosts, storage
+from gossamer import hosts, state, storage
 from gossamer.adapted.placement import Placement, occupant, occupy
-from gossamer.errors import WrongKind
+from gossamer.errors import UserError, WrongKind
 from gossamer.hosts import checkpointing, heads
 from gossamer.methods.base import Method
 
@@ -22,17 +23,26 @@ class AdaptedModule(nn.Module):
     """A frozen backbone with methods and a head, as one module; what users hold is `gossamer.Adapted`, with the same arguments."""
 
     def __init__(
-        self, backbone: nn.Module, applied: Sequence[Method], *, num_labels: int | None = None, train_head: bool = True
+        self,
+        backbone: nn.Module,
+        applied: Sequence[Method],
+        *,
+        num_labels: int | None = None,
+        train_head: bool = True,
+        head: Any = None,
     ):
         super().__init__()
+        hosts.check_plain(backbone)
         self.backbone, self.host = backbone, hosts.of(backbone)
         self.applied = tuple(sorted(applied, key=lambda m: m.name != "peft"))
         self.num_labels, self.train_head = num_labels, train_head
+        self.head_named = None if head is None else tuple(heads.named(backbone, head))
         self.metadata: dict[str, Any] = {}
         self.methods = nn.ModuleDict()
         self.head_built: nn.Module | None = None
         self.placement: Placement | None = None
         self.kept: dict[str, Tensor] | None = None
+        self.kept_labels: dict[str, Any] | None = None
         self.checkpointing = False
         self.attach()
 
@@ -57,7 +67,9 @@ class AdaptedModule(nn.Module):
         return self
 
     def _attach(self) -> None:
-        placed = Placement(self.backbone, self.applied, num_labels=self.num_labels, train_head=self.train_head)
+        placed = Placement(
+            self.backbone, self.applied, num_labels=self.num_labels, train_head=self.train_head, head=self.head_named
+        )
         self.placement, self.anatomy, self.readout = placed, placed.anatomy, placed.readout
         self.methods, self.head_built = placed.methods, placed.head
         self.fingerprints = {name: origin.fingerprint for name, origin in placed.origins.items()}
@@ -68,6 +80,7 @@ class AdaptedModule(nn.Module):
         try:
             if kept is not None:
                 self.load_state_dict(kept)
+                self.host.tell_labels(self.backbone, self.kept_labels or {})
         except BaseException:
             self.detach()
             self.kept = kept
@@ -80,7 +93,8 @@ class AdaptedModule(nn.Module):
         if self.placement is None:
             return self.backbone
         self.activation_checkpointing_disable()
-        self.kept = {k: v.detach().clone() for k, v in self.state_dict().items()}
+        self.kept = {k: v.detach().clone() for k, v in self.tensors().items()}
+        self.kept_labels = self.host.labels(self.backbone)
         self.placement.remove()
         self.placement, self.methods, self.head_built = None, nn.ModuleDict(), None
         occupy(self.backbone, None)
@@ -129,8 +143,10 @@ class AdaptedModule(nn.Module):
         inputs = {k: v for k, v in named.items() if v is not None} | kwargs
         if self.head_built is None:
             return self.host.respond(self.backbone, self.readout, args, inputs, labels)
+        as_tuple, inputs = self.host.wants_tuple(self.backbone, inputs)
         logits = self.head_built(self.host.features(self.backbone, self.readout, args, inputs))
-        return self.readout.answer(logits, labels)
+        answer = self.readout.answer(logits, labels)
+        return answer.to_tuple() if as_tuple else answer
 
     @property
     def accepts_loss_kwargs(self) -> bool:
@@ -143,7 +159,10 @@ class AdaptedModule(nn.Module):
         if self.head is None:
             raise WrongKind(f"{type(self.backbone).__name__} has no head; adapt it with num_labels=...")
         probe = _Input()
-        handle = heads.last_linear(self.head).register_forward_pre_hook(probe.keep)
+        found = heads.logits_of(self.head, self.host.outputs(self.backbone))
+        if found is None:
+            raise WrongKind(f"the head {type(self.head).__name__} has no layer that gives logits")
+        handle = found[1].register_forward_pre_hook(probe.keep)
         try:
             self(*args, **inputs)
         finally:
@@ -214,47 +233,97 @@ class AdaptedModule(nn.Module):
         """Every task head by its name: "head" for one that was built."""
         return {"head": self.head_built} if self.head_built is not None else dict(self.anatomy.heads)
 
-    def _head_parameters(self) -> dict[str, nn.Parameter]:
+    def _head_tensors(self) -> dict[str, Tensor]:
         several = len(self.head_modules()) > 1
         return {
-            f"head.{name}.{leaf}" if several else f"head.{leaf}": parameter
+            f"head.{name}.{leaf}" if several else f"head.{leaf}": tensor
             for name, head in self.head_modules().items()
-            for leaf, parameter in head.named_parameters()
+            for leaf, tensor in head.state_dict(keep_vars=True).items()
+        }
+
+    def _statistics(self) -> dict[str, Tensor]:
+        """What batch normalisation counts in the parts of the backbone that are in training mode with a method."""
+        heads = {m for head in self.head_modules().values() for m in head.modules()}
+        trained = {m for method in self.applied for part in method.trained_parts(self.anatomy) for m in part.modules()}
+        return {
+            f"statistics.{name}.{leaf}": buffer
+            for name, module in self.backbone.named_modules()
+            if isinstance(module, _BatchNorm) and module in trained - heads
+            for leaf, buffer in module.named_buffers(recurse=False)
         }
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Name -> parameter of everything that is trained."""
-        own = {k: v for k, v in self._own().items() if isinstance(v, nn.Parameter)}
+        own = {k: v for k, v in self.tensors().items() if isinstance(v, nn.Parameter)}
         return {k: v for k, v in own.items() if v.requires_grad}
 
-    def _own(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
+        """Name -> tensor of everything that is saved: what is trained, the head, and buffers of methods."""
         tensors: dict[str, Tensor] = {}
         for name, tree in self.methods.items():
             tensors |= {f"{name}.{k}": v for k, v in tree.state_dict(keep_vars=True).items()}
-        return tensors | self._head_parameters()
+        return tensors | self._statistics() | self._head_tensors()
 
     def state_dict(
         self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False
     ) -> dict[str, Any]:
-        """Only what belongs to the adapter: `<method>.<stack>.blocks.<i>....` and `head....`; never the frozen backbone."""
-        own = {prefix + k: v if keep_vars else v.detach() for k, v in self._own().items()}
+        """Only what belongs to the adapter: `<method>.<stack>.blocks.<i>....` and `head....`; never the frozen backbone.
+
+        Beside them `_extra_state`, where this class has one: torch's name for what a module has to say beyond its tensors.
+        """
+        own = {prefix + k: v if keep_vars else v.detach() for k, v in self.tensors().items()}
+        if type(self).get_extra_state is not nn.Module.get_extra_state:
+            own[prefix + state.EXTRA] = self.get_extra_state()
         if destination is not None:
             destination.update(own)
             return destination
         return own
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Copies tensors into place.
+        """Copies tensors into place, in the dtype and on the device they have here; where one is refused, none.
+
+        Returns: the names that were missing and those that were not expected (both are errors where strict).
 
         Raises:
-            AdapterError: names or shapes differ from what this adapter has (strict), or a value is not finite.
+            AdapterError: names differ from what this adapter has (strict), a shape does, or a value is not finite.
+            UserError: assign=True.
         """
-        own = self._own()
-        storage.check_tensors(dict(state_dict), own)
+        if assign:
+            raise UserError(
+                "the tensors of an adapter stand in its backbone and in optimizers, so values are copied into them: load without "
+                "assign=True, after .to(dtype) where another dtype is meant"
+            )
+        given, own = {k: v for k, v in state_dict.items() if k != state.EXTRA}, self.tensors()
+        missing, unexpected = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
+        if not strict:
+            given = {k: v for k, v in given.items() if k in own}
+            own = {k: v for k, v in own.items() if k in given}
+        storage.check_tensors(given, own)
+        for name, tensor in given.items():
+            storage.check_finite(name, tensor, "cannot load", "such an adapter answers nothing; take an earlier state")
         with torch.no_grad():
             for name, tensor in own.items():
-                tensor.copy_(state_dict[name])
-        return nn.modules.module._IncompatibleKeys([], [])
+                tensor.copy_(given[name])
+        return nn.modules.module._IncompatibleKeys(missing, unexpected)
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, local_metadata: Any, strict: bool, missing_keys: Any, unexpected_keys: Any,
+        error_msgs: Any,
+    ) -> None:  # fmt: skip
+        """The same for a module around this one, which lets each of its children take what is theirs.
+
+        Our own children come next, the frozen backbone among them: they find what they have, and nothing else.
+        """
+        given = {k.removeprefix(prefix): state_dict.pop(k) for k in list(state_dict) if k.startswith(prefix)}
+        for name, child in self.named_children():
+            state_dict.update(child.state_dict(prefix=f"{prefix}{name}.", keep_vars=True))
+        try:
+            found = self.load_state_dict(given, False, bool(local_metadata.get("assign_to_params_buffers")))
+        except UserError as error:
+            error_msgs.append(str(error))
+            return
+        missing_keys.extend(prefix + name for name in found.missing_keys)
+        unexpected_keys.extend(prefix + name for name in found.unexpected_keys)
 
 
 class _Input:

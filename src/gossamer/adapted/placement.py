@@ -8,29 +8,53 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from gossamer import hosts, storage
-from gossamer.errors import UserError
+from gossamer.anatomy import Anatomy
+from gossamer.anatomy.seams import Part
+from gossamer.errors import UserError, WrongKind
 from gossamer.methods.base import Method
 
-OCCUPANT = "gossamer_occupant"  # set on a backbone while an adapter is attached to it
+OCCUPIED = "occupied"  # name of the module that says so, in a backbone that an adapter is attached to
+
+
+class Occupied(Part):
+    """In a backbone: which adapter is attached to it. No child of this: the backbone is a child of the adapter."""
+
+    adapter: nn.Module
+
+    def __init__(self, adapter: nn.Module):
+        super().__init__()
+        self.borrow(adapter=adapter)
 
 
 def occupant(backbone: nn.Module) -> Any:
-    """The adapter that is attached to a backbone; None where there is none."""
-    return backbone.__dict__.get(OCCUPANT)
+    """The adapter that is attached to a backbone, or to a model in it; None where there is none."""
+    return next((module.adapter for module in backbone.modules() if isinstance(module, Occupied)), None)
 
 
 def occupy(backbone: nn.Module, adapter: nn.Module | None) -> None:
-    """Notes which adapter is attached to a backbone."""
-    if adapter is None:
-        backbone.__dict__.pop(OCCUPANT, None)
-    else:
-        backbone.__dict__[OCCUPANT] = adapter  # no child: the backbone is a child of the adapter
+    """Notes which adapter is attached to a backbone; a copy of both is attached to its own copy.
+
+    The note is in the pre-trained model, since a module of the user's around it may run all its children (nn.Sequential).
+    """
+    model = hosts.of(backbone).inner(backbone)
+    if adapter is not None:
+        model.add_module(OCCUPIED, Occupied(adapter))
+    elif OCCUPIED in model._modules:
+        delattr(model, OCCUPIED)
 
 
 class Placement:
     """Methods and a head as they sit in a backbone, and what it takes to have the backbone again as it was.
+
+    Args:
+        backbone: the model.
+        applied: the methods.
+        num_labels: outputs of the head; None keeps the head that was found.
+        train_head: whether the head is trained.
+        head: the modules that are the head, as in `gossamer.adapt`; None: those that the model itself declares.
 
     Attributes:
         anatomy: of the backbone with everything in place.
@@ -42,24 +66,34 @@ class Placement:
         origins: what the pre-trained weights were, by part of the backbone.
 
     Raises:
-        TypeError: no family knows the backbone.
-        UserError: its weights are offloaded.
+        TypeError: a method needs blocks, and no family knows the backbone, or only a part of it.
+        UserError: its weights are offloaded, or nothing says what a part of it is.
         ValueError: a method does not fit, or nothing would be trained. The backbone is then as it was.
     """
 
     def __init__(
-        self, backbone: nn.Module, applied: Sequence[Method], *, num_labels: int | None = None, train_head: bool = True
+        self,
+        backbone: nn.Module,
+        applied: Sequence[Method],
+        *,
+        num_labels: int | None = None,
+        train_head: bool = True,
+        head: tuple[str, ...] | None = None,
     ):
         _require_present(backbone)
-        self.backbone, self.host, self.anatomy = backbone, hosts.of(backbone), hosts.read(backbone)
+        self.backbone, self.host, self.anatomy = backbone, hosts.of(backbone), hosts.read(backbone, head)
+        if head is None:
+            self._check_claimed()
+        self._check_read(applied)
         self.anatomy.check_whole_input()
-        self.readout = hosts.ReadOut.of(self.anatomy)
-        self.origins = {name: Origin.of(part) for name, part in self.host.parts(backbone).items()}
+        self.readout = self.host.read_out(self.anatomy)
+        self.origins = {name: Origin.of(self._part(part)) for name, part in self.host.parts(backbone).items()}
         self.methods, self.head, self.applied = nn.ModuleDict(), None, tuple(applied)
         self._flags = {n: p.requires_grad for n, p in backbone.named_parameters()}
         self._modes = {n: m.training for n, m in backbone.named_modules()}
         self._labels = self.host.labels(backbone)
         self.originals: dict[str, Tensor] = {}
+        self._statistics = {n: b.clone() for n, b in _statistics(backbone).items()}
         try:
             self._place(applied, num_labels, train_head)
         except BaseException:
@@ -87,6 +121,34 @@ class Placement:
                 f"{type(self.backbone).__name__} and there is no head; give num_labels=... for a head, or a method such as VPT()"
             )
 
+    def _check_claimed(self) -> None:
+        names = self.host.unclaimed(self.backbone)
+        if names:
+            raise UserError(
+                f"nothing says what these parts of {type(self.backbone).__name__} are, and they would be frozen: "
+                f"{', '.join(names)}. Name those that are its head, to be trained and saved: head=({names[0]!r},), or head=()"
+            )
+
+    def _check_read(self, applied: Sequence[Method]) -> None:
+        """TypeError where a method needs blocks that no family knows, or would reach only those that one knows unasked."""
+        for method in (m for m in applied if m.reads_blocks):
+            self.anatomy.check_known()
+            if self.anatomy.unread and getattr(method, "stack", None) is None:
+                raise WrongKind(self._partly(method))
+
+    def _partly(self, method: Method) -> str:
+        known = ", ".join(f"{n} ({len(b)} blocks, {b[0].name} ...)" for n, b in self.anatomy.stacks.items())
+        unread = ", ".join(f"{path} ({kind})" for path, kind in self.anatomy.unread.items())
+        way = (
+            f"say stack={self.anatomy.main!r} if that is meant"
+            if hasattr(method, "stack")
+            else "it does not fit this model"
+        )
+        return (
+            f"{type(self.backbone).__name__} is read in part: {known}; no family knows {unread}. {method.name} would reach what "
+            f"is read alone: {way}. Configurations of peft, BitFit and FullFineTuning reach every part"
+        )
+
     def _new_head(self, applied: Sequence[Method], width: int, outputs: int) -> nn.Module:
         """The head of the first method that comes with one, else a Linear."""
         offered = (method.head(self.anatomy, width, outputs) for method in applied)
@@ -101,22 +163,29 @@ class Placement:
                 if other != name:
                     raise UserError(f"{other} and {name} would both train the same parameters: leave one of them out")
 
+    def _part(self, part: nn.Module) -> Anatomy:
+        """The anatomy of a part as it is now, of the backbone with the same heads."""
+        return hosts.read(part, tuple(self.anatomy.heads) if part is self.backbone else None)
+
     def changed(self) -> str | None:
         """What of the backbone's own weights is no more as it was when the methods came, in words; None where all is."""
         own = {id(p): self.originals[n] for n, p in self.backbone.named_parameters() if n in self.originals}
         with self.anatomy.bare():
             found = [
-                origin.against(part, own)
+                origin.against(self._part(part), own)
                 for origin, part in zip(self.origins.values(), self.host.parts(self.backbone).values(), strict=True)
             ]
         return next((words for words in found if words), None)
 
     def remove(self) -> None:
         """Takes everything out of the backbone, which is then bit for bit as it was."""
-        named = dict(self.backbone.named_parameters())
+        named, moved = dict(self.backbone.named_parameters()), _statistics(self.backbone)
         with torch.no_grad():
             for name, value in self.originals.items():
                 named[name].copy_(value)
+            for name, value in self._statistics.items():
+                if name in moved:
+                    moved[name].copy_(value)
         self.anatomy.undo()
         for name, flag in self._flags.items():
             self.backbone.get_parameter(name).requires_grad_(flag)
@@ -159,6 +228,16 @@ def _same(one: torch.device, other: torch.device) -> bool:
     return one.type == other.type and (None in (one.index, other.index) or one.index == other.index)
 
 
+def _statistics(model: nn.Module) -> dict[str, Tensor]:
+    """What batch normalisation counts while it trains, by name."""
+    return {
+        f"{name}.{leaf}": buffer
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm)
+        for leaf, buffer in module.named_buffers(recurse=False)
+    }
+
+
 class Origin(NamedTuple):
     """The pre-trained weights of a model at one moment: what they are, their type, and their shapes by name."""
 
@@ -167,17 +246,17 @@ class Origin(NamedTuple):
     shapes: dict[str, tuple[int, ...]]
 
     @classmethod
-    def of(cls, model: nn.Module, instead: Mapping[int, Tensor] = MappingProxyType({})) -> Origin:
+    def of(cls, anatomy: Anatomy, instead: Mapping[int, Tensor] = MappingProxyType({})) -> Origin:
         """That of a model as it is, with other values `instead` of some parameters, by their id."""
-        tensors = [(n, instead.get(id(p), p)) for n, p in _identifying(model)]
+        tensors = [(n, instead.get(id(p), p)) for n, p in _identifying(anatomy)]
         meta = any(p.device.type == "meta" for _, p in tensors)  # no values
         shapes = {n: tuple(p.shape) for n, p in tensors}
-        dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+        dtype = str(next(anatomy.model.parameters()).dtype).removeprefix("torch.")
         return cls(None if meta else storage.fingerprint(tensors), dtype, shapes)
 
-    def against(self, model: nn.Module, instead: Mapping[int, Tensor]) -> str | None:
+    def against(self, anatomy: Anatomy, instead: Mapping[int, Tensor]) -> str | None:
         """How the weights of a model are no more these, in words; None where they are, be it in another type."""
-        now = Origin.of(model, instead)
+        model, now = anatomy.model, Origin.of(anatomy, instead)
         for name in sorted({*self.shapes, *now.shapes}):
             if self.shapes.get(name) != now.shapes.get(name):
                 return f"{name} of {type(model).__name__} was {self.shapes.get(name)} and is {now.shapes.get(name)}"
@@ -186,16 +265,13 @@ class Origin(NamedTuple):
         return None
 
 
-def _identifying(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+def _identifying(anatomy: Anatomy) -> list[tuple[str, nn.Parameter]]:
     """Names and parameters by which a pre-trained model is known: those outside its heads.
 
     A pooler that nothing reads does not count: where a checkpoint has none, each loading makes a random one.
     """
-    anatomy = hosts.read(model)
-    pooler = (
-        None
-        if anatomy.heads or anatomy.blocks()[0].stack.readout == "pooled"
-        else getattr(anatomy.owner(), "pooler", None)
-    )
+    owner = anatomy.owner() if anatomy.stacks else anatomy.model
+    read = anatomy.heads or (anatomy.stacks and anatomy.blocks()[0].stack.readout == "pooled")
+    pooler = None if read else getattr(owner, "pooler", None)
     unread = {id(p) for p in pooler.parameters()} if isinstance(pooler, nn.Module) else set()
     return [(n, p) for n, p in anatomy.backbone_parameters() if id(p) not in unread]

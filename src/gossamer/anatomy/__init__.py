@@ -1,6 +1,6 @@
 """Where the parts of a transformer sit, and the verbs a method may use on them."""
 
 from gossamer.anatomy.anatomy import STACK_ORDER, VERBS, Anatomy, Branch
-from gossamer.anatomy.reading import read
+from gossamer.anatomy.reading import read, survey
 
-__all__ = ["STACK_ORDER", "VERBS", "Anatomy", "Branch", "read"]
+__all__ = ["STACK_ORDER", "VERBS", "Anatomy", "Branch", "read", "survey"]

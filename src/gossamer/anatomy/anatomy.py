@@ -24,8 +24,10 @@ from __future__ import annotations
 
 import itertools
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from types import MappingProxyType
 from typing import Any, Literal
 
 from torch import nn
@@ -36,7 +38,7 @@ from gossamer.anatomy.displaced import Displaced
 from gossamer.anatomy.seams import Part
 from gossamer.anatomy.session import Session
 from gossamer.anatomy.stack import FfnNames, Stack
-from gossamer.errors import UnknownName, UserError
+from gossamer.errors import UnknownName, UserError, WrongKind
 
 Branch = Literal["attention", "cross", "ffn"]
 Place = Literal["start", "middle", "end", "attention", "ffn"]
@@ -47,8 +49,18 @@ VERBS = ("add", "rewrite", "middle", "remember", "insert", "replace", "observe")
 class Anatomy:
     """The parts of one model, and the log of what methods did to them."""
 
-    def __init__(self, model: nn.Module, stacks: dict[str, list[Block]], owners: dict[str, str]):
+    def __init__(
+        self,
+        model: nn.Module,
+        stacks: dict[str, list[Block]],
+        owners: dict[str, str],
+        *,
+        unread: Mapping[str, str] = MappingProxyType({}),
+        why: str = "",
+    ):
         self.model, self.stacks, self.owners = model, stacks, owners
+        self.unread = unread  # path -> class of blocks: lists of blocks that no family describes
+        self.why = why  # no family knows the model, where none does
         self.heads: dict[str, nn.Module] = {}  # task heads of the model, by name: no part of the backbone
         self.output: nn.Module | None = None  # the output layer of a language model
         self.session = Session.of(model)
@@ -57,9 +69,28 @@ class Anatomy:
         self.log: list[seams.Change] = []
         self.sites: list[Site] = []  # what a method takes the place of, known before any is placed
 
+    def check_known(self) -> None:
+        """Nothing, where a family describes a stack of the model.
+
+        Raises:
+            TypeError: none does.
+        """
+        if not self.stacks:
+            raise WrongKind(self.why)
+
+    @property
+    def whole(self) -> bool:
+        """Whether families describe every list of blocks of the model."""
+        return bool(self.stacks) and not self.unread
+
     @property
     def main(self) -> str:
-        """Name of the stack that methods use unless told otherwise: the first that the model runs."""
+        """Name of the stack that methods use unless told otherwise: the first that the model runs.
+
+        Raises:
+            TypeError: no family knows the model.
+        """
+        self.check_known()
         return next(iter(self.stacks))
 
     @property
@@ -130,6 +161,38 @@ class Anatomy:
     def owner(self, stack: str | None = None) -> nn.Module:
         """The module that embeds the inputs of a stack and runs it."""
         return self.model.get_submodule(self.owners[stack or self.main])
+
+    def around(self, stack: str | None = None) -> dict[str, str]:
+        """role -> full module name of what stands around a stack's blocks: "patches", a convolution, and "norm", behind the last.
+
+        Left out is what the family has not: patches where it reads no images, a norm where its blocks end with one. Where a model
+        lost its norm, an Identity has the role.
+        """
+        names, owner, path = (
+            self.stacks[stack or self.main][0].stack,
+            self.owner(stack),
+            self.owners[stack or self.main],
+        )
+        norms = sorted(
+            filter(partial(has, owner), names.final_norm), key=lambda n: isinstance(get(owner, n), nn.Identity)
+        )
+        found = {"patches": names.patch_convolution, "norm": norms[0] if norms else None}
+        return {role: f"{path}.{name}" if path else name for role, name in found.items() if name is not None}
+
+    def patch_convolution(self, stack: str | None = None) -> nn.Conv2d:
+        """The convolution that makes a stack's tokens of patches, also where something is wrapped around it.
+
+        Raises:
+            KeyError: the stack reads no images, or makes tokens of them in another way.
+        """
+        name = self.around(stack).get("patches")
+        inside = () if name is None else self.model.get_submodule(name).modules()
+        found = next((module for module in inside if isinstance(module, nn.Conv2d)), None)
+        if found is None:
+            raise UnknownName(
+                f"the {stack or self.main} stack of {type(self.model).__name__} has no convolution of patches"
+            )
+        return found
 
     def patches(self, stack: str | None = None) -> nn.Module | None:
         """The module whose output is the patch tokens [B, n, d] of a stack before positions, or None where there is none."""
@@ -245,7 +308,13 @@ class Anatomy:
         """A fused qkv Linear becomes three Linears over views of the same weights, so that thirds can be rewritten."""
         fused = block.attention.fused
         if fused is not None and not has(block.module, block.attention.q):
-            thirds = rewritten.SplitLinear(get(block.module, fused))
+            whole = get(block.module, fused)
+            if not isinstance(whole, nn.Linear):
+                raise UserError(
+                    f"{block.name}.{fused} is a {type(whole).__name__} by now, no Linear that could be split into thirds: place "
+                    "first what changes one of the thirds"
+                )
+            thirds = rewritten.SplitLinear(whole)
             self._swap(f"{block.name}.{fused}", thirds, None, block, "attention")
 
     def swap(self, name: str, module: nn.Module, *, merge: rewritten.Merge | None = None) -> None:
@@ -348,7 +417,8 @@ class Anatomy:
                     f"to {other.span[-1].name}: {'insert the longer span first' if longer else 'let one span contain the other'}"
                 )
         if first.stack.windows is not None:
-            self._do(windows.WindowInserted(self.owner(first.stack.name), span, part, self.session, stay))
+            norm = self.model.get_submodule(self.around(first.stack.name)["norm"])
+            self._do(windows.WindowInserted(norm, span, part, self.session, stay))
             return
         self._count(first)
         others = [c for c in self.columns(first.stack.name) if c[0].stack is not first.stack]

@@ -22,6 +22,7 @@ from transformers import AttentionInterface
 
 from gossamer.anatomy.call import Arguments, Call
 from gossamer.anatomy.displaced import Displaced
+from gossamer.errors import UnknownName
 
 if TYPE_CHECKING:
     from gossamer.anatomy.block import Block
@@ -76,6 +77,21 @@ def join(module: nn.Module, keys: Tensor, values: Tensor) -> tuple[Tensor, Tenso
         joined_values.insert(0, own_values.expand(batch, -1, -1, -1))
         count += own_keys.shape[2]
     return torch.cat(joined_keys, dim=2), torch.cat(joined_values, dim=2), count
+
+
+def columns_of(attention: nn.Module, part: nn.Module) -> slice:
+    """Which of an attention's keys are those that a part supplies: the part that came last stands first.
+
+    Raises:
+        UnknownName: the attention does not remember it.
+    """
+    memory, start = memory_of(attention), 0
+    for other in reversed([] if memory is None else memory.parts):
+        count = other(1)[0].shape[1]
+        if other is part:
+            return slice(start, start + count)
+        start += count
+    raise UnknownName(f"{type(attention).__name__} does not remember what this {type(part).__name__} supplies")
 
 
 def widen(mask: Tensor | None, count: int) -> Tensor | None:

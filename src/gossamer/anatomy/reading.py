@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from torch import nn
 
@@ -20,6 +20,13 @@ def read(model: nn.Module) -> Anatomy:
     Raises:
         TypeError: no family knows the model, or a part that the family names is missing (the message names it).
     """
+    found = survey(model)
+    found.check_known()
+    return found
+
+
+def survey(model: nn.Module) -> Anatomy:
+    """The anatomy of any model: of one that no family knows it has no stack, and says why as soon as one is asked for."""
     stacks: dict[str, list[Block]] = {}
     owners: dict[str, str] = {}
     missing: list[str] = []
@@ -32,21 +39,46 @@ def read(model: nn.Module) -> Anatomy:
             if any(blocks[0].module is found[0][2] for blocks in stacks.values()):
                 continue  # the same list, reached through a wrapper of the owner
             problems = [
-                f"{path} ({type(b).__name__}) {why}" for _, path, b in found if (why := _missing_part(b, stack))
+                f".{path} ({type(b).__name__}) {why}" for _, path, b in found if (why := _missing_part(b, stack))
             ]
+            problems += _missing_around(module, stack)
             if problems:
-                missing.append(f"{name or type(module).__name__}.{problems[0]}")
+                missing.append(f"{name or type(module).__name__}{problems[0]}")
                 continue
             if stack.name in stacks and owners[stack.name] != name:
-                raise WrongKind(f"{type(model).__name__} has two {stack.name} stacks, {owners[stack.name]} and {name}")
+                missing.append(f"there are two {stack.name} stacks, {owners[stack.name]} and {name}")
+                continue
             stacks.setdefault(stack.name, []).extend(
                 _blocks(name, module, stack, found, len(stacks.get(stack.name, [])))
             )
             owners[stack.name] = name
-    if not stacks:
-        raise WrongKind(_unknown(model, missing))
     order = getattr(model, "stack_order", STACK_ORDER)  # models composed of two say which comes first
-    return Anatomy(model, {name: stacks[name] for name in order if name in stacks}, owners)
+    known = {name: stacks[name] for name in order if name in stacks}
+    return Anatomy(model, known, owners, unread=_unread(model, known), why=_unknown(model, missing))
+
+
+def _unread(model: nn.Module, stacks: Mapping[str, list[Block]]) -> dict[str, str]:
+    """Path -> class of the blocks of every list of blocks that no family describes: equal modules of two matrices or more each.
+
+    Lists inside of blocks, known or not, belong to these.
+    """
+    known = [block.name for blocks in stacks.values() for block in blocks]
+    found: dict[str, str] = {}
+    for path, module in model.named_modules():
+        children = list(module.children())
+        if not isinstance(module, nn.ModuleList | nn.Sequential) or len({type(child) for child in children}) != 1:
+            continue
+        if any(f"{path}.".startswith(f"{other}.") for other in [*known, *found]):
+            continue
+        holds_known = any(name.startswith(f"{path}.") for name in known)
+        if not holds_known and all(sum(map(_is_matrix, child.modules())) > 1 for child in children):
+            found[path] = type(children[0]).__name__
+    return found
+
+
+def _is_matrix(module: nn.Module) -> bool:
+    weight = module._parameters.get("weight")
+    return weight is not None and weight.dim() == 2 and not isinstance(module, nn.Embedding)
 
 
 def _blocks(
@@ -95,6 +127,12 @@ def _missing_part(block: nn.Module, stack: Stack) -> str | None:
     if not any(has(block, f.up) and has(block, f.down) for f in stack.ffn):
         return f"has no {' or '.join(f.up for f in stack.ffn)}"
     return None
+
+
+def _missing_around(owner: nn.Module, stack: Stack) -> list[str]:
+    """What a family names around the blocks, and the model has not."""
+    named = [() if stack.patch_convolution is None else (stack.patch_convolution,), stack.final_norm]
+    return [f" has no {' or '.join(names)}" for names in named if names and not any(has(owner, name) for name in names)]
 
 
 def _missing_argument(block: nn.Module, stack: Stack) -> str | None:

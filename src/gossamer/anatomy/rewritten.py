@@ -27,6 +27,16 @@ class Wrapped(Part):
         super().__init__()
         self.inner = inner
 
+    @property
+    def weight(self) -> Tensor:
+        """The inner module's, for code that asks for its shape and type."""
+        return self.inner.weight  # type: ignore[union-attr, return-value]
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The inner module's."""
+        return self.inner.bias  # type: ignore[union-attr, return-value]
+
     def merged(self) -> nn.Module | None:
         """A plain module that equals this in evaluation, on the inner one, which is plain by then; None: there is none."""
         raise NotImplementedError

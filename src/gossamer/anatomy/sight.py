@@ -81,15 +81,15 @@ def of(model: nn.Module) -> Sight:
 
 def spread(rows: Tensor, batch: int) -> Tensor:
     """Rows [B, ...] for `batch` sequences, of which batch / B in a row belong to each text (beams, several answers)."""
-    return rows if len(rows) == batch else rows.repeat_interleave(batch // len(rows), dim=0)
+    return rows if rows.shape[0] == batch else rows.repeat_interleave(batch // rows.shape[0], dim=0)
 
 
 def question_end(question: Tensor | None, states: Tensor) -> Tensor:
     """Position [B] of the last token of each question, in states [B, N, d]."""
     if question is None:
-        return torch.full((len(states),), states.shape[1] - 1, device=states.device)
+        return torch.full((states.shape[0],), states.shape[1] - 1, device=states.device)
     steps = torch.arange(question.shape[1], device=states.device)
-    return (steps * spread(question, len(states)).long()).argmax(dim=1)
+    return (steps * spread(question, states.shape[0]).long()).argmax(dim=1)
 
 
 def last(x: Tensor, mask: Tensor) -> Tensor:

@@ -49,14 +49,13 @@ class WindowNames:
 
     `size` is an attribute of a block. `merging` is the merging of four patches to one, relative to the owner, a star for
     the number of the stage at whose end (or, with `merges_first`, at whose start) it runs; it has a `norm` and a Linear
-    `reduction`. `norm` is the owner's last norm, behind which the read-out averages everything that comes through. `grid` is an
+    `reduction`. Behind the owner's last norm the read-out averages everything that comes through. `grid` is an
     attribute of a block: height and width of its states in tokens; `dimensions` the argument that says so, of blocks that take
     states as one row [B, h w, d] and not as a grid [B, h, w, d].
     """
 
     size: str
     merging: str
-    norm: str
     grid: str = "input_resolution"
     dimensions: str | None = None
     merges_first: bool = False
@@ -80,6 +79,8 @@ class Stack:
     blocks: str  # the list of blocks, relative to the owner; with a star, the lists of all stages
     attention: tuple[AttentionNames, ...]  # alternatives in order of preference
     ffn: tuple[FfnNames, ...]
+    patch_convolution: str | None  # in the owner: makes tokens of patches; None: it reads no images
+    final_norm: tuple[str, ...]  # in the owner, alternatives: the norm behind the last block; (): blocks end with one
     cross: AttentionNames | None = None
     prefix: int | tuple[str, ...] = 0  # a number, or attributes of the owner to try, in order
     extra_prefix: int = 0
@@ -90,7 +91,6 @@ class Stack:
     visual_prefix: int = 0  # of both: class-like tokens between text and patches
     patches: str | None = None  # in the owner: gives the patch tokens [B, n, d] before positions are added
     patches_norm: str | None = None  # in the owner: a norm behind the positions puts tokens on another scale
-    final_norm: str | None = None  # in the owner: the norm behind the last block
     rotary: str | None = None  # in the owner: rotary(states, positions) = cosine and sine for its blocks
     own_attention: type[nn.Module] | None = None
     pooled: int = 1  # widths of the stream in one vector that "pooled" reads out

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gossamer.errors import UnknownName
+
 
 class Ledger:
     """Which rows of a stream [B, N, d] are the model's own tokens, which were inserted, and which of its own were merged.
@@ -50,6 +52,23 @@ class Ledger:
     def leave(self, owner: Any) -> None:
         """Takes note that an owner's rows are gone."""
         self.inserted = [(other, number) for other, number in self.inserted if other is not owner]
+
+    def rows_of(self, owner: Any) -> slice:
+        """Where an owner's rows stand in the stream now.
+
+        Raises:
+            UnknownName: it has none there.
+        """
+        start = self.at
+        for other, number in self.inserted:
+            if other is owner:
+                return slice(start, start + number)
+            start += number
+        raise UnknownName(f"{type(owner).__name__} has no rows in this stream now")
+
+    def behind(self, rows: Tensor) -> Tensor:
+        """Rows [B, length, d] -> those of the model's own tokens behind the first `at`, [B, tokens as they were - at, d]."""
+        return self.spread(self.without_inserted(rows))[:, self.at :]
 
     def without_inserted(self, rows: Tensor) -> Tensor:
         """Rows [B, length, ...] -> the model's own [B, own, ...]."""

@@ -40,11 +40,9 @@ def merge(tokens: Tensor, merging: Any) -> Tensor:
 class WindowInserted(Inserted):
     """Tokens enter before the first block of a span of windowed blocks, and leave after its last, or stay."""
 
-    def __init__(self, owner: nn.Module, span: list[Block], part: nn.Module, session: Session, stay: bool):
+    def __init__(self, norm: nn.Module, span: list[Block], part: nn.Module, session: Session, stay: bool):
         super().__init__(span, part, session, stay)
-        names = span[0].stack.windows
-        assert names is not None, "the stack attends in windows"
-        self.norm = get(owner, names.norm)
+        self.norm = norm  # behind the last block
         self.walked = [WindowedBlock(block) for block in span]
         for one, two in zip(self.walked, self.walked[1:], strict=False):
             one.following = two

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from gossamer import hosts
@@ -52,12 +53,14 @@ class Sample:
         Raises:
             ValueError: a size for something that the model does not read, or longer than it can read.
         """
+        backbone = hosts.of(backbone).inner(backbone)
         texts = _texts(backbone, tokens)
         images = 2 if "ForImagesAndText" in type(backbone).__name__ else 1
         return cls(_image(backbone, image_size), texts.get("text", texts.get("encoder")), texts.get("decoder"), images)
 
     def inputs(self, backbone: nn.Module, batch: int) -> dict[str, Any]:
         """What the model is called with, on its device, in a batch."""
+        backbone = hosts.of(backbone).inner(backbone)
         device, config = next(backbone.parameters()).device, getattr(backbone, "config", None)
         given: dict[str, Any] = {}
         if self.text is not None:
@@ -80,10 +83,14 @@ class Sample:
             given["interpolate_pos_encoding"] = True
         return given
 
+    def __str__(self) -> str:
+        image = [] if self.image is None else [f"an image of {self.image[0]} x {self.image[1]} pixels"]
+        return " and ".join([*image, *(f"{count} tokens of {side}" for side, count in self.texts().items())]) + " alone"
+
     def texts(self) -> dict[str, int]:
         """Tokens by what reads them: {"text": n}, or {"encoder": n, "decoder": m}; empty for models without text."""
         if self.decoder is not None:
-            return {"encoder": self.text or 0, "decoder": self.decoder}
+            return {"encoder": self.text, "decoder": self.decoder} if self.text else {"decoder": self.decoder}
         return {} if self.text is None else {"text": self.text}
 
     def tokens(self, anatomy: Anatomy) -> dict[str, int]:
@@ -94,12 +101,12 @@ class Sample:
             if stack.counts_as is not None:
                 continue
             if stack.modality != "text" and self.image is not None:
-                patches = patch_count(_patch_convolution(anatomy.owner(name)), self.image)
+                patches = patch_count(anatomy.patch_convolution(name), self.image)
                 dropped = setting(getattr(anatomy.model, "config", None), "mask_ratio") or 0  # masked autoencoders
                 patches = int(patches * (1 - dropped))
             text = self.decoder if name == "decoder" and self.decoder is not None else self.text
             if stack.windows is not None and self.image is not None:
-                counts[f"{name}.rows"] = self.image[0] // _patch_convolution(anatomy.owner(name)).stride[0]
+                counts[f"{name}.rows"] = self.image[0] // anatomy.patch_convolution(name).stride[0]
             both = (text or 0) + 1 + patches
             counts[name] = {"vision": patches + blocks[0].prefix, "text": text or 0, "both": both}[stack.modality]
         return counts
@@ -111,7 +118,7 @@ def _image(backbone: nn.Module, asked: int | tuple[int, int] | None) -> tuple[in
         if asked is not None:
             raise UserError(f"{name} reads no images, so image_size={asked} means nothing to it")
         return None
-    own = setting(config, "image_size") if config is not None else getattr(backbone.patch_embed, "img_size", None)
+    own = setting(config, "image_size") if config is not None else _made_for(backbone)
     if asked is None and own is None:
         raise UserError(f"{name} does not say what images it was made for: give image_size=...")
     image = _pair(own if asked is None else asked)
@@ -120,14 +127,21 @@ def _image(backbone: nn.Module, asked: int | tuple[int, int] | None) -> tuple[in
     return image
 
 
+def _made_for(backbone: nn.Module) -> tuple[int, int] | None:
+    """The images that a model of timm was made for; where it is not made for one size, those that it was pre-trained on."""
+    size = getattr(getattr(backbone, "patch_embed", None), "img_size", None)
+    trained = (getattr(backbone, "pretrained_cfg", None) or {}).get("input_size")
+    return _pair(size) if size else _pair(trained[-2:]) if trained else None
+
+
 def _texts(backbone: nn.Module, asked: int | dict[str, int] | None) -> dict[str, int]:
     """Side ("text", or "encoder" and "decoder") -> tokens."""
     name, config = type(backbone).__name__, getattr(backbone, "config", None)
     reader = getattr(backbone, "language", backbone)  # of a composed model, the part that reads text
     names = inspect.signature(reader.forward).parameters
-    sides: tuple[str, ...] = (
-        ("encoder", "decoder") if "decoder_input_ids" in names else ("text",) if "input_ids" in names else ()
-    )
+    two = "decoder_input_ids" in names
+    readers = {"encoder" if two else "text": "input_ids", "decoder": "decoder_input_ids"}
+    sides = tuple(side for side, name in readers.items() if name in names)
     if asked is not None and not sides:
         raise UserError(f"{name} reads no text, so tokens={asked} means nothing to it")
     limit = setting(config, "max_position_embeddings")
@@ -155,10 +169,6 @@ def setting(config: Any, name: str) -> Any:
 def patch_count(conv: nn.Conv2d, image: tuple[int, int]) -> int:
     """Patches that a patch convolution makes of an image of (height, width) pixels."""
     return (image[0] // conv.stride[0]) * (image[1] // conv.stride[1])
-
-
-def _patch_convolution(owner: nn.Module) -> nn.Conv2d:
-    return next(m for m in owner.modules() if isinstance(m, nn.Conv2d))
 
 
 def _pair(size: Any) -> tuple[int, int]:
@@ -226,8 +236,9 @@ def count(
 ) -> tuple[int, int]:
     """Multiply-adds of the forward pass of a batch, and FLOPs of forward and (`backward`) backward pass, counted by torch.
 
-    The model runs as it is, in training or evaluation mode. The backward pass computes what requires_grad asks for: frozen Linears
-    pass gradients on to their inputs where something trained lies before them; their weights get none.
+    The model runs as it is, in training or evaluation mode, but for batch normalisation, which does not train on one sample. The
+    backward pass computes what requires_grad asks for: frozen Linears pass gradients on to their inputs where something trained
+    lies before them; their weights get none.
 
     Args:
         model: may be changed (its gradients are).
@@ -237,6 +248,8 @@ def count(
         backward: whether to count the backward pass as well.
     """
     inputs = sample.inputs(backbone, batch)
+    for norm in (module for module in model.modules() if isinstance(module, _BatchNorm)):
+        norm.eval()
     # The counter does not know the fused kernel of the CPU, and without gradients it stumbles over views of trained parameters.
     with sdpa_kernel(SDPBackend.MATH), torch.enable_grad(), FlopCounterMode(display=False) as counter:
         named = isinstance(model, AdaptedModule | Finished)
@@ -275,7 +288,7 @@ def closed_macs(model: nn.Module, head: nn.Module | None, anatomy: Anatomy, samp
     known = {id(m) for block in anatomy for m in block.module.modules()}
     for block in [b for b in anatomy if b.merging is not None]:
         known |= {id(m) for m in block.merging.modules()}  # type: ignore[union-attr]
-    known |= {id(m) for m in getattr(model, "gossamer", nn.Module()).modules()}
+    known |= {id(m) for m in getattr(hosts.of(model).inner(model), "gossamer", nn.Module()).modules()}
     last = tokens[anatomy.readout.counts_as or anatomy.readout.name]
     each_token = {id(hosts.of(model).output_embeddings(model))}
     if anatomy.stacks[anatomy.main][0].stack.causal:

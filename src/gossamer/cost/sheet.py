@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,24 +164,54 @@ def cost(
         batch: samples that share what is computed once per batch (keys and values of exact prompts).
 
     Raises:
-        ValueError: sizes that the model cannot read, or a model that needs values and has none.
+        ValueError: sizes that the model cannot read, a model that needs values and has none, or one that needs more inputs than
+            an image and texts of so many tokens.
     """
     if not isinstance(batch, int) or batch < 1:
         raise UserError(f"batch must be a whole number from 1, got {batch!r}")
-    backbone = model.backbone if isinstance(model, AdaptedModule) else model
-    sample = Sample.of(backbone, image_size, tokens)  # type: ignore[arg-type]
-    with torch.random.fork_rng(devices=[]):
+    backbone: Any = model.backbone if isinstance(model, AdaptedModule) else model
+    sample = Sample.of(backbone, image_size, tokens)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return _counted(model, backbone, sample, batch)
+    except UserError:
+        raise
+    except Exception as error:
+        if not (reason := _obstacle(model, backbone, sample)):
+            raise
+        raise UserError(
+            f"{type(backbone).__name__} cannot be counted, since it does not run on {sample}: {reason}"
+        ) from error
+
+
+def _counted(model: nn.Module, backbone: nn.Module, sample: Sample, batch: int) -> CostSheet:
+    try:
+        return _sheet(on_meta(model), sample, batch)
+    except (RuntimeError, NotImplementedError) as error:
+        if "meta" not in str(error).lower():
+            raise
+        if any(p.is_meta for p in model.parameters()):
+            raise UserError(
+                f"{type(backbone).__name__} looks at values while it runs, so it cannot be counted without weights: "
+                f"load them, or count the encoder without its head ({error})"
+            ) from error
+    return _sheet(copy.deepcopy(model), sample, batch)
+
+
+@torch.no_grad()
+def _obstacle(model: nn.Module, backbone: nn.Module, sample: Sample) -> str | None:
+    """Why the bare backbone, without anything of ours, does not run on a sample; None where it does."""
+    with model.anatomy.bare() if isinstance(model, AdaptedModule) else nullcontext():
+        modes = {module: module.training for module in backbone.modules()}
+        backbone.eval()
         try:
-            return _sheet(on_meta(model), sample, batch)
-        except (RuntimeError, NotImplementedError) as error:
-            if "meta" not in str(error).lower():
-                raise
-            if any(p.is_meta for p in model.parameters()):
-                raise UserError(
-                    f"{type(backbone).__name__} looks at values while it runs, so it cannot be counted without weights: "
-                    f"load them, or count the encoder without its head ({error})"
-                ) from error
-        return _sheet(copy.deepcopy(model), sample, batch)
+            hosts.of(backbone).run(backbone, (), sample.inputs(backbone, 1))
+        except Exception as error:  # whatever upstream says
+            return str(error) or type(error).__name__
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+    return None
 
 
 def _sheet(model: Any, sample: Sample, batch: int) -> CostSheet:
@@ -200,9 +231,10 @@ def _sheet(model: Any, sample: Sample, batch: int) -> CostSheet:
         "all_parameters": _size([*model.parameters(), *model.methods.parameters()]),
     }
     applied, labels, headed, head = model.applied, model.num_labels, bool(model.head_modules()), model.head_built
+    named = model.head_named
     bare: Any = model.detach()
     if headed:
-        bare = AdaptedModule(bare, [LinearProbe()], num_labels=labels)
+        bare = AdaptedModule(bare, [LinearProbe()], num_labels=labels, head=named)
         bare.head_built = head  # which the method may have chosen
     sheet = _bare_sheet(bare, sample, batch)
     more, overhead, closed_once = _formulas(applied, _parts(bare)[2], sample)
@@ -229,7 +261,7 @@ def _bare_sheet(model: Any, sample: Sample, batch: int) -> CostSheet:
     """The sheet of a backbone, with its head if it has one; full fine-tuning is the only training it knows."""
     backbone, head, anatomy = _parts(model)
     parameters = list(model.parameters())
-    task_heads = [head] if head is not None else list(anatomy.heads.values()) if anatomy is not None else []
+    task_heads = [head] if head is not None else list(anatomy.heads.values())
     in_heads = {id(p) for h in task_heads for p in h.parameters()}
     for parameter in parameters:
         parameter.requires_grad_(parameter.is_floating_point())
@@ -255,26 +287,23 @@ def _bare_sheet(model: Any, sample: Sample, batch: int) -> CostSheet:
     )
 
 
-def _parts(model: Any) -> tuple[nn.Module, nn.Module | None, Anatomy | None]:
-    """Backbone, head that was built beside it, and anatomy (None where no family knows the backbone)."""
+def _parts(model: Any) -> tuple[nn.Module, nn.Module | None, Anatomy]:
+    """Backbone, head that was built beside it, and anatomy."""
     if isinstance(model, AdaptedModule):
         return model.backbone, model.head_built, model.anatomy
     backbone, head = (model.backbone, model.head) if isinstance(model, Finished) else (model, None)
-    try:
-        return backbone, head, hosts.read(backbone)
-    except TypeError:
-        return backbone, head, None
+    return backbone, head, hosts.read(backbone)
 
 
-def _closed(backbone: nn.Module, head: nn.Module | None, anatomy: Anatomy | None, sample: Sample) -> int | None:
-    return None if anatomy is None else closed_macs(backbone, head, anatomy, sample)
+def _closed(backbone: nn.Module, head: nn.Module | None, anatomy: Anatomy, sample: Sample) -> int | None:
+    return closed_macs(backbone, head, anatomy, sample) if anatomy.whole else None
 
 
 def _formulas(
-    applied: tuple[Method, ...], anatomy: Anatomy | None, sample: Sample
+    applied: tuple[Method, ...], anatomy: Anatomy, sample: Sample
 ) -> tuple[int | None, int | None, int | None]:
     """What methods add by closed form: to the finished model, to it in training, once per batch; None where unknown."""
-    if anatomy is None:
+    if not anatomy.whole:
         return None, None, None
     tokens = sample.tokens(anatomy)
     anatomy.sites = [site for method in applied for site in method.skipped(anatomy)]

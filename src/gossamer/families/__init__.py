@@ -1,19 +1,12 @@
-"""Backbone families: where parts sit. One file a family, one line here to make it known."""
+"""Backbone families: where parts sit. One file each, with its `STACKS`; every file of this folder is known."""
+
+import importlib
+import pkgutil
 
 from gossamer.anatomy.stack import Stack
-from gossamer.families import bart, bert, clip, dinov2, llama, meter, swin, t5, timm_swin, timm_vit, vilt, vit
 
-FAMILIES: tuple[Stack, ...] = (
-    *vit.STACKS,
-    *dinov2.STACKS,
-    *clip.STACKS,
-    *timm_vit.STACKS,
-    *swin.STACKS,
-    *timm_swin.STACKS,
-    *bert.STACKS,
-    *vilt.STACKS,
-    *meter.STACKS,
-    *t5.STACKS,
-    *bart.STACKS,
-    *llama.STACKS,
+FAMILIES: tuple[Stack, ...] = tuple(
+    stack
+    for file in pkgutil.iter_modules(__path__)
+    for stack in importlib.import_module(f"{__name__}.{file.name}").STACKS
 )

@@ -28,6 +28,8 @@ STACKS = (
                 act="intermediate.intermediate_act_fn",
             ),
         ),
+        patch_convolution=None,
+        final_norm=(),
         prefix=1,
         modality="text",
     ),

@@ -20,7 +20,8 @@ STACKS = (
         blocks="encoder.layers",
         attention=(_ATTENTION,),
         ffn=_FFN,
-        final_norm="post_layernorm",
+        patch_convolution="embeddings.patch_embedding",
+        final_norm=("post_layernorm",),
         prefix=1,
         readout="pooled",
     ),
@@ -34,6 +35,8 @@ STACKS = (
         whole=True,
         readout="pooled",
         modality="text",
+        patch_convolution=None,
+        final_norm=("final_layer_norm",),
     ),
     Stack(
         name="vision",
@@ -41,7 +44,8 @@ STACKS = (
         blocks="encoder.layers",
         attention=(_ATTENTION,),
         ffn=_FFN,
-        final_norm="post_layernorm",
+        patch_convolution="embeddings.patch_embedding",
+        final_norm=("post_layernorm",),
         readout="pooled",
     ),
     Stack(
@@ -52,5 +56,7 @@ STACKS = (
         ffn=_FFN,
         readout="pooled",
         modality="text",
+        patch_convolution=None,
+        final_norm=("final_layer_norm",),
     ),
 )

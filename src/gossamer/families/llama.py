@@ -29,7 +29,8 @@ STACKS = (
         causal=True,
         readout="last",
         modality="text",
-        final_norm="norm",
+        patch_convolution=None,
+        final_norm=("norm",),
         rotary="rotary_emb",
     ),
 )

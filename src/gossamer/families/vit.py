@@ -25,7 +25,8 @@ def _stack(owner: str, prefix: int, needs_zero: str | None = None) -> Stack:
         ffn=_FFN,
         prefix=prefix,
         patches="embeddings.patch_embeddings",
-        final_norm="layernorm",
+        patch_convolution="embeddings.patch_embeddings.projection",
+        final_norm=("layernorm",),
         needs_zero=needs_zero,
     )
 

@@ -6,19 +6,27 @@ read. A new kind is known by its line here.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from gossamer import anatomy
 from gossamer.anatomy import Anatomy
 from gossamer.errors import WrongKind
+from gossamer.hosts import heads
+from gossamer.hosts.around import Around
 from gossamer.hosts.base import Host, ReadOut
 from gossamer.hosts.composed import Composed, Halves
 from gossamer.hosts.hugging_face import HuggingFace
 from gossamer.hosts.timm import Timm
+from gossamer.hosts.timm_wrapper import TimmWrapper
+from gossamer.hosts.wrappers import check_plain
 
-HOSTS: tuple[Host, ...] = (Composed(), Timm(), HuggingFace())
+HOSTS: tuple[Host, ...] = (Composed(), TimmWrapper(), Timm(), HuggingFace(), Around())
 
-__all__ = ["HOSTS", "Composed", "Halves", "Host", "HuggingFace", "ReadOut", "Timm", "of", "read"]
+__all__ = [
+    "HOSTS", "Around", "Composed", "Halves", "Host", "HuggingFace", "ReadOut", "Timm", "TimmWrapper", "check_plain", "of", "read",
+]  # fmt: skip
 
 
 def of(model: nn.Module) -> Host:
@@ -36,12 +44,17 @@ def of(model: nn.Module) -> Host:
     )
 
 
-def read(model: nn.Module) -> Anatomy:
-    """The anatomy of a model, with its task heads and its output layer.
+def read(model: nn.Module, head: Any = None) -> Anatomy:
+    """The anatomy of a model, with its task heads and its output layer; without any stack where no family knows it.
+
+    Args:
+        head: the modules that are its heads, as in `heads.named`; None: those that the model itself declares.
 
     Raises:
-        TypeError: no family knows the model, or no host.
+        TypeError: no host knows the model.
     """
-    found, host = anatomy.read(model), of(model)
-    found.heads, found.output = host.heads(model, found), host.output_embeddings(model)
+    found, host = anatomy.survey(model), of(model)
+    found.heads = host.heads(model, found) if head is None else heads.named(model, head)
+    found.unread = {p: b for p, b in found.unread.items() if not any(f"{p}.".startswith(f"{n}.") for n in found.heads)}
+    found.output = host.output_embeddings(model)
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 from transformers.modeling_outputs import ImageClassifierOutput, SequenceClassifierOutput
@@ -12,7 +12,7 @@ from transformers.modeling_outputs import ImageClassifierOutput, SequenceClassif
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.session import Session
 from gossamer.anatomy.stack import Stack
-from gossamer.errors import UserError
+from gossamer.errors import UserError, WrongKind
 from gossamer.hosts import heads
 
 
@@ -23,15 +23,19 @@ class ReadOut(NamedTuple):
     two_sided: bool
     session: Session
 
-    @classmethod
-    def of(cls, anatomy: Anatomy) -> ReadOut:
-        """That of a model."""
-        return cls(anatomy.readout, "encoder" in anatomy.stacks, anatomy.session)
-
     def answer(self, logits: Tensor, labels: Tensor | None = None) -> Any:
         """Logits as the output of a classifier of transformers, with `loss` where labels are given."""
         kind = ImageClassifierOutput if self.stack.modality == "vision" else SequenceClassifierOutput
         return kind(loss=None if labels is None else heads.loss(logits, labels), logits=logits)  # type: ignore[arg-type]
+
+
+def unread(modality: Literal["vision", "text", "both"]) -> Stack:
+    """What is known of the states of a model that no family describes: what they stand for; a head reads their mean."""
+    name = "vision" if modality == "vision" else "text"
+    return Stack(
+        name=name, owners=(), blocks="", attention=(), ffn=(), patch_convolution=None, final_norm=(), modality=modality,
+        readout="mean",
+    )  # fmt: skip
 
 
 class Host(ABC):
@@ -48,7 +52,37 @@ class Host(ABC):
         """The pre-trained models that a model consists of, by name: one, called "backbone", or the halves of a composed one."""
         return {"backbone": model}
 
+    def inner(self, model: Any) -> nn.Module:
+        """The pre-trained model that reads the inputs: the model, or the one inside a module of the user's."""
+        return model
+
     # ---- inputs and outputs ----
+
+    def read_out(self, anatomy: Anatomy) -> ReadOut:
+        """Where a head that is built reads: the last states of the family's, or what the model gives that no family knows."""
+        stack = anatomy.readout if anatomy.stacks else unread(self.modality(anatomy.model))
+        return ReadOut(stack, "encoder" in anatomy.stacks, anatomy.session)
+
+    @abstractmethod
+    def modality(self, model: Any) -> Literal["vision", "text", "both"]:
+        """What a model reads."""
+
+    def check_readable(self, model: Any, readout: ReadOut) -> None:  # noqa: B027 what a model does not say shows when it runs
+        """Nothing, where a head that is built could read what the model gives.
+
+        Raises:
+            TypeError: it could not; the message says what the model gives.
+        """
+
+    def wants_tuple(self, model: Any, inputs: Mapping[str, Any]) -> tuple[bool, dict[str, Any]]:
+        """Whether a tuple is asked for in place of named outputs, as transformers asks (`return_dict`), and the other inputs."""
+        asked = inputs.get("return_dict")
+        named = self.names_outputs(model) if asked is None else bool(asked)
+        return not named, {k: v for k, v in inputs.items() if k != "return_dict"}
+
+    def names_outputs(self, model: Any) -> bool:
+        """Whether the model itself answers with named outputs unless told otherwise."""
+        return True
 
     @abstractmethod
     def run(self, model: Any, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> Any:
@@ -73,6 +107,14 @@ class Host(ABC):
     @abstractmethod
     def heads(self, model: Any, anatomy: Anatomy) -> dict[str, nn.Module]:
         """Task heads that a model brings, by name; none for a bare backbone or a language model."""
+
+    def unclaimed(self, model: Any) -> list[str]:
+        """Modules with parameters of which nothing says whether they are pre-trained or a head. Default: none."""
+        return []
+
+    @abstractmethod
+    def outputs(self, model: Any) -> int | None:
+        """How many labels a model says that it has; None where it does not say."""
 
     @abstractmethod
     def output_embeddings(self, model: Any) -> nn.Module | None:
@@ -101,29 +143,48 @@ class Host(ABC):
     def place_head(
         self, anatomy: Anatomy, num_labels: int, make: Callable[[int, int], nn.Module] = nn.Linear
     ) -> nn.Module | None:
-        """Gives a model a head with `num_labels` outputs: its own is resized in place, else make(width, outputs) is returned.
+        """Gives a model a head with `num_labels` outputs: its own are resized in place, else make(width, outputs) is returned.
 
         Raises:
-            ValueError: the model is a language model, whose output layer is no classifier, or there would be no outputs.
+            ValueError: the model is a language model, whose output layer is no classifier, there would be no outputs, or of several
+                heads none has as many as the model says.
         """
         model = anatomy.model
         if num_labels < 1:
             raise UserError(f"num_labels must be at least 1, got {num_labels}")
         if not anatomy.heads:
-            if self.output_embeddings(model) is not None:
-                raise UserError(
-                    f"{type(model).__name__} is a language model; num_labels={num_labels} asks for a classifier: "
-                    "load the bare encoder, or the ...ForSequenceClassification class"
-                )
-            first, stack = next(model.parameters()), anatomy.blocks()[-1].stack
-            width = self.width(anatomy) * (stack.pooled if stack.readout == "pooled" else 1)
-            return make(width, num_labels).to(device=first.device, dtype=first.dtype)
-        for name, head in anatomy.heads.items():
-            if heads.outputs(head) != num_labels:
-                anatomy.swap(name, heads.resized(head, num_labels))
-        anatomy.heads = {name: model.get_submodule(name) for name in anatomy.heads}
+            return self._built(anatomy, num_labels, make)
+        said, found = self.outputs(model), anatomy.heads
+        sizes = {name: size for name, head in found.items() if (size := heads.outputs(head, said)) is not None}
+        chosen = [n for n in sizes if len(set(sizes.values())) == 1 or sizes[n] == said]
+        if not sizes:
+            raise WrongKind(
+                f"{', '.join(found)} of {type(model).__name__} has no layer that gives logits, so it cannot be resized"
+            )
+        if not chosen:
+            raise UserError(
+                f"num_labels={num_labels}: the heads of {type(model).__name__} give {_listed(sizes)} values and it says that it "
+                f"has {said} labels, so which of them to resize is not known; resize them yourself, and leave num_labels out"
+            )
+        for name in chosen:
+            if sizes[name] != num_labels:
+                anatomy.swap(name, heads.resized(found[name], num_labels, said))
+        anatomy.heads = {name: model.get_submodule(name) for name in found}
         self.tell_outputs(model, num_labels)
         return None
+
+    def _built(self, anatomy: Anatomy, num_labels: int, make: Callable[[int, int], nn.Module]) -> nn.Module:
+        model = anatomy.model
+        if self.output_embeddings(model) is not None:
+            raise UserError(
+                f"{type(model).__name__} is a language model; num_labels={num_labels} asks for a classifier: "
+                "load the bare encoder, or the ...ForSequenceClassification class"
+            )
+        readout = self.read_out(anatomy)
+        self.check_readable(model, readout)
+        first, stack = next(model.parameters()), readout.stack
+        width = self.width(anatomy) * (stack.pooled if stack.readout == "pooled" else 1)
+        return make(width, num_labels).to(device=first.device, dtype=first.dtype)
 
     # ---- checkpointing ----
 
@@ -164,3 +225,7 @@ class Host(ABC):
         Raises:
             UserError: the options ask for what the published weights cannot be.
         """
+
+
+def _listed(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{size} ({name})" for name, size in sizes.items())

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from gossamer.anatomy import Anatomy
 from gossamer.hosts.hugging_face import HuggingFace
 
 
@@ -34,3 +35,15 @@ class Composed(HuggingFace):
     def parts(self, model: Any) -> dict[str, nn.Module]:
         """The halves."""
         return model.parts
+
+    def names_outputs(self, model: Any) -> bool:
+        """As the language model's configuration says, whose outputs they are."""
+        return bool(model.language.config.return_dict)
+
+    def heads(self, model: Any, anatomy: Anatomy) -> dict[str, nn.Module]:
+        """None: the halves have none."""
+        return {}
+
+    def unclaimed(self, model: Any) -> list[str]:
+        """None: there is nothing but the halves."""
+        return []

@@ -10,9 +10,12 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedConfig
 
+from gossamer.anatomy.seams import Part
+
 NEUTRAL = frozenset((
     "_commit_hash", "_name_or_path", "architectures", "attn_implementation", "auto_map", "dtype", "experts_implementation",
-    "finetuning_task", "gradient_checkpointing", "id2label", "label2id", "name_or_path", "num_labels", "output_attentions",
+    "finetuning_task", "gradient_checkpointing", "id2label", "label2id", "label_names", "name_or_path", "num_classes", "num_labels",
+    "num_qa_labels", "output_attentions",
     "output_hidden_states", "problem_type", "quantization_config", "return_dict", "task_specific_params", "tokenizer_class",
     "torch_dtype", "torchscript", "training", "transformers_version", "use_cache",
 ))  # fmt: skip
@@ -23,7 +26,9 @@ _IN_TRAINING_ALONE = re.compile(
 _OF_TIMM = frozenset(
     ("num_classes", "num_labels", "grad_checkpointing", "fused_attn", "name_or_path", "default_cfg", "pretrained_cfg")
 )
-_PASSING = ("Identity", "DropPath", "Dropout", "Dropout1d", "Dropout2d", "PatchDropout")  # nothing in evaluation
+_PASSING = (  # nothing in evaluation; the last is ours, and says who is attached
+    *("Identity", "DropPath", "Dropout", "Dropout1d", "Dropout2d", "PatchDropout", "Occupied"),
+)
 
 
 def difference(config: PreTrainedConfig) -> dict[str, Any]:
@@ -90,12 +95,16 @@ def _merged(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any
 def structure(model: nn.Module, without: Iterable[str] = ()) -> dict[str, str]:
     """Every module of a model by its name: class, sizes and plain attributes; a number in a name is * where all of these are alike.
 
-    Modules that do nothing in evaluation are left out, and those named in `without`, with what is in them.
+    Modules that do nothing in evaluation and ours are left out, and those named in `without`, with what is in them.
     """
     skipped = tuple(without)
     found: dict[str, dict[str, str]] = {}
     for name, module in model.named_modules():
-        if type(module).__name__ in _PASSING or any(name == s or name.startswith(f"{s}.") for s in skipped):
+        if (
+            isinstance(module, Part)
+            or type(module).__name__ in _PASSING
+            or any(name == s or name.startswith(f"{s}.") for s in skipped)
+        ):
             continue
         found.setdefault(re.sub(r"(^|\.)\d+(?=\.|$)", r"\1*", name), {})[name] = _described(module)
     alike = {k: next(iter(v.values())) for k, v in found.items() if len(set(v.values())) == 1}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from gossamer.anatomy import Anatomy
+from gossamer.errors import WrongKind
 from gossamer.hosts import checkpointing, settings
 from gossamer.hosts.base import Host, ReadOut
 
@@ -18,10 +19,15 @@ class Timm(Host):
     kind = "timm"
 
     def knows(self, model: nn.Module) -> bool:
-        """Whether its class, or one that it inherits from, is timm's."""
-        return any(c.__module__.partition(".")[0] == "timm" for c in type(model).__mro__)
+        """Whether its class, or one that it inherits from, is a model of timm's: has features, which layers have not."""
+        timms = any(c.__module__.partition(".")[0] == "timm" for c in type(model).__mro__)
+        return timms and (hasattr(model, "forward_features") or hasattr(model, "feature_info"))
 
     # ---- inputs and outputs ----
+
+    def modality(self, model: Any) -> Literal["vision", "text", "both"]:
+        """Images."""
+        return "vision"
 
     def run(self, model: Any, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> Any:
         """The images by position."""
@@ -32,8 +38,12 @@ class Timm(Host):
         self, model: Any, readout: ReadOut, args: tuple[Any, ...], inputs: Mapping[str, Any], labels: Tensor | None
     ) -> Any:
         """An image by position alone is answered as timm does; inputs by name, and labels, as transformers does."""
+        as_tuple, inputs = self.wants_tuple(model, inputs)
         logits = self.run(model, args, inputs)
-        return logits if args and labels is None else readout.answer(logits, labels)
+        if args and labels is None:
+            return logits
+        answer = readout.answer(logits, labels)
+        return answer.to_tuple() if as_tuple else answer
 
     def features(self, model: Any, readout: ReadOut, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> Tensor:
         """What timm's own classifier reads."""
@@ -47,17 +57,52 @@ class Timm(Host):
     # ---- heads and labels ----
 
     def heads(self, model: Any, anatomy: Anatomy) -> dict[str, nn.Module]:
-        """The classifier, where it has outputs."""
-        classifier = model.get_classifier()
-        return {n: m for n, m in model.named_modules() if m is classifier and next(m.parameters(), None) is not None}
+        """Its classifier, or classifiers (distilled models have two): what it gives for one, and what its notes call one.
+
+        Raises:
+            TypeError: it gives feature maps (features_only=True), or logits of every token (global_pool="").
+        """
+        if not hasattr(model, "get_classifier"):
+            raise WrongKind(
+                f"{type(model).__name__} gives feature maps of several depths (features_only=True), which no head of a classifier "
+                "reads: create the model without features_only"
+            )
+        said = (model.pretrained_cfg or {}).get("classifier") if hasattr(model, "pretrained_cfg") else None
+        names = {*([said] if isinstance(said, str) else said or ())}
+        own = model.get_classifier()
+        given = {id(m) for m in (own if isinstance(own, tuple | list) else [own])}
+        found = {n: m for n, m in model.named_modules() if n in names or id(m) in given}
+        outermost = {n: m for n, m in found.items() if not any(n.startswith(f"{other}.") for other in found)}
+        heads = {n: m for n, m in outermost.items() if next(m.parameters(), None) is not None}
+        if heads:
+            self._check_pooled(model)
+        return heads
+
+    def check_readable(self, model: Any, readout: ReadOut) -> None:
+        """By its pooling."""
+        self._check_pooled(model)
+
+    def _check_pooled(self, model: Any) -> None:
+        places = (model, getattr(model, "head", None))
+        pools = [pool for place in places if (pool := getattr(place, "global_pool", None)) is not None]
+        if any(pool == "" or getattr(pool, "pool_type", None) == "" for pool in pools):
+            raise WrongKind(
+                f"this {type(model).__name__} was created with global_pool='': it gives features of every token or place, and a "
+                "head reads one vector for each image; create it with global_pool='token' or 'avg'"
+            )
+
+    def outputs(self, model: Any) -> int | None:
+        """`num_classes`."""
+        return model.num_classes
 
     def output_embeddings(self, model: Any) -> nn.Module | None:
         """None: no language models."""
         return None
 
     def width(self, anatomy: Anatomy) -> int:
-        """That of the last block."""
-        return anatomy.blocks()[-1].sizes.width
+        """That of what its classifier reads."""
+        model: Any = anatomy.model
+        return getattr(model, "head_hidden_size", model.num_features)
 
     def labels(self, model: Any) -> dict[str, Any]:
         """`num_classes`."""

@@ -19,6 +19,9 @@ class Method(ABC):
 
     name: ClassVar[str]
     learning_rate: ClassVar[float] = 1e-3  # AdamW's largest, where a run says nothing
+    reads_blocks: ClassVar[bool] = (
+        True  # whether it needs a family that knows the model; the others work on every model
+    )
 
     @abstractmethod
     def attach(self, anatomy: Anatomy) -> Part:

@@ -19,6 +19,7 @@ class BitFit(Method):
     """All bias vectors of the backbone are trained, those of its norms included; ViT-B/16 has 102,912 of them."""
 
     name = "bitfit"
+    reads_blocks = False
 
     def attach(self, anatomy: Anatomy) -> Part:
         """Makes the biases trainable.

@@ -207,9 +207,9 @@ class DVP(Method):
             return {n: p for n, p in owned.items() if id(p) not in unread}
         norms = set()
         for name in anatomy.adapted:
-            blocks, owner = anatomy.blocks(name), anatomy.owners[name]
+            blocks = anatomy.blocks(name)
             norms |= {block.roles().get(role) for block in blocks for role in ("norm1", "norm2", "cross.norm")}
-            norms.add(f"{owner}.{blocks[0].stack.final_norm}")
+            norms.add(anatomy.around(name).get("norm"))
         return {n: p for n, p in owned.items() if n.rpartition(".")[0] in norms}
 
     def _sizes(self, anatomy: Anatomy) -> tuple[int, int, int, int]:
@@ -364,8 +364,8 @@ class VisualPrompt(Lead):
     def forward(self, x: Tensor, side: Tensor | None) -> Tensor:
         """States x [B, N, d] that enter the block and the encoder's [B, n, d], where there are any -> [B, p, d]."""
         if not self.acting():
-            return x.new_zeros(len(x), 0, x.shape[-1])
-        kept = self._kept(len(x))
+            return x.new_zeros(x.shape[0], 0, x.shape[-1])
+        kept = self._kept(x.shape[0])
         prompts = self.generator.prompts(self._queries(x if side is None else side), *kept)
         if self.modality is None:
             return prompts
@@ -373,7 +373,7 @@ class VisualPrompt(Lead):
 
     def weights(self, x: Tensor, side: Tensor | None) -> Tensor:
         """How much of each visual token the prompts of `forward` are made of, mean over heads, [B, p, m]; only with images."""
-        keys, _, *mask = self._kept(len(x))
+        keys, _, *mask = self._kept(x.shape[0])
         return self.generator.weights(self._queries(x if side is None else side), keys, *mask)
 
     def _kept(self, batch: int) -> list[Tensor]:
@@ -385,12 +385,12 @@ class VisualPrompt(Lead):
 
     def _queries(self, states: Tensor) -> Tensor:
         """Of states [B, n, d] those that ask, [B, p, d]."""
-        question = self._question(len(states))
+        question = self._question(states.shape[0])
         if self.query == "first":
             return states[:, :1]
         if self.query == "last":
             end = sight.question_end(question, states)
-            return states[torch.arange(len(states), device=states.device), end][:, None]
+            return states[torch.arange(states.shape[0], device=states.device), end][:, None]
         states = states if question is None else states[:, : question.shape[1]]
         if self.query == "mean":
             return pooled(states, None if self.everywhere else question)
@@ -425,7 +425,7 @@ class TextModality(Part):
             return x.new_zeros(())
         assert self.prompt.modality is not None
         present, text = self.prompt.seeing.scene.present, self.prompt.modality[0].to(x.dtype)
-        return text if present is None else sight.spread(present, len(x))[:, None, None] * text
+        return text if present is None else sight.spread(present, x.shape[0])[:, None, None] * text
 
 
 def _decoder_only(anatomy: Anatomy) -> bool:

@@ -15,6 +15,7 @@ class FullFineTuning(Method):
     """Every parameter of the backbone is trained, its dropout is on in training, and all of it is saved."""
 
     name = "full"
+    reads_blocks = False
     learning_rate = 1e-4
 
     def attach(self, anatomy: Anatomy) -> Part:

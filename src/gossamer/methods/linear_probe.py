@@ -13,6 +13,7 @@ class LinearProbe(Method):
     """Nothing but the head is trained; the backbone is a fixed feature extractor, in evaluation mode."""
 
     name = "linear_probe"
+    reads_blocks = False
 
     def attach(self, anatomy: Anatomy) -> Part:
         """Places nothing."""

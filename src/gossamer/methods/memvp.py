@@ -52,7 +52,7 @@ def memory_read(
 
 def memory_units(x: Tensor, keys: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
     """phi(x K^T) [S, R L / S, m]: how much each state of each sample asks for each slot."""
-    return activation(x.reshape(len(keys), -1, x.shape[-1]) @ keys.transpose(1, 2))
+    return activation(x.reshape(keys.shape[0], -1, x.shape[-1]) @ keys.transpose(1, 2))
 
 
 @method

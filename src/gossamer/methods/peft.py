@@ -2,7 +2,8 @@
 
 Besides names of modules, `target_modules` may name parts by role ("q", "k", "v", "out", "up", "gate", "down"), which mean the
 same in every family, in all stacks or in one ("fusion.q"); in a fused qkv, thirds. Left out, LoRA-like tuners get the queries and
-values, IA3 keys, values and the FFN.
+values, IA3 keys, values and the FFN; in a model that no family knows, or a part of which none does, LoRA-like ones all Linears.
+"all-linear" is every Linear but those of heads and output embeddings.
 
 An adapter's folder holds plain settings alone (`parts/peft_settings.py`), and names of modules or roles. A pattern that asks for
 modules is written out in names when the model is adapted (`settled`); in a folder it is refused, since a pattern can take for ever.
@@ -11,6 +12,7 @@ modules is written out in names when the model is adapted (`settled`); in a fold
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +38,7 @@ class Peft(Method):
     config: Any
 
     name = "peft"
+    reads_blocks = False
 
     def __post_init__(self) -> None:
         if self.config.is_prompt_learning:
@@ -62,7 +65,7 @@ class Peft(Method):
             resolved = self._resolve(anatomy)
             with anatomy.without_sites():
                 hit = set(settings.targeted(resolved, anatomy.model))
-                if hit and settings.patterned(resolved):
+                if hit and (settings.patterned(config) or self._unguided(anatomy)):
                     settings.write_out(config, hit)
                     more = set(settings.targeted(config, anatomy.model)) - hit
                     if more:
@@ -130,7 +133,11 @@ class Peft(Method):
             heads = [n.rpartition(".")[2] for n in anatomy.heads]
             config.modules_to_save = [m for m in config.modules_to_save if m.rpartition(".")[2] not in heads] or None
         targets = config.target_modules
-        if targets is None and not hasattr(config, "token_indices"):
+        if self._unguided(anatomy):
+            targets = self._without_roles(anatomy)
+        if targets == "all-linear":
+            config.target_modules = _linears(anatomy)
+        elif targets is None and not hasattr(config, "token_indices"):
             feedforward = hasattr(config, "feedforward_modules")
             config.target_modules = _names(anatomy, ("k", "v", "down") if feedforward else ("q", "v"))
             if feedforward and config.feedforward_modules is None:
@@ -138,6 +145,27 @@ class Peft(Method):
         elif targets is not None and not isinstance(targets, str) and _roles(anatomy, targets):
             config.target_modules = _names(anatomy, tuple(targets))
         return config
+
+    def _unguided(self, anatomy: Anatomy) -> bool:
+        """Whether it goes to queries and values by default, and nobody knows which modules these are."""
+        config = self.config
+        return config.target_modules is None and not hasattr(config, "token_indices") and not anatomy.whole
+
+    def _without_roles(self, anatomy: Anatomy) -> str:
+        """What stands for queries and values where nobody knows which modules these are: all Linears."""
+        kind, model = type(self.config).__name__, type(anatomy.model).__name__
+        if hasattr(self.config, "feedforward_modules"):
+            raise UserError(
+                f"{kind} goes to keys, values and the FFN, and which these are in {model} is not known: name target_modules and "
+                "feedforward_modules"
+            )
+        unread = ", ".join(f"{path} ({blocks})" for path, blocks in anatomy.unread.items()) or model
+        warnings.warn(
+            f"this {kind} names no target_modules, and no family knows the queries and values of {unread}: all Linears of {model} "
+            "are adapted ('all-linear'); name target_modules to choose",
+            stacklevel=2,
+        )
+        return "all-linear"
 
     def parameters(self, anatomy: Anatomy) -> int:
         """r (in + out) for each matrix that LoRA rewrites; other tuners have no formula here and count their tensors."""
@@ -256,6 +284,13 @@ def _names(anatomy: Anatomy, roles: tuple[str, ...]) -> list[str]:
     Raises:
         ValueError: none does (LLaMA has a "gate", ViT has none).
     """
+    anatomy.check_known()
+    if anatomy.unread and not all("." in role for role in roles):
+        unread = ", ".join(f"{path} ({kind})" for path, kind in anatomy.unread.items())
+        raise UserError(
+            f"no family knows {unread} of this {type(anatomy.model).__name__}, so {', '.join(sorted(roles))} would be found in "
+            f"{', '.join(anatomy.stacks)} alone: say so ({anatomy.main}.{min(roles)}), or name modules, or 'all-linear'"
+        )
     names = []
     for block in [block for stack in anatomy.adapted for block in anatomy.blocks(stack)]:
         wanted = {role.removeprefix(f"{block.stack.name}.") for role in roles}
@@ -268,6 +303,21 @@ def _names(anatomy: Anatomy, roles: tuple[str, ...]) -> list[str]:
             f"{type(anatomy.model).__name__} has no {' or '.join(roles)}; its blocks have {', '.join(found)}"
         )
     return names
+
+
+def _linears(anatomy: Anatomy) -> list[str]:
+    """Names of all Linears outside of heads and output embeddings. (Those that nn.MultiheadAttention holds are never called.)"""
+    from transformers.pytorch_utils import Conv1D  # a Linear by another name
+
+    model, left_out = anatomy.model, set(anatomy.heads.values()) | ({anatomy.output} if anatomy.output else set())
+    left_out = {inner for module in left_out for inner in module.modules()}
+    left_out |= {m.out_proj for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
+    found = [n for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and m not in left_out]
+    if not found:
+        raise UserError(
+            f"{type(model).__name__} has no Linear outside of its head: name target_modules, such as convolutions"
+        )
+    return found
 
 
 def _outermost(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:

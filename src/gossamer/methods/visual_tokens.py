@@ -130,7 +130,7 @@ class Projected(Lead):
                 "visual tokens stand in front of the first place, where a text of this batch is padded: pad on the right"
             )
         kept = self.seeing.of(self.projector)
-        return x.new_zeros(len(x), 0, x.shape[-1]) if kept is None else sight.spread(kept[0], len(x))
+        return x.new_zeros(x.shape[0], 0, x.shape[-1]) if kept is None else sight.spread(kept[0], x.shape[0])
 
     def visible(self, batch: int) -> Tensor | None:
         """[batch, m or 1]: those of texts with an image, as many as their image has."""

@@ -310,10 +310,10 @@ class RememberedPrompts(Prompts):
 
 def patch_area(anatomy: Anatomy, block: Block) -> int:
     """ph pw of the model's patches; 16 x 16, the paper's, for models without patches."""
-    for module in anatomy.owner(block.stack.name).modules():
-        if isinstance(module, nn.Conv2d):
-            return module.kernel_size[0] * module.kernel_size[1]
-    return 256
+    if "patches" not in anatomy.around(block.stack.name):
+        return 256
+    high, wide = anatomy.patch_convolution(block.stack.name).kernel_size
+    return high * wide
 
 
 def prompts_of(adapted: Any) -> dict[str, Prompts]:

@@ -38,7 +38,7 @@ class VisionLanguage(hosts.Halves):
         language: BERT, RoBERTa, T5, BART or LLaMA of transformers: bare for classification, a language model for generation.
 
     Raises:
-        TypeError: one of the two is no model that a family describes, or not of this kind.
+        TypeError: one of the two is no model that a family describes, not of this kind, or a tower in stages (Swin).
         ValueError: the language model has a task head of its own.
     """
 
@@ -52,6 +52,11 @@ class VisionLanguage(hosts.Halves):
         if list(tower.stacks) != ["vision"] or not isinstance(hosts.of(vision), hosts.HuggingFace):
             raise WrongKind(
                 f"{type(vision).__name__} is no vision tower of transformers: it has {', '.join(tower.stacks)}"
+            )
+        if tower.blocks()[-1].stack.windows is not None:
+            raise WrongKind(
+                f"{type(vision).__name__} attends in windows and merges its patches: what comes out of its blocks are no tokens "
+                "that a method could read; compose a tower of one width (CLIP, SigLIP, ViT, DeiT, DINOv2)"
             )
         if "vision" in reader.stacks or "fusion" in reader.stacks:
             raise WrongKind(f"{type(language).__name__} is no language model: it has {', '.join(reader.stacks)}")
@@ -105,7 +110,7 @@ class VisionLanguage(hosts.Halves):
             mask: [I, N], which tokens exist; None: all.
         """
         readers: list[Any] = self.sight.readers
-        return Seen([reader(states, mask) for reader in readers], len(states))
+        return Seen([reader(states, mask) for reader in readers], states.shape[0])
 
     def states(self, pixel_values: Tensor) -> Tensor:
         """Images [I, 3, H, W] -> every token [I, N, d_v] behind the tower's last block; give them to `keep`, or to any call."""
@@ -171,7 +176,7 @@ class VisionLanguage(hosts.Halves):
         text: Any = input_ids if input_ids is not None else inputs["inputs_embeds"]
         self._check_padding(attention_mask)
         question = _question(attention_mask, labels if self.decoder_only else None)
-        scene = self._scene(self._seen(pixel_values, seen, states), image_index, len(text), question)
+        scene = self._scene(self._seen(pixel_values, seen, states), image_index, text.shape[0], question)
         named = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
         given = {k: v for k, v in named.items() if v is not None} | inputs
         with self.session.showing(scene):
@@ -213,8 +218,8 @@ class VisionLanguage(hosts.Halves):
         return self.see(pixel_values) if pixel_values is not None else seen
 
     def _check_padding(self, mask: Tensor | None) -> None:
-        if mask is None or mask.is_meta or not self.class_first:
-            return
+        if mask is None or mask.is_meta or not self.class_first or torch.compiler.is_compiling():
+            return  # where it is traced there are no values: a graph takes any mask
         if not bool(mask[:, 0].all()):
             raise UserError(
                 f"{type(self.language).__name__} has its class token at the first place, where a text of this batch is padded: "
@@ -235,7 +240,7 @@ class VisionLanguage(hosts.Halves):
         asked = {"decoder_input_ids", "decoder_inputs_embeds", "labels"} & set(given)
         if not config.is_encoder_decoder or asked or self.get_output_embeddings() is not None:
             return {}
-        start = torch.full((len(text), 1), config.decoder_start_token_id, dtype=torch.long, device=text.device)
+        start = torch.full((text.shape[0], 1), config.decoder_start_token_id, dtype=torch.long, device=text.device)
         return {"decoder_input_ids": start}
 
     def get_output_embeddings(self) -> nn.Module | None:

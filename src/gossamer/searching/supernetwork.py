@@ -127,7 +127,7 @@ class SuperNetwork:
 
     def state(self) -> dict[str, Tensor]:
         """Weights and the optimizer's moments."""
-        tensors = {f"adapter.{name}": t for name, t in self.adapted.state_dict().items()}
+        tensors = {f"adapter.{name}": t for name, t in self.adapted.tensors().items()}
         for parameter, moments in self.optimizer.state.items():
             tensors |= {f"optimizer.{self.names[id(parameter)]}.{key}": t for key, t in moments.items()}
         return tensors

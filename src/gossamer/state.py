@@ -1,0 +1,52 @@
+"""What a state dict says of an adapter beyond its tensors, so that weights which another program saved can be loaded alone.
+
+The Hugging Face Trainer writes `model.state_dict()` into `model.safetensors` and nothing about methods. torch's place for what a
+module has to say beyond its tensors is an entry `_extra_state`; ours is JSON as bytes, since safetensors holds tensors only.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gossamer.storage import CONFIG, AdapterError, parse, unpack
+
+EXTRA = "_extra_state"  # torch's name
+WEIGHTS = "model.safetensors"  # transformers' name
+
+
+def packed(config: dict[str, Any]) -> Tensor:
+    """JSON as a tensor of bytes [n]."""
+    return torch.tensor(list(json.dumps(config, allow_nan=False, sort_keys=True).encode()), dtype=torch.uint8)
+
+
+def found(folder: str | Path) -> bool:
+    """Whether this is a folder of weights that a Trainer wrote (`save_model`, `checkpoint-N`), and not one of ours."""
+    return (Path(folder) / WEIGHTS).is_file() and not (Path(folder) / CONFIG).exists()
+
+
+def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Configuration and tensors of the one adapter in such a folder, whatever modules are around it.
+
+    Raises:
+        AdapterError: there is none, or several, or what it says of itself is no JSON.
+    """
+    path = Path(folder) / WEIGHTS
+    tensors = unpack(path.read_bytes(), path)
+    extras = [name for name in sorted(tensors) if name == EXTRA or name.endswith(f".{EXTRA}")]
+    if len(extras) != 1:
+        raise AdapterError(
+            f"{path} holds {len(extras) or 'no'} adapters{': ' if extras else ''}{', '.join(extras[:5])}; a folder to load has "
+            "one: save each with its own save_pretrained"
+        )
+    said, prefix = tensors.pop(extras[0]), extras[0].removesuffix(EXTRA)
+    if said.dtype != torch.uint8 or said.dim() != 1:
+        raise AdapterError(
+            f"{path}, {extras[0]}: expected bytes of JSON, found {said.dtype} of shape {tuple(said.shape)}"
+        )
+    config = parse(bytes(said.tolist()), path)
+    return config, {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

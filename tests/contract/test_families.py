@@ -1,0 +1,109 @@
+"""What a family says stands around its blocks really stands there: every backbone is run, and what passes is looked at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gossamer import hosts
+from gossamer.anatomy import Anatomy
+from gossamer.anatomy.block import Block
+from gossamer.anatomy.states import states, tokens_of
+from gossamer.families import FAMILIES
+
+from .table import BACKBONES, Backbone, run
+
+
+class Watched:
+    """What a module read and gave in its one call."""
+
+    def __init__(self, module: nn.Module):
+        self.read: list[Tensor] = []
+        self.gave: list[Tensor] = []
+        module.register_forward_hook(self.after, with_kwargs=True)
+
+    def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        self.read.append(states((args or tuple(kwargs.values()))[0]).detach())
+        self.gave.append(states(output).detach())
+
+
+def check_norm(anatomy: Anatomy, last: Block, inputs: dict[str, Tensor]) -> None:
+    """It reads what leaves the last block, or its first token, or their mean; without one, blocks end with a norm."""
+    name = anatomy.around(last.stack.name).get("norm")
+    assert (name is None) == (last.stack.final_norm == ())
+    if name is None:
+        assert last.ffn.after is not None
+        left, norm = Watched(last.module), Watched(last.part("norm2"))
+        run(anatomy.model, inputs)
+        assert torch.equal(left.gave[0], norm.gave[0])
+        return
+    module = anatomy.model.get_submodule(name)
+    assert "Norm" in type(module).__name__
+    assert module.weight.shape == (last.sizes.width,)
+    left, norm = Watched(last.module), Watched(module)
+    run(anatomy.model, inputs)
+    given, read = tokens_of(left.gave[0]), norm.read[0] if norm.read[0].dim() == 2 else tokens_of(norm.read[0])
+    means = given[:, last.prefix :].mean(dim=1)
+    assert any(read.shape == of.shape and torch.allclose(read, of, atol=1e-6) for of in (given, given[:, 0], means))
+
+
+def check_patches(anatomy: Anatomy, first: Block, inputs: dict[str, Tensor]) -> None:
+    """A convolution makes as many patches as enter the first block behind its class-like tokens; text has none."""
+    stack, name = first.stack, anatomy.around(first.stack.name).get("patches")
+    assert (name is None) == (stack.patch_convolution is None)
+    if name is None:
+        assert stack.modality == "text"
+        assert not any(isinstance(module, nn.Conv2d) for module in anatomy.owner(stack.name).modules())
+        return
+    convolution = anatomy.patch_convolution(stack.name)
+    assert convolution is anatomy.model.get_submodule(name)
+    made, enters = Watched(convolution), Watched(first.module)
+    run(anatomy.model, inputs)
+    assert made.read[0].shape == inputs["pixel_values"].shape
+    high, wide = made.gave[0].shape[-2:]
+    if stack.counts_as is None and stack.modality == "vision":
+        assert tokens_of(enters.read[0]).shape[1] == first.prefix + high * wide
+    if stack.modality == "both":
+        assert enters.read[0].shape[1] == inputs["input_ids"].shape[1] + stack.visual_prefix + high * wide
+
+
+@pytest.mark.parametrize("backbone", BACKBONES.values(), ids=list(BACKBONES))
+def test_what_stands_around_the_blocks(backbone: Backbone) -> None:
+    inputs = backbone.inputs()
+    anatomy = hosts.read(backbone.model())
+    for name in anatomy.stacks:
+        for column in anatomy.columns(name):
+            with torch.no_grad():
+                check_norm(anatomy, column[-1], inputs)
+                check_patches(anatomy, column[0], inputs)
+
+
+def test_no_family_leaves_it_out() -> None:
+    """A Stack without them cannot be made: a family that has none says so."""
+    needed = {"patch_convolution", "final_norm"}
+    for stack in FAMILIES:
+        said = {name: value for name, value in vars(stack).items() if name not in needed}
+        with pytest.raises(
+            TypeError, match="missing 2 required keyword-only arguments: 'patch_convolution' and 'final_norm'"
+        ):
+            type(stack)(**said)
+
+
+@pytest.mark.parametrize(("row", "gone", "message"), [
+    ("vit", "layernorm", "vit has no layernorm"),
+    ("vit", "embeddings.patch_embeddings.projection", "vit has no embeddings.patch_embeddings.projection"),
+    ("timm", "norm", None),
+])  # fmt: skip
+def test_a_model_that_lacks_what_its_family_names_is_not_read(row: str, gone: str, message: str | None) -> None:
+    model = BACKBONES[row].model()
+    owner = hosts.read(model).owner()
+    parent, _, child = gone.rpartition(".")
+    delattr(owner.get_submodule(parent), child)
+    if message is None:  # there is another, where timm puts it for models that average
+        assert hosts.read(model).around()["norm"] == "fc_norm"
+        return
+    with pytest.raises(TypeError, match=message):
+        hosts.read(model)

@@ -1,0 +1,235 @@
+"""What needs no anatomy works on models that no family knows; a model that is read in part says so."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import transformers as tf
+from peft import IA3Config, LoraConfig
+from torch import Tensor
+
+import gossamer as gm
+from gossamer import hosts
+
+from ..contract.backbones import LABELS, SWIN, TEXT, VISION
+
+PIXELS = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+IDS = torch.randint(4, 49, (2, 6), generator=torch.Generator().manual_seed(3))
+METHODS: dict[str, Any] = {
+    "lora": LoraConfig(r=2, target_modules="all-linear"),
+    "bitfit": gm.BitFit(),
+    "full": gm.FullFineTuning(),
+    "probe": gm.LinearProbe(),
+}
+SMALL = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": LABELS}
+GPT2 = {"n_embd": 12, "n_layer": 2, "n_head": 2, "vocab_size": 50, "bos_token_id": 1, "eos_token_id": 2}
+LARGE = {**TEXT, "num_key_value_heads": 1, "pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3}
+
+
+def image(model: Any) -> dict[str, Tensor]:
+    return {"pixel_values": PIXELS, "labels": torch.tensor([0, 2])}
+
+
+def text(model: Any) -> dict[str, Tensor]:
+    return {"input_ids": IDS, "labels": IDS if "LMHead" in type(model).__name__ else torch.tensor([0, 2])}
+
+
+UNKNOWN: dict[str, tuple[Callable[[], Any], Callable[[Any], dict[str, Tensor]], dict[str, Any]]] = {
+    "beit": (lambda: tf.BeitForImageClassification(tf.BeitConfig(**VISION, num_labels=LABELS)), image, {}),
+    "dinov3-bare": (
+        lambda: tf.DINOv3ViTModel(tf.DINOv3ViTConfig(**{**VISION, "hidden_size": 16})),
+        image,
+        {"num_labels": LABELS},
+    ),
+    "pvt": (
+        lambda: tf.PvtForImageClassification(
+            tf.PvtConfig(
+                image_size=16,
+                hidden_sizes=[4, 6],
+                depths=[1, 1],
+                num_attention_heads=[1, 2],
+                num_encoder_blocks=2,
+                sequence_reduction_ratios=[2, 1],
+                mlp_ratios=[2, 2],
+                patch_sizes=[4, 2],
+                strides=[4, 2],
+                num_labels=LABELS,
+            )
+        ),
+        image,
+        {},
+    ),
+    "timm-cait": (lambda: timm.create_model("cait_xxs24_224", **SMALL), image, {}),
+    "timm-eva": (lambda: timm.create_model("eva02_tiny_patch14_224", **SMALL), image, {"num_labels": 4}),
+    "timm-bare": (
+        lambda: timm.create_model("eva02_tiny_patch14_224", **{**SMALL, "num_classes": 0}),
+        image,
+        {"num_labels": 4},
+    ),
+    "distilbert-bare": (
+        lambda: tf.DistilBertModel(tf.DistilBertConfig(dim=12, n_layers=2, n_heads=2, hidden_dim=20, vocab_size=50)),
+        text,
+        {"num_labels": LABELS},
+    ),
+    "gpt2": (
+        lambda: tf.GPT2LMHeadModel(
+            tf.GPT2Config(n_embd=12, n_layer=2, n_head=2, vocab_size=50, bos_token_id=1, eos_token_id=2)
+        ),
+        text,
+        {},
+    ),
+}
+
+
+def answer(output: Any) -> Tensor:
+    return output if isinstance(output, Tensor) else output.logits
+
+
+@pytest.mark.filterwarnings("ignore:this .* looks as if it had never been trained:UserWarning")
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")  # GPT-2's Linears are transposed
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("row", UNKNOWN)
+def test_life_without_an_anatomy(row: str, method: str, tmp_path: Path) -> None:
+    """A training step, cost, saving, loading, finishing, detaching."""
+    build, inputs_of, options = UNKNOWN[row]
+    torch.manual_seed(1)
+    model = build().eval()
+    assert not hosts.read(model).stacks
+    if row == "gpt2" and method == "probe":
+        with pytest.raises(ValueError, match="nothing would be trained"):
+            gm.adapt(model, METHODS[method])
+        return
+    fresh, before = copy.deepcopy(model), {k: v.clone() for k, v in model.state_dict().items()}
+    adapted, inputs = gm.adapt(model, METHODS[method], **options), inputs_of(model)
+    adapted.train()(**inputs).loss.backward()
+    assert any(p.grad is not None for p in adapted.trainable().values())
+    torch.optim.SGD(list(adapted.trainable().values()), lr=0.1).step()
+    inputs = {k: v for k, v in inputs.items() if k != "labels"}
+    found = answer(adapted.eval()(**inputs))
+    adapted.save_pretrained(tmp_path / "adapter")
+    assert torch.equal(answer(gm.load(tmp_path / "adapter", fresh)(**inputs)), found)
+    sheet = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["cost"]
+    assert sheet["bare"]["counted"] > 0
+    assert sheet["bare"]["closed"] is None
+    finished = adapted.finalize()
+    again = finished(*inputs.values()) if "timm" in row and adapted.head_built is None else finished(**inputs)
+    assert torch.allclose(answer(again), found, atol=1e-5)
+    adapted.detach()
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_methods_that_need_blocks_say_what_is_not_known() -> None:
+    model = UNKNOWN["beit"][0]()
+    for method in (gm.VPT(prompts=2), gm.Adapter(rank=2), gm.DAS(skip=(1,), rank=2)):
+        with pytest.raises(TypeError, match=r"cannot read BeitForImageClassification|looks like a known family"):
+            gm.adapt(model, method)
+    with pytest.raises(TypeError, match=r"cannot read|looks like"):
+        gm.adapt(model, LoraConfig(r=2, target_modules=["q", "v"]))
+    with pytest.raises(ValueError, match="IA3Config goes to keys, values and the FFN, and which these are"):
+        gm.adapt(model, IA3Config())
+
+
+def test_lora_without_targets_says_where_it_goes() -> None:
+    with pytest.warns(UserWarning, match=r"no family knows the queries and values of .*\(BeitLayer\): all Linears"):
+        adapted = gm.adapt(UNKNOWN["beit"][0](), LoraConfig(r=2))
+    reached = {n.rpartition(".lora")[0].rpartition(".")[2] for n in adapted.trainable() if "lora_A" in n}
+    assert len(reached) >= 4  # attention and FFN
+    assert not any("classifier" in n for n in adapted.trainable() if "lora" in n)
+
+
+# ---- models that are read in part ----
+
+
+def llava() -> Any:
+    """A tower that a family knows, a language model that none does."""
+    tower, language = tf.CLIPVisionConfig(**VISION), tf.GPTNeoXConfig(**TEXT)
+    config = tf.LlavaConfig(vision_config=tower, text_config=language, image_token_index=49)
+    return tf.LlavaForConditionalGeneration(config)
+
+
+def two_berts() -> Any:
+    """Two stacks of one kind, of which one is read."""
+    one, other = tf.BertConfig(**TEXT), tf.BertConfig(**TEXT, is_decoder=True, add_cross_attention=True)
+    return tf.EncoderDecoderModel(tf.EncoderDecoderConfig.from_encoder_decoder_configs(one, other))
+
+
+PARTIAL = {"llava": (llava, "vision", "GPTNeoXLayer"), "two-berts": (two_berts, "text", "BertLayer")}
+
+
+@pytest.mark.parametrize("row", PARTIAL)
+def test_a_model_that_is_read_in_part_says_so(row: str) -> None:
+    build, stack, unread = PARTIAL[row]
+    model = build()
+    message = (
+        rf"is read in part: {stack} \(3 blocks, .*no family knows .*\({unread}\).*stack='{stack}' if that is meant"
+    )
+    for method in (gm.VPT(prompts=2), gm.Adapter(rank=2)):
+        with pytest.raises(TypeError, match=message):
+            gm.adapt(model, method)
+    with pytest.raises(TypeError, match="it does not fit this model"):
+        gm.adapt(model, gm.DAS(skip=(1,), rank=2))
+    with pytest.raises(ValueError, match=rf"would be found in {stack} alone: say so \({stack}\.q\)"):
+        gm.adapt(model, LoraConfig(r=2, target_modules=["q", "v"]))
+    said = gm.adapt(model, gm.Adapter(rank=2, stack=stack))
+    assert all(n.startswith(f"adapter.{stack}.") for n in said.trainable())
+    said.detach()
+    meant = gm.adapt(model, LoraConfig(r=2, target_modules=[f"{stack}.q"]))
+    assert all(n.startswith(f"peft.{stack}.") for n in meant.trainable())
+
+
+@pytest.mark.parametrize("row", PARTIAL)
+def test_lora_reaches_every_part_and_is_saved(row: str, tmp_path: Path) -> None:
+    build, _, unread = PARTIAL[row]
+    model = build()
+    fresh = copy.deepcopy(model)
+    with pytest.warns(UserWarning, match=rf"no family knows the queries and values of .*\({unread}\)"):
+        adapted = gm.adapt(model, LoraConfig(r=2))
+    part = next(iter(hosts.read(fresh).unread))
+    assert any(part in name for name in adapted.trainable())
+    with torch.no_grad():
+        for parameter in adapted.trainable().values():
+            parameter.add_(0.1)
+    adapted.save_pretrained(tmp_path / "adapter")
+    again = gm.load(tmp_path / "adapter", fresh)
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in adapted.state_dict().items())
+
+
+def test_whole_models_are_read_whole() -> None:
+    from ..contract.backbones import BACKBONES
+
+    for name, row in BACKBONES.items():
+        assert hosts.read(row.model()).unread == {}, name
+
+
+# ---- composed models ----
+
+
+def test_a_tower_in_stages_is_refused() -> None:
+    llama = tf.LlamaForCausalLM(tf.LlamaConfig(**LARGE))
+    with pytest.raises(TypeError, match="SwinModel attends in windows and merges its patches"):
+        gm.VisionLanguage(tf.SwinModel(tf.SwinConfig(**SWIN)), llama)
+    with pytest.raises(TypeError, match="cannot read Swinv2Model"):
+        gm.VisionLanguage(tf.Swinv2Model(tf.Swinv2Config(**SWIN)), llama)
+
+
+@pytest.mark.parametrize("method", ["dvp", "visual_tokens"])
+def test_composed_classifiers_are_exported_with_a_mask(method: str, tmp_path: Path) -> None:
+    from gossamer import export
+
+    seeing = gm.VisionLanguage(tf.CLIPVisionModel(tf.CLIPVisionConfig(**VISION)), tf.BertModel(tf.BertConfig(**TEXT)))
+    one: Any = gm.DVP(block=1, width=8, heads=2, rank=2) if method == "dvp" else gm.VisualTokens(rank=2)
+    adapted = gm.adapt(seeing, one, num_labels=LABELS).eval()
+    mask = torch.ones_like(IDS)
+    mask[1, 4:] = 0
+    inputs = {"input_ids": IDS, "attention_mask": mask, "pixel_values": PIXELS}
+    found = export.export(adapted, inputs, tmp_path / "model.pt2", format="torch")
+    assert found["difference"] < 1e-5
+    three = {name: torch.cat([tensor, tensor[:1]]) for name, tensor in inputs.items()}
+    torch.testing.assert_close(export.answers(tmp_path / "model.pt2")(three), adapted(**three).logits)
