@@ -308,7 +308,7 @@ def test_removed_prompts_exist_nowhere_and_kept_ones_learn(tmp_path: Path) -> No
     original = {n: p.prompts.detach().clone() for n, p in prompts_of(adapted).items()}  # type: ignore[union-attr]
     done = gm.condense(adapted, DATA, 0.3, score={n: torch.arange(5.0) + 9 * (i == 0) for i, n in enumerate(original)})
     assert done.counts == {"vpt": [5, 0, 0]}
-    state = adapted.state_dict()
+    state = adapted.tensors()
     assert sum(t.numel() for t in state.values()) == 5 * 12 + 3 * 13
     assert {n for n in state if "prompts" in n} == {"vpt.vision.blocks.0.prompts"}
     assert all(p.numel() for p in adapted.trainable().values())

@@ -53,7 +53,7 @@ def check_norm(anatomy: Anatomy, last: Block, inputs: dict[str, Tensor]) -> None
 def check_patches(anatomy: Anatomy, first: Block, inputs: dict[str, Tensor]) -> None:
     """A convolution makes as many patches as enter the first block behind its class-like tokens; text has none."""
     stack, name = first.stack, anatomy.around(first.stack.name).get("patches")
-    assert (name is None) == (stack.patch_convolution is None)
+    assert (name is None) == (stack.patch_convolution == ())
     if name is None:
         assert stack.modality == "text"
         assert not any(isinstance(module, nn.Conv2d) for module in anatomy.owner(stack.name).modules())
@@ -106,4 +106,4 @@ def test_a_model_that_lacks_what_its_family_names_is_not_read(row: str, gone: st
         assert hosts.read(model).around()["norm"] == "fc_norm"
         return
     with pytest.raises(TypeError, match=message):
-        hosts.read(model)
+        hosts.read(model).check_known()

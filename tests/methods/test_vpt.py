@@ -387,8 +387,8 @@ def test_folding_the_projection_changes_nothing(form: str) -> None:
 
 def test_the_state_holds_prompts_projection_and_head_only() -> None:
     names = {f"vpt.vision.blocks.{i}.prompts" for i in range(3)} | {"head.weight", "head.bias"}
-    assert set(vpt().state_dict()) == set(vpt(form="sequence").state_dict()) == names
-    projected = vpt(project=7).state_dict()
+    assert set(vpt().tensors()) == set(vpt(form="sequence").tensors()) == names
+    projected = vpt(project=7).tensors()
     assert set(projected) == names | {"vpt.projection.weight", "vpt.projection.bias"}
     assert projected["vpt.vision.blocks.0.prompts"].shape == (5, 7)
 

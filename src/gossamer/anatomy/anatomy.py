@@ -176,7 +176,8 @@ class Anatomy:
         norms = sorted(
             filter(partial(has, owner), names.final_norm), key=lambda n: isinstance(get(owner, n), nn.Identity)
         )
-        found = {"patches": names.patch_convolution, "norm": norms[0] if norms else None}
+        patches = next(filter(partial(has, owner), names.patch_convolution), None)
+        found = {"patches": patches, "norm": norms[0] if norms else None}
         return {role: f"{path}.{name}" if path else name for role, name in found.items() if name is not None}
 
     def patch_convolution(self, stack: str | None = None) -> nn.Conv2d:

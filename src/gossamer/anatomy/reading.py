@@ -131,7 +131,7 @@ def _missing_part(block: nn.Module, stack: Stack) -> str | None:
 
 def _missing_around(owner: nn.Module, stack: Stack) -> list[str]:
     """What a family names around the blocks, and the model has not."""
-    named = [() if stack.patch_convolution is None else (stack.patch_convolution,), stack.final_norm]
+    named = [stack.patch_convolution, stack.final_norm]
     return [f" has no {' or '.join(names)}" for names in named if names and not any(has(owner, name) for name in names)]
 
 

@@ -79,7 +79,7 @@ class Stack:
     blocks: str  # the list of blocks, relative to the owner; with a star, the lists of all stages
     attention: tuple[AttentionNames, ...]  # alternatives in order of preference
     ffn: tuple[FfnNames, ...]
-    patch_convolution: str | None  # in the owner: makes tokens of patches; None: it reads no images
+    patch_convolution: tuple[str, ...]  # in the owner, alternatives: makes tokens of patches; (): it reads no images
     final_norm: tuple[str, ...]  # in the owner, alternatives: the norm behind the last block; (): blocks end with one
     cross: AttentionNames | None = None
     prefix: int | tuple[str, ...] = 0  # a number, or attributes of the owner to try, in order

@@ -26,6 +26,7 @@ def describe(model: nn.Module) -> dict[str, Any]:
     from gossamer import hosts
 
     found = hosts.read(model)
+    found.check_known()
     return {
         "model": type(model).__name__,
         "parameters": sum(p.numel() for p in model.parameters()),

@@ -28,7 +28,7 @@ STACKS = (
                 act="intermediate.intermediate_act_fn",
             ),
         ),
-        patch_convolution=None,
+        patch_convolution=(),
         final_norm=(),
         prefix=1,
         modality="text",

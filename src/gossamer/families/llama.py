@@ -29,7 +29,7 @@ STACKS = (
         causal=True,
         readout="last",
         modality="text",
-        patch_convolution=None,
+        patch_convolution=(),
         final_norm=("norm",),
         rotary="rotary_emb",
     ),

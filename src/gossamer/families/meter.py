@@ -27,7 +27,10 @@ _TEXT = Stack(
     attention=(_attention("attention"),),
     cross=_attention("crossattention"),
     ffn=_FFN,
-    patch_convolution="vision_model.embeddings.patch_embedding",
+    patch_convolution=(  # of a tower of CLIP, ViT or DINOv2
+        "vision_model.embeddings.patch_embedding",
+        "vision_model.embeddings.patch_embeddings.projection",
+    ),
     final_norm=(),
     prefix=1,
     readout="pooled",

@@ -56,7 +56,7 @@ STACKS = (
             ),
         ),
         ffn=(FfnNames(up="mlp.fc1", down="mlp.fc2", norm="layernorm_after"),),
-        patch_convolution="embeddings.patch_embeddings.projection",
+        patch_convolution=("embeddings.patch_embeddings.projection",),
         final_norm=("layernorm",),
         readout="mean",
         own_attention=SwinAttention,

@@ -56,7 +56,7 @@ STACKS = (
             ),
         ),
         ffn=(FfnNames(up="mlp.fc1", down="mlp.fc2", norm="norm2"),),
-        patch_convolution="patch_embed.proj",
+        patch_convolution=("patch_embed.proj",),
         final_norm=("norm",),
         own_attention=TimmWindowAttention,
         windows=WindowNames(size="window_size", merging="layers.*.downsample", merges_first=True),

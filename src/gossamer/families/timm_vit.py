@@ -70,7 +70,7 @@ STACKS = (
         prefix=("num_prefix_tokens",),
         patches="patch_embed",
         patches_norm="norm_pre",
-        patch_convolution="patch_embed.proj",
+        patch_convolution=("patch_embed.proj",),
         final_norm=("norm", "fc_norm"),  # before or behind the mean over tokens
         own_attention=TimmAttention,
     ),

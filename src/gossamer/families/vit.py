@@ -25,7 +25,7 @@ def _stack(owner: str, prefix: int, needs_zero: str | None = None) -> Stack:
         ffn=_FFN,
         prefix=prefix,
         patches="embeddings.patch_embeddings",
-        patch_convolution="embeddings.patch_embeddings.projection",
+        patch_convolution=("embeddings.patch_embeddings.projection",),
         final_norm=("layernorm",),
         needs_zero=needs_zero,
     )

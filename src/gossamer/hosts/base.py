@@ -33,7 +33,7 @@ def unread(modality: Literal["vision", "text", "both"]) -> Stack:
     """What is known of the states of a model that no family describes: what they stand for; a head reads their mean."""
     name = "vision" if modality == "vision" else "text"
     return Stack(
-        name=name, owners=(), blocks="", attention=(), ffn=(), patch_convolution=None, final_norm=(), modality=modality,
+        name=name, owners=(), blocks="", attention=(), ffn=(), patch_convolution=(), final_norm=(), modality=modality,
         readout="mean",
     )  # fmt: skip
 

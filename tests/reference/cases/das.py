@@ -134,7 +134,7 @@ def tower(name: Any, blocks: str) -> Stack:
     return Stack(
         name=name, owners=(), blocks=blocks, attention=(_attention("attention"),), cross=_attention("crossattention"),
         ffn=(FfnNames(up="intermediate.dense", down="output.dense", norm=None, after="output.LayerNorm"),),
-        patch_convolution=None, final_norm=(), returns_tuple=True,
+        patch_convolution=(), final_norm=(), returns_tuple=True,
     )  # fmt: skip
 
 
