@@ -37,7 +37,7 @@ from transformers.utils import logging
 import gossamer as gm
 from gossamer import storage
 from gossamer.commands.search import search_run
-from gossamer.comparison.plan import Comparison
+from gossamer.comparison.settings import Comparison
 from gossamer.comparison.sweep import compare
 from gossamer.runs.run import Data, Images, Model, Run, Search, Training
 from gossamer.training.train import train

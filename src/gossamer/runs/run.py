@@ -6,11 +6,12 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from gossamer.data.preprocess import MAX_SIZE
 from gossamer.documents import MOST, expanded
 from gossamer.errors import UserError
+from gossamer.pixels import MAX_SIZE
 
 MOST_WORKERS = 256
+BATCH = 64  # items that are computed at a time where nothing is trained
 
 
 @dataclass(frozen=True, kw_only=True)
