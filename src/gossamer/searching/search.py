@@ -163,7 +163,7 @@ def search(
         def begin(network: SuperNetwork) -> Play:
             part = Subset(batches.data, batches.items)
             for method in network.adapted.applied:
-                method.prepare(network.adapted, part)
+                method.prepare(network.adapted, part, batches.collate)
             if prepare is not None:
                 prepare(network.adapted, part)
             return Play(network, batches, settings, rules, kept, after_update, seed)

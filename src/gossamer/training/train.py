@@ -114,7 +114,7 @@ def _trained(run: Run, applied: list[methods.Method], folder: RunFolder, start: 
 
 def _adapted(run: Run, applied: list[methods.Method], task: Task) -> Adapted:
     """The adapted model with the head that the task needs, and with what must be known to use it later."""
-    if learning := [m.name for m in _learning(applied) if task.unit != "images"]:
+    if learning := [m.name for m in applied if m.learns_from == "images" != task.unit]:
         raise UserError(f"{learning[0]} starts from labelled images, and {run.data.name} has texts about images")
     adapted = adapt(task.backbone(run), applied, num_labels=task.outputs)
     if task.outputs is not None and not any(name.startswith("head.") for name in adapted.trainable()):
@@ -127,7 +127,7 @@ def _adapted(run: Run, applied: list[methods.Method], task: Task) -> Adapted:
 
 def _learning(applied: list[methods.Method]) -> list[methods.Method]:
     """The methods that take something from the training data before training."""
-    return [method for method in applied if type(method).prepare is not methods.Method.prepare]
+    return [method for method in applied if method.learns_from != "nothing"]
 
 
 def _arguments(run: Run, folder: RunFolder, *, validate: bool) -> TrainingArguments:
@@ -175,7 +175,7 @@ def _prepare(
     start = time.monotonic()
     for method in learning:
         journal.say(f"preparing {method.name} on {len(images):,} images")
-        method.prepare(adapted, images)
+        method.prepare(adapted, images, images.collate)
     seconds = time.monotonic() - start
     folder.write(PREPARED, json.dumps({"seconds": seconds}))
     return seconds
