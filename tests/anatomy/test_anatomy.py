@@ -14,6 +14,7 @@ from torch import nn
 
 import gossamer as gm
 from gossamer import anatomy as anatomy_module
+from gossamer.anatomy import survey
 from gossamer.families import FAMILIES
 
 from ..contract.backbones import TEXT, VISION
@@ -231,6 +232,16 @@ def test_of_two_towers_of_one_kind_one_is_read() -> None:
     assert list(anatomy.unread.values()) == ["ViTLayer"]
     assert next(iter(anatomy.unread)).startswith("right.")
     assert not anatomy.whole
+
+
+def test_a_tower_that_is_not_as_described_is_no_silent_absence() -> None:
+    pair = nn.ModuleDict({"words": tf.BertModel(tf.BertConfig(**TEXT)), "image": _vit()})
+    del pair["image"].layers[1].mlp.fc2
+    with pytest.raises(TypeError, match=r"image\.layers\.1 \(ViTLayer\) has no mlp\.fc1"):
+        gm.read(pair)
+    found = survey(pair)
+    assert list(found.stacks) == ["text"]
+    assert found.unread == {"image.layers": "image.layers.1 (ViTLayer) has no mlp.fc1"}
 
 
 def test_two_towers_of_two_kinds_are_read() -> None:

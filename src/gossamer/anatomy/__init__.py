@@ -1,6 +1,8 @@
 """Where the parts of a transformer sit, and the verbs a method may use on them."""
 
-from gossamer.anatomy.anatomy import STACK_ORDER, VERBS, Anatomy, Branch
+from gossamer.anatomy.anatomy import Anatomy, Branch
+from gossamer.anatomy.changes import VERBS
+from gossamer.anatomy.places import STACK_ORDER
 from gossamer.anatomy.reading import read, survey
 
 __all__ = ["STACK_ORDER", "VERBS", "Anatomy", "Branch", "read", "survey"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from torch import nn
 
-from gossamer.anatomy.anatomy import STACK_ORDER, Anatomy
+from gossamer.anatomy.anatomy import Anatomy
 from gossamer.anatomy.block import Block, attribute, get, has, hollowed, lacking, listed
 from gossamer.anatomy.call import SPELLINGS, Arguments
+from gossamer.anatomy.places import STACK_ORDER
 from gossamer.anatomy.stack import Stack
 from gossamer.errors import WrongKind
 from gossamer.families import FAMILIES
@@ -20,16 +21,27 @@ def read(model: nn.Module) -> Anatomy:
     Raises:
         TypeError: no family knows the model, or a part that the family names is missing (the message names it).
     """
-    found = survey(model)
+    found, unfit = _read(model)
     found.check_known()
+    if unfit:
+        raise WrongKind(found.why)
     return found
 
 
 def survey(model: nn.Module) -> Anatomy:
-    """The anatomy of any model: of one that no family knows it has no stack, and says why as soon as one is asked for."""
+    """The anatomy of any model, as far as families describe it.
+
+    Of a model that no family knows it has no stack, and says why as soon as one is asked for. Blocks that are not as a family
+    describes them are among its `unread` ones, with the reason.
+    """
+    return _read(model)[0]
+
+
+def _read(model: nn.Module) -> tuple[Anatomy, dict[str, str]]:
+    """The anatomy of a model, and path -> reason of the lists of blocks that look like a family's and are not."""
     stacks: dict[str, list[Block]] = {}
     owners: dict[str, str] = {}
-    missing: list[str] = []
+    unfit: dict[str, str] = {}
     for name, module in model.named_modules():
         kinds = set(_kinds(module))
         for stack in FAMILIES:
@@ -38,23 +50,36 @@ def survey(model: nn.Module) -> Anatomy:
                 continue
             if any(blocks[0].module is found[0][2] for blocks in stacks.values()):
                 continue  # the same list, reached through a wrapper of the owner
-            problems = [
-                f".{path} ({type(b).__name__}) {why}" for _, path, b in found if (why := _missing_part(b, stack))
-            ]
-            problems += _missing_around(module, stack)
-            if problems:
-                missing.append(f"{name or type(module).__name__}{problems[0]}")
+            problem = _problem(name, module, stack, found)
+            if problem is not None:
+                unfit[_path(name, found[0][1]).rpartition(".")[0]] = problem
                 continue
             if stack.name in stacks and owners[stack.name] != name:
-                missing.append(f"there are two {stack.name} stacks, {owners[stack.name]} and {name}")
-                continue
+                continue  # a second stack of one name: among the unread
             stacks.setdefault(stack.name, []).extend(
                 _blocks(name, module, stack, found, len(stacks.get(stack.name, [])))
             )
             owners[stack.name] = name
     order = getattr(model, "stack_order", STACK_ORDER)  # models composed of two say which comes first
     known = {name: stacks[name] for name in order if name in stacks}
-    return Anatomy(model, known, owners, unread=_unread(model, known), why=_unknown(model, missing))
+    read = {block.name.rpartition(".")[0] for blocks in known.values() for block in blocks}
+    unfit = {path: problem for path, problem in unfit.items() if path not in read}  # others describe them as they are
+    unread = {**_unread(model, known), **unfit}
+    return Anatomy(model, known, owners, unread=unread, why=_unknown(model, unfit.values())), unfit
+
+
+def _path(owner: str, name: str) -> str:
+    return f"{owner}.{name}" if owner else name
+
+
+def _problem(name: str, owner: nn.Module, stack: Stack, found: list[tuple[int, str, nn.Module]]) -> str | None:
+    """Why the blocks that a family names in a model, or what is around them, are not as it describes them; None if they are."""
+    for _, path, block in found:
+        if (why := _missing_part(block, stack)) is not None:
+            return f"{name or type(owner).__name__}.{path} ({type(block).__name__}) {why}"
+    around = [stack.patch_convolution, stack.final_norm]
+    lacks = next((names for names in around if names and not any(has(owner, name) for name in names)), None)
+    return None if lacks is None else f"{name or type(owner).__name__} has no {' or '.join(lacks)}"
 
 
 def _unread(model: nn.Module, stacks: Mapping[str, list[Block]]) -> dict[str, str]:
@@ -87,7 +112,7 @@ def _blocks(
     """The blocks of one column, numbered from `first`; those behind a merging of patches with it."""
     prefix, blocks = _prefix(owner, stack), list[Block]()
     for i, (stage, path, module) in enumerate(found, start=first):
-        block = Block(stack, i, module, f"{name}.{path}" if name else path, prefix, stage)
+        block = Block(stack, i, module, _path(name, path), prefix, stage)
         if stack.windows is not None and blocks and blocks[-1].stage < stage:
             merges = stage if stack.windows.merges_first else stage - 1
             block.merging = get(owner, stack.windows.merging.replace("*", str(merges)))
@@ -95,7 +120,7 @@ def _blocks(
     return blocks
 
 
-def _unknown(model: nn.Module, missing: list[str]) -> str:
+def _unknown(model: nn.Module, missing: Collection[str]) -> str:
     if missing:
         return f"{type(model).__name__} looks like a known family, but {'; '.join(missing)}"
     known = sorted({owner for stack in FAMILIES for owner in stack.owners})
@@ -127,12 +152,6 @@ def _missing_part(block: nn.Module, stack: Stack) -> str | None:
     if not any(has(block, f.up) and has(block, f.down) for f in stack.ffn):
         return f"has no {' or '.join(f.up for f in stack.ffn)}"
     return None
-
-
-def _missing_around(owner: nn.Module, stack: Stack) -> list[str]:
-    """What a family names around the blocks, and the model has not."""
-    named = [stack.patch_convolution, stack.final_norm]
-    return [f" has no {' or '.join(names)}" for names in named if names and not any(has(owner, name) for name in names)]
 
 
 def _missing_argument(block: nn.Module, stack: Stack) -> str | None:

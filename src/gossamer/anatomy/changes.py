@@ -1,0 +1,115 @@
+"""The log of what methods did to a model, how it is taken back, and what stands in a change's way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any
+
+from torch import nn
+
+from gossamer.anatomy import probe, replaced, seams
+from gossamer.anatomy.block import Block
+from gossamer.anatomy.displaced import Displaced
+from gossamer.anatomy.places import Places
+from gossamer.anatomy.session import Session
+from gossamer.errors import UnknownName, UserError
+
+VERBS = ("add", "rewrite", "middle", "remember", "insert", "replace", "observe")
+
+
+class Changes(Places):
+    """The parts of one model, and the log of what methods did to them."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        stacks: dict[str, list[Block]],
+        owners: dict[str, str],
+        *,
+        unread: Mapping[str, str] = MappingProxyType({}),
+        why: str = "",
+    ):
+        super().__init__(model, stacks, owners, unread=unread, why=why)
+        self.session = Session.of(model)
+        self.displaced = Displaced()  # what gave its place to something else meanwhile
+        self.log: list[seams.Change] = []
+        self._known: dict[Any, probe.Findings] = {}  # trials, by kind of block
+
+    def _do(self, change: seams.Change, block: Block | None = None, where: str = "around") -> None:
+        """Makes a change in a branch or the middle of a block, or around it.
+
+        Raises:
+            ValueError: it would never run, because something else stands there.
+        """
+        change.place = block, where
+        gone = [c.site for c in self.log if isinstance(c, replaced.Replaced) and c.active and c.site.block is block]
+        dead = [site.key for site in gone if where != "around" and site.branch in (None, where)]
+        if dead:
+            raise UserError(
+                f"{dead[0]} is replaced, so nothing that is placed in it would ever run: only insert and observe, and what "
+                "happens at the start and the end of a block, work there"
+            )
+        change.apply()
+        self.log.append(change)
+
+    def undo(self, *, keep: int = 0) -> None:
+        """Takes back every change but the first `keep`, last first."""
+        while len(self.log) > keep:
+            self.log.pop().revert()
+
+    @contextmanager
+    def tentatively(self) -> Iterator[None]:
+        """What is changed while the context lasts is taken back at its end."""
+        made = len(self.log)
+        try:
+            yield
+        finally:
+            self.undo(keep=made)
+
+    @contextmanager
+    def bare(self) -> Iterator[None]:
+        """The model without any change for as long as the context lasts; the parts, and what they learnt, stay."""
+        for change in reversed(self.log):
+            change.revert()
+        try:
+            yield
+        finally:
+            for change in self.log:
+                change.apply()
+
+    def obstacle(self, block: Block, verb: str, branch: str = "attention") -> str | None:
+        """Why a verb does not work on a branch of a block (of "middle": on a place of its stream), or None where it does.
+
+        A trial of the block, once for all of its kind, shows whether it is built as its family says; `remember` has one of its own.
+        """
+        if verb not in VERBS:
+            raise UnknownName(f"no verb {verb!r}: there are {', '.join(VERBS)}")
+        if verb == "middle" and branch == "middle":
+            last = block.stack.cross or block.attention
+            if block.ffn.norm is None and last.after is None:
+                return "no normalisation marks the place between attention and FFN"
+        if verb == "insert" and block.attention.bias is not None and block.stack.windows is None:
+            return f"its attention has a bias by position of its own ({block.attention.bias})"
+        found = self._findings(block).against(verb, branch)
+        if found is None and verb == "remember":
+            return seams.memory_obstacle(block, branch)
+        return found
+
+    def _findings(self, block: Block) -> probe.Findings:
+        kind = type(block.module), id(block.stack), block.stage
+        if kind not in self._known:
+            with self.bare():
+                self._known[kind] = probe.probe(block, self.owner(block.stack.name))
+        return self._known[kind]
+
+    def _require(self, block: Block, verb: str, branch: str) -> None:
+        """Nothing, where a verb works.
+
+        Raises:
+            ValueError: a trial of the block shows that it does not.
+        """
+        reason = self.obstacle(block, verb, branch)
+        if reason is not None:
+            raise UserError(f"{block.name} ({type(block.module).__name__}) cannot {verb} at its {branch}: {reason}")
