@@ -12,6 +12,7 @@ from gossamer.arguments import positive
 from gossamer.data import ImageDataset, ImageTextDataset
 from gossamer.errors import UserError
 from gossamer.runs.prepared import BATCH
+from gossamer.runs.trained import load_adapter
 
 if TYPE_CHECKING:
     from gossamer.adapting import Adapted
@@ -32,18 +33,6 @@ def evaluate(adapted: Adapted, items: ImageDataset | ImageTextDataset, *, batch:
 
     task = tasks.of(adapted)
     return task.score(adapted, task.prepare(items), batch=batch)
-
-
-def load_adapter(folder: str | Path) -> Adapted:
-    """The adapter of a run's folder, or of a folder that `save_pretrained` wrote, on the GPU if there is one."""
-    from accelerate import PartialState
-
-    from gossamer.adapting import load
-
-    inner = Path(folder) / "adapter"
-    if (Path(folder) / "run.yaml").is_file() and not inner.is_dir():
-        raise FileNotFoundError(f"the run in {folder} has not finished: continue it with gossamer train ... --resume")
-    return load(inner if inner.is_dir() else folder).to(PartialState().device)
 
 
 def command(arguments: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ from gossamer.runs.run import Run
 from gossamer.runs.sets import apart, load_sets
 from gossamer.searching.folder import FOUND, HISTORY
 from gossamer.searching.search import Found, search
+from gossamer.training import teaching
 
 FOLDER = "search"  # inside the output of the run
 
@@ -61,6 +62,7 @@ def _searched(run: Run, *, resume: bool, overwrite: bool) -> Found:
         print(machine.precision(run.training.bfloat16))
     if torch.accelerator.is_available():
         model.to(torch.accelerator.current_accelerator())
+    data, collate, loss = teaching.taught(run, task, items, items, next(model.parameters()).device)
 
     def prepare(adapted: Adapted, data: Any) -> None:
         items.settle(adapted)
@@ -68,8 +70,8 @@ def _searched(run: Run, *, resume: bool, overwrite: bool) -> Found:
 
     folder = Path(run.output) / FOLDER
     found = search(
-        model, applied, items, held_out=held_out, settings=run.search, training=run.training, num_labels=task.outputs,
-        collate=items.collate, loss=task.loss, prepare=prepare, after_update=_tell, folder=folder, resume=resume,
+        model, applied, data, held_out=held_out, settings=run.search, training=run.training, num_labels=task.outputs,
+        collate=collate, loss=loss, plain=items, prepare=prepare, after_update=_tell, folder=folder, resume=resume,
         overwrite=overwrite, seed=run.seed,
     )  # fmt: skip
     if processes.first():

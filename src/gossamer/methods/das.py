@@ -103,7 +103,7 @@ class DAS(Method):
         if self.rank < 0 or (self.shortcut_rank is not None and self.shortcut_rank < 1):
             raise UserError(f"ranks must be at least 1, got rank={self.rank}, shortcut_rank={self.shortcut_rank}")
         if self.rank == 0 and self.shortcut_rank is None and not self.bridged:
-            raise UserError("ranks must be at least 1, got rank=0 and no shortcut_rank: adapters may be left out, shortcuts need a rank")
+            raise UserError("ranks must be at least 1, got rank=0 and no shortcut_rank: shortcuts need one")
         if self.bridged and (self.modules != "block" or self.plus_input):
             raise UserError(
                 "bridges stand in place of whole blocks, x + x A + b: not with modules='attention' or plus_input"

@@ -164,6 +164,11 @@ class Training:
         gradient_checkpointing: compute activations again in the backward pass: less memory, about a third more time.
         workers: processes that read images, for sets too large to be kept in memory.
         report_to: trackers of the Hugging Face Trainer, such as tensorboard or wandb.
+        teacher: folder of a finished run of the same task, whose answers to training images are learnt beside the labels, such as
+            the unskipped model's (Hinton et al., arXiv 1503.02531). None: labels alone.
+        teacher_weight: a, the share of the teacher in the loss.
+        teacher_temperature: T, by which both logits are divided.
+        teacher_features: c, weight of the distance between what the two heads read.
     """
 
     epochs: int = 10
@@ -182,9 +187,24 @@ class Training:
     gradient_checkpointing: bool = False
     workers: int = 0
     report_to: list[str] = field(default_factory=list)
+    teacher: str | None = None
+    teacher_weight: float = 0.5
+    teacher_temperature: float = 2.0
+    teacher_features: float = 0.0
 
     def __post_init__(self) -> None:
         _finite("training", self, "lr", "head_lr", "weight_decay", "head_weight_decay", "clip")
+        _finite("training", self, "teacher_weight", "teacher_temperature", "teacher_features")
+        _require(0 <= self.teacher_weight <= 1, f"training.teacher_weight must be in [0, 1], got {self.teacher_weight}")
+        _require(
+            self.teacher_temperature > 0,
+            f"training.teacher_temperature must be above 0, got {self.teacher_temperature}",
+        )
+        _require(
+            self.teacher_features >= 0, f"training.teacher_features must not be negative, got {self.teacher_features}"
+        )
+        if self.teacher is not None:
+            object.__setattr__(self, "teacher", str(expanded(self.teacher)))
         _countable("training", self, "epochs", "batch")
         _require(self.batch > 0, f"training.batch must be 1 or more, got {self.batch}")
         _require(self.workers <= MOST_WORKERS, f"training.workers must be at most {MOST_WORKERS}, got {self.workers}")

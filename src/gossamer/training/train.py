@@ -31,7 +31,7 @@ from gossamer.runs.progress import Bar, Journal, epochs
 from gossamer.runs.run import Run
 from gossamer.runs.sets import load_sets
 from gossamer.tasks.base import Scores, Task
-from gossamer.training import probe
+from gossamer.training import probe, teaching
 from gossamer.training.trainer import ClassifierTrainer, trainer_arguments
 
 PREPARED, WARM_START = "prepared.json", "warm_start.json"
@@ -251,6 +251,7 @@ def _tune(
     if run.training.gradient_checkpointing:
         adapted.activation_checkpointing_enable()
 
+    data, collate, loss = teaching.taught(run, task, items["train"], task.varied(items["train"], run), arguments.device)
     bar = Bar(journal, keep_history, task.measure)
 
     def scored() -> dict[str, Any]:
@@ -262,11 +263,11 @@ def _tune(
         adapted,
         arguments,
         chosen=run.training,
-        loss=task.loss,
+        loss=loss,
         validate=lambda: processes.agreed(scored),
-        train_dataset=task.varied(items["train"], run),
+        train_dataset=data,
         eval_dataset=items.get("val"),
-        data_collator=items["train"].collate,
+        data_collator=collate,
         callbacks=[bar],
     )
     trainer.train(resume_from_checkpoint=checkpoint)
