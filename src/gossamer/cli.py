@@ -22,7 +22,11 @@ COMMANDS = {
     "train": ("gossamer.commands.train", "adapt a model to labelled images or texts about images"),
     "search": (
         "gossamer.commands.search",
-        "find which layers a method such as DAS should skip, for the task of a run file",
+        "find which layers a method such as DAS should skip, for the task of a run file, by bandit or race",
+    ),
+    "scan": (
+        "gossamer.commands.scan",
+        "show where in its depth a model decides the task of a run file or a finished run",
     ),
     "condense": ("gossamer.commands.condense", "keep the prompts of a finished run that matter, and tune them further"),
     "evaluate": ("gossamer.evaluate", "score a trained adapter"),

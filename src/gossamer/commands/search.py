@@ -1,4 +1,4 @@
-"""`gossamer search RUN.yaml`: the arms of a run's method, found on training images alone; `gossamer train` goes on from there."""
+"""`gossamer search RUN.yaml`: the arms of a run's method, by bandit or race, on training images alone; `gossamer train` goes on."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from gossamer import methods, tasks
 from gossamer.adapting import Adapted
 from gossamer.cost import machine
 from gossamer.documents import write_whole
+from gossamer.racing.race import FOLDER as RACE
+from gossamer.racing.race import race
 from gossamer.runs import processes, run_file
 from gossamer.runs.lock import alone
 from gossamer.runs.run import Run
@@ -27,6 +29,13 @@ FOLDER = "search"  # inside the output of the run
 def command(arguments: Sequence[str]) -> None:
     """Searches and prints what was found."""
     run, switches = run_file.parse(arguments, "search")
+    if run.search.by == "race":
+        with alone(Path(run.output)):
+            raced = race(run, **switches)
+        folder = Path(run.output) / RACE
+        print(f"{raced.name} won after {len(raced.rows)} runs: {', '.join(raced.arms[i] for i in raced.chosen)}")
+        print(f"rows.jsonl and the picture are in {folder}; next: gossamer train {folder / FOUND}")
+        return
     found = search_run(run, **switches)
     if processes.first():
         folder = Path(run.output) / FOLDER
@@ -55,7 +64,7 @@ def _searched(run: Run, *, resume: bool, overwrite: bool) -> Found:
     applied = [methods.from_dict(values) for values in run.methods]
     train = load_sets(run)["train"]
     task = tasks.kind(run).begin(run, train)
-    items, held_out = (task.prepare(part) for part in apart(train, run.search.hold_out, run.seed))
+    items, held_out = (task.prepare(part) for part in apart(train, run.search.held_out, run.seed))
     torch.manual_seed(run.seed)
     model = task.backbone(run)
     if processes.first():

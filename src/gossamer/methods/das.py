@@ -21,6 +21,7 @@ from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError
 from gossamer.methods.base import Method, grow, method
 from gossamer.methods.parts import bridges, shortcuts
+from gossamer.methods.parts.arms import Arm
 from gossamer.methods.parts.bandit import Bandit
 from gossamer.methods.parts.bridges import Bridge, Identity
 from gossamer.methods.parts.shortcuts import FORMS, Shortcut
@@ -329,6 +330,10 @@ class DAS(Method):
     def picks(self, anatomy: Anatomy) -> int:
         """How many modules are skipped."""
         return len(self.skipped(anatomy))
+
+    def arms(self, anatomy: Anatomy) -> list[Arm]:
+        """The modules that may be skipped, as a race names them."""
+        return [Arm(s.key, _depth(anatomy, s.block), s.block.key) for s in self.candidates(anatomy)]
 
     def supernet(self) -> Supernet:
         """Every candidate with its adapters and its shortcut, as the method that a search trains; see `gossamer.search`."""
