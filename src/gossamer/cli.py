@@ -29,6 +29,7 @@ COMMANDS = {
         "show where in its depth a model decides the task of a run file or a finished run",
     ),
     "condense": ("gossamer.commands.condense", "keep the prompts of a finished run that matter, and tune them further"),
+    "shrink": ("gossamer.commands.shrink", "find and train the cheapest model within a point of a finished run"),
     "evaluate": ("gossamer.evaluate", "score a trained adapter"),
     "compare": (
         "gossamer.comparison.sweep",
@@ -48,6 +49,7 @@ AGAIN = {
     "search": _RESUMED,
     "condense": _RESUMED,
     "compare": _CONTINUED,
+    "shrink": _CONTINUED,
     "pretrain": _CONTINUED,
 }
 LESS_MEMORY = {

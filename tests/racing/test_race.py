@@ -5,69 +5,31 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from PIL import Image
-from transformers import ViTConfig, ViTForImageClassification
 
 from gossamer import hosts, methods, tasks
 from gossamer.cli import main
 from gossamer.comparison import engines
-from gossamer.comparison.cell import attempt
 from gossamer.racing import race as racing
 from gossamer.racing.race import race
-from gossamer.runs.run import Model, Run, Search
+from gossamer.runs.run import Run, Search
 from gossamer.runs.run_file import parse, to_yaml
 from gossamer.runs.sets import load_sets
 from gossamer.searching import depth
 
 from .. import squares
+from . import idle
+from .idle import IDLE
 
-IDLE = (1, 3)
 DAS = {"method": "das", "skip": 2, "rank": 2, "shortcut_rank": 3, "init": "zero_up"}
 SEARCH = Search(by="race", candidates=4, hold_out=0.25)
 
 
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five blocks, of which two give nothing; beside it images with classes that it decides itself, by all other blocks."""
-    folder = tmp_path_factory.mktemp("idle") / "vit"
-    torch.manual_seed(5)
-    config = ViTConfig(
-        hidden_size=24, num_hidden_layers=5, num_attention_heads=3, intermediate_size=40, image_size=16, patch_size=8,
-        initializer_range=0.3, num_labels=7,
-    )  # fmt: skip
-    model = ViTForImageClassification(config).eval()
-    with torch.no_grad():
-        for i in IDLE:
-            for name in ("attention.o_proj", "mlp.fc2"):
-                linear = model.vit.layers[i].get_submodule(name)
-                linear.weight.zero_()
-                linear.bias.zero_()
-        pixels = torch.randint(0, 256, (200, 3, 16, 16), dtype=torch.uint8)
-        said = model.vit((pixels / 255 - 0.5) / 0.5).last_hidden_state[:, 0] @ torch.randn(24)
-    model.save_pretrained(folder)
-    for i, (image, value) in enumerate(zip(pixels, said, strict=True)):
-        path = folder.parent / "images" / "train" / ("high" if value > said.median() else "low") / f"{i}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
-    return folder
-
-
-def planned(backbone: Path, output: Path, **search: Any) -> Run:
-    run = squares.run(output, DAS, data=backbone.parent / "images", epochs=2, lr=1e-4)
-    return dataclasses.replace(run, model=Model(name=str(backbone)), search=dataclasses.replace(SEARCH, **search))
-
-
-def here(cells: Any, engine: str, workers: int) -> Iterator[Any]:
-    """Performs cells in this process, which is fifty times faster than in their own."""
-    for cell in cells:
-        yield cell, False, None
-        yield cell, True, attempt(cell, 1)
+def planned(output: Path, **search: Any) -> Run:
+    return dataclasses.replace(idle.run(output, DAS), search=dataclasses.replace(SEARCH, **search))
 
 
 def plain(rows: Any) -> list[dict[str, Any]]:
@@ -76,8 +38,8 @@ def plain(rows: Any) -> list[dict[str, Any]]:
     return [{**row, "seconds": None, "curve": c} for row, c in zip(rows, curve, strict=True)]
 
 
-def test_a_scan_sees_idle_blocks(backbone: Path, tmp_path: Path) -> None:
-    run = planned(backbone, tmp_path)
+def test_a_scan_sees_idle_blocks(tmp_path: Path) -> None:
+    run = planned(tmp_path)
     train = load_sets(run)["train"]
     task = tasks.kind(run).begin(run, train)
     model: Any = task.backbone(run).eval()
@@ -110,9 +72,9 @@ def test_the_scan_of_a_run_file_and_of_what_it_trained(tmp_path: Path, capsys: p
 
 
 @pytest.mark.parametrize(("seed", "count"), [(0, 2), *(pytest.param(n, 6, marks=pytest.mark.slow) for n in range(3))])
-def test_a_race_finds_the_planted_pair(backbone: Path, tmp_path: Path, monkeypatch: Any, seed: int, count: int) -> None:
-    monkeypatch.setattr(engines, "perform", here)
-    found = race(dataclasses.replace(planned(backbone, tmp_path, candidates=count), seed=seed))
+def test_a_race_finds_the_planted_pair(tmp_path: Path, monkeypatch: Any, seed: int, count: int) -> None:
+    monkeypatch.setattr(engines, "perform", idle.here)
+    found = race(dataclasses.replace(planned(tmp_path, candidates=count), seed=seed))
     assert found.chosen == IDLE
     rungs = {2: [4], 6: [6, 3, 4]}[count]  # the last with two seeds each
     assert [row["rung"] for row in found.rows] == [i for i, runs in enumerate(rungs) for _ in range(runs)]
@@ -121,7 +83,7 @@ def test_a_race_finds_the_planted_pair(backbone: Path, tmp_path: Path, monkeypat
     assert {"found.yaml", "rows.jsonl", "race.png", "scan.json", "result.json"} <= {p.name for p in folder.iterdir()}
     assert parse([str(folder / "found.yaml")])[0].methods[0]["skip"] == list(IDLE)
     with pytest.raises(FileExistsError, match="finished"):
-        race(planned(backbone, tmp_path))
+        race(planned(tmp_path))
 
 
 def torn(whole: Path, part: Path) -> None:
@@ -136,26 +98,26 @@ def torn(whole: Path, part: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_race_goes_on_to_the_same_end(backbone: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(engines, "perform", here)
-    whole = race(planned(backbone, tmp_path / "whole"))
+def test_a_killed_race_goes_on_to_the_same_end(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(engines, "perform", idle.here)
+    whole = race(planned(tmp_path / "whole"))
     torn(tmp_path / "whole", tmp_path / "part")
-    again = race(planned(backbone, tmp_path / "part", workers=2), resume=True)
+    again = race(planned(tmp_path / "part", workers=2), resume=True)
     assert plain(again.rows) == plain(whole.rows)
     assert (again.name, again.chosen) == (whole.name, whole.chosen)
 
 
 @pytest.mark.slow
-def test_two_workers_race_to_the_same_end(backbone: Path, tmp_path: Path) -> None:
-    one, two = (race(planned(backbone, tmp_path / str(n), workers=n)) for n in (1, 2))
+def test_two_workers_race_to_the_same_end(tmp_path: Path) -> None:
+    one, two = (race(planned(tmp_path / str(n), workers=n)) for n in (1, 2))
     assert plain(two.rows) == plain(one.rows)
     assert (two.name, two.chosen) == (one.name, one.chosen)
     torn(tmp_path / "1", tmp_path / "part")
-    again = race(planned(backbone, tmp_path / "part", workers=2), resume=True)
+    again = race(planned(tmp_path / "part", workers=2), resume=True)
     assert plain(again.rows) == plain(one.rows)
 
 
-def test_the_command(backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     """Without processes: what a cell is worth is said here."""
 
     def said(cells: Any, engine: str, workers: int) -> Any:
@@ -171,7 +133,7 @@ def test_the_command(backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
             yield cell, True, None
 
     monkeypatch.setattr(engines, "perform", said)
-    run = planned(backbone, tmp_path / "run")
+    run = planned(tmp_path / "run")
     (tmp_path / "run.yaml").write_text(to_yaml(run))
     assert main(["search", str(tmp_path / "run.yaml"), "search.candidates=10"]) == 0
     out = capsys.readouterr().out
@@ -183,11 +145,11 @@ def test_the_command(backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "a race needs exactly one method with something to choose" in capsys.readouterr().err
 
 
-def test_a_run_that_fails_stops_the_race(backbone: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_run_that_fails_stops_the_race(tmp_path: Path, monkeypatch: Any) -> None:
     def failing(cells: Any, engine: str, workers: int) -> Any:
         yield cells[0], False, None
         yield cells[0], True, "its process was ended by SIGKILL"
 
     monkeypatch.setattr(racing.engines, "perform", failing)
     with pytest.raises(Exception, match=r"a run of the race failed .* SIGKILL; --resume goes on"):
-        race(planned(backbone, tmp_path))
+        race(planned(tmp_path))

@@ -33,3 +33,25 @@ def draw(rows: Sequence[dict[str, Any]], best: str, path: Path) -> None:
         axes.margins(x=0.3)
     panels[0].set(ylabel="held-out loss")
     save_figure(figure, path)
+
+
+def frontier(tried: Sequence[dict[str, Any]], reference: dict[str, Any], within: float, cost: str, path: Path) -> None:
+    """Held-out accuracy over cost for every number of blocks that was tried, as a PNG at `path`; see `shrink`."""
+    figure, (axes,) = figure_of(6, 4)
+    for t in tried:
+        axes.errorbar(
+            t["cost"],
+            100 * t["accuracy"],
+            yerr=100 * t["standard_error"],
+            marker="o",
+            color="C0" if t["within"] else "0.6",
+        )
+        axes.annotate(
+            f"{t['blocks']} skipped", (t["cost"], 100 * t["accuracy"]), xytext=(6, 4), textcoords="offset points"
+        )
+    level = 100 * reference["accuracy"]
+    axes.axhline(level, color="0.3", linewidth=0.8)
+    axes.axhspan(level - within, level, color="C2", alpha=0.15)
+    axes.margins(0.2)
+    axes.set(xlabel=f"{cost} of the finished model, bare backbone = 1", ylabel="held-out accuracy, %")
+    save_figure(figure, path)
