@@ -39,6 +39,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("training", "evaluate", "looking"),
     ("condensation", "searching", "pretraining", "predict", "export"),
     ("comparison",),
+    ("racing",),
     ("commands",),
     ("",),  # the public surface
     ("cli",),

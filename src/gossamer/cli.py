@@ -22,9 +22,14 @@ COMMANDS = {
     "train": ("gossamer.commands.train", "adapt a model to labelled images or texts about images"),
     "search": (
         "gossamer.commands.search",
-        "find which layers a method such as DAS should skip, for the task of a run file",
+        "find which layers a method such as DAS should skip, for the task of a run file, by bandit or race",
+    ),
+    "scan": (
+        "gossamer.commands.scan",
+        "show where in its depth a model decides the task of a run file or a finished run",
     ),
     "condense": ("gossamer.commands.condense", "keep the prompts of a finished run that matter, and tune them further"),
+    "shrink": ("gossamer.commands.shrink", "find and train the cheapest model within a point of a finished run"),
     "evaluate": ("gossamer.commands.evaluate", "score a trained adapter"),
     "compare": (
         "gossamer.commands.compare",
@@ -44,6 +49,7 @@ AGAIN = {
     "search": _RESUMED,
     "condense": _RESUMED,
     "compare": _CONTINUED,
+    "shrink": _CONTINUED,
     "pretrain": _CONTINUED,
 }
 LESS_MEMORY = {

@@ -30,18 +30,6 @@ def evaluate(adapted: Adapted, items: ImageDataset | ImageTextDataset, *, batch:
     return task.score(adapted, task.prepare(items), batch=batch)
 
 
-def load_adapter(folder: str | Path) -> Adapted:
-    """The adapter of a run's folder, or of a folder that `save_pretrained` wrote, on the GPU if there is one."""
-    from accelerate import PartialState
-
-    from gossamer.adapting import load
-
-    inner = Path(folder) / "adapter"
-    if (Path(folder) / "run.yaml").is_file() and not inner.is_dir():
-        raise FileNotFoundError(f"the run in {folder} has not finished: continue it with gossamer train ... --resume")
-    return load(inner if inner.is_dir() else folder).to(PartialState().device)
-
-
 def items_of(run: str, data: str | None, split: str | None, path: str | None = None) -> tuple[str, Any]:
     """A split and its images or texts: of a run's own data, or of other data; None for the split: test, else what there is."""
     from gossamer import data as sources

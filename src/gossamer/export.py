@@ -132,8 +132,9 @@ def export_run(run: str | Path, file: Path, *, format: Literal["onnx", "torch"],
     With int8 the accuracy of the file is measured on the run's test images, or the validation ones where there is no test split.
     """
     from gossamer.data import ImageDataset
-    from gossamer.evaluate import items_of, load_adapter
+    from gossamer.evaluate import items_of
     from gossamer.runs.prepared import Prepared
+    from gossamer.runs.trained import load_adapter
     from gossamer.tasks.recorded import preprocessing_of
 
     adapted = load_adapter(run).eval()

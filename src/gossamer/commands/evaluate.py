@@ -36,7 +36,8 @@ def command(arguments: Sequence[str]) -> None:
     asked = parser.parse_args(arguments)
 
     from gossamer import tasks
-    from gossamer.evaluate import evaluate, items_of, load_adapter
+    from gossamer.evaluate import evaluate, items_of
+    from gossamer.runs.trained import load_adapter
 
     split, items = items_of(asked.run, asked.data, asked.split, asked.path)
     adapted = load_adapter(asked.run)

@@ -37,7 +37,7 @@ def command(arguments: Sequence[str]) -> None:
     from gossamer import looking, tasks
     from gossamer.data.files import listed
     from gossamer.data.given import image_files, readable
-    from gossamer.evaluate import load_adapter
+    from gossamer.runs.trained import load_adapter
 
     adapted = load_adapter(asked.run)
     task = tasks.of(adapted)
