@@ -53,6 +53,7 @@ class HuggingFace(Host):
             raise WrongKind(
                 f"{type(model).__name__} gives {', '.join(sorted(given))} and no {name} that a head could read; give the bare "
                 "model (CLIPVisionModel for CLIPVisionModelWithProjection) or one that brings its head (...ForImageClassification)"
+                + ("; to tell classes apart by words, gossamer.ZeroShot" if "logits_per_image" in given else "")
             )
 
     def run(self, model: Any, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> Any:
