@@ -11,7 +11,11 @@ from typing import Any
 
 import yaml
 
-HALVES = {"VisionLanguage": ("vision", "language"), "ZeroShot": ("pair",)}  # of composed models
+HALVES = {
+    "VisionLanguage": ("vision", "language"),
+    "ZeroShot": ("pair",),
+    "Segmenter": ("backbone",),
+}  # of composed models
 _MEANT = re.compile(r"([\\`*_{}\[\]<>()#+!|~&$-])")
 
 

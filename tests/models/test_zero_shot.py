@@ -42,12 +42,12 @@ class Tokenizer:
 
 def clip(seed: int = 0) -> Any:
     torch.manual_seed(seed)
-    ends = {"eos_token_id": END, "bos_token_id": 38, "pad_token_id": 0}
-    vision = {
+    ends: Any = {"eos_token_id": END, "bos_token_id": 38, "pad_token_id": 0}
+    vision: Any = {
         "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 3, "num_attention_heads": 3, "image_size": 12,
         "patch_size": 4,
     }  # fmt: skip
-    text = {
+    text: Any = {
         "hidden_size": 16, "intermediate_size": 28, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 40,
         "max_position_embeddings": 33,
     }  # fmt: skip
@@ -57,9 +57,9 @@ def clip(seed: int = 0) -> Any:
 
 def siglip() -> Any:
     sizes: Any = {"hidden_size": 16, "intermediate_size": 20, "num_attention_heads": 2}
-    ends = {"eos_token_id": END, "bos_token_id": 38, "pad_token_id": 1}
+    ends: Any = {"eos_token_id": END, "bos_token_id": 38, "pad_token_id": 1}
     vision: Any = {**sizes, "num_hidden_layers": 3, "image_size": 12, "patch_size": 4}
-    text = {
+    text: Any = {
         **sizes,
         "num_hidden_layers": 2,
         "vocab_size": 40,

@@ -35,6 +35,14 @@ class Halves(nn.Module):
         """Whether it gives so many logits by itself and needs no head; UserError where it gives others. Default: it needs one."""
         return False
 
+    def own_heads(self) -> dict[str, nn.Module]:
+        """Task heads that it brings, by name. Default: none."""
+        return {}
+
+    def own_macs(self, image: tuple[int, int] | None) -> int:
+        """Multiply-adds of these heads for one image of (height, width), as they are deployed, by closed formula."""
+        return 0
+
     def forget(self) -> None:
         """Told that what computes in it is another now: drops what it kept. Default: it keeps nothing."""
 
@@ -79,8 +87,9 @@ class Composed(HuggingFace):
         return None if model.classifies(num_labels) else super().place_head(anatomy, num_labels, make)
 
     def heads(self, model: Any, anatomy: Anatomy) -> dict[str, nn.Module]:
-        """None: the halves have none."""
-        return {}
+        """Those that it brings beside its halves, which have none."""
+        found: Any = model
+        return found.own_heads()
 
     def unclaimed(self, model: Any) -> list[str]:
         """None: there is nothing but the halves."""
