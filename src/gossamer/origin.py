@@ -34,6 +34,7 @@ TASKS = {  # ending of a transformers class -> task of the zoo that makes one
     "ForQuestionAnswering": "visual-question-answering",
     "ForImagesAndTextClassification": "two-image-classification",
     "ForRetrieval": "image-text-retrieval",
+    "ForSemanticSegmentation": "semantic-segmentation",
     "ForCausalLM": "text-generation",
 }
 DTYPES = ("float64", "float32", "float16", "bfloat16")

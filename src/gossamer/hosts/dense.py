@@ -9,7 +9,7 @@ SETR is mmsegmentation's SETRUPHead (Zheng et al., arXiv 2012.15840) under its k
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from gossamer.errors import UserError
 
 IGNORE = 255  # the label of pixels that nobody labelled
 GROUPS = 32
+AT_ONCE = 8  # windows in one pass
 Average = Literal["labelled", "all"]
 
 
@@ -160,6 +161,68 @@ def fold(head: nn.Module) -> None:
             module.bn = nn.Identity()
 
 
+@torch.no_grad()
+def fold_found(model: nn.Module, run: Callable[[], Tensor]) -> None:
+    """The same in a model that others wrote: batch norms that are seen to read what a convolution gives, if nobody else reads it.
+
+    Args:
+        model: in evaluation mode.
+        run: a pass of it, which gives logits; those of two passes are compared, and where they differ the model stays as it was.
+    """
+    watch = Watch(model)
+    try:
+        before = run()
+    finally:
+        watch.stop()
+    if not watch.pairs:
+        return
+    kept = [(conv, conv.weight.detach().clone(), conv.bias, norm) for conv, norm in watch.pairs]
+    places = {id(module): (parent, name) for parent in model.modules() for name, module in parent.named_children()}
+    for conv, norm in watch.pairs:
+        scale, shift = affine(norm)
+        bias = shift if conv.bias is None else shift + scale * conv.bias
+        conv.weight.mul_(scale[:, None, None, None])
+        conv.bias = nn.Parameter(bias, requires_grad=False)
+        parent, name = places[id(norm)]
+        setattr(parent, name, nn.Identity())
+    if before.is_meta or torch.allclose(run(), before, rtol=1e-4, atol=1e-5 * float(1 + before.abs().max())):
+        return
+    for conv, weight, bias, norm in kept:
+        conv.weight.copy_(weight)
+        conv.bias = bias
+        parent, name = places[id(norm)]
+        setattr(parent, name, norm)
+
+
+class Watch:
+    """Sees in one pass which batch norm reads what a convolution gave."""
+
+    def __init__(self, model: nn.Module):
+        self.given: list[tuple[Tensor, nn.Conv2d]] = []
+        self.pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
+        self.handles: list[Any] = []
+        for module in model.modules():
+            if type(module) is nn.Conv2d:
+                self.handles.append(module.register_forward_hook(self.gave))
+            elif type(module) is nn.BatchNorm2d and module.track_running_stats and module.affine:
+                self.handles.append(module.register_forward_pre_hook(self.reads))
+
+    def gave(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        """A convolution gave this."""
+        assert isinstance(module, nn.Conv2d)
+        self.given.append((output, module))
+
+    def reads(self, module: nn.Module, args: Any) -> None:
+        """A batch norm reads this."""
+        assert isinstance(module, nn.BatchNorm2d)
+        self.pairs += [(conv, module) for output, conv in self.given if output is args[0]]
+
+    def stop(self) -> None:
+        """No more."""
+        for handle in self.handles:
+            handle.remove()
+
+
 def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """gamma / sqrt(v + eps) and beta - mean of it: what a batch norm does in evaluation, [C] each."""
     assert norm.running_mean is not None, "statistics are kept"
@@ -192,11 +255,14 @@ def slide(logits: Callable[[Tensor], Tensor], images: Tensor, crop: int, stride:
         stride: pixels from one to the next.
     """
     total, seen = None, images.new_zeros(images.shape[-2:])
-    for top, bottom, left, right in windows((images.shape[-2], images.shape[-1]), crop, stride):
-        found = logits(images[..., top:bottom, left:right])
-        if total is None:
-            total = found.new_zeros(*found.shape[:2], *images.shape[-2:])
-        total[..., top:bottom, left:right] += found
-        seen[top:bottom, left:right] += 1
+    boxes = windows((images.shape[-2], images.shape[-1]), crop, stride)
+    for first in range(0, len(boxes), AT_ONCE):
+        some = boxes[first : first + AT_ONCE]  # all of one size
+        each = logits(torch.cat([images[..., top:bottom, left:right] for top, bottom, left, right in some]))
+        for (top, bottom, left, right), found in zip(some, each.chunk(len(some)), strict=True):
+            if total is None:
+                total = found.new_zeros(*found.shape[:2], *images.shape[-2:])
+            total[..., top:bottom, left:right] += found
+            seen[top:bottom, left:right] += 1
     assert total is not None, "there is always a window"
     return total / seen

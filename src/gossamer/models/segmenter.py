@@ -74,7 +74,8 @@ class Decoder:
         check_settings(cls, dict(values), "decoder")
         if "outputs" not in values:
             raise UserError("decoder has no outputs: how many classes are there?")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**given)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""

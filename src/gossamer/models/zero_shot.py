@@ -44,6 +44,11 @@ class ZeroShot(hosts.Halves):
     accepts_loss_kwargs = False
     main_input_name = "pixel_values"
 
+    pair: Any
+    ids: Tensor
+    mask: Tensor
+    fixed: Tensor | None
+
     def __init__(self, pair: nn.Module, words: Words | dict[str, Any]):
         super().__init__()
         check_pair(pair)
@@ -154,7 +159,7 @@ class ZeroShot(hosts.Halves):
     @property
     def scale(self) -> Tensor:
         """exp(tau)."""
-        return self.pair.logit_scale.exp()  # type: ignore[operator]
+        return self.pair.logit_scale.exp()
 
     # ---- being composed ----
 
@@ -255,7 +260,9 @@ def unit(x: Tensor) -> Tensor:
 
 def leaves(value: Tensor) -> list[Tensor]:
     """The parameters that a value was computed from and that gradients would reach."""
-    found, seen, ahead = [], set(), [value.grad_fn]
+    found: list[Tensor] = []
+    seen: set[Any] = set()
+    ahead: list[Any] = [value.grad_fn]
     while ahead:
         node = ahead.pop()
         if node is None or node in seen:
