@@ -39,6 +39,9 @@ def items_of(run: str, data: str | None, split: str | None, path: str | None = N
     if data in sources.IMAGE_TEXT_SETS:
         split = split or sources.IMAGE_TEXT_SETS[data].test or "val"
         return split, sources.load_image_text(data, split, path=path)
+    if data is not None and sources.has_masks(data):
+        split = split or [*sources.mask_set_splits(data)][-1]
+        return split, sources.load_masks(data, split, path=path)
     if data is not None:
         split = split or ("test" if "test" in sources.splits(data) else "train")
         return split, sources.load(data, split, path=path)

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from gossamer.arguments import positive
@@ -28,6 +29,9 @@ def command(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--top", type=positive, default=3, help="labels or texts shown for each image (default: %(default)s)"
     )
+    parser.add_argument(
+        "--output", metavar="FOLDER", help="write the masks of images, and overlays of them, into this folder"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON, with every label or text")
     parser.add_argument(
         "--picture", metavar="FILE", help="draw where a model with DVP or MemVP looked for its answer, as a PNG"
@@ -45,17 +49,20 @@ def command(arguments: Sequence[str]) -> None:
         raise UserError(
             f"--picture draws where a model looks for an answer to a text; this is an adapter for {task.name}"
         )
+    if asked.output is not None and not isinstance(task, tasks.SegmentingImages):
+        raise UserError(f"--output writes masks of images; this is an adapter for {task.name}")
     named, texts = task.named(asked.images)
     files, faults = readable(image_files(named), task.together)
     if faults and not files:
         raise UserError(f"there is nothing to predict for: {listed(faults)}")
     for fault in faults:
         print(f"gossamer predict: left out: {fault}", file=sys.stderr)
-    found = (
-        task.replies(adapted, files, texts)
-        if asked.picture is None
-        else looking.answer(adapted, files, texts[0], asked.picture)
-    )
+    if isinstance(task, tasks.SegmentingImages) and asked.output is not None:
+        found = task.write(adapted, files, Path(asked.output))
+    elif asked.picture is not None:
+        found = looking.answer(adapted, files, texts[0], asked.picture)
+    else:
+        found = task.replies(adapted, files, texts)
     print(json.dumps(found, indent=2) if asked.json else _table(found, asked.top))
     if faults:
         raise SystemExit(1)
