@@ -18,7 +18,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("version", "tested_versions", "documents", "arguments", "quiet", "metrics", "carriers", "hub", "fingerprint"),
     ("storage", "report", "card"),
     ("state",),
-    ("anatomy.call", "anatomy.stack", "anatomy.displaced"),
+    ("anatomy.call", "anatomy.stack", "anatomy.displaced", "anatomy.projection"),
     ("anatomy.block",),
     ("anatomy.memory",),  # up to here, what a family may speak of
     ("families",),
