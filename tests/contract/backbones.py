@@ -297,7 +297,7 @@ NEWER: dict[str, Backbone] = {
         like="t5",
     ),
     "umt5": Backbone(
-        _of(tf.UMT5ForConditionalGeneration, tf.UMT5Config, T5, **T5_IDS),
+        _of(tf.UMT5ForConditionalGeneration, tf.UMT5Config, {**T5, "d_kv": 6}, **T5_IDS),
         {"encoder": twins.UMT5, "decoder": twins.UMT5_DECODER},
         reads="seq2seq",
         generates=True,

@@ -192,7 +192,9 @@ def finish(model: nn.Module, log: list[Change]) -> bool:
             new.inner = None
     for change in log:
         if isinstance(change, Swapped) and isinstance(change.new, SplitLinear) and change.new.plain:
-            setattr(change.parent, change.child, change.new.fused())
+            whole = change.new.fused()
+            hand_over(change.new, whole)
+            setattr(change.parent, change.child, whole)
     return untied
 
 
