@@ -7,7 +7,7 @@ from typing import Any
 import gossamer as gm
 from gossamer import architectures
 from gossamer.anatomy import read
-from gossamer.cost.counting import Sample, closed_macs, count
+from gossamer.cost.counting import Sample, closed_macs, count, on_meta
 from gossamer.methods import Method, as_method
 
 HOW = {
@@ -34,11 +34,11 @@ def macs(model: str, method: Method | None, *, finished: bool = True, **sizes: A
     """
     backbone = architectures.build(model)
     sample, anatomy = Sample.of(backbone, **sizes), read(backbone)
-    closed, ran = closed_macs(backbone, None, anatomy, sample), backbone
+    closed, ran = closed_macs(backbone, None, anatomy, sample), backbone if method else on_meta(backbone)
     if method:
         tokens = sample.tokens(anatomy)
         closed += method.macs(anatomy, tokens) + (0 if finished else sum(method.overhead(anatomy, tokens)))
-        adapted = gm.adapt(backbone, method)
+        adapted: Any = on_meta(gm.adapt(backbone, method))
         ran = adapted.finalize() if finished else adapted.train()
     counted = count(ran, ran if finished else backbone, sample)[0]
     if counted != closed:
