@@ -65,7 +65,7 @@ class Anatomy(Changes):
                 f"{block.name} attends in windows: what enters its norm has other tokens than what leaves its attention, so "
                 "nothing that reads the stream can be added to the attention branch; let it read the normalised input"
             )
-        names: dict[str, Any] = {"attention": block.attention, "cross": block.stack.cross, "ffn": block.ffn}
+        names: dict[str, Any] = {"attention": block.attention, "cross": block.cross, "ffn": block.ffn}
         if branch not in names:
             raise UnknownName(f"no branch {branch!r}: there are {', '.join(names)}")
         place = names[branch]
@@ -167,7 +167,7 @@ class Anatomy(Changes):
         """
         if at not in typing.get_args(Place):
             raise UnknownName(f"no place {at!r}: there are {', '.join(typing.get_args(Place))}")
-        last = block.stack.cross or block.attention
+        last = block.cross or block.attention
         if at not in ("start", "end"):
             self._require(block, "middle", at)
         if at in ("start", "end"):
@@ -217,7 +217,9 @@ class Anatomy(Changes):
                 f"tokens cannot stay in {type(self.model).__name__}: it reads its own answer by position in the text, which they "
                 "would move; let them leave (stay=False), or give the bare model a head with num_labels"
             )
-        reader = next((b for b in self if b.stack.context == first.stack.name != b.stack.name), None)
+        reader = next(
+            (b for b in self if first.stack.name in b.stack.context and first.stack.name != b.stack.name), None
+        )
         if stay and reader is not None and first.stack.modality == "text":
             raise UserError(
                 f"tokens cannot stay in the {first.stack.name} stack of {type(self.model).__name__}: its {reader.stack.name} reads "

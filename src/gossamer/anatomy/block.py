@@ -88,6 +88,7 @@ class Block:
         self.merging: nn.Module | None = None  # of patches, right before this block
         self.key = f"{stack.name}.blocks.{index}"  # the block's name in saved adapters
         self.attention = next((a for a in stack.attention if not lacking(module, a)), stack.attention[0])
+        self.cross = None if stack.cross is None or lacking(module, stack.cross) else stack.cross
         self.ffn = next((f for f in stack.ffn if not wanting(module, f)), stack.ffn[0])
         self.arguments = Arguments(module)
 
@@ -106,11 +107,13 @@ class Block:
 
     def context(self, counts: Mapping[str, int]) -> int:
         """Tokens of one sample that its cross-attention reads; 0 where it has none, or nothing to read."""
-        return counts.get(self.stack.context, 0) if self.stack.context else 0
+        if self.cross is None:
+            return 0
+        return next((counts[name] for name in self.stack.context if name in counts and name != self.stack.name), 0)
 
     def path(self, role: str) -> str | None:
         """Name of a part relative to the block, or None where this kind of block has no such part."""
-        attention, cross, ffn = self.attention, self.stack.cross, self.ffn
+        attention, cross, ffn = self.attention, self.cross, self.ffn
         roles = {
             "attention": attention.module, "q": attention.q, "k": attention.k, "v": attention.v, "out": attention.out,
             "qkv": attention.fused, "norm1": attention.norm or attention.after, "norm2": ffn.norm or ffn.after,
@@ -139,7 +142,7 @@ class Block:
         fused = self.attention.fused is not None and not has(self.module, self.attention.q)
         names = ["qkv"] if fused else ["q", "k", "v"]
         names += ["out", "gate", "up", "down", "norm1", "norm2", "closing1", "closing2"]
-        names += ["cross.q", "cross.k", "cross.v", "cross.out", "cross.norm"] if self.stack.cross else []
+        names += ["cross.q", "cross.k", "cross.v", "cross.out", "cross.norm"] if self.cross else []
         paths = {role: self.path(role) for role in names}
         return {role: f"{self.name}.{path}" for role, path in paths.items() if path and has(self.module, path)}
 
@@ -151,7 +154,7 @@ class Block:
         width, inner = matrix(self.part("out")).shape
         fused = self.attention.fused is not None and "qkv" in self.roles()
         inner_kv = (len(matrix(self.part("qkv"))) - inner) // 2 if fused else len(matrix(self.part("k")))
-        cross = matrix(self.part("cross.out")).shape[1] if self.stack.cross else 0
+        cross = matrix(self.part("cross.out")).shape[1] if self.cross else 0
         ffn = matrix(self.part("down")).shape[1]
         entering = sum(len(matrix(self.part(role))) for role in ("up", "gate") if self.path(role))
         return Sizes(width, inner, inner_kv, ffn, 1 + entering // ffn, cross)
@@ -244,7 +247,7 @@ class Block:
         For patches alone models make them of images: these are some that turn every token.
         """
         if self.stack.rotary is None:
-            shape = (states.shape[1] - self.prefix, self.head_width)
+            shape = (states.shape[-2] - self.prefix, self.head_width)
             return states.new_full(shape, 0.6), states.new_full(shape, 0.8)
         rotary = self.owner.get_submodule(self.stack.rotary)
         kinds = {}
@@ -294,7 +297,7 @@ class Site(NamedTuple):
     @property
     def names(self) -> AttentionNames | None:
         """The names of the attention that gives way; None for a whole block."""
-        return {None: None, "attention": self.block.attention, "cross": self.block.stack.cross}[self.branch]
+        return {None: None, "attention": self.block.attention, "cross": self.block.cross}[self.branch]
 
     def kept(self) -> list[nn.Module]:
         """The modules that stay."""

@@ -35,6 +35,9 @@ JOINED = "rope"  # timm's rotary tables are one tensor, the sine in front; elsew
 WHATEVER_THE_LENGTH = {  # arguments that stay right when a sequence grows
     "use_cache", "output_attentions", "output_hidden_states", "return_dict", "is_causal", "input_dimensions",
     "always_partition", "resolution", "interpolate_pos_encoding",
+    "query_states", "rel_embeddings", "relative_pos",  # DeBERTa's, which lets no tokens in
+    "cu_seqlens", "max_seqlen",  # of packed rows, as well
+    "query_length",  # Q-Formers', as well
 }  # fmt: skip
 
 

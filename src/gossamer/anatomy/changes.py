@@ -90,6 +90,8 @@ class Changes(Places):
             return "its FFN stands beside its attention, so there is no place between them; other places are before and behind"
         if verb == "middle" and branch in ("attention", "ffn") and block.attention.norm == block.ffn.norm is not None:
             return f"its attention and its FFN both read what {block.ffn.norm} gives, so that of one cannot be changed alone"
+        if verb == "insert" and block.stack.packed:
+            return "its states are rows of all images one after another, in which no place belongs to one sample"
         if verb == "insert" and block.attention.bias is not None and block.stack.windows is None:
             return (
                 f"it gives each of its tokens a position of its own ({block.attention.bias}), and has none for others"

@@ -77,6 +77,9 @@ def _problem(name: str, owner: nn.Module, stack: Stack, found: list[tuple[int, s
     for _, path, block in found:
         if (why := _missing_part(block, stack)) is not None:
             return f"{name or type(owner).__name__}.{path} ({type(block).__name__}) {why}"
+    standing = [block for _, _, block in found if hollowed(block) is None]
+    if stack.cross is not None and standing and all(lacking(block, stack.cross) for block in standing):
+        return f"{name or type(owner).__name__} has no {lacking(standing[0], stack.cross)} in any block"
     around = [stack.patch_convolution, stack.final_norm]
     lacks = next((names for names in around if names and not any(has(owner, name) for name in names)), None)
     return None if lacks is None else f"{name or type(owner).__name__} has no {' or '.join(lacks)}"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gossamer.anatomy import memory, probe
 from gossamer.anatomy.call import Arguments
-from gossamer.anatomy.states import tokens_of
+from gossamer.anatomy.states import answer, tokens_of
 from gossamer.errors import WrongKind
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Added(Change):
         x, self.x = self.x, None
         if x is None or self.suspended:
             return output  # or a probe called the attention on its own; the branch was not entered
-        return output + self.part(x, output)
+        return output + answer(self.part, x, output)
 
 
 class Entered(Change):

@@ -93,7 +93,7 @@ class Stack:
     ffn: tuple[FfnNames, ...]
     patch_convolution: tuple[str, ...]  # in the owner, alternatives: makes tokens of patches; (): it reads no images
     final_norm: tuple[str, ...]  # in the owner, alternatives: the norm behind the last block; (): blocks end with one
-    cross: AttentionNames | None = None
+    cross: AttentionNames | None = None  # of those blocks that have it
     prefix: int | tuple[str, ...] = 0  # a number, or attributes of the owner to try, in order
     extra_prefix: int = 0
     causal: bool = False
@@ -106,18 +106,16 @@ class Stack:
     rotary: str | None = None  # in the owner: rotary(states, positions) = cosine and sine for its blocks
     patch_rotary: bool = False  # its blocks get tables for the patches alone: tokens in front of these are not rotated
     fixed: Callable[[Any], tuple[int, dict[str, Any]]] | None = (
-        None  # of a block that takes no other number of tokens: how many
+        None  # of a block: how many tokens it takes, and what it is told
     )
-    # it takes, and the arguments that say so
-    parallel: bool = (
-        False  # the FFN stands beside the attention: both read what enters the block, and are added at once
-    )
+    packed: bool = False  # its states are the rows of all samples [N, d], and an argument says where each begins
+    parallel: bool = False  # attention and FFN both read what enters the block, and are added at once
     own_attention: type[nn.Module] | None = None
     pooled: int = 1  # widths of the stream in one vector that "pooled" reads out
     entrance: str | None = None  # in the owner: gives the (text) tokens that enter, before modality types are added
     words: str | None = None  # in the owner: ids -> embedded words, as the text begins its way
     counts_as: str | None = None  # the stack whose number of tokens its blocks see; None: a number of its own
-    context: str | None = None  # the stack whose tokens the cross-attention reads
+    context: tuple[str, ...] = ()  # stacks whose tokens the cross-attention may read: the first that the model has
     relative_bias: bool = False  # the first block computes a bias that the others receive
     returns_tuple: int = 0  # a block returns a tuple of so many, the states first, and not the states alone
     windows: WindowNames | None = None

@@ -12,7 +12,7 @@ from gossamer.anatomy.call import Arguments, Call
 from gossamer.anatomy.replaced import first_token
 from gossamer.anatomy.seams import Change
 from gossamer.anatomy.session import Session
-from gossamer.anatomy.states import as_states, states, tokens_of, with_states
+from gossamer.anatomy.states import answer, as_states, states, tokens_of, with_states
 
 if TYPE_CHECKING:
     from gossamer.anatomy.block import Block
@@ -75,7 +75,8 @@ class Between(Change):
 
     def answer(self, x: Tensor | None) -> Tensor:
         """What is added to the stream x between."""
-        return self.part(x)
+        assert x is not None, "what reads the stream was given it"
+        return answer(self.part, x)
 
     def before_reader(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """What reads the stream reads x + part(x)."""
@@ -128,9 +129,9 @@ class AddedToSum(Between):
         """The part's, for what the branch read and gave."""
         assert self.x is not None, "the branch was entered"
         assert self.given is not None, "the branch was left"
-        answer = self.part(self.x, self.damps.damped(self.role, self.given))
+        found = answer(self.part, self.x, self.damps.damped(self.role, self.given))
         self.x = self.given = None
-        return answer
+        return found
 
 
 class MiddlePostNorm(Change):
@@ -146,7 +147,7 @@ class MiddlePostNorm(Change):
 
     def after_norm(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Adds the part's answer to the normalised states."""
-        return output + self.part(output)
+        return output + answer(self.part, output)
 
 
 class Reads(Change):
@@ -175,7 +176,7 @@ class Reads(Change):
     def answer(self, u: Tensor) -> Tensor:
         """The part's."""
         if self.firsts is None:
-            return self.part(u)
+            return answer(self.part, u)
         return self.part(u, first_token(u, self.firsts.now, self.part, self.firsts.session))
 
     def after_norm(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ def _stacks(owners: tuple[str, ...], *, pre: bool, prefix: int = 0) -> tuple[Sta
         blocks="decoder.layers",
         attention=(_attention("self_attn", pre=pre),),
         cross=_attention("encoder_attn", pre=pre),
-        context="encoder",
+        context=("encoder",),
         ffn=_ffn(pre=pre),
         patch_convolution=(),
         final_norm=("decoder.layer_norm",) if pre else (),

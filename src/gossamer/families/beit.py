@@ -88,7 +88,6 @@ def _stack(owner: str, blocks: str, attention: AttentionNames, ffn: FfnNames, **
         ffn=(ffn,),
         prefix=1,
         readout="pooled",
-        patches="embeddings.patch_embeddings",
         patch_convolution=("embeddings.patch_embeddings.projection",),
         final_norm=("layernorm", "pooler.layernorm"),  # before or behind the mean over patches
         fixed=lone,
@@ -102,6 +101,7 @@ STACKS = (
         "layers",
         _BEIT,
         FfnNames(up="mlp.fc1", down="mlp.fc2", norm="layernorm_after", layer_scale="lambda_2", act="mlp.activation_fn"),
+        patches="embeddings.patch_embeddings",  # Data2Vec's gives more beside the tokens
     ),
     _stack(
         "data2vec-vision",

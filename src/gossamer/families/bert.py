@@ -1,4 +1,7 @@
-"""BERT, RoBERTa and those that derive from them: post-norm, the class token first. DistilBERT has such blocks by other names."""
+"""BERT, RoBERTa and those that derive from them: post-norm, the class token first. DistilBERT has such blocks by other names.
+
+As decoders of images or texts they have cross-attention too.
+"""
 
 from gossamer.anatomy.stack import AttentionNames, FfnNames, Stack
 
@@ -20,7 +23,32 @@ _FFN = FfnNames(
     act="intermediate.intermediate_act_fn",
 )
 
+_CROSS = AttentionNames(
+    module="crossattention.self",
+    q="crossattention.self.query",
+    k="crossattention.self.key",
+    v="crossattention.self.value",
+    out="crossattention.output.dense",
+    norm=None,
+    after="crossattention.output.LayerNorm",
+    head_width="attention_head_size",
+)
+
 STACKS = (
+    Stack(
+        name="decoder",
+        owners=("bert", "roberta", "xlm-roberta", "camembert"),
+        blocks="encoder.layer",
+        attention=(_ATTENTION,),
+        cross=_CROSS,
+        context=("encoder", "vision", "text"),
+        ffn=(_FFN,),
+        patch_convolution=(),
+        final_norm=(),
+        causal=True,
+        readout="last",
+        modality="text",
+    ),
     Stack(
         name="text",
         owners=("bert", "roberta", "xlm-roberta", "camembert", "electra", "data2vec-text", "ernie"),

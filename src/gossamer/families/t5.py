@@ -51,7 +51,7 @@ def _stacks(owners: tuple[str, ...], *, shared: bool) -> tuple[Stack, Stack]:
         blocks="decoder.block",
         attention=(_attention(0, "SelfAttention", returns, bias),),
         cross=_attention(1, "EncDecAttention", returns, None),
-        context="encoder",
+        context=("encoder",),
         ffn=_ffn(2),
         patch_convolution=(),
         final_norm=("decoder.final_layer_norm",),

@@ -58,6 +58,7 @@ class RelPosAttention(OwnAttention):
     def __init__(self, original: Any):
         super().__init__(original)
         self.num_heads: int = original.num_heads
+        self.head_dim: int = original.head_dim
         self.scale: float = original.scale
 
     def forward(self, x: Tensor, shared_rel_pos: Tensor | None = None) -> Tensor:
