@@ -251,7 +251,7 @@ def widened(call: Call, tokens: Tensor, at: int, causal: bool) -> Call:
     new = list(range(at, at + p))
     mask, bias, rotary, side_mask = call.mask, call.bias, call.rotary, call.side_mask
     if mask is not None:
-        visible = mask if mask.dtype == torch.bool else mask == 0
+        visible = (mask if mask.dtype == torch.bool else mask == 0).expand(-1, -1, length, -1)
         wide = torch.zeros(len(visible), 1, length + p, length + p, dtype=torch.bool)
         for i, row in enumerate(old):
             wide[:, :, row, old] = visible[:, :, i]
@@ -665,7 +665,7 @@ def _heads(x: Tensor) -> Tensor:
 
 def test_what_others_keep_of_a_block_is_what_it_gives_now() -> None:
     """Transformers taps towers by hooks that it installs in the first pass: before ours, if a model has run."""
-    model, kept = BACKBONES["vit"].model(), []
+    model, kept = BACKBONES["vit"].model().requires_grad_(False), []
     inputs = BACKBONES["vit"].inputs()
     bare = model(**inputs, output_hidden_states=True).hidden_states
     anatomy = gm.read(model)

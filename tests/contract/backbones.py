@@ -352,6 +352,32 @@ NEWER: dict[str, Backbone] = {
         like="clip-vision",
     ),
     "blip2": Backbone(_blip2, HALVES, reads="both", headless=True, images_in_text=4, like="clip-vision"),
+    "visual-bert": Backbone(
+        _of(tf.VisualBertModel, tf.VisualBertConfig, TEXTS),
+        {"fusion": twins.BERT},
+        reads="text",
+        num_labels=LABELS,
+        eager=False,
+        post_norm=True,
+        masks=("additive", "none"),
+        like="vilt",
+    ),
+    "git": Backbone(
+        _of(tf.GitForCausalLM, tf.GitConfig, {**TEXT, "max_position_embeddings": 40}, vision_config=VISION),
+        HALVES,
+        reads="both",
+        headless=True,
+        eager=False,
+        like="vilt",
+    ),
+    "flava-text": replace(
+        _reader(tf.FlavaTextModel, tf.FlavaTextConfig, twins.VILT, "vilt", TEXTS),
+        eager=False,
+        masks=("additive", "none"),
+    ),
+    "flava-image": replace(
+        _bare(tf.FlavaImageModel, tf.FlavaImageConfig, twins.VILT), eager=False, masks=("additive", "none"), like="vilt"
+    ),
     "xlm-roberta": _reader(tf.XLMRobertaModel, tf.XLMRobertaConfig, twins.BERT, "bert", TEXTS),
     "camembert": _reader(tf.CamembertModel, tf.CamembertConfig, twins.BERT, "bert", TEXTS),
     "electra": _reader(tf.ElectraModel, tf.ElectraConfig, twins.BERT, "bert", TEXTS, embedding_size=9),
