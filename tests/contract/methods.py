@@ -88,6 +88,13 @@ METHODS: dict[str, Row] = {
     "das-bottleneck": Row(
         gm.DAS(skip=0, rank=4, form="bottleneck"), identity=True, needs={**WINDOWS, "pre_norm": "a post-norm block"}
     ),
+    "das-run": Row(
+        gm.DAS(skip=(1, 2), rank=3, bridge="per-run", bridge_start="closed", shortcut_rank=5),
+        needs=WINDOWS,
+        meets=("meter",),
+    ),
+    "das-bridge": Row(gm.DAS(skip=(0,), rank=0, bridge_start="closed"), needs=WINDOWS),
+    "das-identity": Row(gm.DAS(skip=0, rank=2, bridge="per-run", init="zero_up"), identity=True, needs=WINDOWS),
     "apt+cvpt+lora": Row([gm.CVPT(prompts=2, placement=2), gm.APT(prompts=4, rank=1), LoraConfig(r=2)], needs=WINDOWS),
     "vpt+lora": Row([gm.VPT(prompts=3), LoraConfig(r=2)]),
     "cvpt+spt+lora": Row(

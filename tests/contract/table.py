@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import gossamer as gm
-from gossamer.methods import spt
+from gossamer.methods import das, spt
 
 from .backbones import BACKBONES as BACKBONES
 from .backbones import Backbone as Backbone
@@ -105,8 +105,10 @@ def adapt(backbone: Backbone, row: Row, attention: str = "sdpa") -> gm.Adapted:
 
 def prepared(adapted: gm.Adapted, inputs: dict[str, Tensor]) -> gm.Adapted:
     """The adapter with what it needs to see of the training data."""
+    items = [{k: v[i] for k, v in inputs.items()} for i in range(3)]
     if spt.unharvested(adapted):
-        spt.harvest(adapted, [{k: v[i] for k, v in inputs.items()} for i in range(3)], batch_size=2)
+        spt.harvest(adapted, items, batch_size=2)
+    das.start(adapted, items)
     return adapted
 
 

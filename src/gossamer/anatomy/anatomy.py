@@ -343,9 +343,9 @@ class Anatomy(Changes):
             if isinstance(change, replaced.Replaced) and change.active:
                 change.prune()
 
-    def observe(self, block: Block, part: nn.Module) -> None:
-        """part(x) is called with the states x [B, N, d] that enter the block; its result is ignored."""
-        self._do(seams.Observed(block, part))
+    def observe(self, block: Block, part: nn.Module, *, at: Literal["start", "end"] = "start") -> None:
+        """part(x) is called with the states x [B, N, d] that enter the block, or leave it ("end"); its result is ignored."""
+        self._do(seams.Observed(block, part, at))
 
     def enter(self, block: Block, part: nn.Module) -> None:
         """Tokens that enter a column at its first block, before modality types are added, become part(tokens), [B, n, d] both.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gossamer.anatomy import memory, probe
 from gossamer.anatomy.call import Arguments
-from gossamer.anatomy.states import answer, tokens_of
+from gossamer.anatomy.states import answer, states, tokens_of
 from gossamer.errors import WrongKind
 
 if TYPE_CHECKING:
@@ -131,19 +131,27 @@ class Entered(Change):
 
 
 class Observed(Change):
-    """part(x) is shown the states that enter a block."""
+    """part(x) is shown the states that enter a block, or those that leave it."""
 
-    def __init__(self, block: Block, part: nn.Module):
+    def __init__(self, block: Block, part: nn.Module, at: str = "start"):
         super().__init__()
-        self.block, self.part = block, part
+        self.block, self.part, self.at = block, part, at
 
     def apply(self) -> None:
         """Hooks in."""
-        self.handles = [self.block.module.register_forward_pre_hook(self.before, with_kwargs=True)]
+        module = self.block.module
+        if self.at == "end":
+            self.handles = [module.register_forward_hook(self.after)]
+        else:
+            self.handles = [module.register_forward_pre_hook(self.before, with_kwargs=True)]
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Shows the states, changes nothing."""
         self.part(tokens_of(self.block.arguments.read(args, kwargs).states))
+
+    def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Shows the states, changes nothing."""
+        self.part(tokens_of(states(output)))
 
 
 class Remembered(Change):

@@ -45,7 +45,7 @@ class Adapter(Method):
         dropout: rate inside the bottleneck in training; AdaptFormer uses 0.1.
         norm: an own LayerNorm in front of the bottleneck (+2d parameters; scaled PA of the APT comparison has one).
         blocks: indices, None: all.
-        stack: None: the model's main stack.
+        stack: one, several, or "both" towers of a pair (CLIP); None: the model's main stack.
     """
 
     rank: int = 64
@@ -55,7 +55,7 @@ class Adapter(Method):
     dropout: float = 0.0
     norm: bool = False
     blocks: tuple[int, ...] | None = None
-    stack: str | None = None
+    stack: str | tuple[str, ...] | None = None
 
     name = "adapter"
 

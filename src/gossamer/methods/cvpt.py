@@ -79,7 +79,7 @@ class CVPT(Method):
         dropout_mask: drawn for each "sample", as the paper does, or once a "batch", which costs less.
         form: "folded", "projected" or "auto": the cheaper of the two.
         blocks: indices of the prompted blocks, 0 first. None: all.
-        stack: None: the model's main stack.
+        stack: one, several, or "both" towers of a pair (CLIP); None: the model's main stack.
     """
 
     prompts: int = 10
@@ -95,7 +95,7 @@ class CVPT(Method):
     dropout_mask: Literal["sample", "batch"] = "sample"
     form: Literal["auto", "folded", "projected"] = "auto"
     blocks: tuple[int, ...] | None = None
-    stack: str | None = None
+    stack: str | tuple[str, ...] | None = None
 
     name = "cvpt"
     learning_rate = 5e-3  # the most frequent one of the authors' tasks
@@ -125,7 +125,7 @@ class CVPT(Method):
         blocks = anatomy.blocks(self.stack, self.blocks)
         for block in blocks if self.prompts else ():
             bound = {
-                "xavier": math.sqrt(6 / ((len(blocks) + self.prompts) * block.sizes.width)),
+                "xavier": math.sqrt(6 / ((_beside(block, blocks) + self.prompts) * block.sizes.width)),
                 "vpt": prompt_range(patch_area(anatomy, block), block.sizes.width),
                 "zero": 0.0,
             }[self.prompt_start]
@@ -202,6 +202,11 @@ class CVPT(Method):
             total += self.prompts * sizes.width * (2 * sizes.inner_kv + used)
             origins += self.prompts * sizes.width * sizes.inner_kv * self.from_identity(block)
         return (total, origins) if self.dropout and self.dropout_mask == "sample" else (0, total + origins)
+
+
+def _beside(block: Block, blocks: list[Block]) -> int:
+    """Blocks of its own stack."""
+    return sum(other.stack.name == block.stack.name for other in blocks)
 
 
 class CrossPrompts(Part):

@@ -31,6 +31,7 @@ from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError
 from gossamer.methods.base import Method, grow, method, share
 from gossamer.methods.parts import bottleneck
+from gossamer.methods.parts.arms import Arm
 from gossamer.methods.parts.bandit import Bandit
 from gossamer.methods.parts.bottleneck import Bottleneck
 
@@ -149,6 +150,10 @@ class DVP(Method):
     def picks(self, anatomy: Anatomy) -> int:
         """One placement."""
         return 1
+
+    def arms(self, anatomy: Anatomy) -> list[Arm]:
+        """The blocks in front of which the prompt may enter, as a race names them."""
+        return [Arm(block.key, block.index) for block in anatomy.blocks(anatomy.readout.name)]
 
     def supernet(self) -> DVP:
         """A generator in front of every block; see `gossamer.search`."""

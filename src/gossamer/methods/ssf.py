@@ -37,13 +37,13 @@ class SSF(Method):
             starts as it was.
         embedding: also behind the patch embedding and the last norm, as the authors have it.
         blocks: indices, None: all.
-        stack: None: the model's main stack.
+        stack: one, several, or "both" towers of a pair (CLIP); None: the model's main stack.
     """
 
     std: float = 0.02
     embedding: bool = True
     blocks: tuple[int, ...] | None = None
-    stack: str | None = None
+    stack: str | tuple[str, ...] | None = None
 
     name = "ssf"
 
@@ -53,7 +53,7 @@ class SSF(Method):
 
     def attach(self, anatomy: Anatomy) -> Part:
         """Places them; their tree is `<stack>.blocks.<i>.<role>` and `<stack>.{patches,norm}`, each with `gamma` and `beta`."""
-        tree, stack = Part(), self.stack or anatomy.main
+        tree = Part()
         for block in anatomy.blocks(self.stack, self.blocks):
             for role in block.roles():
                 part = self._part(block.part(role), block.device)
@@ -62,7 +62,7 @@ class SSF(Method):
         for role, name in self._around(anatomy).items():
             module = anatomy.model.get_submodule(name)
             part = self._part(module, next(module.parameters()).device)
-            grow(tree, f"{stack}.{role}", part)
+            grow(tree, role, part)
             anatomy.swap(name, Rescaled(module, part))
         return tree
 
@@ -71,9 +71,10 @@ class SSF(Method):
         return Rescale(width, shifts, self.std, device)
 
     def _around(self, anatomy: Anatomy) -> dict[str, str]:
-        """Role and name of what stands around the blocks and does something."""
-        around = anatomy.around(self.stack).items() if self.embedding else ()
-        return {role: n for role, n in around if not isinstance(anatomy.model.get_submodule(n), nn.Identity)}
+        """Stack with role, and name, of what stands around the blocks and does something."""
+        stacks = anatomy.named(self.stack) if self.embedding else []
+        around = {f"{stack}.{role}": name for stack in stacks for role, name in anatomy.around(stack).items()}
+        return {role: n for role, n in around.items() if not isinstance(anatomy.model.get_submodule(n), nn.Identity)}
 
     def parameters(self, anatomy: Anatomy) -> int:
         """2 d for each of them, d for norms without a bias."""

@@ -6,11 +6,12 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from gossamer.data.preprocess import MAX_SIZE
 from gossamer.documents import MOST, expanded
 from gossamer.errors import UserError
+from gossamer.pixels import MAX_SIZE
 
 MOST_WORKERS = 256
+BATCH = 64  # items that are computed at a time where nothing is trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +50,15 @@ class Images:
             published.
         mean: of red, green and blue, subtracted. None: as published.
         std: of red, green and blue, divided by. None: as published.
-        augment: random changes of training images, of random-crop, horizontal-flip and vertical-flip.
+        augment: random changes of training images, of random-crop, horizontal-flip and vertical-flip; of images with masks, of
+            random-crop (after a change of scale, see masks.scale), horizontal-flip and colours.
     """
 
     size: int | None = None
     resize: Literal["shorter-side", "direct"] | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
-    augment: list[Literal["random-crop", "horizontal-flip", "vertical-flip"]] = field(default_factory=list)
+    augment: list[Literal["random-crop", "horizontal-flip", "vertical-flip", "colours"]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         size = self.size
@@ -93,6 +95,45 @@ class Texts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Masks:
+    """How every pixel is classified, where images have masks; see docs/segmentation.md. images.size is the side of a window.
+
+    Args:
+        decoder: linear: one Linear a patch; setr-pup, setr-naive: convolutions; published: what the model was published with
+            (UperNet, DPT, SegFormer).
+        taps: blocks behind which the SETR heads read, the last for the main head. None: 9, 14, 19, 23 of 24, in proportion.
+        auxiliary: SETR heads on the other taps, in training alone.
+        channels: of SETR's convolutions.
+        norm: in them. group for batches of few images.
+        dropout: of channels before the logits.
+        average: the loss over labelled pixels, or over all as mmsegmentation has it.
+        zero: of a folder: 0 is the first class, or (ignore) means that nobody labelled the pixel. None: the first class.
+        scale: random-crop of images.augment changes the scale by a factor between these first.
+        filled: it draws a crop anew while one class fills more of its labelled part.
+        stride: pixels from one window of an image to the next when it is scored. None: two thirds of a window.
+    """
+
+    decoder: Literal["linear", "setr-pup", "setr-naive", "published"] = "linear"
+    taps: list[int] | None = None
+    auxiliary: bool = True
+    channels: int = 256
+    norm: Literal["batch", "group"] = "batch"
+    dropout: float = 0.0
+    average: Literal["labelled", "all"] = "labelled"
+    zero: Literal["class", "ignore"] | None = None
+    scale: tuple[float, float] = (0.5, 2.0)
+    filled: float = 0.75
+    stride: int | None = None
+
+    def __post_init__(self) -> None:
+        _finite("masks", self, "scale", "filled")
+        _countable("masks", self, "stride", "channels")
+        _require(0 < self.scale[0] <= self.scale[1], f"masks.scale must rise from above 0, got {self.scale}")
+        _require(0 < self.filled <= 1, f"masks.filled must be above 0 and at most 1, got {self.filled}")
+        _require(self.stride is None or self.stride > 0, f"masks.stride must be 1 or more, got {self.stride}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Data:
     """Labelled images, or texts about images.
 
@@ -100,7 +141,7 @@ class Data:
         name: a set with a name such as elpv, desk/location, vtab/dtd or fgvc/cub, a folder of images (class/image.jpg, or
             train/class/image.jpg), a parquet or arrow file or folder, or a data set of the hub; or a set of texts about images
             such as easy-vqa, vqav2 or nlvr2, or of images with captions (coco, flickr30k), to be ranked, or
-            written where model.vision is set.
+            written where model.vision is set; or images with masks: ade20k, desk/garments, or a folder of images/ and masks/.
         path: folder of the files of a published benchmark such as vtab/dtd. None: $GOSSAMER_DATA/vtab-1k and the like.
         image: the column of images, for parquet, arrow and hub. None: found by its type.
         label: the column of labels, likewise.
@@ -152,7 +193,7 @@ class Training:
         head_weight_decay: that on matrices of the head. None: the same.
         optimizer: adamw, or sgd with momentum 0.9.
         schedule: of the learning rates. one-cycle rises for the first 30 % of the steps and falls to nearly 0 (a cosine each);
-            cosine and linear rise for the first 10 % and fall to 0.
+            cosine and linear rise for the first 10 % and fall to 0; poly falls at once, by the power 0.9, to 1e-4.
         clip: largest norm of the gradients of a step; larger ones are scaled down. 0: never.
         warm_start: start the head from the linear probe, solved exactly on features that are computed once (Kumar et al., arXiv
             2202.10054). linear_probe alone is then finished: nothing is left to tune. Soft scores and written answers have none.
@@ -164,6 +205,11 @@ class Training:
         gradient_checkpointing: compute activations again in the backward pass: less memory, about a third more time.
         workers: processes that read images, for sets too large to be kept in memory.
         report_to: trackers of the Hugging Face Trainer, such as tensorboard or wandb.
+        teacher: folder of a finished run of the same task, whose answers to training images are learnt beside the labels, such as
+            the unskipped model's (Hinton et al., arXiv 1503.02531). None: labels alone.
+        teacher_weight: a, the share of the teacher in the loss.
+        teacher_temperature: T, by which both logits are divided.
+        teacher_features: c, weight of the distance between what the two heads read.
     """
 
     epochs: int = 10
@@ -173,7 +219,7 @@ class Training:
     weight_decay: float = 0.01
     head_weight_decay: float | None = None
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    schedule: Literal["one-cycle", "cosine", "linear", "constant"] = "one-cycle"
+    schedule: Literal["one-cycle", "cosine", "linear", "constant", "poly"] = "one-cycle"
     clip: float = 1.0
     warm_start: bool = True
     keep: Literal["last", "best"] = "last"
@@ -182,9 +228,24 @@ class Training:
     gradient_checkpointing: bool = False
     workers: int = 0
     report_to: list[str] = field(default_factory=list)
+    teacher: str | None = None
+    teacher_weight: float = 0.5
+    teacher_temperature: float = 2.0
+    teacher_features: float = 0.0
 
     def __post_init__(self) -> None:
         _finite("training", self, "lr", "head_lr", "weight_decay", "head_weight_decay", "clip")
+        _finite("training", self, "teacher_weight", "teacher_temperature", "teacher_features")
+        _require(0 <= self.teacher_weight <= 1, f"training.teacher_weight must be in [0, 1], got {self.teacher_weight}")
+        _require(
+            self.teacher_temperature > 0,
+            f"training.teacher_temperature must be above 0, got {self.teacher_temperature}",
+        )
+        _require(
+            self.teacher_features >= 0, f"training.teacher_features must not be negative, got {self.teacher_features}"
+        )
+        if self.teacher is not None:
+            object.__setattr__(self, "teacher", str(expanded(self.teacher)))
         _countable("training", self, "epochs", "batch")
         _require(self.batch > 0, f"training.batch must be 1 or more, got {self.batch}")
         _require(self.workers <= MOST_WORKERS, f"training.workers must be at most {MOST_WORKERS}, got {self.workers}")
@@ -211,8 +272,10 @@ class Search:
     """How the arms of a method (which layers DAS skips) are searched: `gossamer search`.
 
     Args:
+        by: bandit: that of the method's paper, over a super-network. race (ours): short runs of several choices, the better half of
+            which goes on; of the settings below it reads hold_out, candidates, engine and workers.
         epochs: passes over the training data with the super-network.
-        hold_out: part of the training data that scores candidates and is not trained on.
+        hold_out: part of the training data that scores candidates and is not trained on. None: 0.05, of a race 0.25.
         rules: changes to the bandit of the method's paper, such as {eta: 0.1, candidates: 5, interval: 3, warmup: 2}; see
             gossamer.methods.parts.bandit.Bandit.
         reward_data: held-out: a fresh batch of the held-out part for every update; train-batch: the batch of the step itself.
@@ -222,10 +285,14 @@ class Search:
         cost: what a budget and savings are measured in, multiply-adds or time on this machine.
         saving: ours. Exponent w: a candidate's reward is multiplied by (what it saves / what is saved on average)^w. 0: the paper.
         checkpoint: steps between two states from which a killed search goes on.
+        candidates: choices that enter a race.
+        engine: where the runs of a race are made: processes of this machine, or a Ray cluster.
+        workers: runs of a race at a time, on each machine; the result does not depend on it.
     """
 
+    by: Literal["bandit", "race"] = "bandit"
     epochs: int = 3
-    hold_out: float = 0.05
+    hold_out: float | None = None
     rules: dict[str, Any] = field(default_factory=dict)
     reward_data: Literal["held-out", "train-batch"] = "held-out"
     reward_batch: int | None = None
@@ -234,12 +301,19 @@ class Search:
     cost: Literal["macs", "latency"] = "macs"
     saving: float = 0.0
     checkpoint: int = 100
+    candidates: int = 16
+    engine: Literal["local", "ray"] = "local"
+    workers: int = 1
 
     def __post_init__(self) -> None:
-        _finite("search", self, "budget", "saving")
-        _countable("search", self, "epochs", "reward_batch", "checkpoint")
+        if self.hold_out is None:
+            object.__setattr__(self, "hold_out", 0.25 if self.by == "race" else 0.05)
+        _finite("search", self, "budget", "saving", "hold_out")
+        _countable("search", self, "epochs", "reward_batch", "checkpoint", "candidates")
         _require(self.epochs > 0, f"search.epochs must be 1 or more, got {self.epochs}")
-        _require(0 < self.hold_out < 1, f"search.hold_out must be between 0 and 1, got {self.hold_out}")
+        _require(0 < self.held_out < 1, f"search.hold_out must be between 0 and 1, got {self.hold_out}")
+        _require(self.candidates > 1, f"search.candidates must be 2 or more, got {self.candidates}")
+        _require(0 < self.workers <= MOST_WORKERS, f"search.workers must be 1 to {MOST_WORKERS}, got {self.workers}")
         _require(
             self.reward_batch is None or self.reward_batch > 0,
             f"search.reward_batch must be 1 or more, got {self.reward_batch}",
@@ -247,6 +321,12 @@ class Search:
         _require(self.budget is None or self.budget > 0, f"search.budget must be above 0, got {self.budget}")
         _require(self.saving >= 0, f"search.saving must not be negative, got {self.saving}")
         _require(self.checkpoint > 0, f"search.checkpoint must be 1 or more, got {self.checkpoint}")
+
+    @property
+    def held_out(self) -> float:
+        """`hold_out`, of which no None is left by now."""
+        assert self.hold_out is not None, "it was decided when this was made"
+        return self.hold_out
 
     @property
     def looks_at_cost(self) -> bool:
@@ -292,6 +372,7 @@ class Run:
         output: folder of this run: its settings, adapter, metrics, pictures and log. ~ is the home folder.
         images: how images are prepared.
         texts: how texts about images are read and answered.
+        masks: how every pixel is classified.
         training: optimisation.
         search: how `gossamer search` finds the arms of a method; training alone does not read it.
         seed: of prompts, held-out images, order of the images and dropout.
@@ -305,6 +386,7 @@ class Run:
     output: str
     images: Images = field(default_factory=Images)
     texts: Texts = field(default_factory=Texts)
+    masks: Masks = field(default_factory=Masks)
     training: Training = field(default_factory=Training)
     search: Search = field(default_factory=Search)
     seed: int = 0
