@@ -251,7 +251,7 @@ def widened(call: Call, tokens: Tensor, at: int, causal: bool) -> Call:
     new = list(range(at, at + p))
     mask, bias, rotary, side_mask = call.mask, call.bias, call.rotary, call.side_mask
     if mask is not None:
-        visible = mask if mask.dtype == torch.bool else mask == 0
+        visible = (mask if mask.dtype == torch.bool else mask == 0).expand(-1, -1, length, -1)
         wide = torch.zeros(len(visible), 1, length + p, length + p, dtype=torch.bool)
         for i, row in enumerate(old):
             wide[:, :, row, old] = visible[:, :, i]
@@ -537,7 +537,7 @@ def test_tokens_pass_through_a_replaced_block(row: str, stack: str, index: int) 
         assert torch.equal(run(anatomy.model, inputs), bare)
 
 
-@pytest.mark.parametrize("row", rows(lambda b: b.generates and not b.sees and b.grows))
+@pytest.mark.parametrize("row", rows(lambda b: b.generates and b.grows and not isinstance(b.kinds, str)))
 @pytest.mark.parametrize("index", [0, 1])
 def test_generation_with_a_replaced_block(row: str, index: int) -> None:
     """A block that is gone must not shift the positions that a cache counts."""
@@ -661,3 +661,21 @@ def test_own_attention_that_differs_is_found_out() -> None:
 
 def _heads(x: Tensor) -> Tensor:
     return x.unflatten(-1, (2, -1)).transpose(1, 2)
+
+
+def test_what_others_keep_of_a_block_is_what_it_gives_now() -> None:
+    """Transformers taps towers by hooks that it installs in the first pass: before ours, if a model has run."""
+    model, kept = BACKBONES["vit"].model().requires_grad_(False), []
+    inputs = BACKBONES["vit"].inputs()
+    bare = model(**inputs, output_hidden_states=True).hidden_states
+    anatomy = gm.read(model)
+    part, block = Mix(12), anatomy.blocks()[1]
+    block.module.register_forward_hook(lambda module, args, output: kept.append(output))
+    anatomy.middle(block, part, at="end")
+    for _ in range(2):
+        found = model(**inputs, output_hidden_states=True).hidden_states[2]
+        close(found, bare[2] + part(bare[2]))
+        close(kept.pop(), found)
+        with anatomy.bare():
+            close(model(**inputs, output_hidden_states=True).hidden_states[2], bare[2])
+        kept.pop()

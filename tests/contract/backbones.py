@@ -60,6 +60,9 @@ class Backbone:
     grows: bool = True  # tokens can be let in
     damps_apart: bool = True  # what damps its branches is a module, not a factor in the sum
     masks: tuple[str, ...] | None = None  # kinds of mask that its attention takes; None: all
+    pickles: bool = True  # after a pass; upstream hooks local functions onto a tower that it taps
+    tapped: bool = False  # its tower is read before its end
+    images_in_text: int = 0  # tokens of each text that stand for its image
     like: str | None = None  # the row that is built as this one is: all tests of this one are slow
     meets_all: bool = False  # every method meets it by default; the others' full table is slow
 
@@ -70,6 +73,10 @@ class Backbone:
     @property
     def headed(self) -> bool:
         return not self.headless
+
+    @property
+    def untapped(self) -> bool:
+        return not self.tapped
 
     @property
     def takes_more(self) -> bool:
@@ -85,7 +92,9 @@ class Backbone:
         """Promises of the contract that mean nothing here, and why."""
         reasons = {
             "kernels": None if self.eager else "its attention has one kernel",
-            "padding": "it reads no text" if self.reads == "image" else None,
+            "padding": "it reads no text"
+            if self.reads == "image"
+            else "images stand in it" * bool(self.images_in_text) or None,
             "generation": None if self.generates else "it does not write",
             "forms": None if self.grows else "tokens cannot be let in",
             "device": "it chooses patches by looking at values" if self.looks else None,
@@ -110,6 +119,10 @@ class Backbone:
         text = {"input_ids": ids[:batch], "attention_mask": mask[:batch]}
         if self.reads == "image":
             return {"pixel_values": pixels}
+        if self.images_in_text:
+            places = torch.full((3, self.images_in_text), 48)
+            ids = torch.cat([ids[:, :1], places, ids[:, 1:].clamp(max=47)], dim=1)[:batch]
+            return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
         if self.reads in ("seq2seq", "all"):
             text["decoder_input_ids"] = torch.randint(4, 49, (3, 4), generator=generator)[:batch]
         return {**text, "pixel_values": pixels} if self.reads in ("both", "all") else text
@@ -193,6 +206,8 @@ METER = {
 METER_KINDS = {"fusion": twins.METER, "vision": twins.CLIP, "text": twins.BERT}
 STAGES = "windows and stages are computed by hand in tests/anatomy/test_windows.py"
 HALVES = "each half has a row of its own"
+TRANSPOSED = "its projections are no Linears: they are computed by hand in tests/anatomy/test_projection.py"
+DISTANCES = "upstream's own function says what distances add; a probe holds what is around it to upstream's"
 
 
 def _vision(model: Any, config: Any, kind: twins.Names, values: dict[str, Any] = VISION, **more: Any) -> Backbone:
@@ -205,26 +220,22 @@ def _bare(model: Any, config: Any, kind: twins.Names, values: dict[str, Any] = V
     return Backbone(_of(model, config, values, **more), {"vision": kind}, num_labels=LABELS)
 
 
-def _writer(model: Any, config: Any, kind: twins.Names, like: str | None, **more: Any) -> Backbone:
+def _writer(model: Any, config: Any, kind: twins.Names | str, like: str | None, **more: Any) -> Backbone:
     """A decoder of one column."""
-    return Backbone(
-        _of(model, config, {**LLAMA, **more}), {"decoder": kind}, reads="text", causal=True, generates=True, biases=False,
-        headless=True, like=like, post_norm=not kind.norms,
-    )  # fmt: skip
+    facts = {"reads": "text", "causal": True, "generates": True, "biases": False, "headless": True, "like": like}
+    if isinstance(kind, str):
+        return Backbone(_of(model, config, {**LLAMA, **more}), kind, **facts)
+    return Backbone(_of(model, config, {**LLAMA, **more}), {"decoder": kind}, **facts, post_norm=not kind.norms)
 
 
 def _reader(
-    model: Any, config: Any, kind: twins.Names, like: str | None, values: dict[str, Any], **more: Any
+    model: Any, config: Any, kind: twins.Names | str, like: str | None, values: dict[str, Any], **more: Any
 ) -> Backbone:
     """A text encoder without a head."""
-    return Backbone(
-        _of(model, config, values, **more),
-        {"text": kind},
-        reads="text",
-        num_labels=LABELS,
-        post_norm=kind.post,
-        like=like,
-    )
+    facts: dict[str, Any] = {"reads": "text", "num_labels": LABELS, "like": like}
+    if isinstance(kind, str):
+        return Backbone(_of(model, config, values, **more), kind, **facts)
+    return Backbone(_of(model, config, values, **more), {"text": kind}, **facts, post_norm=kind.post)
 
 
 def _translator(
@@ -248,6 +259,24 @@ def _timm_of(name: str, kind: twins.Names, like: str | None, **more: Any) -> Bac
     return Backbone(build, {"vision": kind}, eager=False, like=like, **facts)
 
 
+def _llava(**options: Any) -> nn.Module:
+    """Its tower's last block is not read."""
+    vision, language = tf.CLIPVisionConfig(**VISION), tf.LlamaConfig(**LLAMA)
+    options |= {"image_token_index": 48, "vision_feature_layer": -2, "image_seq_length": 16}
+    return tf.LlavaForConditionalGeneration(tf.LlavaConfig(vision_config=vision, text_config=language, **options))
+
+
+def _blip2(**options: Any) -> nn.Module:
+    """A tower, a Q-Former of two blocks, of which one reads the image, and OPT."""
+    asks = {**TEXT, "num_hidden_layers": 2, "encoder_hidden_size": 12}
+    language = tf.OPTConfig(**LLAMA, ffn_dim=20, word_embed_proj_dim=12, dropout=0.0, max_position_embeddings=40)
+    config = tf.Blip2Config(
+        vision_config=VISION, qformer_config=asks, text_config=language.to_dict(), num_query_tokens=4, image_token_index=48,
+        **options,
+    )  # fmt: skip
+    return tf.Blip2ForConditionalGeneration(config)
+
+
 GEMMA = {"head_dim": 6, "query_pre_attn_scalar": 7, "sliding_window": 5}
 DINOV3 = {**VISION, "num_attention_heads": 3, "num_register_tokens": 2, "layerscale_value": 0.3}
 BEIT = {**VISION, "layer_scale_init_value": 0.3, "use_relative_position_bias": True, "drop_path_rate": 0.0}
@@ -261,7 +290,7 @@ NEWER: dict[str, Backbone] = {
     "olmo2": _writer(tf.Olmo2ForCausalLM, tf.Olmo2Config, twins.OLMO2, None),
     "phi3": _writer(tf.Phi3ForCausalLM, tf.Phi3Config, twins.PHI3, None),
     "granite": replace(
-        _writer(tf.GraniteForCausalLM, tf.GraniteConfig, twins.GRANITE, None, residual_multiplier=0.4), **IN_SUM
+        _writer(tf.GraniteForCausalLM, tf.GraniteConfig, twins.GRANITE, "timm-eva", residual_multiplier=0.4), **IN_SUM
     ),
     "qwen2": _writer(tf.Qwen2ForCausalLM, tf.Qwen2Config, twins.LLAMA, "llama"),
     "mistral": _writer(tf.MistralForCausalLM, tf.MistralConfig, twins.LLAMA, "llama", sliding_window=4),
@@ -272,6 +301,83 @@ NEWER: dict[str, Backbone] = {
         masks=("additive",),
     ),
     "smollm3": _writer(tf.SmolLM3ForCausalLM, tf.SmolLM3Config, twins.LLAMA, "llama"),
+    "opt": replace(
+        _writer(
+            *(tf.OPTForCausalLM, tf.OPTConfig, twins.OPT, "llama"),
+            ffn_dim=20,
+            word_embed_proj_dim=12,
+            dropout=0.0,
+            max_position_embeddings=40,
+        ),
+        biases=True,
+    ),
+    "gpt2": replace(
+        _writer(tf.GPT2LMHeadModel, tf.GPT2Config, TRANSPOSED, None, n_inner=20, max_position_embeddings=40),
+        biases=True,
+    ),
+    "modernbert": replace(
+        _reader(
+            *(tf.ModernBertModel, tf.ModernBertConfig, twins.MODERNBERT, "phi3", TEXTS),
+            bos_token_id=2,
+            eos_token_id=3,
+            cls_token_id=2,
+            sep_token_id=3,
+            local_attention=6,
+        ),
+        biases=False,
+    ),
+    "deberta": replace(
+        _reader(
+            *(tf.DebertaV2Model, tf.DebertaV2Config, DISTANCES, "timm-beit", TEXTS),
+            relative_attention=True,
+            pos_att_type=["p2c", "c2p"],
+            position_buckets=4,
+            share_att_key=True,
+            norm_rel_ebd="layer_norm",
+            position_biased_input=False,
+        ),
+        eager=False,
+        grows=False,
+        post_norm=True,
+    ),
+    "llava": Backbone(
+        _llava,
+        HALVES,
+        reads="both",
+        headless=True,
+        biases=True,
+        images_in_text=16,
+        pickles=False,
+        tapped=True,
+        like="clip-vision",
+    ),
+    "blip2": Backbone(_blip2, HALVES, reads="both", headless=True, images_in_text=4, like="clip-vision"),
+    "visual-bert": Backbone(
+        _of(tf.VisualBertModel, tf.VisualBertConfig, TEXTS),
+        {"fusion": twins.BERT},
+        reads="text",
+        num_labels=LABELS,
+        eager=False,
+        post_norm=True,
+        masks=("additive", "none"),
+        like="vilt",
+    ),
+    "git": Backbone(
+        _of(tf.GitForCausalLM, tf.GitConfig, {**TEXT, "max_position_embeddings": 40}, vision_config=VISION),
+        HALVES,
+        reads="both",
+        headless=True,
+        eager=False,
+        like="vilt",
+    ),
+    "flava-text": replace(
+        _reader(tf.FlavaTextModel, tf.FlavaTextConfig, twins.VILT, "vilt", TEXTS),
+        eager=False,
+        masks=("additive", "none"),
+    ),
+    "flava-image": replace(
+        _bare(tf.FlavaImageModel, tf.FlavaImageConfig, twins.VILT), eager=False, masks=("additive", "none"), like="vilt"
+    ),
     "xlm-roberta": _reader(tf.XLMRobertaModel, tf.XLMRobertaConfig, twins.BERT, "bert", TEXTS),
     "camembert": _reader(tf.CamembertModel, tf.CamembertConfig, twins.BERT, "bert", TEXTS),
     "electra": _reader(tf.ElectraModel, tf.ElectraConfig, twins.BERT, "bert", TEXTS, embedding_size=9),
@@ -282,7 +388,7 @@ NEWER: dict[str, Backbone] = {
         "bert",
         {"dim": 12, "n_layers": 3, "n_heads": 2, "hidden_dim": 20, "vocab_size": 50, "max_position_embeddings": 40},
     ),
-    "mbart": _translator(tf.MBartForConditionalGeneration, tf.MBartConfig, (twins.MBART, twins.MBART_DECODER), None),
+    "mbart": _translator(tf.MBartForConditionalGeneration, tf.MBartConfig, (twins.MBART, twins.MBART_DECODER), "t5"),
     "pegasus": _translator(
         tf.PegasusForConditionalGeneration, tf.PegasusConfig, (twins.MBART, twins.MBART_DECODER), "mbart"
     ),
@@ -304,6 +410,7 @@ NEWER: dict[str, Backbone] = {
         biases=False,
         headless=True,
         grows=False,
+        like="beit",
     ),
     "vit-msn": replace(_vision(tf.ViTMSNForImageClassification, tf.ViTMSNConfig, twins.VIT), like="vit"),
     "ijepa": replace(_vision(tf.IJepaForImageClassification, tf.IJepaConfig, twins.VIT), like="vit"),
@@ -330,7 +437,7 @@ NEWER: dict[str, Backbone] = {
         "eva02_tiny_patch14_224", twins.EVA, None, num_heads=3, init_values=0.3, swiglu_mlp=False, **IN_SUM
     ),
     "timm-eva-gated": _timm_of("eva02_tiny_patch14_224", twins.EVA_GATED, "timm-eva", num_heads=3),
-    "timm-beit": _timm_of("beit_base_patch16_224", twins.TIMM_BEIT, None, **FIXED, **IN_SUM, masks=("none",)),
+    "timm-beit": _timm_of("beit_base_patch16_224", twins.TIMM_BEIT, "beit", **FIXED, **IN_SUM, masks=("none",)),
     "timm-behind": _timm_of("vit_base_patch16_rpn_224", twins.TIMM_BEHIND, None, post_norm=True),
     "timm-relpos": _timm_of(
         *("vit_relpos_small_patch16_224", twins.TIMM_RELPOS, "timm-beit"), rel_pos_type="bias", **FIXED, masks=("none",)
