@@ -19,6 +19,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from gossamer import anatomy, hosts
 from gossamer.errors import UserError, WrongKind
 from gossamer.hosts import heads
+from gossamer.methods.parts.words import vector_width
 from gossamer.models.words import TEMPLATES, Words
 
 NEEDS = ("get_image_features", "get_text_features", "logit_scale")
@@ -200,6 +201,17 @@ class ZeroShot(hosts.Halves):
                 "other words, or leave num_labels out"
             )
         return True
+
+    def once(self) -> tuple[list[nn.Module], dict[str, Any]]:
+        """The text side, and class vectors: a cost sheet is of an image alone."""
+        owner = anatomy.survey(self.pair).owners.get("text", "")
+        modules = [getattr(self.pair, name, None) for name in (owner.partition(".")[0], "text_projection")]
+        like, e = next(self.pair.parameters()), vector_width(self)
+        return [m for m in modules if isinstance(m, nn.Module)], {"class_vectors": like.new_zeros(self.num_labels, e)}
+
+    def own_macs(self, image: tuple[int, int] | None) -> int:
+        """C e: the comparison."""
+        return self.num_labels * vector_width(self)
 
     def finish(self) -> None:
         """Keeps the class vectors for good, and lets the text tower go."""
