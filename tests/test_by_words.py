@@ -13,9 +13,10 @@ from transformers import BertTokenizer, CLIPImageProcessor
 import gossamer as gm
 from gossamer import cli, data, tasks
 from gossamer.errors import UserError
-from gossamer.evaluate import evaluate, load_adapter
+from gossamer.evaluate import evaluate
 from gossamer.runs.run import Data, Images, Model, Run, Training
 from gossamer.runs.sets import load_sets
+from gossamer.runs.trained import load_adapter
 from gossamer.training.train import train
 
 from . import squares
@@ -143,3 +144,24 @@ def test_halves_of_the_classes_are_for_words_alone(pair: Path, tmp_path: Path) -
     with pytest.raises(UserError, match=r"data\.classes=base is for model\.head=words"):
         train(run(pair, tmp_path / "a", model=Model(name=str(squares.backbone())), data=Data(name="x", classes="base")))
     assert cli.main(["predict", str(squares.trained()), str(squares.images() / "test"), "--words", "a"]) == 2
+
+
+def test_what_was_trained_on_one_half_is_asked_about_the_other(
+    pair: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = squares.save_images(tmp_path / "images", train=6, test=5)
+    for split in ("train", "test"):
+        for name, other in (("same", "red_bag"), ("different", "cat")):
+            folder = images / split / other
+            folder.mkdir()
+            for file in [*(images / split / name).iterdir()][: 4 if split == "test" else 3]:
+                file.rename(folder / file.name)
+    names = {"different": "squares", "same": "same squares"}
+    chosen = Data(name=str(images), shots=2, classes="base", names=names, validation=0)
+    train(run(pair, tmp_path / "run", data=chosen))
+    assert load_adapter(tmp_path / "run").metadata["labels"] == ["cat", "different"]
+    capsys.readouterr()
+    for which, labels in (("base", {"cat", "different"}), ("new", {"red_bag", "same"})):
+        assert cli.main(["evaluate", str(tmp_path / "run"), "--classes", which, "--json"]) == 0
+        assert set(json.loads(capsys.readouterr().out)["recall"]) == labels
+    assert cli.main(["evaluate", str(squares.trained()), "--classes", "new"]) == 2

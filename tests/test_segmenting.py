@@ -16,9 +16,10 @@ from torch import nn
 import gossamer as gm
 from gossamer import cli, data, tasks
 from gossamer.errors import UserError
-from gossamer.evaluate import evaluate, load_adapter
+from gossamer.evaluate import evaluate
 from gossamer.hosts import dense
 from gossamer.runs.run import Data, Images, Masks, Model, Run, Training
+from gossamer.runs.trained import load_adapter
 from gossamer.training.train import train
 
 from . import squares

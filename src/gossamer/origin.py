@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from gossamer import hosts, zoo
 from gossamer.adapted import AdaptedModule
 from gossamer.anatomy import Anatomy
-from gossamer.data.preprocess import MAX_SIZE
 from gossamer.hosts import settings
 from gossamer.models.segmenter import Segmenter
 from gossamer.models.vision_language import VisionLanguage
 from gossamer.models.zero_shot import ZeroShot
+from gossamer.pixels import MAX_SIZE
 from gossamer.storage import AdapterError, check_types
 
 FIELDS = {

@@ -65,6 +65,7 @@ def test_every_published_option_is_reached_from_the_command_line(run_file: Path)
     assert set(wanted) == {field.name for field in dataclasses.fields(gm.Bandit)}
     settings = {"reward_data": "train-batch", "reward_batch": 8, "dropout": True, "budget": 0.75, "cost": "latency"}
     settings |= {"epochs": 4, "hold_out": 0.1, "saving": 0.5, "checkpoint": 7}
+    settings |= {"by": "race", "candidates": 5, "engine": "ray", "workers": 3}
     assert set(settings) | {"rules"} == {field.name for field in dataclasses.fields(gm.Search)}
     given = [f"search.{name}={value}" for name, value in settings.items()]
     given += [f"search.rules.{name}={value}" for name, value in wanted.items()]

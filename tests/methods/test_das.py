@@ -18,7 +18,8 @@ import gossamer as gm
 from gossamer import architectures
 from gossamer.anatomy.block import Site
 from gossamer.methods import from_dict, to_dict
-from gossamer.methods.das import Switchboard, mixture
+from gossamer.methods.parts.shortcuts import mixture
+from gossamer.methods.parts.supernet import Switchboard
 
 from .. import hand
 from ..contract.table import BACKBONES, Row, adapt, disturb, run

@@ -24,6 +24,7 @@ import gossamer as gm
 from gossamer.anatomy.seams import Part
 from gossamer.methods.base import Method, grow
 from gossamer.methods.parts.bandit import Bandit
+from gossamer.methods.parts.bridges import Bridge
 from gossamer.runs import processes
 from gossamer.runs.run import Search, Training
 from gossamer.searching import generators
@@ -97,6 +98,20 @@ def test_idle_blocks_are_found(tmp_path: Path) -> None:
     assert (tmp_path / "preferences.png").read_bytes().startswith(b"\x89PNG")
     assert not (tmp_path / "state.safetensors").exists()
     gm.adapt(model, found.methods)  # nothing was left behind
+
+
+def test_every_candidate_of_a_search_has_a_bridge_of_its_own() -> None:
+    """Each with its closed-form start, which is the identity for an idle block; what is found is joined by runs again."""
+    method = replace(METHOD, rank=0, bridge="per-run", bridge_start="closed")
+    with torch.no_grad():
+        network = SuperNetwork(backbone(), [method], 0, TRAINING)
+        network.adapted.applied[0].prepare(network.adapted, Items(60))
+    bridges = [m for m in network.board.modules() if isinstance(m, Bridge)]
+    assert [m.span[0] for m in bridges] == [m.span[1] for m in bridges] == network.board.arms
+    moved = [float(m.up.weight.detach().abs().max()) for m in bridges]
+    assert [i for i, size in enumerate(moved) if size < 1e-5] == list(IDLE)
+    (found,) = searched(method, replace(SETTINGS, epochs=2)).methods
+    assert found == replace(method, skip=found.skip)
 
 
 def test_idle_attentions_are_found_and_the_ffn_beside_them_stays() -> None:

@@ -128,10 +128,39 @@ class Bank:
 
     def _valid(self, inputs: dict[str, Any]) -> Tensor:
         """[B, N] of a text's tokens: True for those that are neither prefix nor padding."""
-        side = "decoder_" if "decoder_input_ids" in inputs and self.layers[0].stack.name == "decoder" else ""
-        valid = inputs.get(f"{side}attention_mask", torch.ones_like(inputs[f"{side}input_ids"])).bool().clone()
+        valid = written(inputs, self.layers[0]).clone()
         valid[:, : self.layers[0].prefix] = False
         return valid
+
+
+def written(inputs: dict[str, Any], block: Block) -> Tensor:
+    """[B, N] of the text that a block reads: True for tokens that are no padding; also of several texts for one image."""
+    side = "decoder_" if "decoder_input_ids" in inputs and block.stack.name == "decoder" else ""
+    mask = inputs.get(f"{side}attention_mask")
+    found = torch.ones_like(inputs[f"{side}input_ids"]) if mask is None else mask
+    return found.bool().flatten(0, -2)
+
+
+def present(states: Tensor, block: Block, inputs: dict[str, Any]) -> Tensor:
+    """[B, N] of the states [B, N, d] in a block of a bare model: False for padding of texts.
+
+    Raises:
+        UserError: the inputs do not say which tokens of a text are there.
+    """
+    stack, found = block.stack, states.new_ones(states.shape[:2], dtype=torch.bool)
+    if stack.modality == "vision":
+        return found
+    if stack.name == "decoder" and "decoder_input_ids" not in inputs and "labels" in inputs:
+        texts = inputs["labels"] >= 0
+    else:
+        texts = written(inputs, block)
+    if len(texts) != len(found) or texts.shape[1] > found.shape[1]:
+        raise UserError(
+            f"{block.name} reads {list(found.shape)} tokens, and the texts of the batch are {list(texts.shape)}: nothing says "
+            "which of them are padding"
+        )
+    found[:, : texts.shape[1]] = texts  # patches behind them
+    return found
 
 
 class Enough(Exception):

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
-from gossamer.anatomy.call import Arguments, Call
 from gossamer.anatomy.displaced import Displaced
 from gossamer.errors import UnknownName
 
@@ -71,8 +70,6 @@ def join(module: nn.Module, keys: Tensor, values: Tensor) -> tuple[Tensor, Tenso
         own_keys, own_values = (
             rows.to(keys.dtype).unflatten(-1, (heads, width)).transpose(1, 2) for rows in part(batch)
         )
-        if isinstance(module, OwnAttention):
-            own_keys = module.normalise_keys(own_keys)
         joined_keys.insert(0, own_keys.expand(batch, -1, -1, -1))
         joined_values.insert(0, own_values.expand(batch, -1, -1, -1))
         count += own_keys.shape[2]
@@ -147,24 +144,36 @@ def eager_with_memory(
     scaling: float | None = None,
     dropout: float = 0.0,
     position_bias: Tensor | None = None,
+    softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
     """softmax(q k^T s + bias + mask) v over joined keys and values, with the weights [B, heads, N, p + N].
 
+    With `softcap` c the logits q k^T s become c tanh(q k^T s / c) (Gemma 2).
+
     As in transformers' eager attentions, causality is in the mask and nowhere else.
     """
     key, value, mask, bias, _ = _joined(module, query, key, value, attention_mask, position_bias, False)
-    show(module, query, key, mask, bias, scaling)
-    weights = softmax(query, key, mask, bias, scaling)
+    show(module, query, key, mask, bias, scaling, softcap)
+    weights = softmax(query, key, mask, bias, scaling, softcap)
     value = value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
     weights = F.dropout(weights, p=dropout, training=module.training)
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
-def softmax(query: Tensor, key: Tensor, mask: Tensor | None, bias: Tensor | None, scaling: float | None) -> Tensor:
+def softmax(
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    scaling: float | None,
+    softcap: float | None = None,
+) -> Tensor:
     """softmax(q k^T s + bias + mask) [B, heads, N, M], for keys that several heads may share."""
     key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
     scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if softcap is not None:
+        scores = softcap * (scores / softcap).tanh()
     if bias is not None:
         scores = scores + bias
     if mask is not None:
@@ -174,12 +183,18 @@ def softmax(query: Tensor, key: Tensor, mask: Tensor | None, bias: Tensor | None
 
 
 def show(
-    module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, bias: Tensor | None, scaling: float | None
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    scaling: float | None,
+    softcap: float | None = None,
 ) -> None:
     """Keeps the weights of attention for whoever watches this module."""
     memory = memory_of(module)
     if memory is not None and memory.watched is not None:
-        memory.watched.append(softmax(query, key, mask, bias, scaling).detach())
+        memory.watched.append(softmax(query, key, mask, bias, scaling, softcap).detach())
 
 
 def _joined(
@@ -222,16 +237,14 @@ class OwnAttention(nn.Module):
             self.add_module(name, child)
         self.train(original.training)
 
-    def normalise_keys(self, keys: Tensor) -> Tensor:
-        """What the family does to keys [B, heads, N, d_h] between projection and attention: nothing, unless it says so."""
-        return keys
-
     def attend(self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, scale: float, dropout: float) -> Tensor:
         """softmax(q k^T s + mask) v over this module's memory and the given keys; [B, heads, N, d_h] -> the same."""
         k, v, count = join(self, k, v)
         mask = weigh(self, widen(mask, count), k)
         show(self, q, k, mask, None, scale)
-        return F.scaled_dot_product_attention(q, k, v, mask, dropout if self.training else 0.0, scale=scale)
+        shared = q.shape[1] != k.shape[1]
+        dropout = dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scale, enable_gqa=shared)
 
 
 class WindowAttention(OwnAttention):
@@ -321,71 +334,3 @@ def with_memory(config: Any) -> Any:
 def _set(block: Block, branch: str, attention: nn.Module) -> None:
     parent, _, child = (block.path(branch) or "").rpartition(".")
     setattr(block.module.get_submodule(parent), child, attention)
-
-
-class _Probe(nn.Module):
-    """A memory of two fixed rows, to see whether an attention really reads memories."""
-
-    def __init__(self, width: int, like: Tensor):
-        super().__init__()
-        self.rows = torch.linspace(-1, 1, 2 * width, device=like.device, dtype=like.dtype).view(1, 2, width)
-
-    def forward(self, batch: int) -> tuple[Tensor, Tensor]:
-        return self.rows, 1 + self.rows
-
-
-@torch.no_grad()
-def obstacle(block: Block, branch: str = "attention") -> str | None:
-    """Why a block's self- or cross-attention cannot remember, or None where a small probe shows that it can.
-
-    The probe: without a memory our attention equals the family's own; with one, the answer changes.
-    """
-    attention, own = block.part(branch), block.stack.own_attention
-    if memory_of(attention) is not None:
-        return None
-    if own is None:
-        implementation = getattr(getattr(attention, "config", None), "_attn_implementation", None)
-        if implementation not in NAMES:
-            return f"its attention implementation is {implementation!r}; load the model with 'sdpa' or 'eager'"
-    if hasattr(attention, CHILD):
-        return f"{type(attention).__name__} has something of its own called {CHILD!r}"
-    weight = block.part("out").weight
-    if weight.device.type == "meta":
-        return None  # nothing to compute with; the structure was checked when the model was read
-    cross, window = branch == "cross", block.window
-    probe = _Probe(block.sizes.cross_inner if cross else block.sizes.inner_kv, weight)
-    was_training, count = attention.training, 3 if window is None else window[0] * window[1]
-    x = torch.arange(2 * count * block.sizes.width, device=weight.device).float().sin()
-    x = x.to(weight.dtype).view(2, count, -1)
-    attention.eval()
-    try:
-        expected = call(block, attention, x, cross=cross)
-        memory = attach(block, branch)
-        try:
-            block.part(branch).eval()
-            found = call(block, block.part(branch), x, cross=cross)
-            memory.parts.append(probe)
-            changed = call(block, block.part(branch), x, cross=cross)
-        finally:
-            detach(block, branch)
-    finally:
-        attention.train(was_training)
-    tolerance = 1e-5 if weight.dtype == torch.float32 else 2e-2
-    error = float((found - expected).abs().max() / (1 + expected.abs().max()))
-    if not error <= tolerance:
-        return f"without a memory our attention differs from {type(attention).__name__}'s own by {error:.1e} in a probe"
-    if torch.equal(changed, found):
-        return f"{type(attention).__name__} does not read a memory (it does not call the attention interface)"
-    return None
-
-
-def call(block: Block, attention: Any, x: Tensor, *, cross: bool = False) -> Tensor:
-    """One bare call of an attention module: no mask, no rotation; cross-attention reads the same states."""
-    takes = Arguments(attention)
-    given = Call(states=x, context=x if cross else None)
-    if takes.takes("rotary"):
-        ones = torch.ones(1, x.shape[1], block.head_width, dtype=x.dtype, device=x.device)
-        given.rotary = ones, torch.zeros_like(ones)
-    args, kwargs = takes.write(given, (x,), {})
-    output = attention(*args, **kwargs)
-    return output[0] if isinstance(output, tuple) else output

@@ -14,7 +14,14 @@ from gossamer.anatomy.block import Block, Site, attribute, get, has
 from gossamer.anatomy.stack import Stack
 from gossamer.errors import UnknownName, UserError, WrongKind
 
-STACK_ORDER = ("fusion", "vision", "encoder", "text", "decoder")  # the first that a model has is its main stack
+STACK_ORDER = (
+    "fusion",
+    "vision",
+    "connector",
+    "encoder",
+    "text",
+    "decoder",
+)  # the first that a model has is its main stack
 
 
 TOWERS, BOTH = ("vision", "text"), "both"

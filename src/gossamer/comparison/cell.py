@@ -67,14 +67,21 @@ def perform(cell: Cell) -> None:
     except FloatingPointError as error:
         if not cell.choosing:
             raise
-        found = {"validation_accuracy": None, "error": str(error)}
+        found = {"validation_accuracy": None, "validation_loss": None, "error": str(error)}
     RunFolder(cell.run, resume=True).write(ROW, json.dumps(found) + "\n")
 
 
 def _tried(cell: Cell, metrics: dict[str, Any]) -> dict[str, Any]:
     if "val" not in metrics:
         raise UserError(f"{cell.run.data.name} has no validation split to choose on: set selection.validation above 0")
-    return {"validation_accuracy": metrics["val"]["accuracy"], "error": None}
+    return {
+        "validation_accuracy": metrics["val"]["accuracy"],
+        "validation_loss": metrics["val"]["loss"],
+        "macs": metrics["macs"]["finished"],
+        "seconds": metrics["seconds"],
+        "curve": _history(cell),
+        "error": None,
+    }
 
 
 def row(cell: Cell, metrics: dict[str, Any]) -> dict[str, Any]:
@@ -85,7 +92,7 @@ def row(cell: Cell, metrics: dict[str, Any]) -> dict[str, Any]:
     """
     from gossamer import tasks
     from gossamer.comparison.timing import timed
-    from gossamer.evaluate import load_adapter
+    from gossamer.runs.trained import load_adapter
 
     split = next((name for name in ("test", "val") if name in metrics), None)
     if split is None:

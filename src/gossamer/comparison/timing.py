@@ -43,11 +43,12 @@ def timed(adapted: Adapted, run: Run, split: str, *, tuned: bool) -> dict[str, f
     """
     task, sets = tasks.of(adapted), load_sets(run)
     steps = _steps(adapted, task, sets["train"], run) if tuned else {}
-    return _passes(adapted, task, sets[split]) | steps
+    return passes(adapted, task, sets[split].subset([0])) | steps
 
 
-def _passes(adapted: Adapted, task: Task, items: Any) -> dict[str, float]:
-    inputs = _on(adapted, task.asked(task.prepare(items.subset([0]))))
+def passes(adapted: Adapted, task: Task, items: Any) -> dict[str, float]:
+    """`latency`, `answer` and their like of a batch of items, as in `timed`; the adapter is taken off its backbone."""
+    inputs = _on(adapted, task.asked(task.prepare(items)))
     finished = adapted.attach().finalize()
     bare = _bare(adapted)
     bare = bare if adapted.num_labels is None else bare.finalize()

@@ -93,7 +93,7 @@ class Adapter(Method):
         )
 
     def _branches(self, block: Block) -> list[Branch]:
-        return [branch for branch in PLACEMENTS[self.placement][0] if branch != "cross" or block.stack.cross]
+        return [branch for branch in PLACEMENTS[self.placement][0] if branch != "cross" or block.cross]
 
     def _per_block(self, block: Block) -> int:
         return len(self._branches(block)) * bottleneck.parameters(block.sizes.width, self.rank, norm=self.norm)

@@ -123,7 +123,7 @@ class APT(Method):
         """
         blocks = anatomy.blocks(self.stack, self.blocks)
         found: list[tuple[Block, Branch]] = [
-            (b, branch) for b in blocks for branch in PLACES[self.where] if branch != "cross" or b.stack.cross
+            (b, branch) for b in blocks for branch in PLACES[self.where] if branch != "cross" or b.cross
         ]
         if not found:
             stack = blocks[0].stack.name

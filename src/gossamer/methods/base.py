@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, TypeVar
 
 from torch import nn
 
@@ -48,11 +48,18 @@ class Method(ABC):
         """Factor of the learning rate of one of its tensors, by its name in the tree. Default: 1."""
         return 1.0
 
-    def prepare(self, adapted: Any, data: Any) -> None:  # noqa: B027 most methods need none
+    @property
+    def learns_from(self) -> Literal["nothing", "images", "items"]:
+        """What `prepare` needs: images, or items of any task. Default: nothing."""
+        return "nothing"
+
+    def prepare(self, adapted: Any, data: Any, collate: Callable[[list[Any]], Any] | None = None) -> None:  # noqa: B027
         """What the method takes from training data before its training starts; most take nothing.
 
-        `adapted` is the model that the method is part of; `data` has a length, and items by index, dictionaries of the model's
-        inputs.
+        Args:
+            adapted: the model that the method is part of.
+            data: has a length, and items by index, dictionaries of the model's inputs.
+            collate: makes a batch of a list of items. None: torch's.
         """
 
     def head(self, anatomy: Anatomy, width: int, outputs: int) -> nn.Module | None:

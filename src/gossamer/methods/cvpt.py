@@ -277,11 +277,13 @@ class CrossPrompts(Part):
     def _heads(self, role: str, x: Tensor) -> Tensor:
         """One of the projections, in heads: [..., N, d] -> [..., H, N, h]; own projections have a precision of their own."""
         projected = self._projection(role)(x if self.own is None else x.to(self.own.dtype))
+        if role in ("q", "k"):
+            projected = self.block.normed(f"{role}_norm", projected)
         return projected.unflatten(-1, (-1, self.block.head_width)).transpose(-3, -2)
 
     def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """K, V [..., H, m, h] of prompts [..., m, d], V from its start; what several heads share is repeated."""
-        k, v = self._through("k_norm", self._heads("k", tokens)), self._heads("v", tokens)
+        k, v = self._heads("k", tokens), self._heads("v", tokens)
         if self.origin is not None:
             v = v - self._heads("v", self._normed(self.origin.to(tokens.dtype), self.config.prompt_norm))
         repeats = self.block.sizes.inner // self.block.head_width // k.shape[-3]
@@ -290,7 +292,7 @@ class CrossPrompts(Part):
     def weights(self, x: Tensor) -> Tensor:
         """How much each token of x [B, N, d] reads of each prompt, [B, H, N, m], in evaluation."""
         k, _ = self.keys_values(self._normed(self.prompts.to(x.dtype), self.config.prompt_norm))  # type: ignore[union-attr]
-        q = self._through("q_norm", self._heads("q", self._normed(x, self.config.query_norm)))
+        q = self._heads("q", self._normed(x, self.config.query_norm))
         return (q @ k.mT * self.block.scaling).softmax(dim=-1)
 
     def _fold(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -298,7 +300,7 @@ class CrossPrompts(Part):
         return fold(k, v, *self._projection("q").weights(), w_o, self.block.scaling)
 
     def _projected(self, x: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q = self._through("q_norm", self._heads("q", x))
+        q = self._heads("q", x)
         return self._out(cross_attention(q, k, v, self.block.scaling))
 
     def _out(self, heads: Tensor) -> Tensor:
@@ -324,7 +326,7 @@ class CrossPrompts(Part):
     def finalize(self) -> None:
         """Stores, in place of the prompts, K and V, or G, g and U with LayerScale in them, or one vector for one prompt."""
         self.eval()
-        k, v = self.keys_values(self._tokens(1, self.block.part("norm2").weight.dtype))
+        k, v = self.keys_values(self._tokens(1, self.block.part("out").weight.dtype))
         if self.form == "constant":
             self.bias = self._damped(self._out(v)).clone()
         elif self.form == "folded":
@@ -352,10 +354,10 @@ class OwnProjections(Part):
 
     def __init__(self, block: Block, config: CVPT | None):
         super().__init__()
-        self.rows: dict[str, slice | None] = {}
+        self.rows: dict[str, tuple[slice | None, Tensor | None]] = {}  # and a bias that the block keeps apart
         for role in ROLES if config else ("q", "out"):
             source = block.projection(role, bare=True)
-            self.rows[role] = None if source.plain else source.rows
+            self.rows[role] = (None, None) if source.plain else (source.rows, source.apart)
             if not source.plain:
                 if config:
                     kind = type(source.linear).__name__
@@ -380,4 +382,4 @@ class OwnProjections(Part):
 
     def projection(self, role: str) -> Projection:
         """The projection as a function."""
-        return Projection(self.get_submodule(role), self.rows[role])
+        return Projection(self.get_submodule(role), *self.rows[role])

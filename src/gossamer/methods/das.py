@@ -3,21 +3,16 @@
 Q. Wu, W. Yu, Y. Zhou, S. Huang, X. Sun, R. Ji: Parameter and Computation Efficient Transfer Learning for Vision-Language
 Pre-trained Models, arXiv 2309.01479. Which layers are redundant for a task is found by a short bandit search, `gossamer.search`.
 
-A layer that stays is x + f(LN(x)) + A(x) in each branch; one that is skipped is x + S(x), S an adapter of larger rank.
+A layer that stays is x + f(LN(x)) + A(x) in each branch; one that is skipped is x + S(x), S an adapter of larger rank. Bridges in
+place of shortcuts (`bridge`, `bridge_start`) are not the paper's: see `gossamer.methods.parts.bridges`.
 """
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
-
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from gossamer.anatomy import Anatomy, Branch
 from gossamer.anatomy.block import Block, Site
@@ -25,25 +20,23 @@ from gossamer.anatomy.plan import Plan
 from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError
 from gossamer.methods.base import Method, grow, method
-from gossamer.methods.parts import bottleneck
+from gossamer.methods.parts import bridges, shortcuts
+from gossamer.methods.parts.arms import Arm
 from gossamer.methods.parts.bandit import Bandit
-from gossamer.methods.parts.bottleneck import Bottleneck
+from gossamer.methods.parts.bridges import Bridge, Identity
+from gossamer.methods.parts.shortcuts import FORMS, Shortcut
+from gossamer.methods.parts.supernet import Supernet
 
 if TYPE_CHECKING:
     from gossamer.anatomy.replaced import Replaced
 
-STD = 0.02  # of the random matrices of parallel adapters
-
-
-def grouped(z: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
-    """W z + b for z [..., r] in G groups: output c of d reads the r / G hidden units of group floor(c G / d); W [d, r / G]."""
-    parts = z.unflatten(-1, (groups, 1, -1)) @ weight.unflatten(0, (groups, -1)).transpose(1, 2)
-    return parts.flatten(-3) + bias
-
-
-def mixture(first: Tensor, weight: Tensor, bias: Tensor, temperature: float) -> Tensor:
-    """alpha = softmax((W_e u_0 + b_e) / t), [B, 2] in float32, of the first token u_0 [B, d]."""
-    return F.linear(first.float(), weight.float(), bias.float()).div(temperature).softmax(dim=-1)
+KNOWN = {
+    "form": tuple(FORMS),
+    "modules": ("block", "attention"),
+    "init": ("published", "zero_up"),
+    "bridge": ("per-block", "per-run"),
+    "bridge_start": ("zero", "closed"),
+}
 
 
 @method
@@ -54,8 +47,9 @@ class DAS(Method):
     Args:
         skip: which modules are skipped, by their indices (0 is the first), or how many. A number alone takes the deepest, until
             `gossamer.search` has found which.
-        rank: r of the adapters of kept layers. The paper's 96; LaVIN 8.
-        shortcut_rank: r_S of shortcuts. None: r times the adapters that the skipped module would carry. LaVIN: 32.
+        rank: r of the adapters of kept layers. The paper's 96; LaVIN 8. 0 (ours): they carry none, beside LoRA and the like.
+        shortcut_rank: r_S of shortcuts. None: r times the adapters that the skipped module would carry. LaVIN: 32. Of bridges
+            the rank of A; None: whole.
         form: "parallel": A beside every branch, reading the residual stream through a LayerNorm of its own (ViLT, METER);
             "router": before attention, MHA(u + R(u)) with u = norm(x), two linear outputs mixed by the first token (LaVIN's LLaMA);
             "bottleneck": the same place, W_up ReLU(W_dn u + b_dn) + b_up (language-only LLaMA). The last two need pre-norm blocks.
@@ -71,7 +65,13 @@ class DAS(Method):
         temperature: t, router only.
         stacks: the stacks whose modules are candidates, numbered through in this order. None: the main one; METER's is the fusion,
             text layers first.
-        shortcut_lr: factor of the learning rate of shortcuts. 0.2 reproduces METER's training.
+        shortcut_lr: factor of the learning rate of shortcuts and bridges. None: 1, and 0.3 where bridges have a closed-form
+            start. 0.2 reproduces METER's training.
+        bridge: ours. "per-block": what is skipped has a shortcut each; "per-run": neighbours that are skipped have one bridge
+            together, x -> x + x A + b. A search gives every candidate a bridge of its own.
+        bridge_start: ours. "zero": shortcuts as the paper's, bridges as the identity; "closed": bridges, also per block, start as
+            the affine map that is nearest to what they stand for on training images; `start` computes it.
+        bridge_ridge: lambda of that start, as a share of the mean eigenvalue.
     """
 
     skip: int | tuple[int, ...] = 1
@@ -87,7 +87,10 @@ class DAS(Method):
     groups: int = 2
     temperature: float = 10.0
     stacks: tuple[str, ...] | None = None
-    shortcut_lr: float = 1.0
+    shortcut_lr: float | None = None
+    bridge: Literal["per-block", "per-run"] = "per-block"
+    bridge_start: Literal["zero", "closed"] = "zero"
+    bridge_ridge: float = 1e-2
 
     name = "das"
 
@@ -95,20 +98,32 @@ class DAS(Method):
         chosen = (self.skip,) if isinstance(self.skip, int) else self.skip
         if isinstance(self.skip, bool) or min(chosen, default=0) < 0 or len(set(chosen)) != len(chosen):
             raise UserError(f"skip must be a number of modules or their indices, each once, got {self.skip}")
-        for name in ("form", "modules", "init"):
-            known = {"form": FORMS, "modules": ("block", "attention"), "init": ("published", "zero_up")}[name]
+        for name, known in KNOWN.items():
             if getattr(self, name) not in known:
                 raise UserError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
-        if self.rank < 1 or (self.shortcut_rank is not None and self.shortcut_rank < 1):
+        if self.rank < 0 or (self.shortcut_rank is not None and self.shortcut_rank < 1):
             raise UserError(f"ranks must be at least 1, got rank={self.rank}, shortcut_rank={self.shortcut_rank}")
+        if self.rank == 0 and self.shortcut_rank is None and not self.bridged:
+            raise UserError("ranks must be at least 1, got rank=0 and no shortcut_rank: shortcuts need one")
+        if self.bridged and (self.modules != "block" or self.plus_input):
+            raise UserError(
+                "bridges stand in place of whole blocks, x + x A + b: not with modules='attention' or plus_input"
+            )
         if self.form == "parallel" and (self.before_ffn or self.plus_input):
             raise UserError("before_ffn and plus_input belong to the forms router and bottleneck, not to parallel")
         if not 0 <= self.dropout < 1:
             raise UserError(f"dropout must be in [0, 1), got {self.dropout}")
-        if self.temperature <= 0 or self.groups < 1 or self.shortcut_lr <= 0:
+        if self.temperature <= 0 or self.groups < 1 or (self.shortcut_lr is not None and self.shortcut_lr <= 0):
             raise UserError(
                 f"temperature, groups and shortcut_lr must be positive, got {self.temperature}, {self.groups}, {self.shortcut_lr}"
             )
+        if not 0 <= self.bridge_ridge < float("inf"):
+            raise UserError(f"bridge_ridge must be 0 or more, got {self.bridge_ridge}")
+
+    @property
+    def bridged(self) -> bool:
+        """Whether bridges stand in place of the paper's shortcuts."""
+        return self.bridge == "per-run" or self.bridge_start == "closed"
 
     # ---- which modules ----
 
@@ -117,12 +132,12 @@ class DAS(Method):
         found = []
         for stack in self._stacks(anatomy):
             for block in anatomy.stacks[stack]:
-                keep = () if self.form == "parallel" else ("norm1",)
+                keep = () if self.form == "parallel" or self.bridged else ("norm1",)
                 if self.modules == "block":
                     found.append(Site(block, None, keep))
                     continue
                 found.append(Site(block, "attention", keep))
-                if block.stack.cross and self.form == "parallel":
+                if block.cross and self.form == "parallel":
                     found.append(Site(block, "cross"))
         return found
 
@@ -156,25 +171,48 @@ class DAS(Method):
     # ---- placing ----
 
     def attach(self, anatomy: Anatomy) -> Part:
-        """Places shortcuts and adapters; their tree is `<stack>.blocks.<i>.{attention,cross,ffn,shortcut}`."""
+        """Places shortcuts and adapters; their tree is `<stack>.blocks.<i>.{attention,cross,ffn,shortcut,bridge}`."""
         skipped = self.skipped(anatomy)
         self._warn_of_emptied(anatomy, skipped)
         tree = Part()
-        for site in skipped:
-            grow(tree, _path(site), self.shortcut(anatomy, site))
-            anatomy.replace(site, tree.get_submodule(_path(site)), first=self._routed)
+        for run in self.runs(anatomy, skipped):
+            self.stand_in(anatomy, tree, run)
         self.add_adapters(anatomy, tree, {site.key for site in skipped})
         return tree
 
+    def runs(self, anatomy: Anatomy, skipped: Sequence[Site]) -> list[list[Site]]:
+        """What is skipped by what one shortcut or bridge stands for."""
+        if self.bridge == "per-block":
+            return [[site] for site in skipped]
+        sites = {site.block.key: site for site in skipped}
+        return [[sites[block.key] for block in run] for run in bridges.runs([s.block for s in skipped], anatomy)]
+
+    def stand_in(self, anatomy: Anatomy, tree: Part, run: Sequence[Site], *, active: bool = True) -> Replaced:
+        """Places what stands for a run of sites: it takes the place of the first, and the others let their states pass."""
+        site, *others = run
+        path = f"{site.block.key}.bridge" if self.bridged else _path(site)
+        grow(tree, path, self._bridge(run) if self.bridged else self._shortcut(site))
+        change = anatomy.replace(site, tree.get_submodule(path), first=self._routed and not self.bridged, active=active)
+        for other in others:
+            anatomy.replace(other, Identity())
+        return change
+
     def add_adapters(self, anatomy: Anatomy, tree: Part, gone: set[str]) -> None:
         """Places adapters in all branches but those that are gone."""
-        for stack in self._stacks(anatomy):
-            for block in anatomy.stacks[stack]:
-                for branch in self._branches(block):
-                    if not gone & {block.key, f"{block.key}.{branch}"}:
-                        part = FORMS[self.form](block.sizes.width, self.rank, self, block.device)
-                        grow(tree, f"{block.key}.{branch}", part)
-                        self._add(anatomy, block, branch, part)
+        for block, branch in self._carrying(anatomy, gone):
+            part = FORMS[self.form](block.sizes.width, self.rank, self, block.device)
+            grow(tree, f"{block.key}.{branch}", part)
+            self._add(anatomy, block, branch, part)
+
+    def _carrying(self, anatomy: Anatomy, gone: set[str]) -> list[tuple[Block, Branch]]:
+        """The branches that carry an adapter, of blocks that are not gone."""
+        return [
+            (block, branch)
+            for stack in self._stacks(anatomy)
+            for block in anatomy.stacks[stack]
+            for branch in (self._branches(block) if self.rank else ())
+            if not gone & {block.key, f"{block.key}.{branch}"}
+        ]
 
     def _add(self, anatomy: Anatomy, block: Block, branch: Branch, part: Part) -> None:
         if self.form == "parallel":
@@ -185,8 +223,13 @@ class DAS(Method):
         else:
             anatomy.middle(block, part, at="ffn" if branch == "ffn" else "attention", normed=True, first=self._routed)
 
-    def shortcut(self, anatomy: Anatomy, site: Site) -> Part:
-        """What stands in the place of a site."""
+    def _bridge(self, run: Sequence[Site]) -> Bridge:
+        first, last = run[0].block, run[-1].block
+        closed = self.bridge_start == "closed"
+        return Bridge(first.sizes.width, self.shortcut_rank, (first.key, last.key), closed, first.device)
+
+    def _shortcut(self, site: Site) -> Part:
+        """What stands in the place of a site, where it is no bridge."""
         block = site.block
         rank = self._shortcut_rank(site)
         adapter = FORMS[self.form](block.sizes.width, rank, self, block.device)
@@ -198,7 +241,7 @@ class DAS(Method):
     def _branches(self, block: Block) -> list[Branch]:
         """The branches of a block that carry an adapter."""
         if self.form == "parallel":
-            return ["attention", "cross", "ffn"] if block.stack.cross else ["attention", "ffn"]
+            return ["attention", "cross", "ffn"] if block.cross else ["attention", "ffn"]
         if block.attention.norm is None:
             raise UserError(
                 f"form={self.form!r} reads what a norm gives to attention; {block.name} is a post-norm block"
@@ -223,23 +266,25 @@ class DAS(Method):
         carried = len(self._branches(site.block)) if site.branch is None else 1
         return self.shortcut_rank or carried * self.rank
 
-    def _size(self, d: int, r: int) -> int:
-        """Parameters of one adapter of rank r."""
-        return {
-            "parallel": bottleneck.parameters(d, r, norm=True),
-            "router": d * r + r + 2 * (d * (r // self.groups) + d) + 2 * d + 2,
-            "bottleneck": bottleneck.parameters(d, r),
-        }[self.form]
+    def size(self, anatomy: Anatomy, skipped: Sequence[Site]) -> int:
+        """Parameters of the shortcuts or bridges of what is skipped."""
+        firsts = [run[0] for run in self.runs(anatomy, skipped)]
+        if self.bridged:
+            return sum(bridges.parameters(site.block.sizes.width, self.shortcut_rank) for site in firsts)
+        return sum(self._size(site.block, self._shortcut_rank(site)) for site in firsts)
 
-    def _macs(self, n: int, d: int, r: int) -> int:
-        """Multiply-adds of one adapter for n tokens; a router looks at one of them."""
-        if self.form == "router":
-            return n * d * r + 2 * n * d * (r // self.groups) + 2 * d
-        return 2 * n * d * r
+    def _size(self, block: Block, rank: int) -> int:
+        """Parameters of one adapter."""
+        return shortcuts.parameters(self.form, block.sizes.width, rank, self.groups)
 
     def parameters(self, anatomy: Anatomy) -> int:
-        """n_A P(r) for each block that stays, P(r_S) for each module that is skipped; P(r) = 2 d r + r + 3 d."""
-        return sum(self._size(site.block.sizes.width, rank) for site, rank in self._ranks(anatomy))
+        """n_A P(r) for each block that stays, P(r_S) for each module that is skipped; P(r) = 2 d r + r + 3 d.
+
+        A bridge has d² + d, or with a rank 2 d r_S + d, for each run.
+        """
+        skipped = self.skipped(anatomy)
+        kept = self._carrying(anatomy, {site.key for site in skipped})
+        return sum(self._size(block, self.rank) for block, _ in kept) + self.size(anatomy, skipped)
 
     def foresee(self, plan: Plan) -> None:
         """Skipped modules are not computed."""
@@ -247,27 +292,36 @@ class DAS(Method):
             plan.skip(site)
 
     def finished_macs(self, plan: Plan) -> int:
-        """2 n d r for each adapter and shortcut."""
-        return sum(self._macs(plan.tokens(s.block), s.block.sizes.width, r) for s, r in self._ranks(plan.anatomy))
+        """2 n d r for each adapter and shortcut; n d², or 2 n d r, for each bridge."""
+        skipped = self.skipped(plan.anatomy)
+        kept = self._carrying(plan.anatomy, {site.key for site in skipped})
+        total = sum(self._macs(plan, block, self.rank) for block, _ in kept)
+        for site, *_ in self.runs(plan.anatomy, skipped):
+            if self.bridged:
+                total += bridges.macs(plan.tokens(site.block), site.block.sizes.width, self.shortcut_rank)
+            else:
+                total += self._macs(plan, site.block, self._shortcut_rank(site))
+        return total
 
-    def _ranks(self, anatomy: Anatomy) -> list[tuple[Any, int]]:
-        """Every adapter and shortcut there is: where, and its rank."""
-        skipped = self.skipped(anatomy)
-        gone = {site.key for site in skipped}
-        blocks = [block for stack in self._stacks(anatomy) for block in anatomy.stacks[stack]]
-        kept = [
-            (Site(block), self.rank)
-            for block in blocks
-            for branch in self._branches(block)
-            if not gone & {block.key, f"{block.key}.{branch}"}
-        ]
-        return kept + [(site, self._shortcut_rank(site)) for site in skipped]
+    def _macs(self, plan: Plan, block: Block, rank: int) -> int:
+        return shortcuts.macs(self.form, plan.tokens(block), block.sizes.width, rank, self.groups)
 
     # ---- training and searching ----
 
     def rate(self, tensor: str) -> float:
-        """`shortcut_lr` for shortcuts, 1 for adapters."""
-        return self.shortcut_lr if "shortcut" in tensor else 1.0
+        """`shortcut_lr` for shortcuts and bridges, 1 for adapters."""
+        if not {"bridge", "shortcut", "shortcut_attention", "shortcut_cross"} & set(tensor.split(".")):
+            return 1.0
+        return self.shortcut_lr or (0.3 if self.bridge_start == "closed" else 1.0)
+
+    @property
+    def learns_from(self) -> Literal["nothing", "images", "items"]:
+        """Items of any kind, where bridges have a closed-form start."""
+        return "items" if self.bridge_start == "closed" else "nothing"
+
+    def prepare(self, adapted: Any, data: Any, collate: Callable[[list[Any]], Any] | None = None) -> None:
+        """Gives bridges their closed-form start."""
+        bridges.start(adapted, data, self.bridge_ridge, collate=collate)
 
     def bandit(self) -> Bandit:
         """The paper's rules."""
@@ -276,6 +330,10 @@ class DAS(Method):
     def picks(self, anatomy: Anatomy) -> int:
         """How many modules are skipped."""
         return len(self.skipped(anatomy))
+
+    def arms(self, anatomy: Anatomy) -> list[Arm]:
+        """The modules that may be skipped, as a race names them."""
+        return [Arm(s.key, _depth(anatomy, s.block), s.block.key) for s in self.candidates(anatomy)]
 
     def supernet(self) -> Supernet:
         """Every candidate with its adapters and its shortcut, as the method that a search trains; see `gossamer.search`."""
@@ -286,119 +344,17 @@ class DAS(Method):
         return replace(self, skip=tuple(sorted(chosen)))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Supernet(Method):
-    """All adapters and all shortcuts of a DAS at once; which of them run is switched in its tree, `Switchboard`."""
+def start(adapted: Any, data: Any, *, collate: Callable[[list[Any]], Any] | None = None) -> None:
+    """Gives the bridges of a DAS in an adapted model their closed-form start; the rest stays.
 
-    das: DAS
-
-    name = "das"
-
-    def attach(self, anatomy: Anatomy) -> Part:
-        """Places everything; nothing is skipped until `use` says so."""
-        sites = self.das.candidates(anatomy)
-        tree = Switchboard([site.key for site in sites])
-        self.das.add_adapters(anatomy, tree, set())
-        for site in sites:
-            grow(tree, _path(site), self.das.shortcut(anatomy, site))
-            part = tree.get_submodule(_path(site))
-            tree.changes.append(anatomy.replace(site, part, first=self.das.form == "router", active=False))
-        return tree
-
-    def parameters(self, anatomy: Anatomy) -> int:
-        """Those of the network without skipping, and one shortcut for each candidate."""
-        das, sites = self.das, self.das.candidates(anatomy)
-        shortcuts = sum(das._size(site.block.sizes.width, das._shortcut_rank(site)) for site in sites)
-        return replace(das, skip=0).parameters(anatomy) + shortcuts
-
-    def rate(self, tensor: str) -> float:
-        """As of DAS."""
-        return self.das.rate(tensor)
-
-
-class Switchboard(Part):
-    """The tree of a super-network: `arms` names the candidates, `use` skips some of them."""
-
-    skips = True
-
-    def __init__(self, arms: list[str]):
-        super().__init__()
-        self.arms = arms
-        self.changes: list[Replaced] = []
-
-    def use(self, chosen: Iterable[int]) -> None:
-        """From now on exactly these candidates are skipped."""
-        chosen = set(chosen)
-        for i, change in enumerate(self.changes):
-            change.switch(i in chosen)
-
-
-class Shortcut(Part):
-    """x -> x + S(x); or x + S(u) with u = norm(x), the frozen norm of the block's attention, which the block keeps."""
-
-    norm: nn.Module | None
-
-    def __init__(self, adapter: Part, norm: nn.Module | None, plus_input: bool):
-        super().__init__()
-        self.adapter, self.plus_input = adapter, plus_input
-        self.borrow(norm=norm)  # the backbone's, so no child
-
-    def forward(self, x: Tensor, first: Tensor | None = None) -> Tensor:
-        """[B, N, d], and where asked for the first token of each sequence [B, d] -> [B, N, d]."""
-        if self.norm is None:
-            return x + self.adapter(x)
-        u = self.norm.forward(x)
-        y = self.adapter(u) if first is None else self.adapter(u, self.norm.forward(first))
-        return x + u + y if self.plus_input else x + y
-
-
-def _parallel(width: int, rank: int, config: DAS, device: torch.device) -> Bottleneck:
-    """A(x) = s (W_up ReLU(W_dn LN_A(x) + b_dn) + b_up): beside a branch, or behind x + in place of a block."""
-    drawn = partial(nn.init.normal_, std=STD)
-    options = {"scale": config.scale, "dropout": config.dropout, "device": device}
-    part = Bottleneck(width, rank, norm=True, **options)
-    return part.start(drawn, nn.init.zeros_ if config.init == "zero_up" else drawn)
-
-
-def _bottleneck(width: int, rank: int, config: DAS, device: torch.device) -> Bottleneck:
-    """R(u) = s (W_up ReLU(W_dn u + b_dn) + b_up) before a branch; W_dn Xavier, the rest zero."""
-    options = {"scale": config.scale, "dropout": config.dropout, "device": device}
-    return Bottleneck(width, rank, **options).start(nn.init.xavier_uniform_)
-
-
-class RouterAdapter(Part):
-    """R(u) = s (alpha_0 (W_B z + b_B) + alpha_1 (W_D z + b_D)), z = W_A u + b_A, alpha from the first token; see `grouped`."""
-
-    def __init__(self, width: int, rank: int, config: DAS, device: torch.device):
-        super().__init__()
-        groups = config.groups
-        if rank % groups or width % groups:
-            raise UserError(f"groups={groups} must divide the rank, {rank}, and the width, {width}")
-        self.down, self.router = nn.Linear(width, rank, device=device), nn.Linear(width, 2, device=device)
-        nn.init.xavier_uniform_(self.down.weight)
-        nn.init.zeros_(self.down.bias)
-        bound = 0.0 if config.init == "zero_up" else 1 / math.sqrt(rank // groups)  # that of a linear layer
-        for name in "BD":
-            weight = torch.empty(width, rank // groups, device=device).uniform_(-bound, bound)
-            bias = torch.empty(width, device=device).uniform_(-bound, bound)
-            self.register_parameter(f"up_{name}", nn.Parameter(weight))
-            self.register_parameter(f"bias_{name}", nn.Parameter(bias))
-        self.groups, self.temperature, self.scale, self.dropout = (
-            groups,
-            config.temperature,
-            config.scale,
-            config.dropout,
-        )
-
-    def forward(self, u: Tensor, first: Tensor) -> Tensor:
-        """u [B, N, d], first token [B, d] -> [B, N, d]."""
-        z = F.dropout(self.down(u.to(self.down.weight.dtype)), self.dropout, self.training)
-        alpha = mixture(first, self.router.weight, self.router.bias, self.temperature).to(z.dtype)[:, None, None]
-        branches = [grouped(z, getattr(self, f"up_{n}"), getattr(self, f"bias_{n}"), self.groups) for n in "BD"]
-        return (self.scale * (alpha[..., 0] * branches[0] + alpha[..., 1] * branches[1])).to(u.dtype)
-
-
-FORMS: dict[str, Any] = {"parallel": _parallel, "router": RouterAdapter, "bottleneck": _bottleneck}
+    Args:
+        adapted: from `gm.adapt(model, gm.DAS(bridge_start="closed", ...))`, also among other methods.
+        data: training set: items by index, and a length. At most 1,024 are drawn.
+        collate: makes a batch of a list of items. None: torch's.
+    """
+    for one in adapted.applied:
+        if isinstance(one, DAS | Supernet):
+            one.prepare(adapted, data, collate)
 
 
 def _path(site: Site) -> str:

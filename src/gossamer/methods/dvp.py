@@ -31,6 +31,7 @@ from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError
 from gossamer.methods.base import Method, grow, method, share
 from gossamer.methods.parts import bottleneck
+from gossamer.methods.parts.arms import Arm
 from gossamer.methods.parts.bandit import Bandit
 from gossamer.methods.parts.bottleneck import Bottleneck
 
@@ -150,6 +151,10 @@ class DVP(Method):
         """One placement."""
         return 1
 
+    def arms(self, anatomy: Anatomy) -> list[Arm]:
+        """The blocks in front of which the prompt may enter, as a race names them."""
+        return [Arm(block.key, block.index) for block in anatomy.blocks(anatomy.readout.name)]
+
     def supernet(self) -> DVP:
         """A generator in front of every block; see `gossamer.search`."""
         return replace(self, super_network=True)
@@ -194,7 +199,7 @@ class DVP(Method):
     def _branches(self, anatomy: Anatomy) -> list[tuple[Block, Branch]]:
         blocks = [b for name in anatomy.adapted for b in anatomy.blocks(name)]
         crossed: tuple[Branch, ...] = ("attention", "cross", "ffn")
-        return [(b, branch) for b in blocks for branch in crossed if branch != "cross" or b.stack.cross is not None]
+        return [(b, branch) for b in blocks for branch in crossed if branch != "cross" or b.cross is not None]
 
     def _shared(self, anatomy: Anatomy) -> dict[str, nn.Parameter]:
         """The language model's own parameters that are trained: all, or those of norms in and behind its blocks, or none."""

@@ -184,10 +184,15 @@ class SPT(Method):
             )
         return SelfPrompts(self, self.vpt.attach(anatomy))
 
-    def prepare(self, adapted: Any, data: Any) -> None:
+    @property
+    def learns_from(self) -> Literal["nothing", "images", "items"]:
+        """Images."""
+        return "images"
+
+    def prepare(self, adapted: Any, data: Any, collate: Callable[[list[Any]], Any] | None = None) -> None:
         """Harvests the prompts, unless an earlier SPT of the same model has harvested for all of them."""
         if unharvested(adapted):
-            harvest(adapted, data)
+            harvest(adapted, data, collate=collate)
 
     def parameters(self, anatomy: Anatomy) -> int:
         """N p d for deep prompts, p d for shallow ones."""

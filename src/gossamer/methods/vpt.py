@@ -99,7 +99,7 @@ class VPT(Method):
     def attach(self, anatomy: Anatomy) -> Part:
         """Places prompts in the model; their tree is `<stack>.blocks.<i>.prompts` [p, d or d_p] and `projection`."""
         tree, targets, prompted = PromptTree(), self.targets(anatomy), self.prompted(anatomy)
-        if self.attention != "self" and targets[0].stack.cross is None:
+        if self.attention != "self" and targets[0].cross is None:
             name = targets[0].stack.name
             raise UserError(f"attention={self.attention!r}: blocks of the {name} stack have no cross-attention")
         if not prompted:

@@ -6,11 +6,12 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from gossamer.data.preprocess import MAX_SIZE
 from gossamer.documents import MOST, expanded
 from gossamer.errors import UserError
+from gossamer.pixels import MAX_SIZE
 
 MOST_WORKERS = 256
+BATCH = 64  # items that are computed at a time where nothing is trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +217,11 @@ class Training:
         gradient_checkpointing: compute activations again in the backward pass: less memory, about a third more time.
         workers: processes that read images, for sets too large to be kept in memory.
         report_to: trackers of the Hugging Face Trainer, such as tensorboard or wandb.
+        teacher: folder of a finished run of the same task, whose answers to training images are learnt beside the labels, such as
+            the unskipped model's (Hinton et al., arXiv 1503.02531). None: labels alone.
+        teacher_weight: a, the share of the teacher in the loss.
+        teacher_temperature: T, by which both logits are divided.
+        teacher_features: c, weight of the distance between what the two heads read.
     """
 
     epochs: int = 10
@@ -234,9 +240,24 @@ class Training:
     gradient_checkpointing: bool = False
     workers: int = 0
     report_to: list[str] = field(default_factory=list)
+    teacher: str | None = None
+    teacher_weight: float = 0.5
+    teacher_temperature: float = 2.0
+    teacher_features: float = 0.0
 
     def __post_init__(self) -> None:
         _finite("training", self, "lr", "head_lr", "weight_decay", "head_weight_decay", "clip")
+        _finite("training", self, "teacher_weight", "teacher_temperature", "teacher_features")
+        _require(0 <= self.teacher_weight <= 1, f"training.teacher_weight must be in [0, 1], got {self.teacher_weight}")
+        _require(
+            self.teacher_temperature > 0,
+            f"training.teacher_temperature must be above 0, got {self.teacher_temperature}",
+        )
+        _require(
+            self.teacher_features >= 0, f"training.teacher_features must not be negative, got {self.teacher_features}"
+        )
+        if self.teacher is not None:
+            object.__setattr__(self, "teacher", str(expanded(self.teacher)))
         _countable("training", self, "epochs", "batch")
         _require(self.batch > 0, f"training.batch must be 1 or more, got {self.batch}")
         _require(self.workers <= MOST_WORKERS, f"training.workers must be at most {MOST_WORKERS}, got {self.workers}")
@@ -263,8 +284,10 @@ class Search:
     """How the arms of a method (which layers DAS skips) are searched: `gossamer search`.
 
     Args:
+        by: bandit: that of the method's paper, over a super-network. race (ours): short runs of several choices, the better half of
+            which goes on; of the settings below it reads hold_out, candidates, engine and workers.
         epochs: passes over the training data with the super-network.
-        hold_out: part of the training data that scores candidates and is not trained on.
+        hold_out: part of the training data that scores candidates and is not trained on. None: 0.05, of a race 0.25.
         rules: changes to the bandit of the method's paper, such as {eta: 0.1, candidates: 5, interval: 3, warmup: 2}; see
             gossamer.methods.parts.bandit.Bandit.
         reward_data: held-out: a fresh batch of the held-out part for every update; train-batch: the batch of the step itself.
@@ -274,10 +297,14 @@ class Search:
         cost: what a budget and savings are measured in, multiply-adds or time on this machine.
         saving: ours. Exponent w: a candidate's reward is multiplied by (what it saves / what is saved on average)^w. 0: the paper.
         checkpoint: steps between two states from which a killed search goes on.
+        candidates: choices that enter a race.
+        engine: where the runs of a race are made: processes of this machine, or a Ray cluster.
+        workers: runs of a race at a time, on each machine; the result does not depend on it.
     """
 
+    by: Literal["bandit", "race"] = "bandit"
     epochs: int = 3
-    hold_out: float = 0.05
+    hold_out: float | None = None
     rules: dict[str, Any] = field(default_factory=dict)
     reward_data: Literal["held-out", "train-batch"] = "held-out"
     reward_batch: int | None = None
@@ -286,12 +313,19 @@ class Search:
     cost: Literal["macs", "latency"] = "macs"
     saving: float = 0.0
     checkpoint: int = 100
+    candidates: int = 16
+    engine: Literal["local", "ray"] = "local"
+    workers: int = 1
 
     def __post_init__(self) -> None:
-        _finite("search", self, "budget", "saving")
-        _countable("search", self, "epochs", "reward_batch", "checkpoint")
+        if self.hold_out is None:
+            object.__setattr__(self, "hold_out", 0.25 if self.by == "race" else 0.05)
+        _finite("search", self, "budget", "saving", "hold_out")
+        _countable("search", self, "epochs", "reward_batch", "checkpoint", "candidates")
         _require(self.epochs > 0, f"search.epochs must be 1 or more, got {self.epochs}")
-        _require(0 < self.hold_out < 1, f"search.hold_out must be between 0 and 1, got {self.hold_out}")
+        _require(0 < self.held_out < 1, f"search.hold_out must be between 0 and 1, got {self.hold_out}")
+        _require(self.candidates > 1, f"search.candidates must be 2 or more, got {self.candidates}")
+        _require(0 < self.workers <= MOST_WORKERS, f"search.workers must be 1 to {MOST_WORKERS}, got {self.workers}")
         _require(
             self.reward_batch is None or self.reward_batch > 0,
             f"search.reward_batch must be 1 or more, got {self.reward_batch}",
@@ -299,6 +333,12 @@ class Search:
         _require(self.budget is None or self.budget > 0, f"search.budget must be above 0, got {self.budget}")
         _require(self.saving >= 0, f"search.saving must not be negative, got {self.saving}")
         _require(self.checkpoint > 0, f"search.checkpoint must be 1 or more, got {self.checkpoint}")
+
+    @property
+    def held_out(self) -> float:
+        """`hold_out`, of which no None is left by now."""
+        assert self.hold_out is not None, "it was decided when this was made"
+        return self.hold_out
 
     @property
     def looks_at_cost(self) -> bool:

@@ -104,6 +104,7 @@ def to_yaml(run: Run) -> str:
 
 DESCRIPTIONS = {
     "train": "Adapt a model to labelled images. Every option can stand in the run file.",
+    "scan": "Show where in its depth a model decides the task of a run file, or of a finished run's folder.",
     "search": "Find the arms of a method, such as the layers that DAS skips, for the task of a run file.",
 }
 

@@ -104,6 +104,7 @@ def search(
     num_labels: int | None = None,
     collate: Callable[[list[Any]], dict[str, Any]] | None = None,
     loss: Callable[[nn.Module, dict[str, Any]], Tensor] | None = None,
+    plain: Any = None,
     prepare: Callable[[Adapted, Any], None] | None = None,
     after_update: Callable[[dict[str, Any]], None] | None = None,
     folder: str | Path | None = None,
@@ -124,6 +125,7 @@ def search(
         num_labels: outputs of the head, as for `adapt`.
         collate: makes a batch of a list of items. None: torch's.
         loss: of the model and a batch. None: what the model says itself for a batch with labels.
+        plain: the training set as methods take their start from it, where `data` holds more, such as a teacher's answers.
         prepare: called with the super-network and the items it will train on before its first step, such as to compute
             once what training leaves as it is.
         after_update: called with the record of every update.
@@ -161,9 +163,9 @@ def search(
         batches = Batches(data, held_out, settings, training, collate, seed)
 
         def begin(network: SuperNetwork) -> Play:
-            part = Subset(batches.data, batches.items)
+            part = Subset(data if plain is None else plain, batches.items)
             for method in network.adapted.applied:
-                method.prepare(network.adapted, part)
+                method.prepare(network.adapted, part, batches.collate)
             if prepare is not None:
                 prepare(network.adapted, part)
             return Play(network, batches, settings, rules, kept, after_update, seed)

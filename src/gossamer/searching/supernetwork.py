@@ -147,7 +147,7 @@ class Batches:
 
     def __init__(self, data: Any, held_out: Any, settings: Search, training: Training, collate: Any, seed: int):
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)).tolist()
-        count = 0 if held_out is not None else max(1, round(settings.hold_out * len(data)))
+        count = 0 if held_out is not None else max(1, round(settings.held_out * len(data)))
         self.data, self.items = data, sorted(order[count:])
         self.held, self.held_items = (held_out, range(len(held_out))) if held_out is not None else (data, order[:count])
         self.collate, self.seed = collate or default_collate, seed

@@ -43,7 +43,9 @@ class ClassifyingByWords(ClassifyingImages):
     def begin(cls, run: Run, train: ImageDataset) -> Self:
         """With the classes of the training images in words."""
         usual = next((of[2] for task, of in SETS.items() if run.data.name == f"fewshot/{task}"), TEMPLATES[0])
-        words = in_words(train.classes, run.data.names)
+        halved = run.data.classes != "all"  # names may be those of both halves
+        names = {n: w for n, w in run.data.names.items() if not halved or n in train.classes}
+        words = in_words(train.classes, names)
         return cls(
             train.classes, preprocessing(run), tuple(words), tuple(run.data.templates or (usual,)),
             train.indices if run.data.shots is not None else (),
@@ -80,8 +82,8 @@ class ClassifyingByWords(ClassifyingImages):
         """Cross-entropy over the classes."""
         return F.cross_entropy(model(pixel_values=batch["pixel_values"]).logits, batch["labels"])
 
-    def with_words(self, adapted: Adapted, words: Sequence[str]) -> None:
-        """Gives an adapter other words, which are its labels from now on.
+    def with_words(self, adapted: Adapted, words: Sequence[str], labels: Sequence[str] | None = None) -> None:
+        """Gives an adapter other words; `labels` are those of data, in the same order (None: the words).
 
         Raises:
             UserError: a method of it knows its classes by more than their words.
@@ -91,7 +93,8 @@ class ClassifyingByWords(ClassifyingImages):
         model: Any = adapted.backbone
         tokenizer = zoo.tokenizer(model.pair.name_or_path)
         model.tell(Words.of(words, self.templates, Tokens(model.pair, tokenizer)))
-        adapted.metadata = {**adapted.metadata, "labels": list(words)}
+        told = {**adapted.metadata["words"], "names": list(words)}
+        adapted.metadata = {**adapted.metadata, "labels": list(labels or words), "words": told}
 
     def replies(self, adapted: Adapted, files: Sequence[Path], texts: Sequence[str]) -> list[dict[str, Any]]:
         """A label for each, of the words behind the images where there are any."""

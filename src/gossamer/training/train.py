@@ -31,7 +31,7 @@ from gossamer.runs.progress import Bar, Journal, epochs
 from gossamer.runs.run import Run
 from gossamer.runs.sets import load_sets
 from gossamer.tasks.base import Scores, Task
-from gossamer.training import probe
+from gossamer.training import probe, teaching
 from gossamer.training.trainer import ClassifierTrainer, trainer_arguments
 
 PREPARED, WARM_START = "prepared.json", "warm_start.json"
@@ -114,7 +114,7 @@ def _trained(run: Run, applied: list[methods.Method], folder: RunFolder, start: 
 
 def _adapted(run: Run, applied: list[methods.Method], task: Task) -> Adapted:
     """The adapted model with the head that the task needs, and with what must be known to use it later."""
-    if learning := [m.name for m in _learning(applied) if task.unit != "images"]:
+    if learning := [m.name for m in applied if m.learns_from == "images" != task.unit]:
         raise UserError(f"{learning[0]} starts from labelled images, and {run.data.name} has texts about images")
     adapted = adapt(task.backbone(run), applied, num_labels=task.outputs)
     if task.outputs is not None and not any(name.startswith("head.") for name in adapted.trainable()):
@@ -127,7 +127,7 @@ def _adapted(run: Run, applied: list[methods.Method], task: Task) -> Adapted:
 
 def _learning(applied: list[methods.Method]) -> list[methods.Method]:
     """The methods that take something from the training data before training."""
-    return [method for method in applied if type(method).prepare is not methods.Method.prepare]
+    return [method for method in applied if method.learns_from != "nothing"]
 
 
 def _arguments(run: Run, folder: RunFolder, *, validate: bool) -> TrainingArguments:
@@ -175,7 +175,7 @@ def _prepare(
     start = time.monotonic()
     for method in learning:
         journal.say(f"preparing {method.name} on {len(images):,} images")
-        method.prepare(adapted, images)
+        method.prepare(adapted, images, images.collate)
     seconds = time.monotonic() - start
     folder.write(PREPARED, json.dumps({"seconds": seconds}))
     return seconds
@@ -257,6 +257,7 @@ def _tune(
     if run.training.gradient_checkpointing:
         adapted.activation_checkpointing_enable()
 
+    data, collate, loss = teaching.taught(run, task, items["train"], task.varied(items["train"], run), arguments.device)
     bar = Bar(journal, keep_history, task.measure)
 
     def scored() -> dict[str, Any]:
@@ -268,11 +269,11 @@ def _tune(
         adapted,
         arguments,
         chosen=run.training,
-        loss=task.loss,
+        loss=loss,
         validate=lambda: processes.agreed(scored),
-        train_dataset=task.varied(items["train"], run),
+        train_dataset=data,
         eval_dataset=items.get("val"),
-        data_collator=items["train"].collate,
+        data_collator=collate,
         callbacks=[bar],
     )
     trainer.train(resume_from_checkpoint=checkpoint)

@@ -1,0 +1,154 @@
+"""`gossamer shrink` on a backbone of which two blocks do nothing, and its decisions without any training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import gossamer as gm
+from gossamer.cli import main
+from gossamer.comparison import engines
+from gossamer.errors import UserError
+from gossamer.racing import shrink as shrinking
+from gossamer.racing.race import Raced
+from gossamer.racing.shrink import Shrink, shrink
+from gossamer.training.train import train
+
+from . import idle
+
+LORA = {"method": "peft", "peft_type": "LORA", "r": 2}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose validation images are a fifth of 200."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    train(idle.run(folder, LORA))
+    return folder
+
+
+def decided(monkeypatch: Any, accuracy: dict[int, float]) -> list[int]:
+    """Nothing is trained: what a number of skipped blocks reaches is said here. Gets the numbers that were asked for, in order."""
+    asked: list[int] = []
+
+    def raced(run: Any, *, resume: bool) -> Raced:
+        size = run.methods[-1]["skip"]
+        asked.append(size)
+        assert resume
+        assert run.search.by == "race"
+        assert run.training.teacher is not None
+        found = (
+            *(gm.methods.from_dict(m) for m in run.methods[:-1]),
+            gm.DAS(skip=tuple(range(size)), rank=0, bridge="per-run"),
+        )
+        return Raced(methods=found, arms=tuple("abcde"), chosen=tuple(range(size)), name="deepest", rows=())
+
+    def performed(cells: Any, engine: str, workers: int) -> Any:
+        for cell in cells:
+            cell.folder.mkdir(parents=True)
+            if cell.choosing:
+                size = len(cell.run.methods[-1]["skip"])
+                row = {"validation_accuracy": accuracy[size], "validation_loss": 0.5, "macs": 5 - size}
+            else:
+                row = dict.fromkeys(
+                    ("split", "accuracy", "balanced_accuracy", "trainable_parameters", "gmacs", "bare_gmacs", "latency_ms",
+                     "bare_latency_ms", "latency_ratio", "seconds"), 0.5,
+                )  # fmt: skip
+            (cell.folder / "row.json").write_text(json.dumps(row))
+            yield cell, False, None
+            yield cell, True, None
+
+    monkeypatch.setattr(shrinking, "race", raced)
+    monkeypatch.setattr(engines, "perform", performed)
+    monkeypatch.setattr(shrinking._Shrinking, "_latency", lambda self, cell: {"latency_ratio_at_1": 0.4})
+    return asked
+
+
+def reference(folder: Path) -> float:
+    return json.loads((folder / "metrics.json").read_text())["val"]["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("fits", "numbers", "chosen"),
+    [(4, [2, 3, 4], 4), (2, [2, 3], 2), (1, [2, 1], 1), (0, [2, 1], None)],
+)
+def test_the_most_blocks_within_the_tolerance(
+    trained: Path, tmp_path: Path, monkeypatch: Any, fits: int, numbers: list[int], chosen: int | None
+) -> None:
+    level = reference(trained)
+    asked = decided(monkeypatch, {m: level - (0.005 if m <= fits else 0.4) for m in range(1, 5)})
+    found = shrink(Shrink(run=str(trained), output=str(tmp_path), cost="macs"))
+    assert asked == numbers
+    assert found["reference"]["accuracy"] == level
+    assert found["reference"]["items"] == 40
+    assert [t["blocks"] for t in found["tried"]] == numbers
+    assert all(0 < t["cost"] < 1 for t in found["tried"])
+    assert found["chosen"] == (None if chosen is None else list(range(chosen)))
+    assert len(found["final"]) == (0 if chosen is None else 1)
+    assert ("40.0 points are lost" in found["why"]) == (chosen is None)
+    assert json.loads((tmp_path / "report.json").read_text()) == found
+    assert (tmp_path / "frontier.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_error_of_few_items_is_borne_in_mind(trained: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """Within 1 point and one standard error of the student's accuracy on 40 items, which is more than 5 points at 0.85."""
+    level = reference(trained)
+    error = ((level - 0.05) * (1.05 - level) / 40) ** 0.5
+    asked = decided(monkeypatch, dict.fromkeys(range(1, 5), level - 0.05))
+    found = shrink(Shrink(run=str(trained), output=str(tmp_path), cost="macs"))
+    assert found["tried"][0]["standard_error"] == pytest.approx(max(error, (0.25 / 1600) ** 0.5))
+    assert found["tried"][0]["within"] == (error + 0.01 >= 0.05)
+    assert asked[0] == 2
+
+
+def test_a_speed_that_is_asked_for(trained: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    level = reference(trained)
+    asked = decided(monkeypatch, {m: level - (0.0 if m <= 3 else 0.4) for m in range(1, 5)})
+    found = shrink(Shrink(run=str(trained), output=str(tmp_path / "a"), cost="macs", faster=1.8))
+    ratios = json.loads((tmp_path / "a" / "ratios.json").read_text())
+    least = min(int(m) for m, ratio in ratios.items() if ratio <= 1 / 1.8)
+    assert asked[0] == least == 3
+    assert found["chosen"] == [0, 1, 2]
+    asked.clear()
+    found = shrink(Shrink(run=str(trained), output=str(tmp_path / "b"), cost="macs", faster=2.9))
+    assert asked == [4]
+    assert found["chosen"] is None
+    assert "and 2.9 times as fast; with 4 blocks skipped 40.0 points are lost" in found["why"]
+    with pytest.raises(UserError, match=r"faster=50\.0: with 4 of 5 blocks skipped the model still costs"):
+        shrink(Shrink(run=str(trained), output=str(tmp_path / "c"), cost="macs", faster=50.0))
+
+
+def test_what_cannot_be_shrunk(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    assert main(["shrink", str(tmp_path / "nowhere")]) == 2
+    decided(monkeypatch, dict.fromkeys(range(1, 5), 0.0))
+    once = ["shrink", str(trained), "--output", str(tmp_path / "out"), "--cost", "macs"]
+    assert main(once) == 0
+    assert "nothing that is cheaper was within 1 points" in capsys.readouterr().out
+    assert main([*once, "--within", "2"]) == 2
+    assert "was begun with other settings (within=1.0, now 2.0)" in capsys.readouterr().err
+    with pytest.raises(UserError, match="within must not be negative"):
+        Shrink(run="x", within=-1.0)
+
+
+@pytest.mark.slow
+def test_a_run_is_shrunk(trained: Path, tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """The two idle blocks go without loss; the same command again trains nothing and says the same."""
+    monkeypatch.setattr(engines, "perform", idle.here)
+    once = ["shrink", str(trained), "--output", str(tmp_path / "out"), "--cost", "macs", "--candidates", "3"]
+    assert main([*once, "--export", str(tmp_path / "small.onnx")]) == 0
+    out = capsys.readouterr().out
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {1, 3} <= set(found["chosen"])
+    assert found["final"][0]["accuracy"] >= found["teacher"]["accuracy"] - 0.1
+    assert found["final"][0]["gmacs"] < found["final"][0]["bare_gmacs"]
+    assert (tmp_path / "small.onnx").is_file()
+    assert "x at batch 1" in out
+    monkeypatch.setattr(engines, "perform", lambda cells, *_: iter([]) if not cells else pytest.fail("trained again"))
+    assert main(once) == 0
+    again = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert again["tried"] == found["tried"]
