@@ -320,3 +320,15 @@ def test_words_of_a_file_are_checked(broken: dict[str, Any]) -> None:
     assert Words.from_dict(good) == made().words
     with pytest.raises(UserError, match="words"):
         Words.from_dict({**good, **broken})
+
+
+@pytest.mark.parametrize("make", [clip, siglip, dual], ids=["clip", "siglip", "dual"])
+@pytest.mark.parametrize("stack", ["vision", "text"])
+def test_a_cost_sheet_is_of_an_image(make: Any, stack: str) -> None:
+    pair = make()
+    adapted = gm.adapt(made(pair), gm.APT(prompts=5, rank=2, stack=stack))
+    sheet = adapted.cost()
+    assert sheet.tokens == {}
+    assert sheet.bare.counted == sheet.bare.closed or make is siglip  # its pooling by attention
+    more = sum(2 * (9 if make is siglip else 10) * 5 * b.sizes.width for b in adapted.anatomy.blocks("vision"))
+    assert sheet.finished.counted - sheet.bare.counted == (more if stack == "vision" else 0)

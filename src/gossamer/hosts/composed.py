@@ -39,8 +39,12 @@ class Halves(nn.Module):
         """Task heads that it brings, by name. Default: none."""
         return {}
 
+    def once(self) -> tuple[list[nn.Module], dict[str, Any]]:
+        """Modules that are computed once for all samples, and inputs that stand for what they give. Default: none."""
+        return [], {}
+
     def own_macs(self, image: tuple[int, int] | None) -> int:
-        """Multiply-adds of these heads for one image of (height, width), as they are deployed, by closed formula."""
+        """Multiply-adds of what it adds to its halves, for one image of (height, width), when deployed, by closed formula."""
         return 0
 
     def forget(self) -> None:

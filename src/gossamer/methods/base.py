@@ -19,6 +19,7 @@ class Method(ABC):
 
     name: ClassVar[str]
     learning_rate: ClassVar[float] = 1e-3  # AdamW's largest, where a run says nothing
+    trains: ClassVar[bool] = True  # False: it asks for a model as it is
     reads_blocks: ClassVar[bool] = (
         True  # whether it needs a family that knows the model; the others work on every model
     )

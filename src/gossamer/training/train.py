@@ -187,6 +187,9 @@ def _warm_start(
     """Solves the head on what it reads before tuning; what came of it, as JSON. A run with a checkpoint is past this."""
     if not run.training.warm_start:
         return None
+    if adapted.head is None:
+        journal.say("no warm start: there is no head")
+        return None
     if items.labels is None:
         journal.say("no warm start: the linear probe needs one class for each training item, and a head")
         return None
@@ -241,6 +244,9 @@ def _tune(
     """
     if solved and (run.training.epochs == 0 or _only_a_linear_head(adapted)):
         journal.say("nothing is left to tune: the head is solved" if run.condense is None else "the cut is not tuned")
+        return []
+    if not adapted.trainable():
+        journal.say("nothing is trained: the model is scored as it is")
         return []
     if run.training.epochs == 0:
         raise UserError(f"training.epochs=0 trains nothing, because the heads of {run.model.name} could not be solved")
