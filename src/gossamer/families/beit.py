@@ -17,6 +17,7 @@ class Data2VecAttention(OwnAttention):
     key: nn.Module
     value: nn.Module
     dropout: nn.Dropout
+    relative_position_bias: nn.Module
 
     def __init__(self, original: Any):
         super().__init__(original)
