@@ -57,7 +57,13 @@ class Backbone:
     causal: bool = False  # its main stack sees only what stands before
     sees: bool = False  # composed of a vision tower and a language model
     windows: bool = False  # its attention is in windows
+    classed: bool = True  # the main stack, if tokens can become one there, has a class token
     meets_all: bool = False  # every method meets it by default; the others' full table is slow
+
+    @property
+    def merges(self) -> bool:
+        """Whether its tokens have no order, so that some can become one."""
+        return self.reads == "image" and not self.windows
 
     @property
     def pre_norm(self) -> bool:
@@ -218,7 +224,7 @@ BACKBONES: dict[str, Backbone] = {
         causal=True,
         num_labels=LABELS,
     ),
-    "siglip": _bare(tf.SiglipVisionModel, tf.SiglipVisionConfig, twins.SIGLIP),
+    "siglip": replace(_bare(tf.SiglipVisionModel, tf.SiglipVisionConfig, twins.SIGLIP), classed=False),
     "vit-mae": Backbone(_mae, {"vision": twins.VIT}, num_labels=LABELS),
     "bert": Backbone(
         _of(tf.BertForSequenceClassification, tf.BertConfig, TEXT, num_labels=LABELS),

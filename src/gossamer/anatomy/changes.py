@@ -9,14 +9,14 @@ from typing import Any
 
 from torch import nn
 
-from gossamer.anatomy import probe, replaced, seams
+from gossamer.anatomy import probe, replaced, seams, shortened
 from gossamer.anatomy.block import Block
 from gossamer.anatomy.displaced import Displaced
 from gossamer.anatomy.places import Places
 from gossamer.anatomy.session import Session
 from gossamer.errors import UnknownName, UserError
 
-VERBS = ("add", "rewrite", "middle", "remember", "insert", "replace", "observe")
+VERBS = ("add", "rewrite", "middle", "remember", "insert", "replace", "shorten", "observe")
 
 
 class Changes(Places):
@@ -92,6 +92,8 @@ class Changes(Places):
                 return "no normalisation marks the place between attention and FFN"
         if verb == "insert" and block.attention.bias is not None and block.stack.windows is None:
             return f"its attention has a bias by position of its own ({block.attention.bias})"
+        if verb == "shorten" and (reason := shortened.obstacle(block)) is not None:
+            return reason
         found = self._findings(block).against(verb, branch)
         if found is None and verb == "remember":
             return seams.memory_obstacle(block, branch)
