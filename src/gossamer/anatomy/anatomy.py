@@ -24,6 +24,7 @@ Every change is kept in a log and taken back, last first, by `Anatomy.undo`.
 from __future__ import annotations
 
 import typing
+from contextlib import nullcontext
 from typing import Any, Literal
 
 from torch import nn
@@ -269,10 +270,12 @@ class Anatomy(Changes):
         self._do(shortened.Shortened(block, part, self.session), block, "middle")
         gone = {site.block.key for site in self.sites}
         told = {c.block.key for c in self.log if isinstance(c, shortened.Proportional)}
-        for behind in column[column.index(block) + 1 :] if part.proportional else ():
-            if behind.key not in gone | told:
+        waiting = [b for b in column[column.index(block) + 1 :] if part.proportional and b.key not in gone | told]
+        with self.bare() if waiting else nullcontext():  # what methods placed inside would answer a trial as well
+            for behind in waiting:
                 self._require(behind, "remember", "attention")
-                self._do(shortened.Proportional(behind, self.session), behind, "attention")
+        for behind in waiting:
+            self._do(shortened.Proportional(behind, self.session), behind, "attention")
         if not any(isinstance(c, shortened.Restored) and c.last is column[-1] for c in self.log):
             self._do(shortened.Restored(column[-1], self.session))
 

@@ -40,6 +40,7 @@ class Memory(Displaced):
         config: the attention's own configuration, where it has a copy of it meanwhile.
         log_weights: first key and logits [p] that are added for it and those behind it; None: nothing.
         log_sizes: [B, N], logits that are added for the attention's own keys; None: nothing.
+        kept: keys [1 or B, heads, p, d_h] that were remembered in the last call, where `keeps` asks for them.
         watched: gets the weights of every call; None: nobody watches.
     """
 
@@ -50,7 +51,12 @@ class Memory(Displaced):
         self.config = config
         self.log_weights: tuple[int, Tensor] | None = None
         self.log_sizes: Tensor | None = None
+        self.keeps = False
+        self.kept: Tensor | None = None
         self.watched: list[Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"log_sizes": None, "kept": None}  # of the last pass: no state
 
     @property
     def looked_at(self) -> bool:
@@ -78,6 +84,9 @@ def join(module: nn.Module, keys: Tensor, values: Tensor) -> tuple[Tensor, Tenso
         joined_keys.insert(0, own_keys.expand(batch, -1, -1, -1))
         joined_values.insert(0, own_values.expand(batch, -1, -1, -1))
         count += own_keys.shape[2]
+    if memory is not None and memory.keeps:
+        others = [k.detach().expand(batch, -1, -1, -1) for k in joined_keys[:-1]]
+        memory.kept = torch.cat(others, dim=2) if others else None
     return torch.cat(joined_keys, dim=2), torch.cat(joined_values, dim=2), count
 
 
@@ -266,6 +275,9 @@ def attach(block: Block, branch: str = "attention") -> Memory:
     if memory is None and block.stack.own_attention is not None:
         memory = Memory(None, attention)
         ours = block.stack.own_attention(attention)
+        for name, hooks in vars(attention).items():
+            if name.startswith(("_forward_hooks", "_forward_pre_hooks")):
+                vars(ours)[name] = hooks  # whoever listens to one of them, now or later, hears both
         ours.add_module(CHILD, memory)
         _set(block, branch, ours)
     elif memory is None:

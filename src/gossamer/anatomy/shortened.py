@@ -7,6 +7,7 @@ norms, read-outs and heads see what they know: a mean over tokens is then one th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -108,15 +109,14 @@ class Shortened(Change):
         self.queries: Tensor | None = None
         self.keys: Tensor | None = None
         self.merging: Merge | None = None
-        self.known = WeakIdKeyDictionary()  # in training, by the states that entered: blocks are computed again, later
+        self.passes = Passes(self.block)
 
     def apply(self) -> None:
         """Hooks in: inside the stream before what other methods placed there, which then sees merged rows, as the FFN does."""
         self.begin()
         block = self.block
         self.handles = [
-            block.module.register_forward_pre_hook(self.enter, with_kwargs=True),
-            self.attention_norm.register_forward_pre_hook(self.again),
+            *self.passes.hooks(self.attention_norm, self.ask, self.tell),
             self.ffn_norm.register_forward_pre_hook(self.middle, prepend=True),
             self.last.register_forward_hook(self.widen),
             block.module.register_forward_hook(self.leave, prepend=True),
@@ -126,6 +126,9 @@ class Shortened(Change):
     def merged(self) -> None:
         """Listens to the projections as they are now."""
         block = self.block
+        found = memory.memory_of(block.part("attention"))
+        if found is not None and self.part.asks:
+            found.keeps = True
         if block.attention.fused and not has(block.module, block.attention.q):
             wanted = {block.part("qkv"): self.keep_thirds}
         else:
@@ -136,21 +139,15 @@ class Shortened(Change):
             if keep not in module._forward_hooks.values():
                 self.handles.append(module.register_forward_hook(keep))
 
-    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Asks the ledger what the rows are."""
-        x = self.block.arguments.read(args, kwargs).states
-        if self.block.module.training and x in self.known:
-            return  # it runs again, together with its hooks
+    def ask(self, x: Tensor) -> tuple[Tensor, int]:
+        """How many tokens each row stands for, and how many rows are protected, as the ledger says."""
         ledger = self.session.ledger(self.block.stack)
         assert ledger is not None, "the column's first block began one"
-        self.sizes, self.protected = ledger.weights(x), ledger.at + ledger.count
-        if self.block.module.training:
-            self.known[x] = self.sizes, self.protected
+        return ledger.weights(x), ledger.at + ledger.count
 
-    def again(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """Finds what was known of these states."""
-        if self.block.module.training and args[0] in self.known:
-            self.sizes, self.protected = self.known[args[0]]
+    def tell(self, known: tuple[Tensor, int]) -> None:
+        """The same of the pass that runs now."""
+        self.sizes, self.protected = known
 
     def keep_keys(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         """Keeps keys."""
@@ -178,8 +175,7 @@ class Shortened(Change):
             None if t is None else t.detach().unflatten(-1, (-1, width)) for t in (self.queries, self.keys)
         )
         found = memory.memory_of(self.block.part("attention")) if self.part.asks else None
-        parts = [] if found is None else [part(1)[0] for part in found.parts]
-        remembered = torch.cat(parts, dim=1).detach().unflatten(-1, (-1, width)) if parts else None
+        remembered = None if found is None or found.kept is None else found.kept.detach().transpose(1, 2)
         assert keys is not None, "the attention ran"
         assert self.sizes is not None, "the block was entered"
         return Seen(
@@ -204,7 +200,56 @@ class Shortened(Change):
         return with_states(output, merging.merge(y))
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"known": None, "merging": None}
+        return super().__getstate__() | {"merging": None}
+
+
+class Passes:
+    """What is known of the rows that enter a block, pass by pass.
+
+    Activation checkpointing runs blocks a second time, later, some with the block's hooks and some without, when the ledger is
+    that of another pass. So what it said is kept with the states that entered, as they came and as other hooks made them.
+    """
+
+    def __init__(self, block: Block):
+        self.block = block
+        self.known = WeakIdKeyDictionary()
+        self.came: Tensor | None = None
+
+    def hooks(self, norm: nn.Module, ask: Callable[[Tensor], Any], tell: Callable[[Any], None]) -> list[Any]:
+        """On the block, first and last of all, and on the norm that it begins with.
+
+        `ask` gives what is to be known of states, and `tell` is told it when the block begins.
+        """
+        self.ask, self.tell = ask, tell
+        return [
+            self.block.module.register_forward_pre_hook(self.come, with_kwargs=True, prepend=True),
+            self.block.module.register_forward_pre_hook(self.enter, with_kwargs=True),
+            norm.register_forward_pre_hook(self.again),
+        ]
+
+    def come(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Keeps the states as they came."""
+        self.came = self.block.arguments.read(args, kwargs).states
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Asks, or finds what was known."""
+        x, came = self.block.arguments.read(args, kwargs).states, self.came
+        self.came = None
+        found = self.known.get(came)
+        if found is None:
+            found = self.ask(x)
+            if torch.is_grad_enabled():
+                self.known[x] = self.known[came] = found
+        self.tell(found)
+
+    def again(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Tells what was known, where the block is run again without its hooks."""
+        found = self.known.get(args[0])
+        if found is not None:
+            self.tell(found)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"known": None, "came": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, known=WeakIdKeyDictionary())
@@ -215,18 +260,15 @@ class Proportional(Change):
 
     def __init__(self, block: Block, session: Session):
         super().__init__()
-        self.block, self.session, self.takes = block, session, block.arguments
+        self.block, self.session = block, session
         self.norm = get(block.module, block.attention.norm or "")
-        self.known = WeakIdKeyDictionary()
+        self.passes = Passes(block)
         self.memory: Memory | None = None
 
     def apply(self) -> None:
         """Makes the attention ours and hooks in."""
         self.memory = memory.attach(self.block)
-        self.handles = [
-            self.block.module.register_forward_pre_hook(self.enter, with_kwargs=True),
-            self.norm.register_forward_pre_hook(self.again),
-        ]
+        self.handles = self.passes.hooks(self.norm, self.ask, self.tell)
 
     def revert(self) -> None:
         """The attention counts keys alike."""
@@ -235,33 +277,17 @@ class Proportional(Change):
         self.memory.log_sizes = self.memory = None
         memory.detach(self.block)
 
-    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Asks the ledger what the rows stand for."""
-        x = self.takes.read(args, kwargs).states
-        if self.block.module.training and x in self.known:
-            return
+    def ask(self, x: Tensor) -> tuple[Tensor | None]:
+        """log s of every row [B, N]; None where each stands for itself."""
         ledger = self.session.ledger(self.block.stack)
-        merged = ledger is not None and ledger.sizes is not None
-        precise = torch.promote_types(x.dtype, torch.float32)
-        sizes = ledger.weights(x.to(precise)).log() if merged and ledger is not None else None
-        self._tell(sizes)
-        if self.block.module.training:
-            self.known[x] = sizes
+        if ledger is None or ledger.sizes is None:
+            return (None,)
+        return (ledger.weights(x.to(torch.promote_types(x.dtype, torch.float32))).log(),)
 
-    def again(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """Finds what was known of these states."""
-        if self.block.module.training and args[0] in self.known:
-            self._tell(self.known[args[0]])
-
-    def _tell(self, sizes: Tensor | None) -> None:
+    def tell(self, known: tuple[Tensor | None]) -> None:
+        """The same to the attention."""
         assert self.memory is not None, "it was made ours"
-        self.memory.log_sizes = sizes
-
-    def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"known": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, known=WeakIdKeyDictionary())
+        (self.memory.log_sizes,) = known
 
 
 class Restored(Change):
@@ -270,23 +296,38 @@ class Restored(Change):
     def __init__(self, last: Block, session: Session):
         super().__init__()
         self.last, self.session = last, session
+        self.known = WeakIdKeyDictionary()  # as in `Passes`
 
     def apply(self) -> None:
         """Hooks in, behind whatever leaves there."""
-        self.handles = [self.last.module.register_forward_hook(self.after)]
+        self.handles = [self.last.module.register_forward_hook(self.after, with_kwargs=True)]
 
-    def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """The rows of all tokens."""
-        ledger = self.session.ledger(self.last.stack)
-        if ledger is None or ledger.places is None:
-            return output
-        y = states(output)
-        at, count = ledger.at, ledger.count
-        whole = ledger.spread(ledger.without_inserted(y))
-        ledger.restore()
-        if count:
-            whole = torch.cat([whole[:, :at], y[:, at : at + count], whole[:, at:]], dim=1)
-        return with_states(output, whole)
+        came = self.last.arguments.read(args, kwargs).states
+        found: Any = self.known.get(came)
+        if found is None:
+            ledger = self.session.ledger(self.last.stack)
+            if ledger is None or ledger.places is None:
+                return output
+            found = ledger.places, ledger.at, ledger.count
+            ledger.restore()
+            if torch.is_grad_enabled():
+                self.known[came] = found
+        return with_states(output, restored(states(output), *found))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"known": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, known=WeakIdKeyDictionary())
+
+
+def restored(y: Tensor, places: Tensor, at: int, count: int) -> Tensor:
+    """Rows [B, n, d], `count` of them inserted behind the first `at` -> all tokens, at `places` [B, N] of the other rows."""
+    own = cut(y, at, count, 1)
+    whole = own.gather(1, places[:, :, None].expand(-1, -1, y.shape[2]))
+    return torch.cat([whole[:, :at], y[:, at : at + count], whole[:, at:]], dim=1) if count else whole
 
 
 def obstacle(block: Block) -> str | None:
