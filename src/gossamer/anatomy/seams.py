@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from gossamer.anatomy import memory
+from gossamer.anatomy import memory, remembering
 from gossamer.anatomy.call import Arguments
 from gossamer.anatomy.states import states, tokens_of
 from gossamer.errors import WrongKind
@@ -162,7 +162,7 @@ class Remembered(Change):
 
 def memory_obstacle(block: Block, branch: str = "attention") -> str | None:
     """Why a block's attention cannot take extra keys and values, or None where a probe shows that it can."""
-    return memory.obstacle(block, branch)
+    return remembering.obstacle(block, branch)
 
 
 class Skipped(Change):

@@ -297,14 +297,22 @@ class Restored(Change):
         super().__init__()
         self.last, self.session = last, session
         self.known = WeakIdKeyDictionary()  # as in `Passes`
+        self.came: Tensor | None = None
 
     def apply(self) -> None:
         """Hooks in, behind whatever leaves there."""
-        self.handles = [self.last.module.register_forward_hook(self.after, with_kwargs=True)]
+        self.handles = [
+            self.last.module.register_forward_pre_hook(self.come, with_kwargs=True, prepend=True),
+            self.last.module.register_forward_hook(self.after),
+        ]
 
-    def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    def come(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Keeps the states as they came."""
+        self.came = self.last.arguments.read(args, kwargs).states
+
+    def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """The rows of all tokens."""
-        came = self.last.arguments.read(args, kwargs).states
+        came, self.came = self.came, None
         found: Any = self.known.get(came)
         if found is None:
             ledger = self.session.ledger(self.last.stack)
