@@ -36,10 +36,10 @@ from transformers.utils import logging
 
 import gossamer as gm
 from gossamer import storage
-from gossamer.commands.search import search_run
-from gossamer.comparison.plan import Comparison
+from gossamer.comparison.settings import Comparison
 from gossamer.comparison.sweep import compare
 from gossamer.runs.run import Data, Images, Model, Run, Search, Training
+from gossamer.searching.run import search_run
 from gossamer.training.train import train
 
 RESULTS = Path(__file__).parent / "results" / "kills.jsonl"

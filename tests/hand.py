@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -65,30 +66,34 @@ def block(call: Call, changes: Changes | None = None) -> Tensor:
     """The block's states [B, N, d], from the weights alone."""
     names, module, changes = call.names, call.module, changes or Changes()
     get = module.get_submodule
-    scales = [module.get_parameter(n) for n in names.layer_scale] if names.layer_scale else [1.0, 1.0]
+    scales = [attrgetter(n)(module) for n in names.layer_scale] if names.layer_scale else [1.0, 1.0]
+    closing = [get(n) for n in names.closing] if names.closing else [nn.Identity(), nn.Identity()]
 
-    def branch(name: str, norm: nn.Module, compute: Function, x: Tensor, scale: Any) -> Tensor:
+    def branch(name: str, norm: nn.Module, compute: Function, x: Tensor, scale: Function) -> Tensor:
         entering = x if names.post else norm(x)
         if name == "ffn" and changes.ffn_reads is not None:
             entering = entering + changes.ffn_reads(x)
-        y = compute(entering) if changes.damped else scale * compute(entering)
+        y = compute(entering) if changes.damped else scale(compute(entering))
         if name in changes.add:
             y = y + changes.add[name](entering if changes.normed else x, y)
-        y = scale * y if changes.damped else y
+        y = scale(y) if changes.damped else y
         return norm(x + y) if names.post else x + y
 
-    norms = [get(n) for n in names.norms]
+    norms = [get(n) for n in names.norms] or [nn.Identity()]
     attention = partial(_attention, call, changes)
-    x = branch("attention", norms[0], attention, call.x, scales[0])
+    x = branch("attention", norms[0], attention, call.x, lambda y: scales[0] * closing[0](y))
     if names.cross is not None:
-        x = branch("cross", norms[1], partial(_cross, call), x, 1.0)
+        x = branch("cross", norms[1], partial(_cross, call), x, lambda y: y)
     if changes.middle is not None:
         x = x + changes.middle(x)
-    return branch("ffn", norms[-1], partial(_ffn, names, module), x, scales[1])
+    return branch("ffn", norms[-1], partial(_ffn, names, module), x, lambda y: scales[1] * closing[1](y))
 
 
 def _ffn(names: Names, module: nn.Module, x: Tensor) -> Tensor:
     *gate, up, down = (module.get_submodule(n) for n in names.ffn)
+    if not gate and up.out_features == 2 * down.in_features:
+        first, second = up(x).chunk(2, dim=-1)
+        return down(names.act(first) * second)
     return down(names.act(gate[0](x)) * up(x) if gate else names.act(up(x)))
 
 
@@ -102,16 +107,13 @@ def _cross(call: Call, x: Tensor) -> Tensor:
 
 
 def _attention(call: Call, changes: Changes, x: Tensor) -> Tensor:
-    names, get, d = call.names, call.module.get_submodule, x.shape[-1]
-    q, k, v, out = (get(n) for n in names.attention)
-    if q is k:
-        queries, keys, values = q(x)[..., :d], q(x)[..., d : 2 * d], q(x)[..., 2 * d :]
-    else:
-        queries, keys, values = q(x), k(x), v(x)
+    names, get = call.names, call.module.get_submodule
+    out = get(names.attention[3])
+    queries, keys, values = projected(names, call.module, x)
     width = queries.shape[-1] // names.heads
     queries, keys, values = (_split(t, t.shape[-1] // width) for t in (queries, keys, values))
     if call.rotary is not None:
-        queries, keys = _rotate(queries, *call.rotary), _rotate(keys, *call.rotary)
+        queries, keys = (_rotate(t, *call.rotary, pairs=names.pairs) for t in (queries, keys))
     mask, bias = call.mask, call.bias
     if changes.memory is not None:
         own_keys, own_values = (_split(t.expand(len(x), -1, -1), t.shape[-1] // width) for t in changes.memory)
@@ -119,23 +121,48 @@ def _attention(call: Call, changes: Changes, x: Tensor) -> Tensor:
         p = own_keys.shape[2]
         mask = None if mask is None else F.pad(mask, (p, 0), value=True if mask.dtype == torch.bool else 0.0)
         bias = None if bias is None else F.pad(bias, (p, 0))
-    if names.norm_qk:
-        queries, keys = (get(n)(t) for n, t in zip(names.norm_qk, (queries, keys), strict=True))
     return out(_softmax(names, queries, keys, values, mask, bias))
+
+
+def projected(names: Names, module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values of states that are normalised already, [B, N, inner], queries and keys behind their norms."""
+    q, k, v, out = (module.get_submodule(n) for n in names.attention)
+    if q is k:
+        d = out.in_features
+        rest = (q.out_features - d) // 2
+        queries, keys, values = q(x).split([d, rest, rest], dim=-1)
+    else:
+        queries, keys, values = q(x), k(x), v(x)
+    if names.apart:
+        queries, values = (t + attrgetter(n)(module) for n, t in zip(names.apart, (queries, values), strict=True))
+    if names.norm_qk:
+        width = queries.shape[-1] // names.heads
+        norms = [module.get_submodule(n) for n in names.norm_qk]
+        if norms[0].weight.numel() == width:
+            split = [t.unflatten(-1, (-1, width)) for t in (queries, keys)]
+            queries, keys = (norm(t).flatten(-2) for norm, t in zip(norms, split, strict=True))
+        else:
+            queries, keys = norms[0](queries), norms[1](keys)
+    return queries, keys, values
 
 
 def _split(x: Tensor, heads: int) -> Tensor:
     return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
 
 
-def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    half = x.shape[-1] // 2
-    return x * cosine[:, None] + torch.cat([-x[..., half:], x[..., :half]], -1) * sine[:, None]
+def _rotate(x: Tensor, cosine: Tensor, sine: Tensor, *, pairs: bool) -> Tensor:
+    """The last rows of x [B, heads, N, d_h], as many as there are in the tables [1, n, d_h]."""
+    half, front = x.shape[-1] // 2, x.shape[2] - cosine.shape[-2]
+    still, turned = x[:, :, :front], x[:, :, front:]
+    across = torch.cat([-turned[..., half:], turned[..., :half]], -1)
+    if pairs:
+        across = torch.stack([-turned[..., 1::2], turned[..., ::2]], -1).flatten(-2)
+    return torch.cat([still, turned * cosine[:, None] + across * sine[:, None]], 2)
 
 
 def _softmax(names: Names, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None) -> Tensor:
     k, v = (t.repeat_interleave(names.heads // t.shape[1], 1) for t in (k, v))
-    scores = q @ k.transpose(2, 3) * (1.0 if names.unscaled else q.shape[-1] ** -0.5)
+    scores = q @ k.transpose(2, 3) * (q.shape[-1] ** -0.5 if names.scale is None else names.scale)
     scores = scores if bias is None else scores + bias
     if mask is not None:
         scores = scores.masked_fill(~mask, -1e30) if mask.dtype == torch.bool else scores + mask
@@ -162,18 +189,24 @@ def record(row: str, stack: str, attention: str = "sdpa") -> list[Call]:
 def _understood(row: str, stack: str, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Call:
     names = KINDS[row, stack]
     order = ["x", "mask"]
-    if row.startswith("t5"):
+    if names.bias is None and row.startswith("t5"):
         order += ["bias", "side", "side_mask"]
     elif names.cross is not None:
         order += ["side", "side_mask"]
     found = dict(zip(order, args, strict=False))
     meanings = {
         "hidden_states": "x", "attention_mask": "mask", "attn_mask": "mask", "position_bias": "bias",
-        "position_embeddings": "rotary", "encoder_hidden_states": "side", "encoder_attention_mask": "side_mask",
+        "position_embeddings": "rotary", "rope": "rotary", "encoder_hidden_states": "side", "encoder_attention_mask": "side_mask",
     }  # fmt: skip
     found |= {meanings[k]: v for k, v in kwargs.items() if k in meanings}
     if row.startswith("t5"):
         found["bias"] = output[1]
+    elif names.bias is not None:
+        found["bias"] = names.bias(module, found["x"].shape[1])
+    if isinstance(tables := found.get("rotary"), Tensor):  # timm's, the sine in front
+        found["rotary"] = tables[None].chunk(2, dim=-1)[::-1]
+    elif tables is not None and tables[0].dim() == 2:
+        found["rotary"] = tuple(t[None] for t in tables)
     if found.get("mask") is None and stack == "decoder":  # left out: every token sees those up to itself
         length = found["x"].shape[1]
         found["mask"] = torch.ones(1, 1, length, length, dtype=torch.bool).tril()

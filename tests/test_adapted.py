@@ -21,7 +21,7 @@ import gossamer as gm
 from gossamer.adapted import occupant
 
 from .contract.backbones import LABELS, TEXT, VISION
-from .contract.table import BACKBONES, Backbone, disturb, run
+from .contract.table import BACKBONES, Backbone, disturb, rows, run
 
 VIT = BACKBONES["vit"]
 METHODS: dict[str, Any] = {
@@ -483,7 +483,7 @@ def test_names_of_labels_come_back() -> None:
     assert same_count.config.id2label == {0: "cat", 1: "dog"}
 
 
-@pytest.mark.parametrize("row", [r for r, b in BACKBONES.items() if b.num_labels])
+@pytest.mark.parametrize("row", rows(lambda b: bool(b.num_labels)))
 def test_a_head_is_built_where_there_is_none(row: str) -> None:
     adapted = gm.adapt(BACKBONES[row].model(), gm.VPT(prompts=2), num_labels=7).eval()
     assert run(adapted, BACKBONES[row].inputs()).shape == (3, 7)

@@ -12,8 +12,9 @@ import torch
 
 import gossamer as gm
 from gossamer import cli, data, metrics
-from gossamer.evaluate import evaluate, load_adapter
+from gossamer.evaluate import evaluate
 from gossamer.predict import answer, caption, rank
+from gossamer.runs.trained import load_adapter
 from gossamer.tasks.texts import PreparedTexts
 from gossamer.tasks.writing_captions import WritingCaptions
 from gossamer.training.train import train

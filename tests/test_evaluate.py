@@ -10,7 +10,8 @@ from sklearn import metrics
 
 import gossamer as gm
 from gossamer import cli, data, predict
-from gossamer.evaluate import evaluate, load_adapter
+from gossamer.evaluate import evaluate
+from gossamer.runs.trained import load_adapter
 from gossamer.tasks.classifying_images import ClassifyingImages, score
 
 from . import squares

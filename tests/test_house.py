@@ -15,10 +15,13 @@ import gossamer as gm
 SOURCE = Path(gm.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("version", "tested_versions", "documents", "arguments", "quiet", "metrics", "carriers", "hub", "fingerprint"),
+    (
+        *("version", "tested_versions", "documents", "arguments", "quiet", "metrics", "carriers", "hub", "fingerprint"),
+        *("pixels", "made"),
+    ),
     ("storage", "report", "card"),
     ("state",),
-    ("anatomy.call", "anatomy.stack", "anatomy.displaced"),
+    ("anatomy.call", "anatomy.stack", "anatomy.displaced", "anatomy.projection"),
     ("anatomy.block",),
     ("anatomy.memory",),  # up to here, what a family may speak of
     ("families",),

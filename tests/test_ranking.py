@@ -14,9 +14,10 @@ from torch.nn import functional as F
 import gossamer as gm
 from gossamer import cli, data, tasks, zoo
 from gossamer.comparison.timing import timed
-from gossamer.evaluate import evaluate, load_adapter
+from gossamer.evaluate import evaluate
 from gossamer.models.ranking import MatchingHead, matching_loss
 from gossamer.predict import answer, rank
+from gossamer.runs.trained import load_adapter
 from gossamer.tasks import ranking_texts
 from gossamer.tasks.ranking_texts import RankingTexts, loss_among_all
 from gossamer.training.train import train

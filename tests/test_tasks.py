@@ -11,10 +11,11 @@ from torch.nn import functional as F
 
 import gossamer as gm
 from gossamer import cli, data, tasks
-from gossamer.evaluate import evaluate, load_adapter
+from gossamer.evaluate import evaluate
 from gossamer.predict import answer
 from gossamer.runs.run import Data
 from gossamer.runs.sets import apart, load_sets
+from gossamer.runs.trained import load_adapter
 from gossamer.tasks.classifying_answers import answer_loss
 from gossamer.tasks.texts import score_answers
 from gossamer.training.train import train

@@ -7,7 +7,7 @@ Names of modules stand here a second time, on purpose: nothing is shared with `g
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,14 +24,18 @@ class Names:
 
     attention: tuple[str, str, str, str]  # q, k, v, out; timm: the fused projection three times, out
     ffn: tuple[str, ...]  # up, down, or gate, up, down
-    norms: tuple[str, ...]  # around attention, around cross-attention where there is one, around the FFN
+    norms: tuple[str, ...]  # around attention, around cross-attention where there is one, around the FFN; (): nowhere
     act: Function = F.gelu
     cross: tuple[str, str, str, str] | None = None
     post: bool = False  # norms stand behind the sums
-    layer_scale: tuple[str, str] | None = None
+    layer_scale: tuple[str, str] | None = None  # parameters, or numbers
     heads: int = 2
-    unscaled: bool = False
-    norm_qk: tuple[str, str] | None = None
+    scale: float | None = None  # of q k^T; None: 1 / sqrt of a head's width
+    norm_qk: tuple[str, str] | None = None  # of each head, or of all heads at once
+    closing: tuple[str, str] | None = None  # norms of what attention and FFN give, before the sums
+    apart: tuple[str, str] | None = None  # biases of q and v that a fused projection lacks
+    pairs: bool = False  # rotary positions turn neighbours, not halves
+    bias: Callable[[Any, int], Tensor] | None = None  # what the block adds to the scores of so many tokens
 
 
 def _under(path: str, *names: str) -> Any:
@@ -65,18 +69,16 @@ T5 = Names(
     _under("layer.1.DenseReluDense", "wi", "wo"),
     ("layer.0.layer_norm", "layer.1.layer_norm"),
     F.relu,
-    unscaled=True,
+    scale=1.0,
 )
-T5_GATED = Names(
-    T5.attention, _under("layer.1.DenseReluDense", "wi_0", "wi_1", "wo"), T5.norms, gelu_tanh, unscaled=True
-)
+T5_GATED = Names(T5.attention, _under("layer.1.DenseReluDense", "wi_0", "wi_1", "wo"), T5.norms, gelu_tanh, scale=1.0)
 T5_DECODER = Names(
     T5.attention,
     _under("layer.2.DenseReluDense", "wi", "wo"),
     (*T5.norms[:1], "layer.1.layer_norm", "layer.2.layer_norm"),
     F.relu,
     cross=_under("layer.1.EncDecAttention", "q", "k", "v", "o"),
-    unscaled=True,
+    scale=1.0,
 )
 METER = Names(
     BERT.attention,
@@ -105,3 +107,47 @@ _TIMM = (("attn.qkv", "attn.qkv", "attn.qkv", "attn.proj"), VIT.ffn, ("norm1", "
 TIMM = Names(*_TIMM, layer_scale=("ls1.gamma", "ls2.gamma"))
 TIMM_PLAIN = Names(*_TIMM)
 TIMM_NORMED = Names(*_TIMM, norm_qk=("attn.q_norm", "attn.k_norm"))
+QWEN3 = replace(LLAMA, norm_qk=("self_attn.q_norm", "self_attn.k_norm"))
+GRANITE = replace(LLAMA, layer_scale=("residual_multiplier", "residual_multiplier"), scale=1.0)
+_BEHIND = ("post_attention_layernorm", "post_feedforward_layernorm")
+GEMMA = replace(LLAMA, act=gelu_tanh)
+GEMMA2 = replace(GEMMA, norms=("input_layernorm", "pre_feedforward_layernorm"), closing=_BEHIND, scale=7**-0.5)
+GEMMA3 = replace(GEMMA2, norm_qk=QWEN3.norm_qk)
+OLMO2 = replace(QWEN3, norms=(), closing=_BEHIND)
+PHI3 = replace(
+    LLAMA, attention=(*["self_attn.qkv_proj"] * 3, "self_attn.o_proj"), ffn=("mlp.gate_up_proj", "mlp.down_proj")
+)
+MBART = replace(BART, post=False)
+MBART_DECODER = replace(BART_DECODER, post=False)
+
+
+def _t5_bias(block: Any, length: int) -> Tensor:
+    return block.layer[0].SelfAttention.compute_bias(length, length)
+
+
+UMT5 = replace(T5_GATED, bias=_t5_bias)
+UMT5_DECODER = replace(
+    T5_DECODER, ffn=_under("layer.2.DenseReluDense", "wi_0", "wi_1", "wo"), act=gelu_tanh, bias=_t5_bias
+)
+DISTILBERT = Names(
+    _under("attention", "q_lin", "k_lin", "v_lin", "out_lin"),
+    _under("ffn", "lin1", "lin2"),
+    ("sa_layer_norm", "output_layer_norm"),
+    post=True,
+)
+DINOV3 = replace(DINO, ffn=_under("mlp", "up_proj", "down_proj"), heads=3)
+DINOV3_GATED = replace(DINOV3, ffn=SWIGLU.ffn, act=F.silu)
+BEIT = replace(VIT, layer_scale=("lambda_1", "lambda_2"), bias=lambda block, n: block.relative_position_bias((4, 4)))
+DATA2VEC = replace(
+    VILT, layer_scale=BEIT.layer_scale, bias=lambda block, n: block.attention.attention.relative_position_bias((4, 4))
+)
+EVA = replace(TIMM_PLAIN, layer_scale=("gamma_1", "gamma_2"), apart=("attn.q_bias", "attn.v_bias"), pairs=True, heads=3)
+EVA_GATED = replace(EVA, ffn=VIT.ffn, act=F.silu, layer_scale=None)
+TIMM_BEIT = replace(
+    TIMM_PLAIN,
+    layer_scale=("gamma_1", "gamma_2"),
+    apart=EVA.apart,
+    bias=lambda block, n: block.attn._get_rel_pos_bias(),
+)
+TIMM_BEHIND = replace(TIMM_PLAIN, norms=(), closing=("norm1", "norm2"))
+TIMM_RELPOS = replace(TIMM, bias=lambda block, n: block.attn.rel_pos.get_bias())

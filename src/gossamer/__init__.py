@@ -21,6 +21,9 @@ _WHERE = {
     "read": "gossamer.anatomy",
     "condense": "gossamer.condensation",
     "VisionLanguage": "gossamer.models.vision_language",
+    "ZeroShot": "gossamer.models.zero_shot",
+    "Segmenter": "gossamer.models.segmenter",
+    "Decoder": "gossamer.models.segmenter",
     "METHODS": "gossamer.methods",
     "CostSheet": "gossamer.cost",
     "search": "gossamer.searching.search",
@@ -51,7 +54,10 @@ if TYPE_CHECKING:
     from gossamer.cost import CostSheet as CostSheet
     from gossamer.methods import METHODS as METHODS
     from gossamer.methods.parts.bandit import Bandit as Bandit
+    from gossamer.models.segmenter import Decoder as Decoder
+    from gossamer.models.segmenter import Segmenter as Segmenter
     from gossamer.models.vision_language import VisionLanguage as VisionLanguage
+    from gossamer.models.zero_shot import ZeroShot as ZeroShot
     from gossamer.runs.run import Search as Search
     from gossamer.searching.search import search as search
     from gossamer.storage import AdapterError as AdapterError

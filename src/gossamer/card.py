@@ -11,14 +11,19 @@ from typing import Any
 
 import yaml
 
-HALVES = ("vision", "language")  # of composed models
+HALVES = {
+    "VisionLanguage": ("vision", "language"),
+    "ZeroShot": ("pair",),
+    "Segmenter": ("backbone",),
+}  # of composed models
 _MEANT = re.compile(r"([\\`*_{}\[\]<>()#+!|~&$-])")
 
 
 def text(config: dict[str, Any]) -> str:
     """The card as Markdown, from what adapter_config.json says."""
     metadata, backbone = config["metadata"], config["backbone"]
-    parts = [backbone["options"][half] for half in HALVES] if backbone["class"] == "VisionLanguage" else [backbone]
+    halves = HALVES.get(backbone["class"])
+    parts = [backbone] if halves is None else [backbone["options"][half] for half in halves]
     base = " + ".join(part["name"] or part["class"] for part in parts)
     methods = ", ".join(m["method"] for m in config["methods"])
     lines = [f"# {plain(base)}, adapted by {plain(methods)}", ""]

@@ -30,14 +30,14 @@ COMMANDS = {
     ),
     "condense": ("gossamer.commands.condense", "keep the prompts of a finished run that matter, and tune them further"),
     "shrink": ("gossamer.commands.shrink", "find and train the cheapest model within a point of a finished run"),
-    "evaluate": ("gossamer.evaluate", "score a trained adapter"),
+    "evaluate": ("gossamer.commands.evaluate", "score a trained adapter"),
     "compare": (
-        "gossamer.comparison.sweep",
+        "gossamer.commands.compare",
         "methods x tasks x seeds from one file, and a report of accuracy against cost",
     ),
-    "predict": ("gossamer.predict", "labels of image files, answers to questions about them"),
-    "protocol": ("gossamer.protocols", "write the run files of a published protocol on VTAB-1k or FGVC"),
-    "export": ("gossamer.export", "write a trained classifier as one file: ONNX or torch.export"),
+    "predict": ("gossamer.commands.predict", "labels of image files, answers to questions about them"),
+    "protocol": ("gossamer.commands.protocol", "write the run files of a published protocol on VTAB-1k or FGVC"),
+    "export": ("gossamer.commands.export", "write a trained classifier as one file: ONNX or torch.export"),
     "new": ("gossamer.commands.new", "in a checkout of Gossamer: the skeleton of a new method or family"),
 }
 """Name -> module with a function `command(arguments)`, and one line of help."""

@@ -6,7 +6,6 @@ first dimension of every input is free, so a file serves any batch.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import os
@@ -116,28 +115,15 @@ def answers(file: str | os.PathLike[str]) -> Answer:
     return lambda inputs: torch.from_numpy(session.run(None, {name: t.numpy() for name, t in inputs.items()})[0])
 
 
-def command(arguments: Sequence[str]) -> None:
-    """`gossamer export`: writes the classifier of a run as one file and says what it measured."""
-    parser = argparse.ArgumentParser(
-        prog="gossamer export", description="Write a trained classifier as one file for another runtime."
-    )
-    parser.add_argument("run", help="folder of a run")
-    parser.add_argument("--format", choices=list(SUFFIX), default="onnx", help="default: %(default)s")
-    parser.add_argument("--int8", action="store_true", help="8-bit weights (onnx only), with their accuracy beside it")
-    parser.add_argument("--output", help="file (default: model.onnx or model.pt2 in the folder of the run)")
-    asked = parser.parse_args(arguments)
-    file = Path(asked.output or Path(asked.run) / f"model{'.int8' if asked.int8 else ''}{SUFFIX[asked.format]}")
-    found = export_run(asked.run, file, format=asked.format, int8=asked.int8)
-    times, size = found["latency"], f"{found['mib']:.1f} MiB"
-    print(f"{file}: {size}; logits differ from the adapter's by at most {found['difference']:.1g}")
-    print(
-        f"a batch of {times['batch']}: {times['torch']:.1f} ms in torch, {times['exported']:.1f} ms in the file's runtime"
-    )
-    if "accuracy" in found:
-        of = found["accuracy"]
-        print(
-            f"accuracy on {of['split']}: {of['adapter']:.2%} as trained, {of['exported']:.2%} in 8 bits ({of['n']:,} images)"
-        )
+def file_of(run: str | Path, format: str, *, int8: bool) -> Path:
+    """The file in a run's folder that its export is written to unless told otherwise.
+
+    Raises:
+        ValueError: no such format.
+    """
+    if format not in SUFFIX:
+        raise UserError(f"format must be one of {', '.join(SUFFIX)}, got {format!r}")
+    return Path(run) / f"model{'.int8' if int8 else ''}{SUFFIX[format]}"
 
 
 def export_run(run: str | Path, file: Path, *, format: Literal["onnx", "torch"], int8: bool) -> dict[str, Any]:
@@ -146,8 +132,9 @@ def export_run(run: str | Path, file: Path, *, format: Literal["onnx", "torch"],
     With int8 the accuracy of the file is measured on the run's test images, or the validation ones where there is no test split.
     """
     from gossamer.data import ImageDataset
-    from gossamer.evaluate import items_of, load_adapter
+    from gossamer.evaluate import items_of
     from gossamer.runs.prepared import Prepared
+    from gossamer.runs.trained import load_adapter
     from gossamer.tasks.recorded import preprocessing_of
 
     adapted = load_adapter(run).eval()

@@ -8,6 +8,7 @@ import io
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -169,3 +170,50 @@ def caption_scores(captions: Mapping[str, str], references: Mapping[str, Sequenc
         meteor.meteor_p.kill()
         meteor.meteor_p.communicate()
     return {**{f"BLEU-{n}": bleu[n - 1] for n in range(1, 5)}, **rest}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overlap:
+    """How predicted pixels lie over labelled ones, of a whole set.
+
+    Attributes:
+        iou: of each class K_cc / (row_c + column_c - K_cc); None for one that is neither labelled nor predicted.
+        accuracy: of each class K_cc / row_c; None for one that is not labelled.
+        miou, mean_accuracy: means over the classes that have one.
+        pixel_accuracy: share of labelled pixels that are right.
+    """
+
+    iou: list[float | None]
+    accuracy: list[float | None]
+    miou: float
+    mean_accuracy: float
+    pixel_accuracy: float
+
+
+def overlap(confusion: Tensor) -> Overlap:
+    """The scores of numbers of pixels [true, predicted], all of a set counted together, as mmsegmentation counts them.
+
+    Raises:
+        UserError: no pixel was counted.
+    """
+    right, rows, columns = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    if int(rows.sum()) == 0:
+        raise UserError("no pixel is labelled, so there is nothing to score")
+    iou = [_share(n, of) for n, of in zip(right.tolist(), (rows + columns - right).tolist(), strict=True)]
+    accuracy = [_share(n, of) for n, of in zip(right.tolist(), rows.tolist(), strict=True)]
+    means = [sum(found) / len(found) for found in ([v for v in values if v is not None] for values in (iou, accuracy))]
+    return Overlap(
+        iou=iou, accuracy=accuracy, miou=means[0], mean_accuracy=means[1],
+        pixel_accuracy=int(right.sum()) / int(rows.sum()),
+    )  # fmt: skip
+
+
+def _share(count: int, of: int) -> float | None:
+    return count / of if of else None
+
+
+def counted(predicted: Tensor, labels: Tensor, classes: int, ignore: int) -> Tensor:
+    """Numbers of pixels [true, predicted] of predicted classes and labels of one shape; where the label is `ignore`, none."""
+    kept = labels != ignore
+    pairs = labels[kept].long() * classes + predicted[kept].long()
+    return torch.bincount(pairs, minlength=classes * classes).view(classes, classes)

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from gossamer import hosts, zoo
 from gossamer.adapted import AdaptedModule
 from gossamer.anatomy import Anatomy
-from gossamer.data.preprocess import MAX_SIZE
 from gossamer.hosts import settings
+from gossamer.models.segmenter import Segmenter
 from gossamer.models.vision_language import VisionLanguage
+from gossamer.models.zero_shot import ZeroShot
+from gossamer.pixels import MAX_SIZE
 from gossamer.storage import AdapterError, check_types
 
 FIELDS = {
@@ -24,13 +26,15 @@ FIELDS = {
     "options": dict, "structure": dict,
 }  # fmt: skip
 OPTIONS = {"img_size": list, "global_pool": str, "fc_norm": bool, "dynamic_img_size": bool}  # of timm's models
-HALVES = ("vision", "language")  # of composed models, each with a reference of its own
+COMPOSED: dict[str, type[hosts.Halves]] = {kind.__name__: kind for kind in (VisionLanguage, ZeroShot, Segmenter)}
+"""Models whose halves have a reference of their own each."""
 TASKS = {  # ending of a transformers class -> task of the zoo that makes one
     "ForImageClassification": "image-classification",
     "ForSequenceClassification": "text-classification",
     "ForQuestionAnswering": "visual-question-answering",
     "ForImagesAndTextClassification": "two-image-classification",
     "ForRetrieval": "image-text-retrieval",
+    "ForSemanticSegmentation": "semantic-segmentation",
     "ForCausalLM": "text-generation",
 }
 DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -45,10 +49,11 @@ def reference(adapted: AdaptedModule) -> dict[str, Any]:
             name: _reference(part, weights[name].fingerprint, weights[name].dtype, list(_read(adapted, part).heads))
             for name, part in adapted.host.parts(backbone).items()
         }
-    if not isinstance(backbone, VisionLanguage):
+    if not isinstance(backbone, hosts.Halves):
         return parts["backbone"]
     first = next(iter(weights.values()))
-    return {**_reference(backbone, adapted.fingerprint, first.dtype, []), "options": parts}
+    whole = _reference(backbone, adapted.fingerprint, first.dtype, [])
+    return {**whole, "options": parts | whole["options"]}
 
 
 def _read(adapted: AdaptedModule, part: nn.Module) -> Anatomy:
@@ -82,7 +87,7 @@ def warn(adapted: AdaptedModule, section: dict[str, Any]) -> None:
             for half, part in parts.items()
         }
     for half, part in parts.items():
-        told = section["options"][half] if isinstance(adapted.backbone, VisionLanguage) else section
+        told = section["options"][half] if isinstance(adapted.backbone, hosts.Halves) else section
         kind, name = type(part).__name__, told["name"]
         if not name:
             warnings.warn(
@@ -129,9 +134,10 @@ def check(section: dict[str, Any], where: str = "adapter_config.json, backbone")
     if section["dtype"] not in DTYPES:
         raise AdapterError(f"{where}: dtype is {section['dtype']!r:.60}; it can be {', '.join(DTYPES)}")
     options, inside = section["options"], f"{where}, options"
-    if section["class"] == VisionLanguage.__name__:
-        check_types(options, dict.fromkeys(HALVES, dict), inside)
-        for half in HALVES:
+    if section["class"] in COMPOSED:
+        kind = COMPOSED[section["class"]]
+        check_types(options, {**dict.fromkeys(kind.halves, dict), **kind.fields}, inside)
+        for half in kind.halves:
             check(options[half], f"{inside}, {half}")
     elif section["library"] == "timm":
         check_types(options, {name: kind for name, kind in OPTIONS.items() if name in options}, inside)
@@ -151,7 +157,7 @@ def check_class(backbone: nn.Module, section: dict[str, Any]) -> None:
             f"this adapter is for a {section['class']} and the given backbone is a {type(backbone).__name__}; "
             f"give it {section['name'] or 'the model it was trained on'}"
         )
-    if isinstance(backbone, VisionLanguage):
+    if isinstance(backbone, hosts.Halves):
         for half, part in backbone.parts.items():
             check_class(part, section["options"][half])
 
@@ -168,7 +174,7 @@ def check_settings(
         AdapterError: it does not; the message names the settings.
     """
     for half, part in hosts.of(backbone).parts(backbone).items():
-        told, host = section["options"][half] if isinstance(backbone, VisionLanguage) else section, hosts.of(part)
+        told, host = section["options"][half] if isinstance(backbone, hosts.Halves) else section, hosts.of(part)
         found = settings.apart(told["options"], host.options(part))
         if not found and versions.get(told["library"]) == version(told["library"]):
             heads = hosts.read(part, head if part is backbone else None).heads
@@ -188,7 +194,7 @@ def check_weights(adapted: AdaptedModule, section: dict[str, Any]) -> None:
         AdapterError: they are others.
     """
     for half, part in adapted.host.parts(adapted.backbone).items():
-        told = section["options"][half] if isinstance(adapted.backbone, VisionLanguage) else section
+        told = section["options"][half] if isinstance(adapted.backbone, hosts.Halves) else section
         if told["fingerprint"] not in (None, adapted.fingerprints[half]):
             raise AdapterError(
                 f"it was trained on other weights than those of this {type(part).__name__} (fingerprint "
@@ -203,8 +209,11 @@ def load(section: dict[str, Any], head: dict[str, Any]) -> nn.Module:
     Raises:
         AdapterError: it has no name, is not to be had, or cannot have these settings.
     """
-    if section["class"] == VisionLanguage.__name__:
-        return VisionLanguage(**{half: load(section["options"][half], {}) for half in HALVES})
+    if section["class"] in COMPOSED:
+        kind, told = COMPOSED[section["class"]], section["options"]
+        return kind(
+            **{half: load(told[half], {}) for half in kind.halves}, **{name: told[name] for name in kind.fields}
+        )
     if not section["name"]:
         raise AdapterError(
             f"the folder does not say where its {section['class']} came from (it was not loaded by name); give backbone=..."

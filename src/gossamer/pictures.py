@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from gossamer.adapting import Adapted
     from gossamer.anatomy import Anatomy
     from gossamer.anatomy.block import Block
-    from gossamer.runs.prepared import Prepared
 
 SHARE = 0.9  # of the squared singular values that an effective rank holds
 SHOWN = 4  # images, and prompts of each, in a picture of attention
@@ -250,8 +249,8 @@ def _grid_of_axes(rows: int, columns: int) -> tuple[Any, Any]:
     return figure, grid
 
 
-def attention_of_run(adapted: Adapted, images: Prepared, path: str | Path) -> None:
-    """`prompt_maps` of the first images of a split, for the last block with prompts and those of them that vary most.
+def attention_of_run(adapted: Adapted, images: Any, path: str | Path) -> None:
+    """`prompt_maps` of the first images of a prepared split, for the last block with prompts and those of them that vary most.
 
     Nothing is drawn for a model without prompts.
 

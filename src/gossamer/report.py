@@ -53,6 +53,23 @@ def confusion(counts: Sequence[Sequence[int]], names: Sequence[str], path: str |
     save_figure(figure, path)
 
 
+def beside(rows: Sequence[Sequence[Any]], names: Sequence[str], path: str | Path, *, title: str) -> None:
+    """Rows of images, one under the other, each column under its name, as a PNG at `path`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2.4 * len(names), 2.4 * len(rows) + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    for line, row in zip(figure.subplots(len(rows), len(names), squeeze=False), rows, strict=True):
+        for axes, image in zip(line, row, strict=True):
+            axes.imshow(image, interpolation="nearest")
+            axes.set_axis_off()
+    for axes, name in zip(figure.axes, names, strict=False):
+        axes.set_title(name)
+    figure.suptitle(title)
+    save_figure(figure, path)
+
+
 def preferences(
     history: Sequence[Mapping[str, Any]], arms: Sequence[str], chosen: Sequence[int], path: str | Path
 ) -> None:

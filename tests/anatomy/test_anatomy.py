@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from typing import Any
@@ -18,14 +19,14 @@ from gossamer.anatomy import survey
 from gossamer.families import FAMILIES
 
 from ..contract.backbones import TEXT, VISION
-from ..contract.table import BACKBONES, run
+from ..contract.table import BACKBONES, rows, run
 from ..hand import KINDS
 
-EVERY = pytest.mark.parametrize("row", list(BACKBONES))
+EVERY = pytest.mark.parametrize("row", rows())
 
 
 # Stages are in tests/test_windows.py; composed models are read half by half, and each half has a row of its own.
-@pytest.mark.parametrize("row", [row for row, b in BACKBONES.items() if "swin" not in row and not b.sees])
+@pytest.mark.parametrize("row", rows(lambda b: not b.windows and not b.sees))
 def test_every_stack_is_found_with_its_sizes(row: str) -> None:
     model = BACKBONES[row].model()
     anatomy = gm.read(model)
@@ -40,11 +41,14 @@ def test_every_stack_is_found_with_its_sizes(row: str) -> None:
         assert block.part("down") is down
         assert block.sizes.width == out.weight.shape[0] == 12
         assert block.sizes.inner == out.weight.shape[1]
-        assert block.sizes.inner_kv == (out.weight.shape[1] if k is q else k.weight.shape[0])
-        assert (block.sizes.ffn, block.sizes.ffn_matrices) == (up.weight.shape[0], len(names.ffn))
+        inner = out.weight.shape[1]
+        assert block.sizes.inner_kv == ((q.out_features - inner) // 2 if k is q else k.weight.shape[0])
+        matrices = len(names.ffn) + (len(names.ffn) == 2 and up.out_features == 2 * down.in_features)
+        assert (block.sizes.ffn, block.sizes.ffn_matrices) == (down.in_features, matrices)
         assert (k is v) == (block.attention.fused is not None)
-        assert block.part("norm1") is block.module.get_submodule(names.norms[0])
-        assert block.part("norm2") is block.module.get_submodule(names.norms[-1])
+        for role, norms in (("norm", names.norms), ("closing", names.closing or ())):
+            found = [block.module.get_submodule(n) for n in (norms[:1] + norms[-1:])]
+            assert [block.active(f"{role}{i}") for i in (1, 2)] == (found or [None, None])
 
 
 @EVERY
@@ -141,7 +145,17 @@ def test_branches_roles_places_and_verbs_that_do_not_exist() -> None:
 @EVERY
 def test_every_verb_works_on_every_block(row: str) -> None:
     anatomy = gm.read(BACKBONES[row].model())
-    assert {anatomy.obstacle(b, verb) for b in anatomy for verb in anatomy_module.VERBS} == {None}
+    verbs = [verb for verb in anatomy_module.VERBS if BACKBONES[row].grows or verb != "insert"]
+    assert {anatomy.obstacle(b, verb) for b in anatomy for verb in verbs} == {None}
+
+
+@pytest.mark.parametrize("row", rows(lambda b: not b.grows))
+def test_tokens_are_let_in_nowhere_else(row: str) -> None:
+    anatomy = gm.read(BACKBONES[row].model())
+    for block in anatomy:
+        assert re.search(
+            r"gives each of its tokens a position.*and has none for others", anatomy.obstacle(block, "insert") or ""
+        )
 
 
 @EVERY
@@ -153,7 +167,8 @@ def test_bare_for_a_while(row: str) -> None:
     anatomy.split(blocks[0])
     anatomy.add(blocks[0], "ffn", _Doubling())  # type: ignore[arg-type]
     last = blocks[0] if "swin" in row else blocks[1]  # tokens in windows cannot pass what is replaced
-    anatomy.insert(blocks[0], _Tokens(), last=last)  # type: ignore[arg-type]
+    if BACKBONES[row].grows:
+        anatomy.insert(blocks[0], _Tokens(), last=last)  # type: ignore[arg-type]
     anatomy.replace(blocks[1], nn.Identity())
     changed = run(model, BACKBONES[row].inputs())
     assert not torch.equal(changed, bare)
@@ -204,8 +219,7 @@ def test_a_missing_part_is_named(part: str, index: int) -> None:
     model = _vit()
     parent, _, child = part.rpartition(".")
     delattr(model.layers[index].get_submodule(parent), child)
-    asked = "mlp.fc1" if part == "mlp.fc2" else part
-    message = rf"ViTModel looks like a known family, but ViTModel\.layers\.{index} \(ViTLayer\) has no {asked.replace('.', r'[.]')}"
+    message = rf"ViTModel looks like a known family, but ViTModel\.layers\.{index} \(ViTLayer\) has no {part.replace('.', r'[.]')}"
     with pytest.raises(TypeError, match=message):
         gm.read(model)
 
@@ -237,11 +251,11 @@ def test_of_two_towers_of_one_kind_one_is_read() -> None:
 def test_a_tower_that_is_not_as_described_is_no_silent_absence() -> None:
     pair = nn.ModuleDict({"words": tf.BertModel(tf.BertConfig(**TEXT)), "image": _vit()})
     del pair["image"].layers[1].mlp.fc2
-    with pytest.raises(TypeError, match=r"image\.layers\.1 \(ViTLayer\) has no mlp\.fc1"):
+    with pytest.raises(TypeError, match=r"image\.layers\.1 \(ViTLayer\) has no mlp\.fc2"):
         gm.read(pair)
     found = survey(pair)
     assert list(found.stacks) == ["text"]
-    assert found.unread == {"image.layers": "image.layers.1 (ViTLayer) has no mlp.fc1"}
+    assert found.unread == {"image.layers": "image.layers.1 (ViTLayer) has no mlp.fc2"}
 
 
 def test_two_towers_of_two_kinds_are_read() -> None:
@@ -295,13 +309,15 @@ print(*sorted({{n.partition('.')[0] for n in set(sys.modules) - before}} & set({
 
 
 def test_adapting_imports_only_what_it_uses() -> None:
-    """The cheapest start of real work: torch and transformers (which brings torchvision), and nothing else that is heavy."""
+    """The cheapest start of real work: torch and transformers, what these bring themselves, and nothing else that is heavy."""
     heavy = ("datasets", "matplotlib", "diffusers", "timm", "peft", "sklearn", "pandas")
     code = f"""
 import sys
+from transformers import GenerationMixin, PreTrainedModel
+brought = set(sys.modules)
 import gossamer
 gossamer.adapt, gossamer.load, gossamer.VPT(prompts=2), gossamer.read
-print(*sorted({{n.partition('.')[0] for n in sys.modules}} & set({heavy!r})))
+print(*sorted({{n.partition('.')[0] for n in set(sys.modules) - brought}} & set({heavy!r})))
 """
     assert _python(code) == ""
 

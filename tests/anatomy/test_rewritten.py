@@ -127,7 +127,7 @@ def test_lora_on_a_tied_layer_is_finished_to_the_same_function(kind: str, target
 
 
 def test_thirds_of_which_only_some_have_a_bias_are_fused() -> None:
-    split = SplitLinear(nn.Linear(5, 12))
+    split = SplitLinear(nn.Linear(5, 12), (0, 4, 8, 12))
     split.k = nn.Linear(5, 4, bias=False)
     x = torch.randn(3, 5)
     fused = split.fused()

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from gossamer.comparison import plan
-from gossamer.comparison.plan import Comparison, Selection
+from gossamer.comparison.settings import Comparison, Selection
 
 RUN = {"model": {"name": "dinov2-small"}, "training": {"epochs": 9, "batch": 16}}
 METHODS: dict[str, Any] = {

@@ -19,7 +19,7 @@ import gossamer
 from gossamer import cli
 from gossamer.comparison import engines, plan, sweep
 from gossamer.comparison.cell import COLUMNS
-from gossamer.comparison.plan import Comparison, Selection
+from gossamer.comparison.settings import Comparison, Selection
 from gossamer.comparison.sweep import compare
 
 from .. import squares

@@ -12,7 +12,7 @@ import gossamer as gm
 from gossamer import tasks
 from gossamer.comparison import plan
 from gossamer.comparison.cell import COLUMNS, ROW, perform
-from gossamer.comparison.plan import Comparison
+from gossamer.comparison.settings import Comparison
 from gossamer.comparison.sweep import compare
 from gossamer.comparison.timing import _bare
 from gossamer.runs.sets import load_sets
@@ -90,6 +90,7 @@ def test_the_report_shows_what_there_is(done: Any) -> None:
         assert cells[-3][1].endswith(f"\u00d7 {ratio:.2f}")
 
 
+@pytest.mark.slow
 def test_a_cell_that_was_stopped_ends_with_the_row_of_one_that_was_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

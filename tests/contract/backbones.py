@@ -57,13 +57,18 @@ class Backbone:
     causal: bool = False  # its main stack sees only what stands before
     sees: bool = False  # composed of a vision tower and a language model
     windows: bool = False  # its attention is in windows
+    rotary: bool = False  # a vision model whose patches have rotary positions
     classed: bool = True  # the main stack, if tokens can become one there, has a class token
+    grows: bool = True  # tokens can be let in
+    damps_apart: bool = True  # what damps its branches is a module, not a factor in the sum
+    masks: tuple[str, ...] | None = None  # kinds of mask that its attention takes; None: all
+    like: str | None = None  # the row that is built as this one is: all tests of this one are slow
     meets_all: bool = False  # every method meets it by default; the others' full table is slow
 
     @property
     def merges(self) -> bool:
         """Whether its tokens have no order, so that some can become one."""
-        return self.reads == "image" and not self.windows
+        return self.reads == "image" and self.grows and self.pre_norm and not (self.windows or self.rotary)
 
     @property
     def pre_norm(self) -> bool:
@@ -89,6 +94,7 @@ class Backbone:
             "kernels": None if self.eager else "its attention has one kernel",
             "padding": "it reads no text" if self.reads == "image" else None,
             "generation": None if self.generates else "it does not write",
+            "forms": None if self.grows else "tokens cannot be let in",
             "device": "it chooses patches by looking at values" if self.looks else None,
         }
         return {promise: reason for promise, reason in reasons.items() if reason is not None}
@@ -205,6 +211,140 @@ def _bare(model: Any, config: Any, kind: twins.Names, values: dict[str, Any] = V
     """An image encoder without a head."""
     return Backbone(_of(model, config, values, **more), {"vision": kind}, num_labels=LABELS)
 
+
+def _writer(model: Any, config: Any, kind: twins.Names, like: str | None, **more: Any) -> Backbone:
+    """A decoder of one column."""
+    return Backbone(
+        _of(model, config, {**LLAMA, **more}), {"decoder": kind}, reads="text", causal=True, generates=True, biases=False,
+        headless=True, like=like, post_norm=not kind.norms,
+    )  # fmt: skip
+
+
+def _reader(
+    model: Any, config: Any, kind: twins.Names, like: str | None, values: dict[str, Any], **more: Any
+) -> Backbone:
+    """A text encoder without a head."""
+    return Backbone(
+        _of(model, config, values, **more),
+        {"text": kind},
+        reads="text",
+        num_labels=LABELS,
+        post_norm=kind.post,
+        like=like,
+    )
+
+
+def _translator(
+    model: Any, config: Any, kinds: tuple[twins.Names, twins.Names], like: str | None, **more: Any
+) -> Backbone:
+    """Encoder and decoder of BART's making."""
+    return Backbone(
+        _of(model, config, BART, dropout=0.0, **{**BART_IDS, **more}), dict(zip(("encoder", "decoder"), kinds, strict=True)),
+        reads="seq2seq", generates=True, headless=True, post_norm=kinds[0].post, like=like,
+    )  # fmt: skip
+
+
+def _timm_of(name: str, kind: twins.Names, like: str | None, **more: Any) -> Backbone:
+    """A classifier of timm's, three heads of an even width."""
+    sizes = {"img_size": 16, "patch_size": 4, "embed_dim": 12, "depth": 3, "num_heads": 2, "num_classes": LABELS}
+    facts = {name: more.pop(name) for name in ("grows", "damps_apart", "masks", "post_norm", "rotary") if name in more}
+
+    def build() -> nn.Module:
+        return timm.create_model(name, **{**sizes, **more})
+
+    return Backbone(build, {"vision": kind}, eager=False, like=like, **facts)
+
+
+GEMMA = {"head_dim": 6, "query_pre_attn_scalar": 7, "sliding_window": 5}
+DINOV3 = {**VISION, "num_attention_heads": 3, "num_register_tokens": 2, "layerscale_value": 0.3}
+BEIT = {**VISION, "layer_scale_init_value": 0.3, "use_relative_position_bias": True, "drop_path_rate": 0.0}
+TEXTS = {**TEXT, "max_position_embeddings": 40, "pad_token_id": 1}
+IN_SUM = {"damps_apart": False}
+FIXED = {"grows": False}
+
+NEWER: dict[str, Backbone] = {
+    "qwen3": _writer(tf.Qwen3ForCausalLM, tf.Qwen3Config, twins.QWEN3, None, head_dim=6),
+    "gemma3": _writer(tf.Gemma3ForCausalLM, tf.Gemma3TextConfig, twins.GEMMA3, None, **GEMMA),
+    "olmo2": _writer(tf.Olmo2ForCausalLM, tf.Olmo2Config, twins.OLMO2, None),
+    "phi3": _writer(tf.Phi3ForCausalLM, tf.Phi3Config, twins.PHI3, None),
+    "granite": replace(
+        _writer(tf.GraniteForCausalLM, tf.GraniteConfig, twins.GRANITE, None, residual_multiplier=0.4), **IN_SUM
+    ),
+    "qwen2": _writer(tf.Qwen2ForCausalLM, tf.Qwen2Config, twins.LLAMA, "llama"),
+    "mistral": _writer(tf.MistralForCausalLM, tf.MistralConfig, twins.LLAMA, "llama", sliding_window=4),
+    "gemma": _writer(tf.GemmaForCausalLM, tf.GemmaConfig, twins.GEMMA, "llama", head_dim=6),
+    "gemma2": replace(
+        _writer(tf.Gemma2ForCausalLM, tf.Gemma2Config, twins.GEMMA2, "gemma3", **GEMMA),
+        eager=False,
+        masks=("additive",),
+    ),
+    "smollm3": _writer(tf.SmolLM3ForCausalLM, tf.SmolLM3Config, twins.LLAMA, "llama"),
+    "xlm-roberta": _reader(tf.XLMRobertaModel, tf.XLMRobertaConfig, twins.BERT, "bert", TEXTS),
+    "camembert": _reader(tf.CamembertModel, tf.CamembertConfig, twins.BERT, "bert", TEXTS),
+    "electra": _reader(tf.ElectraModel, tf.ElectraConfig, twins.BERT, "bert", TEXTS, embedding_size=9),
+    "distilbert": _reader(
+        tf.DistilBertModel,
+        tf.DistilBertConfig,
+        twins.DISTILBERT,
+        "bert",
+        {"dim": 12, "n_layers": 3, "n_heads": 2, "hidden_dim": 20, "vocab_size": 50, "max_position_embeddings": 40},
+    ),
+    "mbart": _translator(tf.MBartForConditionalGeneration, tf.MBartConfig, (twins.MBART, twins.MBART_DECODER), None),
+    "pegasus": _translator(
+        tf.PegasusForConditionalGeneration, tf.PegasusConfig, (twins.MBART, twins.MBART_DECODER), "mbart"
+    ),
+    "marian": _translator(tf.MarianMTModel, tf.MarianConfig, (twins.BART, twins.BART_DECODER), "bart"),
+    "t5-mt5": Backbone(
+        _of(tf.MT5ForConditionalGeneration, tf.MT5Config, T5, **T5_IDS),
+        {"encoder": twins.T5_GATED, "decoder": replace(twins.UMT5_DECODER, bias=None)},
+        reads="seq2seq",
+        generates=True,
+        biases=False,
+        headless=True,
+        like="t5",
+    ),
+    "umt5": Backbone(
+        _of(tf.UMT5ForConditionalGeneration, tf.UMT5Config, {**T5, "d_kv": 6}, **T5_IDS),
+        {"encoder": twins.UMT5, "decoder": twins.UMT5_DECODER},
+        reads="seq2seq",
+        generates=True,
+        biases=False,
+        headless=True,
+        grows=False,
+    ),
+    "vit-msn": replace(_vision(tf.ViTMSNForImageClassification, tf.ViTMSNConfig, twins.VIT), like="vit"),
+    "ijepa": replace(_vision(tf.IJepaForImageClassification, tf.IJepaConfig, twins.VIT), like="vit", classed=False),
+    "metaclip2": replace(_bare(tf.MetaClip2VisionModel, tf.MetaClip2VisionConfig, twins.CLIP), like="clip-vision"),
+    "dinov3": replace(_bare(tf.DINOv3ViTModel, tf.DINOv3ViTConfig, twins.DINOV3, DINOV3), rotary=True),
+    "dinov3-gated": replace(
+        _bare(tf.DINOv3ViTModel, tf.DINOv3ViTConfig, twins.DINOV3_GATED, DINOV3, use_gated_mlp=True, hidden_act="silu"),
+        like="dinov3",
+        rotary=True,
+    ),
+    "beit": replace(
+        _vision(tf.BeitForImageClassification, tf.BeitConfig, twins.BEIT, BEIT),
+        **FIXED,
+        **IN_SUM,
+        masks=("additive", "none"),
+    ),
+    "data2vec": replace(
+        _vision(tf.Data2VecVisionForImageClassification, tf.Data2VecVisionConfig, twins.DATA2VEC, BEIT),
+        **FIXED,
+        **IN_SUM,
+        masks=("none",),
+        like="beit",
+    ),
+    "timm-eva": _timm_of(
+        "eva02_tiny_patch14_224", twins.EVA, None, num_heads=3, init_values=0.3, swiglu_mlp=False, rotary=True, **IN_SUM
+    ),
+    "timm-eva-gated": _timm_of("eva02_tiny_patch14_224", twins.EVA_GATED, "timm-eva", num_heads=3, rotary=True),
+    "timm-beit": _timm_of("beit_base_patch16_224", twins.TIMM_BEIT, None, **FIXED, **IN_SUM, masks=("none",)),
+    "timm-behind": _timm_of("vit_base_patch16_rpn_224", twins.TIMM_BEHIND, None, post_norm=True),
+    "timm-relpos": _timm_of(
+        *("vit_relpos_small_patch16_224", twins.TIMM_RELPOS, "timm-beit"), rel_pos_type="bias", **FIXED, masks=("none",)
+    ),
+}
+"""Backbones of the last years, and older ones that share their descriptions."""
 
 BACKBONES: dict[str, Backbone] = {
     "vit": replace(_vision(tf.ViTForImageClassification, tf.ViTConfig, twins.VIT), meets_all=True),
@@ -370,4 +510,5 @@ BACKBONES: dict[str, Backbone] = {
         crosses=True,
         post_norm=True,
     ),
+    **NEWER,
 }

@@ -11,6 +11,7 @@ from peft import IA3Config, LoraConfig, OFTConfig
 import gossamer as gm
 
 WINDOWS = {"unwindowed": "attends in windows"}
+GROWS = {"grows": "has none for others"}
 SEES = {"sees": "does not see"}
 UNCOUNTED = {"counted": "of peft's methods only LoRA has a closed form here"}
 MERGES = {"merges": "cannot shorten"}
@@ -42,9 +43,9 @@ class Row:
 
 METHODS: dict[str, Row] = {
     "vpt": Row(gm.VPT(prompts=5), meets_all=True),
-    "vpt-sequence": Row(gm.VPT(prompts=5, form="sequence")),
-    "vpt-shallow": Row(gm.VPT(prompts=4, deep=False)),
-    "vpt-stay": Row(gm.VPT(prompts=4, deep=False, stay=True), needs={"takes_more": "tokens cannot stay"}),
+    "vpt-sequence": Row(gm.VPT(prompts=5, form="sequence"), needs=GROWS),
+    "vpt-shallow": Row(gm.VPT(prompts=4, deep=False), needs=GROWS),
+    "vpt-stay": Row(gm.VPT(prompts=4, deep=False, stay=True), needs={"takes_more": "tokens cannot stay", **GROWS}),
     "vpt-cross": Row(gm.VPT(prompts=4, attention="both"), needs={"crosses": "no cross-attention"}, meets=("meter",)),
     "vpt-none": Row(gm.VPT(prompts=0), identity=True, needs=NOTHING),
     "vpt-uneven": Row(gm.VPT(prompts=(3, 0, 2), blocks=(0, 1, 2))),
@@ -74,9 +75,12 @@ METHODS: dict[str, Row] = {
     "apt-ffn": Row(gm.APT(prompts=3, rank=0, where="all", activation="softmax", gate="learned", start="declared")),
     "apt-none": Row(gm.APT(prompts=0), identity=True),
     "spt": Row(gm.SPT(prompts=5), needs={"unwindowed": "SPT harvests tokens of one width"}),
-    "spt-shallow": Row(gm.SPT(prompts=3, deep=False, strategy="mean_pooling", images=2)),
+    "spt-shallow": Row(gm.SPT(prompts=3, deep=False, strategy="mean_pooling", images=2), needs=GROWS),
     "das": Row(gm.DAS(skip=(0,), rank=4), needs=WINDOWS, meets=("meter",)),
-    "das-attention": Row(gm.DAS(skip=(0, 2), rank=3, modules="attention", init="zero_up", dropout=0.2), needs=WINDOWS),
+    "das-attention": Row(
+        gm.DAS(skip=(0, 2), rank=3, modules="attention", init="zero_up", dropout=0.2),
+        needs={**WINDOWS, "damps_apart": "damps its attention in the sum itself"},
+    ),
     "das-router": Row(
         gm.DAS(skip=(0,), rank=4, form="router", shortcut_rank=6, before_ffn=True),
         needs={**WINDOWS, "pre_norm": "a post-norm block"},
@@ -108,12 +112,15 @@ METHODS: dict[str, Row] = {
     ),
     "visual-tokens": Row(gm.VisualTokens(), needs=SEES),
     "visual-tokens+lora": Row([gm.VisualTokens(tokens="patches", rank=3, block=1), LoraConfig(r=2)], needs=SEES),
-    "vpt+adapter": Row([gm.VPT(prompts=3, deep=False), gm.VPT(prompts=2, form="sequence"), gm.Adapter(rank=3)]),
+    "vpt+adapter": Row(
+        [gm.VPT(prompts=3, deep=False), gm.VPT(prompts=2, form="sequence"), gm.Adapter(rank=3)], needs=GROWS
+    ),
     "ssf": Row(gm.SSF()),
     "tome+lora": Row([gm.ToMe(r=3), LoraConfig(r=2)], needs=MERGES),
     "tome+vpt": Row([gm.ToMe(r=2), gm.VPT(prompts=3), gm.Adapter(rank=3)], needs=MERGES),
     "tome+sequence+das": Row(
-        [gm.VPT(prompts=2, form="sequence"), gm.DAS(skip=(1,), rank=3), gm.ToMe(r=2, proportional=False)], needs=MERGES
+        [gm.VPT(prompts=2, form="sequence"), gm.DAS(skip=(1,), rank=3), gm.ToMe(r=2, proportional=False)],
+        needs={"unwindowed": "attends in windows", "grows": "cannot insert", **MERGES},
     ),
     "tome+cvpt+apt": Row([gm.CVPT(prompts=2), gm.APT(prompts=2, rank=1), gm.ToMe(r=1)], needs=MERGES),
     "evit+vpt": Row(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -47,7 +47,7 @@ def by_default(promise: str) -> set[tuple[str, str]]:
     In "life" every method meets the backbones that meet all, and those methods that meet all every backbone. In any other test
     every method meets `BACKBONES_EACH` of these backbones and every backbone `METHODS_EACH` of these methods, others in each test.
     """
-    every = tested(promise)
+    every = [(b, m) for b, m in tested(promise) if not BACKBONES[b].like]
     plain = [(b, m) for b, m in every if BACKBONES[b].sees <= ("sees" in METHODS[m].needs) or METHODS[m].meets_all]
     if promise == "life":
         chosen = [(b, m) for b, m in plain if BACKBONES[b].meets_all or METHODS[m].meets_all or b in METHODS[m].meets]
@@ -65,6 +65,12 @@ def _drawn(promise: str, some: Sequence[tuple[str, str]], count: int) -> set[tup
     return set(sorted(some, key=lambda pair: zlib.crc32(f"{promise} {pair}".encode()))[:count])
 
 
+def rows(wanted: Callable[[Backbone], bool] = lambda row: True) -> list[Any]:
+    """Backbones by name, slow ones where they are built as others are."""
+    some = {name: row for name, row in BACKBONES.items() if wanted(row)}
+    return [pytest.param(name, marks=pytest.mark.slow if row.like else ()) for name, row in some.items()]
+
+
 def pairs(promise: str) -> Any:
     """Runs a test on every pair that a promise is tested on, most of them slow ones."""
     return _parametrized(tested(promise), by_default(promise))
@@ -76,6 +82,7 @@ def refused() -> Any:
     fast = {
         (b, m)
         for b, m in every
+        if not BACKBONES[b].like
         if BACKBONES[b].sees <= ("sees" in METHODS[m].needs) and (BACKBONES[b].meets_all or METHODS[m].meets_all)
     }
     return _parametrized(every, fast)

@@ -14,7 +14,7 @@ from gossamer.anatomy.block import Block
 from gossamer.anatomy.states import states, tokens_of
 from gossamer.families import FAMILIES
 
-from .table import BACKBONES, Backbone, run
+from .table import BACKBONES, rows, run
 
 
 class Watched:
@@ -70,8 +70,9 @@ def check_patches(anatomy: Anatomy, first: Block, inputs: dict[str, Tensor]) -> 
         assert enters.read[0].shape[1] == inputs["input_ids"].shape[1] + stack.visual_prefix + high * wide
 
 
-@pytest.mark.parametrize("backbone", BACKBONES.values(), ids=list(BACKBONES))
-def test_what_stands_around_the_blocks(backbone: Backbone) -> None:
+@pytest.mark.parametrize("row", rows())
+def test_what_stands_around_the_blocks(row: str) -> None:
+    backbone = BACKBONES[row]
     inputs = backbone.inputs()
     anatomy = hosts.read(backbone.model())
     for name in anatomy.stacks:

@@ -36,7 +36,7 @@ def compare(rank: int, file: str) -> None:
     Raises:
         AssertionError: gradients differ, or are another process's alone.
     """
-    limit = timedelta(seconds=60)
+    limit = timedelta(seconds=240)
     distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2, timeout=limit)
     try:
         for backbone, method in PAIRS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -43,13 +44,34 @@ def edited(folder: Path, **changes: Any) -> None:
     (folder / storage.CONFIG).write_text(json.dumps(config))
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("settings") / "adapter"
+    disturb(gm.adapt(VIT.model(), [gm.CVPT(prompts=3), LoraConfig(r=2)]).eval()).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
-def saved(tmp_path: Path) -> Path:
-    disturb(gm.adapt(VIT.model(), [gm.CVPT(prompts=3), LoraConfig(r=2)]).eval()).save_pretrained(tmp_path / "adapter")
-    return tmp_path / "adapter"
+def saved(written: Path, tmp_path: Path) -> Path:
+    """A folder to spoil."""
+    return shutil.copytree(written, tmp_path / "adapter")
 
 
-@pytest.mark.parametrize("kind", sorted(settings.TUNERS))
+QUICK = (
+    "ADALORA",
+    "IA3",
+    "LN_TUNING",
+    "LOHA",
+    "LORA",
+    "OFT",
+    "TRAINABLE_TOKENS",
+    "VBLORA",
+)  # one of each way to be placed
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=() if k in QUICK else pytest.mark.slow) for k in sorted(settings.TUNERS)]
+)
 @pytest.mark.filterwarnings("ignore:Unsupported layer type")
 def test_every_tuner_comes_back_and_leaves_the_backbone_as_it_was(kind: str, tmp_path: Path) -> None:
     row = BACKBONES["bert" if kind == "TRAINABLE_TOKENS" else "vit"]

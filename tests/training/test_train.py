@@ -150,7 +150,10 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("moment", ["trainer_state.json", "model.safetensors", "run.yaml"])
+@pytest.mark.parametrize(
+    "moment",
+    ["model.safetensors", *(pytest.param(name, marks=pytest.mark.slow) for name in ("trainer_state.json", "run.yaml"))],
+)
 def test_a_killed_run_ends_with_the_numbers_of_one_that_was_not(
     tmp_path: Path, uninterrupted: Path, moment: str
 ) -> None:
@@ -212,7 +215,7 @@ def test_a_checkpoint_that_says_no_step_is_none(tmp_path: Path, state: str) -> N
     assert newest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt"])
+@pytest.mark.parametrize("file", ["optimizer.pt", pytest.param("model.safetensors", marks=pytest.mark.slow)])
 def test_a_damaged_checkpoint_is_named(tmp_path: Path, file: str) -> None:
     folder = tmp_path / "run"
     run = squares.run(folder, KILLED, **SETTINGS)

@@ -37,6 +37,8 @@ def settle(model: AdaptedModule) -> nn.Module:
     occupy(backbone, None)
     for parameter in [*model.parameters(), *backbone.parameters()]:
         parameter.requires_grad_(False)
+    model.host.changed(backbone)
+    model.host.finish(backbone)
     # The hooks call the methods' parts; as children of the model these move and save with it.
     placed = nn.ModuleDict({n: t for n, t in model.methods.items() if any(True for _ in t.state_dict())})
     if model.head_built is None:

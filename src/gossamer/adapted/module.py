@@ -86,6 +86,7 @@ class AdaptedModule(nn.Module):
             self.kept = kept
             raise
         self.kept = None
+        self.host.changed(self.backbone)
         self.train(self.training)
 
     def detach(self) -> nn.Module:
@@ -98,6 +99,7 @@ class AdaptedModule(nn.Module):
         self.placement.remove()
         self.placement, self.methods, self.head_built = None, nn.ModuleDict(), None
         occupy(self.backbone, None)
+        self.host.changed(self.backbone)
         return self.backbone
 
     @property
@@ -304,6 +306,7 @@ class AdaptedModule(nn.Module):
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(given[name])
+        self.host.changed(self.backbone)
         return nn.modules.module._IncompatibleKeys(missing, unexpected)
 
     def _load_from_state_dict(

@@ -27,7 +27,8 @@ import typing
 from contextlib import nullcontext
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from gossamer.anatomy import inserted, leading, replaced, rewritten, seams, shortened, sight, stream, windows
 from gossamer.anatomy.block import Block, Site, get, has
@@ -36,6 +37,7 @@ from gossamer.anatomy.seams import Part
 from gossamer.anatomy.stack import FfnNames
 from gossamer.errors import UnknownName, UserError
 
+LAYER_SCALES = {"attention": "layer_scale1", "ffn": "layer_scale2"}
 Branch = Literal["attention", "cross", "ffn"]
 Place = Literal["start", "middle", "end", "attention", "ffn"]
 
@@ -65,7 +67,7 @@ class Anatomy(Changes):
                 f"{block.name} attends in windows: what enters its norm has other tokens than what leaves its attention, so "
                 "nothing that reads the stream can be added to the attention branch; let it read the normalised input"
             )
-        names: dict[str, Any] = {"attention": block.attention, "cross": block.stack.cross, "ffn": block.ffn}
+        names: dict[str, Any] = {"attention": block.attention, "cross": block.cross, "ffn": block.ffn}
         if branch not in names:
             raise UnknownName(f"no branch {branch!r}: there are {', '.join(names)}")
         place = names[branch]
@@ -74,19 +76,39 @@ class Anatomy(Changes):
         if isinstance(place, FfnNames):
             first, last = place.gate or place.up, place.down
         else:
-            first, last = (place.module if place.fused else place.q), place.out
+            first, last = place.fused or place.q, place.out
+            if place.fused and branch == "attention":
+                self.own(block)
         if not normed and place.norm is not None:
             first = place.norm
-        if not damped and place.layer_scale is not None:
-            last = place.layer_scale
-            if not has(block.module, last):
-                raise UserError(
-                    f"{block.name} damps its {branch} by a parameter, {last}: nothing can be added behind that"
-                )
+        if not damped:
+            last = next((n for n in (place.layer_scale, place.closing) if n and has(block.module, n)), last)
         if outside and place.after is not None:
             last = place.after
         self._require(block, "add", branch)
-        self._do(seams.Added(get(block.module, first), get(block.module, last), part), block, branch)
+        enter, leave, role = get(block.module, first), get(block.module, last), LAYER_SCALES.get(branch, "")
+        if not damped and role and isinstance(block.damping(role), Tensor | float):
+            readers = [] if branch == "ffn" or block.stack.parallel else self._readers(block)
+            self._do(stream.AddedToSum(block, role, enter, leave, readers, part), block, branch)
+        else:
+            self._do(seams.Added(enter, leave, part), block, branch)
+
+    def own(self, block: Block) -> None:
+        """A block's attention calls its projections from now on, where the family says that it goes past them.
+
+        Raises:
+            TypeError: ours would be another function.
+        """
+        owned = not block.attention.bypassed or any(
+            isinstance(change, seams.Owned) and change.block is block for change in self.log
+        )
+        if not owned:
+            self._do(seams.Owned(block), block)
+
+    def _readers(self, block: Block) -> list[nn.Module]:
+        """What a block reads the stream behind its attention with: the norm of the next branch, or its first Linears."""
+        ffn = block.ffn
+        return [get(block.module, name) for name in ([ffn.norm] if ffn.norm else [ffn.gate, ffn.up]) if name]
 
     def rewrite(self, block: Block, role: str, module: nn.Module) -> None:
         """The Linear or norm that plays `role` is replaced by `module`: a `Wrapped`, which holds the old one, or any other.
@@ -97,21 +119,24 @@ class Anatomy(Changes):
             KeyError: the block has no such part.
         """
         block.part(role)
-        attention = ("attention", "q", "k", "v", "out", "qkv", "norm1", "q_norm", "k_norm", "layer_scale1")
+        attention = ("attention", "q", "k", "v", "out", "qkv", "norm1", "closing1", "q_norm", "k_norm", "layer_scale1")
+        if role in ("q", "k", "v", "qkv"):
+            self.own(block)
         branch = "cross" if role.startswith("cross.") else "attention" if role in attention else "ffn"
         self._swap(f"{block.name}.{block.path(role)}", module, None, block, branch)
 
     def split(self, block: Block) -> None:
-        """A fused qkv Linear becomes three Linears over views of the same weights, so that thirds can be rewritten."""
+        """A fused qkv Linear becomes three Linears over views of the same weights, so that each can be rewritten."""
         fused = block.attention.fused
         if fused is not None and not has(block.module, block.attention.q):
+            self.own(block)
             whole = get(block.module, fused)
-            if not isinstance(whole, nn.Linear):
+            if not isinstance(whole, nn.Linear | Conv1D):
                 raise UserError(
                     f"{block.name}.{fused} is a {type(whole).__name__} by now, no Linear that could be split into thirds: place "
                     "first what changes one of the thirds"
                 )
-            thirds = rewritten.SplitLinear(whole)
+            thirds = rewritten.SplitLinear(whole, block.fused_ends)
             self._swap(f"{block.name}.{fused}", thirds, None, block, "attention")
 
     def swap(self, name: str, module: nn.Module, *, merge: rewritten.Merge | None = None) -> None:
@@ -147,19 +172,17 @@ class Anatomy(Changes):
         """
         if at not in typing.get_args(Place):
             raise UnknownName(f"no place {at!r}: there are {', '.join(typing.get_args(Place))}")
-        norm = None if block.ffn.norm is None else get(block.module, block.ffn.norm)
+        last = block.cross or block.attention
         if at not in ("start", "end"):
             self._require(block, "middle", at)
         if at in ("start", "end"):
             self._do((stream.Start if at == "start" else stream.End)(block.module, part), block)
         elif at in ("attention", "ffn"):
             self._do(self._reads(block, part, at, normed, first), block, at)
-        elif norm is not None:
-            self._do(stream.MiddlePreNorm(block.module, norm, part), block, at)
-        else:
-            last = block.stack.cross or block.attention
-            assert last.after is not None, "a post-norm block names the normalisation after its attention"
+        elif last.after is not None:
             self._do(stream.MiddlePostNorm(get(block.module, last.after), part), block, at)
+        else:
+            self._do(stream.Between(block.module, self._readers(block), part), block, at)
 
     def _reads(self, block: Block, part: Part, at: str, normed: bool, first: bool) -> stream.Reads:
         before = block.attention.norm
@@ -199,7 +222,9 @@ class Anatomy(Changes):
                 f"tokens cannot stay in {type(self.model).__name__}: it reads its own answer by position in the text, which they "
                 "would move; let them leave (stay=False), or give the bare model a head with num_labels"
             )
-        reader = next((b for b in self if b.stack.context == first.stack.name != b.stack.name), None)
+        reader = next(
+            (b for b in self if first.stack.name in b.stack.context and first.stack.name != b.stack.name), None
+        )
         if stay and reader is not None and first.stack.modality == "text":
             raise UserError(
                 f"tokens cannot stay in the {first.stack.name} stack of {type(self.model).__name__}: its {reader.stack.name} reads "
@@ -311,6 +336,11 @@ class Anatomy(Changes):
         if site.branch == "cross" and site.names is None:
             raise UnknownName(
                 f"{site.block.name} ({type(site.block.module).__name__}) has no cross-attention to replace"
+            )
+        if site.branch == "attention" and isinstance(site.block.damping("layer_scale1"), Tensor | float):
+            raise UserError(
+                f"{site.block.name} damps its attention in the sum itself ({site.block.attention.layer_scale}), and would "
+                "damp what takes its place: replace whole blocks"
             )
         for change in self.log if active else ():
             where = change.place[1]

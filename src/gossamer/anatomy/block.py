@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.anatomy.call import Arguments
-from gossamer.anatomy.stack import AttentionNames, Stack
+from gossamer.anatomy.projection import Projection, matrix
+from gossamer.anatomy.stack import AttentionNames, FfnNames, Stack
 from gossamer.errors import UnknownName
 
 
@@ -74,48 +76,23 @@ class Extent(NamedTuple):
         return self.windows * self.window
 
 
-class Projection(NamedTuple):
-    """One projection of a block as a function of states [..., d], or some rows of a fused one; always the current weights.
-
-    What methods hooked onto the module does not act: its weights are used, wrapped or quantised as they may be.
-    """
-
-    linear: Any
-    rows: slice | None = None
-
-    def __call__(self, states: Tensor) -> Tensor:
-        """States [..., d] -> [..., out]."""
-        if self.rows is None:
-            return self.linear.forward(states)
-        if self.plain:
-            return nn.functional.linear(states, *self.weights())
-        return self.linear.forward(states)[..., self.rows]
-
-    @property
-    def plain(self) -> bool:
-        """Whether there is a matrix to read: neither wrapped nor quantised."""
-        return type(self.linear) is nn.Linear
-
-    def weights(self) -> tuple[Tensor, Tensor | None]:
-        """Matrix [out, in] and bias of a plain projection."""
-        rows = self.rows or slice(None)
-        weight, bias = self.linear.weight, self.linear.bias
-        return weight[rows], None if bias is None else bias[rows]
-
-
 class Block:
     """One block of a model: its module, and its parts by role ("q", "k", "v", "out", "up", "gate", "down", "norm1", "norm2").
 
     Parts are looked up at every use, because a method may have wrapped one of them since.
     """
 
-    def __init__(self, stack: Stack, index: int, module: nn.Module, name: str, prefix: int, stage: int = 0):
+    def __init__(
+        self, stack: Stack, index: int, module: nn.Module, name: str, owner: nn.Module, prefix: int, stage: int = 0
+    ):
         self.stack, self.index, self.module, self.name, self.prefix = stack, index, module, name, prefix
+        self.owner = owner  # embeds the inputs of the stack and runs it
         self.stage = stage  # patches have been merged so many times when they come here
         self.merging: nn.Module | None = None  # of patches, right before this block
         self.key = f"{stack.name}.blocks.{index}"  # the block's name in saved adapters
         self.attention = next((a for a in stack.attention if not lacking(module, a)), stack.attention[0])
-        self.ffn = next((f for f in stack.ffn if has(module, f.up) and has(module, f.down)), stack.ffn[0])
+        self.cross = None if stack.cross is None or lacking(module, stack.cross) else stack.cross
+        self.ffn = next((f for f in stack.ffn if not wanting(module, f)), stack.ffn[0])
         self.arguments = Arguments(module)
 
     @property
@@ -133,16 +110,18 @@ class Block:
 
     def context(self, counts: Mapping[str, int]) -> int:
         """Tokens of one sample that its cross-attention reads; 0 where it has none, or nothing to read."""
-        return counts.get(self.stack.context, 0) if self.stack.context else 0
+        if self.cross is None:
+            return 0
+        return next((counts[name] for name in self.stack.context if name in counts and name != self.stack.name), 0)
 
     def path(self, role: str) -> str | None:
         """Name of a part relative to the block, or None where this kind of block has no such part."""
-        attention, cross, ffn = self.attention, self.stack.cross, self.ffn
+        attention, cross, ffn = self.attention, self.cross, self.ffn
         roles = {
             "attention": attention.module, "q": attention.q, "k": attention.k, "v": attention.v, "out": attention.out,
             "qkv": attention.fused, "norm1": attention.norm or attention.after, "norm2": ffn.norm or ffn.after,
             "up": ffn.up, "gate": ffn.gate, "down": ffn.down, "act": ffn.act,
-            "q_norm": attention.q_norm, "k_norm": attention.k_norm,
+            "q_norm": attention.q_norm, "k_norm": attention.k_norm, "closing1": attention.closing, "closing2": ffn.closing,
             "layer_scale1": attention.layer_scale, "layer_scale2": ffn.layer_scale,
         }  # fmt: skip
         if cross is not None:
@@ -165,8 +144,8 @@ class Block:
         """role -> full module name, for every Linear and norm the block really has."""
         fused = self.attention.fused is not None and not has(self.module, self.attention.q)
         names = ["qkv"] if fused else ["q", "k", "v"]
-        names += ["out", "gate", "up", "down", "norm1", "norm2"]
-        names += ["cross.q", "cross.k", "cross.v", "cross.out", "cross.norm"] if self.stack.cross else []
+        names += ["out", "gate", "up", "down", "norm1", "norm2", "closing1", "closing2"]
+        names += ["cross.q", "cross.k", "cross.v", "cross.out", "cross.norm"] if self.cross else []
         paths = {role: self.path(role) for role in names}
         return {role: f"{self.name}.{path}" for role, path in paths.items() if path and has(self.module, path)}
 
@@ -175,12 +154,13 @@ class Block:
         """Widths, read from the weights' shapes; those that were there where a finished model has let weights go."""
         if (gone := hollowed(self.module)) is not None:
             return gone.sizes
-        weights = {r: self.part(r).weight for r in ("out", "up", "down")}
-        width, inner = weights["out"].shape
+        width, inner = matrix(self.part("out")).shape
         fused = self.attention.fused is not None and "qkv" in self.roles()
-        inner_kv = inner if fused else self.part("k").weight.shape[0]
-        cross = self.part("cross.out").weight.shape[1] if self.stack.cross else 0
-        return Sizes(width, inner, inner_kv, weights["down"].shape[1], 2 + (self.ffn.gate is not None), cross)
+        inner_kv = (len(matrix(self.part("qkv"))) - inner) // 2 if fused else len(matrix(self.part("k")))
+        cross = matrix(self.part("cross.out")).shape[1] if self.cross else 0
+        ffn = matrix(self.part("down")).shape[1]
+        entering = sum(len(matrix(self.part(role))) for role in ("up", "gate") if self.path(role))
+        return Sizes(width, inner, inner_kv, ffn, 1 + entering // ffn, cross)
 
     @property
     def window(self) -> tuple[int, int] | None:
@@ -214,16 +194,16 @@ class Block:
         name = self.attention.scaling
         return self.head_width**-0.5 if name is None else float(getattr(self.part("attention"), name))
 
-    def damping(self, role: str) -> nn.Module | nn.Parameter | None:
-        """What plays "layer_scale1" or "layer_scale2": a module, or a bare parameter [d]; None where the branch is not damped."""
+    def damping(self, role: str) -> nn.Module | nn.Parameter | float | None:
+        """What plays "layer_scale1" or "layer_scale2": a module, parameter [d] or number; None where the branch is not damped."""
         path = self.path(role)
         found = None if path is None else place(self.module, path)
-        return None if isinstance(found, nn.Identity) else found
+        return None if isinstance(found, nn.Identity) or (isinstance(found, float) and found == 1) else found
 
     def damped(self, role: str, y: Tensor) -> Tensor:
         """What a branch gives, y [..., d], as it joins the stream."""
         found = self.damping(role)
-        return y if found is None else found * y if isinstance(found, Tensor) else found.forward(y)
+        return y if found is None else found.forward(y) if isinstance(found, nn.Module) else found * y
 
     def active(self, role: str) -> nn.Module | None:
         """The module that plays an optional role ("q_norm", "act", ...), or None where none does or it does nothing."""
@@ -236,26 +216,60 @@ class Block:
 
         With `bare` it is the pre-trained one inside what peft wrapped around it.
         """
-        path, rows = self.path(role), None
+        path, rows, apart = self.path(role), None, None
+        if role in ("q", "k", "v") and self.attention.apart is not None:
+            apart = attribute(self.module, self.attention.apart["qkv".index(role)])
         if not has(self.module, path or "") and role in ("q", "k", "v"):
-            path, third = self.attention.fused, self.sizes.inner
-            rows = slice("qkv".index(role) * third, ("qkv".index(role) + 1) * third)
+            path, ends = self.attention.fused, self.fused_ends
+            rows = slice(*ends["qkv".index(role) :][:2])
         linear: Any = get(self.module, path or "")
         while bare and hasattr(linear, "base_layer"):
             linear = linear.base_layer
-        return Projection(linear, rows)
+        return Projection(linear, rows, apart)
+
+    @property
+    def fused_ends(self) -> tuple[int, int, int, int]:
+        """Where the rows of q, k and v begin and end in a fused projection."""
+        inner, inner_kv = self.sizes.inner, self.sizes.inner_kv
+        return 0, inner, inner + inner_kv, inner + 2 * inner_kv
+
+    def normed(self, role: str, projected: Tensor) -> Tensor:
+        """Queries or keys [..., inner] behind "q_norm" or "k_norm", which norms each head, or all of them; as they are without."""
+        norm: Any = self.active(role)
+        if norm is None:
+            return projected
+        weight = getattr(norm, "weight", None)
+        given = projected if weight is None else projected.to(weight.dtype)
+        if weight is not None and weight.numel() == given.shape[-1]:
+            return norm.forward(given).to(projected.dtype)
+        return norm.forward(given.unflatten(-1, (-1, self.head_width))).flatten(-2).to(projected.dtype)
+
+    def tables(self, states: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine as the block gets them for states [B, N, d] at positions [1, N].
+
+        For patches alone models make them of images: these are some that turn every token.
+        """
+        if self.stack.rotary is None:
+            shape = (states.shape[-2] - self.prefix, self.head_width)
+            return states.new_full(shape, 0.6), states.new_full(shape, 0.8)
+        rotary = self.owner.get_submodule(self.stack.rotary)
+        kinds = {}
+        if "layer_type" in inspect.signature(type(rotary).forward).parameters:
+            kinds["layer_type"] = self.owner.config.layer_types[self.index]  # type: ignore[union-attr,index]
+        return rotary(states, positions, **kinds)
 
     def keys_values(self, tokens: Tensor, branch: str = "attention") -> tuple[Tensor, Tensor]:
         """Keys and values [..., p, inner_kv] of tokens [..., p, d] as this block's self-attention would compute them.
 
-        Pre-norm blocks normalise first: W_k LN(P) + b_k, W_v LN(P) + b_v; what cross-attention reads has no norm in the block.
+        Pre-norm blocks normalise first: W_k LN(P) + b_k, W_v LN(P) + b_v, keys again behind a norm of theirs where there is one;
+        what cross-attention reads has no norm in the block.
         Nothing is computed for queries.
         """
         if branch == "cross":
             return self.projection("cross.k")(tokens), self.projection("cross.v")(tokens)
         norm = self.attention.norm
         states = get(self.module, norm).forward(tokens) if norm else tokens
-        return self.projection("k")(states), self.projection("v")(states)
+        return self.normed("k_norm", self.projection("k")(states)), self.projection("v")(states)
 
 
 class Site(NamedTuple):
@@ -279,14 +293,14 @@ class Site(NamedTuple):
         if names is None:
             return [block.module]
         beside = [] if names.out.startswith(f"{names.module}.") else [names.out]
-        paths = [names.module, *beside, names.norm, names.after, names.layer_scale]
+        paths = [names.module, *beside, names.norm, names.after, names.closing, names.layer_scale]
         found = [get(block.module, path) for path in paths if path and has(block.module, path)]
         return [module for module in found if all(module is not k for k in self.kept())]
 
     @property
     def names(self) -> AttentionNames | None:
         """The names of the attention that gives way; None for a whole block."""
-        return {None: None, "attention": self.block.attention, "cross": self.block.stack.cross}[self.branch]
+        return {None: None, "attention": self.block.attention, "cross": self.block.cross}[self.branch]
 
     def kept(self) -> list[nn.Module]:
         """The modules that stay."""
@@ -315,14 +329,21 @@ def listed(owner: nn.Module, path: str) -> Iterator[tuple[int, str, nn.Module]]:
 def lacking(block: nn.Module, names: AttentionNames) -> str | None:
     """The first part of an attention that a block does not have; None where it has them all."""
     linears = [names.fused] if names.fused else [names.q, names.k, names.v]
-    needed = [names.module, *linears, names.out, names.norm, names.after]
+    needed = [names.module, *linears, names.out, names.norm, names.after, names.closing, names.q_norm, names.k_norm]
+    missing = next((path for path in needed if path is not None and not has(block, path)), None)
+    return names.bias if missing is None and names.bias and place(block, names.bias) is None else missing
+
+
+def wanting(block: nn.Module, names: FfnNames) -> str | None:
+    """The first part of a feed-forward branch that a block does not have; None where it has them all."""
+    needed = [names.up, names.gate, names.down, names.norm, names.after, names.closing]
     return next((path for path in needed if path is not None and not has(block, path)), None)
 
 
-def place(module: nn.Module, path: str) -> nn.Module | nn.Parameter | None:
-    """The module or parameter at a dotted path; None where there is neither."""
+def place(module: nn.Module, path: str) -> nn.Module | nn.Parameter | float | None:
+    """The module, parameter or number at a dotted path; None where there is neither."""
     found = attribute(module, path)
-    return found if isinstance(found, nn.Module | nn.Parameter) else None
+    return found if isinstance(found, nn.Module | nn.Parameter | float) else None
 
 
 def has(module: nn.Module, path: str) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gossamer.errors import WrongKind
@@ -22,17 +23,21 @@ SPELLINGS: dict[str, tuple[str, ...]] = {  # what an argument means -> what tran
     "states": ("hidden_states", "x"),
     "mask": ("attention_mask", "attn_mask", "mask"),
     "cache": ("cache", "past_key_values"),
-    "rotary": ("position_embeddings",),
+    "rotary": ("position_embeddings", "rope"),
     "positions": ("position_ids",),
-    "bias": ("position_bias",),
+    "bias": ("position_bias", "relative_position_bias", "shared_rel_pos_bias", "shared_rel_pos"),
     "context": ("encoder_hidden_states", "key_value_states"),
     "context_mask": ("encoder_attention_mask",),
     "context_bias": ("encoder_decoder_position_bias",),
 }
 SQUARE = "attn_mask"  # timm's mask may be [N, N], for all samples; elsewhere two dimensions are [B, N]
+JOINED = "rope"  # timm's rotary tables are one tensor, the sine in front; elsewhere they are two, the cosine first
 WHATEVER_THE_LENGTH = {  # arguments that stay right when a sequence grows
     "use_cache", "output_attentions", "output_hidden_states", "return_dict", "is_causal", "input_dimensions",
-    "always_partition",
+    "always_partition", "resolution", "interpolate_pos_encoding",
+    "query_states", "rel_embeddings", "relative_pos",  # DeBERTa's, which lets no tokens in
+    "cu_seqlens", "max_seqlen",  # of packed rows, as well
+    "query_length",  # Q-Formers', as well
 }  # fmt: skip
 
 
@@ -91,6 +96,10 @@ class Arguments:
         mask = found.get("mask")
         if mask is not None and mask.dim() == 2 and self.names.get("mask") == SQUARE:
             found["mask"] = mask[None, None]
+        tables = found.get("rotary")
+        if isinstance(tables, Tensor) and self.names.get("rotary") == JOINED:
+            sine, cosine = tables.tensor_split(2, dim=-1)
+            found["rotary"] = cosine, sine
         return Call(**found, others=given)
 
     def write(
@@ -106,6 +115,8 @@ class Arguments:
         for meaning in MEANINGS:
             value = getattr(call, meaning)
             name = spelled.get(meaning, self.names.get(meaning))
+            if name == JOINED and value is not None:
+                value = torch.cat(value[::-1], dim=-1)
             if name is not None and (meaning in spelled or value is not None):
                 given[name] = value
             elif value is not None:

@@ -86,12 +86,16 @@ class Changes(Places):
         """
         if verb not in VERBS:
             raise UnknownName(f"no verb {verb!r}: there are {', '.join(VERBS)}")
-        if verb == "middle" and branch == "middle":
-            last = block.stack.cross or block.attention
-            if block.ffn.norm is None and last.after is None:
-                return "no normalisation marks the place between attention and FFN"
+        if verb == "middle" and branch == "middle" and block.stack.parallel:
+            return "its FFN stands beside its attention, so there is no place between them; other places are before and behind"
+        if verb == "middle" and branch in ("attention", "ffn") and block.attention.norm == block.ffn.norm is not None:
+            return f"its attention and its FFN both read what {block.ffn.norm} gives, so that of one cannot be changed alone"
+        if verb == "insert" and block.stack.packed:
+            return "its states are rows of all images one after another, in which no place belongs to one sample"
         if verb == "insert" and block.attention.bias is not None and block.stack.windows is None:
-            return f"its attention has a bias by position of its own ({block.attention.bias})"
+            return (
+                f"it gives each of its tokens a position of its own ({block.attention.bias}), and has none for others"
+            )
         if verb == "shorten" and (reason := shortened.obstacle(block)) is not None:
             return reason
         found = self._findings(block).against(verb, branch)
@@ -103,7 +107,7 @@ class Changes(Places):
         kind = type(block.module), id(block.stack), block.stage
         if kind not in self._known:
             with self.bare():
-                self._known[kind] = probe.probe(block, self.owner(block.stack.name))
+                self._known[kind] = probe.probe(block)
         return self._known[kind]
 
     def _require(self, block: Block, verb: str, branch: str) -> None:

@@ -95,7 +95,8 @@ class WidenedBlock:
         self.inserted, self.enters, self.leaves = inserted, enters, leaves
         self.at, self.causal, self.takes = block.prefix, block.stack.causal, block.arguments
         self.attention = block.part("attention")
-        self.relative_bias = block.stack.relative_bias
+        self.relative_bias, self.patch_rotary = block.stack.relative_bias, block.stack.patch_rotary
+        self.block = block
         self.present = True  # whether the tokens are in the sequence now; in decoding they are in the cache only
         self.count = 0
 
@@ -132,9 +133,9 @@ class WidenedBlock:
         """Room in masks, biases and rotary tables, for `length` tokens without these."""
         seen, like = calls.past(call.cache, self.attention), call.states
         call.mask = ledger.wide(self.key("mask"), call.mask, lambda m: self.mask(m, like, seen, length))
-        if self.relative_bias:
-            if call.bias is None:
-                call.bias = calls.relative_bias(self.attention, length, seen + length, seen)
+        if self.relative_bias and call.bias is None:
+            call.bias = calls.relative_bias(self.attention, length, seen + length, seen)
+        if call.bias is not None:
             call.bias = ledger.wide(self.key("bias"), call.bias, lambda b: self.bias(b, length, seen))
         if self.present:
             if call.rotary is not None:
@@ -168,8 +169,9 @@ class WidenedBlock:
         return pad(pad(bias, self.at, self.count, -1), self.at, self.count if self.present else 0, -2)
 
     def rotation(self, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        """The rotary tables with rows that rotate by nothing: cosine 1, sine 0."""
-        return pad(cos, self.at, self.count, -2, value=1.0), pad(sin, self.at, self.count, -2)
+        """The rotary tables with rows that rotate by nothing: cosine 1, sine 0. Those for patches begin behind the prefix."""
+        at = 0 if self.patch_rotary else self.at
+        return pad(cos, at, self.count, -2, value=1.0), pad(sin, at, self.count, -2)
 
     def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """The block's output without the tokens where they leave, and with biases as the model made them."""

@@ -48,7 +48,6 @@ class Leading(Inserted):
     def __init__(self, owner: nn.Module, span: list[Block], part: Lead, session: Session, *, both_ways: bool):
         super().__init__(span, part, session)
         stack = span[0].stack
-        self.rotary = None if stack.rotary is None else owner.get_submodule(stack.rotary)
         blocks = owner.get_submodule(stack.blocks)
         self.first_attention: Any = (
             blocks.get_submodule(f"0.{span[0].attention.module}") if stack.relative_bias else None
@@ -97,11 +96,12 @@ class LedBlock(WidenedBlock):
 
     def rotation(self, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         """The rotary tables with rows for the positions -p .. -1 in front."""
-        assert self.inserted.rotary is not None, "a family whose blocks get rotary tables says who makes them"
+        if self.patch_rotary:
+            return super().rotation(cos, sin)
         if self.count == 0:
             return cos, sin
         positions = torch.arange(-self.count, 0, device=cos.device)[None]
-        own = [t.expand(len(cos), -1, -1) for t in self.inserted.rotary(cos, positions)]
+        own = [t.expand(len(cos), -1, -1) for t in self.block.tables(cos, positions)]
         return torch.cat([own[0], cos], dim=-2), torch.cat([own[1], sin], dim=-2)
 
 

@@ -78,8 +78,6 @@ def join(module: nn.Module, keys: Tensor, values: Tensor) -> tuple[Tensor, Tenso
         own_keys, own_values = (
             rows.to(keys.dtype).unflatten(-1, (heads, width)).transpose(1, 2) for rows in part(batch)
         )
-        if isinstance(module, OwnAttention):
-            own_keys = module.normalise_keys(own_keys)
         joined_keys.insert(0, own_keys.expand(batch, -1, -1, -1))
         joined_values.insert(0, own_values.expand(batch, -1, -1, -1))
         count += own_keys.shape[2]
@@ -163,24 +161,36 @@ def eager_with_memory(
     scaling: float | None = None,
     dropout: float = 0.0,
     position_bias: Tensor | None = None,
+    softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
     """softmax(q k^T s + bias + mask) v over joined keys and values, with the weights [B, heads, N, p + N].
 
+    With `softcap` c the logits q k^T s become c tanh(q k^T s / c) (Gemma 2).
+
     As in transformers' eager attentions, causality is in the mask and nowhere else.
     """
     key, value, mask, bias, _ = _joined(module, query, key, value, attention_mask, position_bias, False)
-    show(module, query, key, mask, bias, scaling)
-    weights = softmax(query, key, mask, bias, scaling)
+    show(module, query, key, mask, bias, scaling, softcap)
+    weights = softmax(query, key, mask, bias, scaling, softcap)
     value = value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
     weights = F.dropout(weights, p=dropout, training=module.training)
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
-def softmax(query: Tensor, key: Tensor, mask: Tensor | None, bias: Tensor | None, scaling: float | None) -> Tensor:
+def softmax(
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    scaling: float | None,
+    softcap: float | None = None,
+) -> Tensor:
     """softmax(q k^T s + bias + mask) [B, heads, N, M], for keys that several heads may share."""
     key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
     scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if softcap is not None:
+        scores = softcap * (scores / softcap).tanh()
     if bias is not None:
         scores = scores + bias
     if mask is not None:
@@ -190,12 +200,18 @@ def softmax(query: Tensor, key: Tensor, mask: Tensor | None, bias: Tensor | None
 
 
 def show(
-    module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, bias: Tensor | None, scaling: float | None
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    scaling: float | None,
+    softcap: float | None = None,
 ) -> None:
     """Keeps the weights of attention for whoever watches this module."""
     memory = memory_of(module)
     if memory is not None and memory.watched is not None:
-        memory.watched.append(softmax(query, key, mask, bias, scaling).detach())
+        memory.watched.append(softmax(query, key, mask, bias, scaling, softcap).detach())
 
 
 def _joined(
@@ -238,16 +254,14 @@ class OwnAttention(nn.Module):
             self.add_module(name, child)
         self.train(original.training)
 
-    def normalise_keys(self, keys: Tensor) -> Tensor:
-        """What the family does to keys [B, heads, N, d_h] between projection and attention: nothing, unless it says so."""
-        return keys
-
     def attend(self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, scale: float, dropout: float) -> Tensor:
         """softmax(q k^T s + mask) v over this module's memory and the given keys; [B, heads, N, d_h] -> the same."""
         k, v, count = join(self, k, v)
         mask = weigh(self, widen(mask, count), k)
         show(self, q, k, mask, None, scale)
-        return F.scaled_dot_product_attention(q, k, v, mask, dropout if self.training else 0.0, scale=scale)
+        shared = q.shape[1] != k.shape[1]
+        dropout = dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scale, enable_gqa=shared)
 
 
 class WindowAttention(OwnAttention):

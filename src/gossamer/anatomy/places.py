@@ -14,7 +14,19 @@ from gossamer.anatomy.block import Block, Site, attribute, get, has
 from gossamer.anatomy.stack import Stack
 from gossamer.errors import UnknownName, UserError, WrongKind
 
-STACK_ORDER = ("fusion", "vision", "encoder", "text", "decoder")  # the first that a model has is its main stack
+STACK_ORDER = (
+    "fusion",
+    "vision",
+    "connector",
+    "encoder",
+    "text",
+    "decoder",
+)  # the first that a model has is its main stack
+
+
+TOWERS, BOTH = ("vision", "text"), "both"
+Stacks = str | tuple[str, ...] | None
+"""Which stacks a method is for: the main one, one by name, several, or "both" towers of a pair of an image and a text tower."""
 
 
 class Places:
@@ -65,8 +77,32 @@ class Places:
         """The stack whose states the model returns: the decoder where an encoder stands before it, else the main one."""
         return self.stacks.get("decoder", self.stacks[self.main])[0].stack
 
-    def blocks(self, stack: str | None = None, indices: Sequence[int] | None = None) -> list[Block]:
-        """The blocks of a stack (default: the main one), all or those at `indices` (0 is the first to run).
+    def named(self, stack: Stacks = None) -> list[str]:
+        """Names of the stacks that are asked for: the main one, one, several, or "both" towers of a pair.
+
+        Raises:
+            KeyError: the model has no such stack.
+            ValueError: none at all, or one of them twice.
+        """
+        names = (
+            [self.main]
+            if stack is None
+            else [*TOWERS]
+            if stack == BOTH
+            else [stack]
+            if isinstance(stack, str)
+            else [*stack]
+        )
+        if not names or len(set(names)) != len(names):
+            raise UserError(f"stack={stack!r} names {'a stack twice' if names else 'no stack'}; None means {self.main}")
+        for name in names:
+            if name not in self.stacks:
+                found = ", ".join(f"{other} ({len(blocks)} blocks)" for other, blocks in self.stacks.items())
+                raise UnknownName(f"no stack {name!r} in {type(self.model).__name__}: it has {found}")
+        return names
+
+    def blocks(self, stack: Stacks = None, indices: Sequence[int] | None = None) -> list[Block]:
+        """The blocks of a stack (default: the main one), or of several, all or those at `indices` (0 is the first to run).
 
         Without indices, blocks that a method replaces, whole or in part, are left out: nothing is to be placed there.
 
@@ -74,8 +110,9 @@ class Places:
             KeyError: no such stack, or an index that the stack does not have.
             ValueError: no index at all, one of them twice, one of a block that is replaced, or every block is.
         """
-        stack = stack or self.main
-        self._check_stack(stack)
+        return [block for name in self.named(stack) for block in self._of(name, indices)]
+
+    def _of(self, stack: str, indices: Sequence[int] | None) -> list[Block]:
         blocks, gone = self.stacks[stack], {site.block.key for site in self.sites}
         if indices is None:
             left = [block for block in blocks if block.key not in gone]
@@ -101,11 +138,6 @@ class Places:
                 )
         return [blocks[i] for i in sorted(indices)]
 
-    def _check_stack(self, stack: str) -> None:
-        if stack not in self.stacks:
-            found = ", ".join(f"{name} ({len(blocks)} blocks)" for name, blocks in self.stacks.items())
-            raise UnknownName(f"no stack {stack!r} in {type(self.model).__name__}: it has {found}")
-
     @property
     def adapted(self) -> list[str]:
         """Names of the stacks that methods reach by the role of a part: all, but of a composed model the language model's."""
@@ -115,10 +147,9 @@ class Places:
         for blocks in self.stacks.values():
             yield from blocks
 
-    def columns(self, stack: str | None = None) -> list[list[Block]]:
-        """The blocks of a stack that run one after another: one list, or of METER's fusion two, text and image."""
-        self._check_stack(stack or self.main)
-        blocks = self.stacks[stack or self.main]
+    def columns(self, stack: Stacks = None) -> list[list[Block]]:
+        """The blocks of a stack that run one after another: one list, or of METER's fusion two, text and image; of several all."""
+        blocks = [block for name in self.named(stack) for block in self.stacks[name]]
         return [list(column) for _, column in itertools.groupby(blocks, key=lambda b: id(b.stack))]
 
     def column(self, block: Block) -> list[Block]:

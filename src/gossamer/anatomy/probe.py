@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gossamer.anatomy import memory
 from gossamer.anatomy.block import Block, get, has, place
-from gossamer.anatomy.call import Call
+from gossamer.anatomy.call import Arguments
 from gossamer.anatomy.states import states, tokens_of
 
 TOKENS = 5
@@ -49,23 +50,18 @@ class Findings:
 
 
 @torch.no_grad()
-def probe(block: Block, owner: nn.Module) -> Findings:
-    """Tries a block that nobody has changed.
-
-    Args:
-        block: any block of a stack; others of its kind are built alike.
-        owner: runs the stack.
-    """
+def probe(block: Block) -> Findings:
+    """Tries a block that nobody has changed; others of its kind are built alike."""
     first = next(block.module.parameters(), None)
     if first is None or first.device.type == "meta" or _fake(first):
         return Findings()
-    findings, names = Findings(), _places(block)
+    findings, names, tokens = Findings(), _places(block), block.prefix + TOKENS
     try:
-        with _quietly(block.module, first.device.type):
-            seen, x, output = _trial(block, owner, names, TOKENS)
+        with _quietly(block.module, first.device.type), _calling_all(block):
+            seen, x, output = _trial(block, names, tokens)
             _compare(findings, block, seen, x, output)
-            if block.window is None:
-                _, _, longer = _trial(block, owner, (), TOKENS + 2)
+            if block.window is None and block.stack.fixed is None:
+                _, _, longer = _trial(block, (), tokens + 2)
                 _lengths(findings, block, states(output), states(longer))
     except Exception as error:  # whatever a block says about a call that is not the one it knows
         reason = f"a trial of it failed ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
@@ -93,10 +89,23 @@ def _quietly(module: nn.Module, device: str) -> Iterator[None]:
             vars(part).update(hooks[part])
 
 
-def _trial(block: Block, owner: nn.Module, names: tuple[str, ...], tokens: int) -> tuple[Recorder, Tensor, Any]:
+@contextmanager
+def _calling_all(block: Block) -> Iterator[None]:
+    """A block whose attention calls the projections that its own goes past, for as long as the context lasts."""
+    if not block.attention.bypassed:
+        yield
+        return
+    memory.attach(block)
+    try:
+        yield
+    finally:
+        memory.detach(block)
+
+
+def _trial(block: Block, names: tuple[str, ...], tokens: int) -> tuple[Recorder, Tensor, Any]:
     """What the named parts read and give in one call of a block, its states and its output."""
     recorder = Recorder()
-    args, kwargs, x = _arguments(block, owner, tokens)
+    args, kwargs, x = _arguments(block, tokens)
     handles = [h for name in names for h in recorder.hooks(name, get(block.module, name))]
     try:
         output = block.module(*args, **kwargs)
@@ -139,10 +148,10 @@ class Watch:
 
 
 def _flat(x: Tensor) -> Tensor:
-    return tokens_of(x) if x.dim() == 4 else x
+    return x if x.dim() == 3 else tokens_of(x)
 
 
-def _arguments(block: Block, owner: nn.Module, tokens: int) -> tuple[tuple[Any, ...], dict[str, Any], Tensor]:
+def _arguments(block: Block, tokens: int) -> tuple[tuple[Any, ...], dict[str, Any], Tensor]:
     """A call of the block with two samples: no mask, no cache, positions in order."""
     sizes, takes, names = block.sizes, block.arguments, block.stack.windows
     like = get(block.module, block.ffn.up).weight
@@ -154,21 +163,27 @@ def _arguments(block: Block, owner: nn.Module, tokens: int) -> tuple[tuple[Any, 
         if names.dimensions is not None:
             x, others[names.dimensions] = tokens_of(x), grid
     else:
-        x = _states((2, tokens, sizes.width), like.device, dtype)
-    call = Call(states=x, others=others)
-    if block.stack.rotary is not None:
-        positions = torch.arange(tokens, device=like.device)[None]
-        call.rotary = owner.get_submodule(block.stack.rotary)(x, positions)
-    if block.stack.cross is not None:
+        if block.stack.fixed is not None:
+            tokens, others = block.stack.fixed(block.module)
+        x = _states((tokens, sizes.width) if block.stack.packed else (2, tokens, sizes.width), like.device, dtype)
+    given = {**_required(block.module), **others}
+    call = takes.read((), given)
+    call.states = x
+    if takes.takes("rotary"):
+        call.rotary = block.tables(x, torch.arange(x.shape[-2], device=like.device)[None])
+    if block.cross is not None:
         width = getattr(block.part("cross.k"), "in_features", sizes.width)
         call.context = _states((2, 3, width), like.device, dtype)
-    required = [
-        p.name for p in inspect.signature(type(block.module).forward).parameters.values() if p.default is p.empty
-    ]
-    given = {name: None for name in takes.order if name in required and name not in others}
-    args, kwargs = takes.write(call, (), {**given, **others})
+    args, kwargs = takes.write(call, (), given)
     kwargs.pop(takes.names["states"])
     return (x, *args), kwargs, x
+
+
+def _required(module: nn.Module) -> dict[str, None]:
+    """Arguments that a module must be given, be it None."""
+    parameters = list(inspect.signature(type(module).forward).parameters.values())[1:]
+    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return {p.name: None for p in named if p.default is p.empty}
 
 
 def _states(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -184,25 +199,25 @@ def _fake(tensor: Tensor) -> bool:
 
 
 def _places(block: Block) -> tuple[str, ...]:
-    attention, cross, ffn = block.attention, block.stack.cross, block.ffn
+    attention, cross, ffn = block.attention, block.cross, block.ffn
     entering = attention.fused if attention.fused and has(block.module, attention.fused) else attention.q
-    paths = [entering, attention.out, attention.norm, attention.after, attention.layer_scale]
-    paths += [ffn.up, ffn.down, ffn.norm, ffn.after, ffn.layer_scale]
+    paths = [entering, attention.out, attention.norm, attention.after, attention.closing, attention.layer_scale]
+    paths += [ffn.up, ffn.gate, ffn.down, ffn.norm, ffn.after, ffn.closing, ffn.layer_scale]
     paths += [] if cross is None else [cross.q, cross.out, cross.norm, cross.after]
     return tuple(dict.fromkeys(p for p in paths if p is not None and has(block.module, p)))
 
 
 def _compare(findings: Findings, block: Block, seen: Recorder, x: Tensor, output: Any) -> None:
-    """Pre-norm: u = norm(x), x + s branch(u). Post-norm: norm(x + branch(x))."""
+    """Pre-norm: u = norm(x), x + s branch(u). Post-norm: norm(x + branch(x)). Parallel: x + s attention(u) + s' ffn(u')."""
     tolerance = 1e-4 if x.dtype in (torch.float32, torch.float64) else 3e-2
     branches: list[tuple[str, Any]] = [(ATTENTION, block.attention)]
-    branches += [] if block.stack.cross is None else [("cross", block.stack.cross)]
+    branches += [] if block.cross is None else [("cross", block.cross)]
+    entered = x
     for name, names in branches:
-        x = _branch(findings, block, seen, x, name, names, tolerance)
-    ffn = block.ffn
-    x = _branch(findings, block, seen, x, FFN, ffn, tolerance)
+        x = _branch(findings, block, seen, x, x, name, names, tolerance)
+    x = _branch(findings, block, seen, x, entered if block.stack.parallel else x, FFN, block.ffn, tolerance)
     y = states(output)
-    if FFN not in findings.apart and not _equal(tokens_of(y) if y.dim() == 4 else y, x, tolerance):
+    if FFN not in findings.apart and not _equal(_flat(y), x, tolerance):
         findings.apart[FFN] = "what it returns is not the stream behind its FFN"
     count = len(output) if isinstance(output, tuple) else 0
     if bool(block.stack.returns_tuple) != isinstance(output, tuple):
@@ -210,33 +225,28 @@ def _compare(findings: Findings, block: Block, seen: Recorder, x: Tensor, output
 
 
 def _branch(
-    findings: Findings, block: Block, seen: Recorder, x: Tensor, name: str, names: Any, tolerance: float
+    findings: Findings, block: Block, seen: Recorder, x: Tensor, reads: Tensor, name: str, names: Any, tolerance: float
 ) -> Tensor:
-    """Holds one branch against its description; the stream behind it, as the description has it."""
+    """Holds one branch, beside a stream x, against its description; the stream behind it, as the description has it."""
     windowed = block.stack.windows is not None and name != FFN  # what its attention reads is cut into windows
     first = names.up if name == FFN else names.q if names.q in seen.read else names.fused
     last = names.down if name == FFN else names.out
     stream = FFN if name == FFN else STREAM
     if names.norm is not None:
-        if not _equal(seen.read.get(names.norm), x, tolerance):
+        if not _equal(seen.read.get(names.norm), reads, tolerance):
             findings.apart.setdefault(name, f"{names.norm} does not read what enters the branch")
         if not windowed and not _equal(seen.read.get(first), seen.gave.get(names.norm), tolerance):
             findings.apart.setdefault(name, f"{first} does not read what {names.norm} gives")
-    elif not _equal(seen.read.get(first), x, tolerance):
+    elif not windowed and not _equal(seen.read.get(first), reads, tolerance):
         findings.apart.setdefault(name, f"{first} does not read what enters the branch")
-    answer, behind = seen.gave.get(last), None
-    damping = None if names.layer_scale is None else place(block.module, names.layer_scale)
-    if names.layer_scale is not None and names.layer_scale in seen.gave:
-        answer = seen.gave[names.layer_scale]
-    elif isinstance(damping, Tensor) and answer is not None:
-        answer = damping * answer
-    if answer is not None and answer.shape == x.shape and not windowed:
-        behind = x + answer
+    answer, behind = _answer(findings, block, seen, name, names, last, windowed, tolerance), None
+    if answer is not None and answer.numel() == x.numel() and not windowed:
+        behind = x + answer.reshape(x.shape)
     if names.after is not None:
         if not _equal(seen.read.get(names.after), behind, tolerance):
             findings.apart.setdefault(stream, f"{names.after} does not read the sum of the stream and {last}")
         return seen.gave.get(names.after, x)
-    if name == FFN:
+    if name == FFN or block.stack.parallel:
         return x if behind is None else behind
     follower = _reads_next(block, seen, name)
     if follower is not None and not windowed and not _equal(follower, behind, tolerance):
@@ -244,9 +254,24 @@ def _branch(
     return x if follower is None else follower
 
 
+def _answer(
+    findings: Findings, block: Block, seen: Recorder, name: str, names: Any, last: str, windowed: bool, tolerance: float
+) -> Tensor | None:
+    """What a branch adds to the stream: behind its own norm and LayerScale, where there are any."""
+    answer = seen.gave.get(last)
+    if names.closing is not None:
+        if not windowed and not _equal(seen.read.get(names.closing), answer, tolerance):
+            findings.apart.setdefault(name, f"{names.closing} does not read what {last} gives")
+        answer = seen.gave.get(names.closing)
+    damping = None if names.layer_scale is None else place(block.module, names.layer_scale)
+    if names.layer_scale is not None and names.layer_scale in seen.gave:
+        return seen.gave[names.layer_scale]
+    return damping * answer if isinstance(damping, Tensor | float) and answer is not None else answer
+
+
 def _reads_next(block: Block, seen: Recorder, name: str) -> Tensor | None:
     """The stream as the branch behind this one reads it."""
-    cross, ffn = block.stack.cross, block.ffn
+    cross, ffn = block.cross, block.ffn
     if name == ATTENTION and cross is not None:
         return seen.read.get(cross.norm or cross.q)
     return seen.read.get(ffn.norm or ffn.up)
@@ -261,8 +286,87 @@ def _lengths(findings: Findings, block: Block, short: Tensor, long: Tensor) -> N
 
 
 def _equal(found: Tensor | None, expected: Tensor | None, tolerance: float) -> bool:
-    if found is None or expected is None or found.shape != expected.shape:
+    if found is None or expected is None or found.numel() != expected.numel():
         return False
+    found = found.reshape(expected.shape)  # OPT's FFN reads the rows of all samples as one
     return float((found.float() - expected.float()).abs().max()) <= tolerance * (
         1 + float(expected.float().abs().max())
     )
+
+
+# ---- attention with a memory ----
+
+
+class _Rows(nn.Module):
+    """A memory of two fixed rows, to see whether an attention really reads memories."""
+
+    def __init__(self, width: int, like: Tensor):
+        super().__init__()
+        self.rows = torch.linspace(-1, 1, 2 * width, device=like.device, dtype=like.dtype).view(1, 2, width)
+
+    def forward(self, batch: int) -> tuple[Tensor, Tensor]:
+        return self.rows, 1 + self.rows
+
+
+@torch.no_grad()
+def remembering(block: Block, branch: str = "attention") -> str | None:
+    """Why a block's self- or cross-attention cannot remember, or None where a small probe shows that it can.
+
+    The probe: without a memory our attention equals the family's own; with one, the answer changes.
+    """
+    attention, own = block.part(branch), block.stack.own_attention
+    if memory.memory_of(attention) is not None:
+        return None
+    if own is None:
+        implementation = getattr(getattr(attention, "config", None), "_attn_implementation", None)
+        if implementation not in memory.NAMES:
+            return f"its attention implementation is {implementation!r}; load the model with 'sdpa' or 'eager'"
+    if hasattr(attention, memory.CHILD):
+        return f"{type(attention).__name__} has something of its own called {memory.CHILD!r}"
+    weight = block.part("out").weight
+    if weight.device.type == "meta":
+        return None  # nothing to compute with; the structure was checked when the model was read
+    cross, window = branch == "cross", block.window
+    rows = _Rows(block.sizes.cross_inner if cross else block.sizes.inner_kv, weight)
+    count = block.prefix + 3 if window is None else window[0] * window[1]
+    if block.stack.fixed is not None:
+        count = block.stack.fixed(block.module)[0]
+    was_training = attention.training
+    x = torch.arange(2 * count * block.sizes.width, device=weight.device).float().sin()
+    x = x.to(weight.dtype).view(2, count, -1)
+    x = x[0] if block.stack.packed else x
+    attention.eval()
+    try:
+        expected = attend(block, attention, x, cross=cross)
+        ours = memory.attach(block, branch)
+        try:
+            block.part(branch).eval()
+            found = attend(block, block.part(branch), x, cross=cross)
+            ours.parts.append(rows)
+            changed = attend(block, block.part(branch), x, cross=cross)
+        finally:
+            memory.detach(block, branch)
+    finally:
+        attention.train(was_training)
+    tolerance = 1e-5 if weight.dtype == torch.float32 else 2e-2
+    error = float((found - expected).abs().max() / (1 + expected.abs().max()))
+    if not error <= tolerance:
+        return f"without a memory our attention differs from {type(attention).__name__}'s own by {error:.1e} in a probe"
+    if torch.equal(changed, found):
+        return f"{type(attention).__name__} does not read a memory (it does not call the attention interface)"
+    return None
+
+
+def attend(block: Block, attention: Any, x: Tensor, *, cross: bool = False) -> Tensor:
+    """One bare call of an attention module: no mask, positions in order; cross-attention reads the same states."""
+    takes = Arguments(attention)
+    told = {} if block.stack.fixed is None else block.stack.fixed(block.module)[1]
+    given = {**_required(attention), **{name: value for name, value in told.items() if name in takes.order}}
+    call = takes.read((), given)
+    call.states, call.context = x, x if cross else None
+    if takes.takes("rotary"):
+        call.rotary = block.tables(x, torch.arange(x.shape[-2], device=x.device)[None])
+    args, kwargs = takes.write(call, (), given)
+    kwargs.pop(takes.names["states"])
+    output = attention(x, *args, **kwargs)
+    return output[0] if isinstance(output, tuple) else output

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from torch import nn
 
 from gossamer.anatomy.anatomy import Anatomy
-from gossamer.anatomy.block import Block, attribute, get, has, hollowed, lacking, listed
+from gossamer.anatomy.block import Block, attribute, get, has, hollowed, lacking, listed, wanting
 from gossamer.anatomy.call import SPELLINGS, Arguments
 from gossamer.anatomy.places import STACK_ORDER
 from gossamer.anatomy.stack import Stack
@@ -77,6 +77,9 @@ def _problem(name: str, owner: nn.Module, stack: Stack, found: list[tuple[int, s
     for _, path, block in found:
         if (why := _missing_part(block, stack)) is not None:
             return f"{name or type(owner).__name__}.{path} ({type(block).__name__}) {why}"
+    standing = [block for _, _, block in found if hollowed(block) is None]
+    if stack.cross is not None and standing and all(lacking(block, stack.cross) for block in standing):
+        return f"{name or type(owner).__name__} has no {lacking(standing[0], stack.cross)} in any block"
     around = [stack.patch_convolution, stack.final_norm]
     lacks = next((names for names in around if names and not any(has(owner, name) for name in names)), None)
     return None if lacks is None else f"{name or type(owner).__name__} has no {' or '.join(lacks)}"
@@ -112,7 +115,7 @@ def _blocks(
     """The blocks of one column, numbered from `first`; those behind a merging of patches with it."""
     prefix, blocks = _prefix(owner, stack), list[Block]()
     for i, (stage, path, module) in enumerate(found, start=first):
-        block = Block(stack, i, module, _path(name, path), prefix, stage)
+        block = Block(stack, i, module, _path(name, path), owner, prefix, stage)
         if stack.windows is not None and blocks and blocks[-1].stage < stage:
             merges = stage if stack.windows.merges_first else stage - 1
             block.merging = get(owner, stack.windows.merging.replace("*", str(merges)))
@@ -143,14 +146,16 @@ def _kinds(module: nn.Module) -> Iterable[str]:
 def _missing_part(block: nn.Module, stack: Stack) -> str | None:
     if hollowed(block) is not None:
         return None  # what stood there is gone on purpose
+    if stack.kinds and not {cls.__name__ for cls in type(block).__mro__} & set(stack.kinds):
+        return f"is no {' or '.join(stack.kinds)}"
     if any(isinstance(m, nn.MultiheadAttention) for m in block.modules()):
         return "uses nn.MultiheadAttention, whose output projection is never called as a module, so nothing can be added to it"
     if (why := _missing_argument(block, stack)) is not None:
         return why
     if all(lacking(block, names) for names in stack.attention):
         return f"has no {' or '.join(str(lacking(block, names)) for names in stack.attention)}"
-    if not any(has(block, f.up) and has(block, f.down) for f in stack.ffn):
-        return f"has no {' or '.join(f.up for f in stack.ffn)}"
+    if all(wanting(block, names) for names in stack.ffn):
+        return f"has no {' or '.join(str(wanting(block, names)) for names in stack.ffn)}"
     return None
 
 
@@ -159,7 +164,7 @@ def _missing_argument(block: nn.Module, stack: Stack) -> str | None:
     takes = Arguments(block)
     needed = {
         "cache": stack.causal and not stack.whole,
-        "rotary": stack.rotary is not None,
+        "rotary": stack.rotary is not None or stack.patch_rotary,
         "bias": stack.relative_bias,
         "context": stack.cross is not None,
         "mask": stack.modality != "vision",

@@ -7,12 +7,14 @@ merged first, so that everyone merges with what it stood on.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from gossamer.anatomy.displaced import Displaced
+from gossamer.anatomy.projection import matrix
 from gossamer.anatomy.seams import Change, Part
 
 Merge = Callable[[nn.Module], "nn.Module | None"]
@@ -81,12 +83,13 @@ class Swapped(Change):
         self, model: nn.Module, name: str, module: nn.Module, displaced: Displaced, *, merge: Merge | None = None
     ):
         super().__init__()
-        path, _, self.child = name.rpartition(".")
-        self.parent = model.get_submodule(path)
+        self.path, _, self.child = name.rpartition(".")
+        self.model, self.parent = model, model.get_submodule(self.path)
         self.old, self.new, self.displaced, self.merge = getattr(self.parent, self.child), module, displaced, merge
 
     def apply(self) -> None:
-        """Puts the new module in place."""
+        """Puts the new module in place; what it stands in may have been put in place anew itself."""
+        self.parent = self.model.get_submodule(self.path)
         setattr(self.parent, self.child, self.new)
         self.displaced.held.append(self.old)
 
@@ -113,35 +116,47 @@ class Swapped(Change):
 
 
 class SplitLinear(nn.Module):
-    """A fused qkv Linear as three Linears `q`, `k`, `v` over views of its weights (same storage, same values)."""
+    """A fused qkv Linear as three Linears `q`, `k`, `v` over views of its weights (same storage, same values).
+
+    Args:
+        fused: the Linear, or GPT-2's transposed one.
+        ends: where the rows of q, k and v begin and end.
+    """
 
     q: nn.Module
     k: nn.Module
     v: nn.Module
 
-    def __init__(self, fused: nn.Linear):
+    def __init__(self, fused: nn.Linear | Conv1D, ends: Sequence[int]):
         super().__init__()
-        d = fused.out_features // 3
-        for i, name in enumerate("qkv"):
-            rows = slice(i * d, (i + 1) * d)
+        self.transposed = isinstance(fused, Conv1D)
+        for name, start, end in zip("qkv", ends, ends[1:], strict=False):
+            rows = slice(start, end)
             bias = None if fused.bias is None else fused.bias.data[rows]
-            self.add_module(name, linear_of(fused.weight.data[rows], bias))
+            self.add_module(name, linear_of(matrix(fused).data[rows], bias))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, N, d] -> [B, N, 3d], as the fused Linear."""
+        """[B, N, d] -> [B, N, q + k + v], as the fused Linear."""
         return torch.cat([self.q(x), self.k(x), self.v(x)], dim=-1)
 
     @property
     def plain(self) -> bool:
-        """Whether no third is rewritten."""
-        return all(type(third) is nn.Linear for third in (self.q, self.k, self.v))
+        """Whether no part is rewritten."""
+        return all(type(part) is nn.Linear for part in (self.q, self.k, self.v))
 
-    def fused(self) -> nn.Linear:
-        """The three as one Linear with weights of its own; a third without a bias gets zeros where another has one."""
-        thirds = [third for third in (self.q, self.k, self.v) if isinstance(third, nn.Linear)]
-        biases = [t.weight.new_zeros(t.out_features) if t.bias is None else t.bias.data for t in thirds]
-        biased = any(third.bias is not None for third in thirds)
-        return linear_of(torch.cat([t.weight.data for t in thirds]), torch.cat(biases) if biased else None)
+    def fused(self) -> nn.Module:
+        """The three as one Linear, as it was, with weights of its own; a part without a bias gets zeros where another has one."""
+        parts = [part for part in (self.q, self.k, self.v) if isinstance(part, nn.Linear)]
+        biases = [p.weight.new_zeros(p.out_features) if p.bias is None else p.bias.data for p in parts]
+        biased = any(part.bias is not None for part in parts)
+        weight, bias = torch.cat([p.weight.data for p in parts]), torch.cat(biases) if biased else None
+        if not self.transposed:
+            return linear_of(weight, bias)
+        found = Conv1D(*weight.shape)
+        found.weight, found.bias = (
+            nn.Parameter(t, requires_grad=False) for t in (weight.T.contiguous(), torch.cat(biases))
+        )
+        return found
 
 
 def linear_of(weight: Tensor, bias: Tensor | None) -> nn.Linear:
@@ -177,7 +192,9 @@ def finish(model: nn.Module, log: list[Change]) -> bool:
             new.inner = None
     for change in log:
         if isinstance(change, Swapped) and isinstance(change.new, SplitLinear) and change.new.plain:
-            setattr(change.parent, change.child, change.new.fused())
+            whole = change.new.fused()
+            hand_over(change.new, whole)
+            setattr(change.parent, change.child, whole)
     return untied
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from gossamer.anatomy import memory, remembering
+from gossamer.anatomy import memory, probe
 from gossamer.anatomy.call import Arguments
-from gossamer.anatomy.states import states, tokens_of
+from gossamer.anatomy.states import answer, states, tokens_of
 from gossamer.errors import WrongKind
 
 if TYPE_CHECKING:
@@ -71,6 +71,25 @@ class Change:
         return {k: (None if isinstance(v, Tensor) else v) for k, v in self.__dict__.items()}
 
 
+class Owned(Change):
+    """An attention that goes past its projections gives its place to one of ours, which calls them."""
+
+    def __init__(self, block: Block):
+        super().__init__()
+        self.block = block
+
+    def apply(self) -> None:
+        """Puts ours in place; TypeError where a probe shows that it is another function."""
+        reason = memory_obstacle(self.block)
+        if reason is not None:
+            raise WrongKind(f"nothing can be placed in the attention of {self.block.name}: {reason}")
+        memory.attach(self.block)
+
+    def revert(self) -> None:
+        """Gives the attention its place back."""
+        memory.detach(self.block)
+
+
 class Added(Change):
     """branch(x) + part(x, branch(x)), from the input of `enter` to the output of `leave`."""
 
@@ -95,7 +114,7 @@ class Added(Change):
         x, self.x = self.x, None
         if x is None or self.suspended:
             return output  # or a probe called the attention on its own; the branch was not entered
-        return output + self.part(x, output)
+        return output + answer(self.part, x, output)
 
 
 class Entered(Change):
@@ -162,7 +181,7 @@ class Remembered(Change):
 
 def memory_obstacle(block: Block, branch: str = "attention") -> str | None:
     """Why a block's attention cannot take extra keys and values, or None where a probe shows that it can."""
-    return remembering.obstacle(block, branch)
+    return probe.remembering(block, branch)
 
 
 class Skipped(Change):

@@ -343,9 +343,11 @@ def obstacle(block: Block) -> str | None:
     stack = block.stack
     reasons = {
         "it attends in windows, whose tokens keep their places": stack.windows is not None,
+        "its states are rows of all images one after another": stack.packed,
+        "its FFN stands beside its attention, not behind it": stack.parallel,
         "it is causal: its tokens have an order": stack.causal,
         "it reads text, whose tokens have an order": stack.modality != "vision",
-        "it reads another stack, whose rows nobody merges": stack.cross is not None or stack.context is not None,
+        "it reads another stack, whose rows nobody merges": block.cross is not None,
         "it is a post-norm block: no norm stands before its attention and its FFN": None
         in (block.attention.norm, block.ffn.norm),
         "its attention has a bias by position": stack.relative_bias or block.attention.bias is not None,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -18,15 +19,22 @@ class AttentionNames:
     v: str
     out: str
     norm: str | None  # normalisation before the branch; None in post-norm blocks
-    fused: str | None = None  # one Linear for q, k and v in this order; q, k, v then name the thirds
+    fused: str | None = None  # one Linear for q, k and v in this order; q, k, v then name its parts
+    apart: tuple[str, str, str] | None = None  # parameters of the block: biases of q, k, v that the fused Linear lacks
+    bypassed: bool = (
+        False  # `module` takes the weights of the fused Linear and does not call it: only `own_attention` does
+    )
     after: str | None = None  # post-norm blocks: the normalisation after the residual sum
+    closing: str | None = None  # a normalisation of what the branch gives, before LayerScale and the sum
     head_width: str = "head_dim"
     heads: str | None = None  # an attribute of `module`: the number of heads, where it does not say their width
     scaling: str | None = "scaling"  # factor of q k^T; None: head_width ** -0.5
-    q_norm: str | None = None  # normalisation of each head's queries and keys
+    q_norm: str | None = None  # normalisation of queries and keys, of each head or of all of them at once
     k_norm: str | None = None
-    layer_scale: str | None = None  # the module, or the parameter [d], that damps the branch before the residual sum
-    bias: str | None = None  # a module or parameter that gives a bias by relative position, made inside the block
+    layer_scale: str | None = None  # the module, parameter [d] or number that damps the branch before the residual sum
+    bias: str | None = (
+        None  # a module or parameter that gives every row a position inside the block: none can be let in
+    )
     returns: int = 2  # values that `module` returns: states, bias or weights, ...; 0: the states alone, no tuple
 
 
@@ -34,11 +42,12 @@ class AttentionNames:
 class FfnNames:
     """Names of the parts of one feed-forward branch, relative to its block; alternatives in order of preference."""
 
-    up: str
+    up: str  # where gate and up are one Linear of twice the width, that
     down: str
     norm: str | None
     gate: str | None = None
     after: str | None = None
+    closing: str | None = None
     layer_scale: str | None = None
     act: str | None = None  # the activation; of gated ones that of the gate
 
@@ -74,14 +83,17 @@ class Stack:
     the class that computes attention from the block's Linears, for families that offer no public seam inside theirs.
     """
 
-    name: Literal["vision", "text", "encoder", "decoder", "fusion"]
+    name: Literal["vision", "connector", "text", "encoder", "decoder", "fusion"]
     owners: tuple[str, ...]  # config.model_type, or package.Class for models without a Hugging Face config
     blocks: str  # the list of blocks, relative to the owner; with a star, the lists of all stages
+    kinds: tuple[
+        str, ...
+    ] = ()  # classes of blocks, where an owner may have others with parts of the same names; (): any
     attention: tuple[AttentionNames, ...]  # alternatives in order of preference
     ffn: tuple[FfnNames, ...]
     patch_convolution: tuple[str, ...]  # in the owner, alternatives: makes tokens of patches; (): it reads no images
     final_norm: tuple[str, ...]  # in the owner, alternatives: the norm behind the last block; (): blocks end with one
-    cross: AttentionNames | None = None
+    cross: AttentionNames | None = None  # of those blocks that have it
     prefix: int | tuple[str, ...] = 0  # a number, or attributes of the owner to try, in order
     extra_prefix: int = 0
     causal: bool = False
@@ -92,12 +104,18 @@ class Stack:
     patches: str | None = None  # in the owner: gives the patch tokens [B, n, d] before positions are added
     patches_norm: str | None = None  # in the owner: a norm behind the positions puts tokens on another scale
     rotary: str | None = None  # in the owner: rotary(states, positions) = cosine and sine for its blocks
+    patch_rotary: bool = False  # its blocks get tables for the patches alone: tokens in front of these are not rotated
+    fixed: Callable[[Any], tuple[int, dict[str, Any]]] | None = (
+        None  # of a block: how many tokens it takes, and what it is told
+    )
+    packed: bool = False  # its states are the rows of all samples [N, d], and an argument says where each begins
+    parallel: bool = False  # attention and FFN both read what enters the block, and are added at once
     own_attention: type[nn.Module] | None = None
     pooled: int = 1  # widths of the stream in one vector that "pooled" reads out
     entrance: str | None = None  # in the owner: gives the (text) tokens that enter, before modality types are added
     words: str | None = None  # in the owner: ids -> embedded words, as the text begins its way
     counts_as: str | None = None  # the stack whose number of tokens its blocks see; None: a number of its own
-    context: str | None = None  # the stack whose tokens the cross-attention reads
+    context: tuple[str, ...] = ()  # stacks whose tokens the cross-attention may read: the first that the model has
     relative_bias: bool = False  # the first block computes a bias that the others receive
     returns_tuple: int = 0  # a block returns a tuple of so many, the states first, and not the states alone
     windows: WindowNames | None = None

@@ -8,13 +8,24 @@ from torch import Tensor
 
 
 def tokens_of(x: Tensor) -> Tensor:
-    """States as tokens [B, N, d], where a family holds them as a grid [B, h, w, d]."""
-    return x.flatten(1, -2)
+    """States as tokens [B, N, d], where a family holds them as a grid [B, h, w, d], or as rows of all samples [N, d]."""
+    return x[None] if x.dim() == 2 else x.flatten(1, -2)
 
 
 def as_states(tokens: Tensor, x: Tensor) -> Tensor:
     """Tokens [B, N, d], or what stands for equal ones, in the shape of the states x they came from."""
-    return tokens if x.dim() == 3 else tokens.expand(x.shape[0], x[0, ..., 0].numel(), -1).reshape(x.shape)
+    if x.dim() == tokens.dim() == 3:
+        return tokens
+    if tokens.numel() != x.numel():
+        tokens = tokens.expand(x.shape[0], x[0, ..., 0].numel(), -1)
+    return tokens.reshape(x.shape)
+
+
+def answer(part: Any, *given: Tensor) -> Tensor:
+    """A part's answer to what it is given, of one shape; rows of all samples [N, d] are to it one sample [1, N, d]."""
+    if given[0].dim() > 2:
+        return part(*given)
+    return as_states(part(*(x[None] for x in given)), given[0])
 
 
 def states(output: Any) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
@@ -12,7 +12,10 @@ from gossamer.anatomy.call import Arguments, Call
 from gossamer.anatomy.replaced import first_token
 from gossamer.anatomy.seams import Change
 from gossamer.anatomy.session import Session
-from gossamer.anatomy.states import as_states, states, tokens_of, with_states
+from gossamer.anatomy.states import answer, as_states, states, tokens_of, with_states
+
+if TYPE_CHECKING:
+    from gossamer.anatomy.block import Block
 
 
 class Start(Change):
@@ -52,35 +55,83 @@ class End(Change):
         return with_states(output, y + as_states(self.part(tokens_of(y)), y))
 
 
-class MiddlePreNorm(Change):
-    """x + part(x) between attention and FFN of a pre-norm block.
+class Between(Change):
+    """x + part(x) between attention and FFN, where the block reads that stream twice: in its FFN, and in its last sum.
 
-    The block reads that stream twice: through its second norm, and in its last sum. Both get the addition.
+    Both get the addition. `readers` are what the FFN reads the stream with: the norm before it, or its first Linears.
     """
 
-    def __init__(self, block: nn.Module, norm: nn.Module, part: nn.Module):
+    def __init__(self, block: nn.Module, readers: Sequence[nn.Module], part: nn.Module):
         super().__init__()
-        self.block, self.norm, self.part = block, norm, part
+        self.block, self.readers, self.part = block, list(readers), part
         self.addition: Tensor | None = None
 
     def apply(self) -> None:
         """Hooks in."""
         self.handles = [
-            self.norm.register_forward_pre_hook(self.before_norm),
+            *(reader.register_forward_pre_hook(self.before_reader) for reader in self.readers),
             self.block.register_forward_hook(self.after_block, prepend=True),  # before inserted tokens leave
         ]
 
-    def before_norm(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The norm reads x + part(x)."""
-        self.addition = self.part(args[0])
+    def answer(self, x: Tensor | None) -> Tensor:
+        """What is added to the stream x between."""
+        assert x is not None, "what reads the stream was given it"
+        return answer(self.part, x)
+
+    def before_reader(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """What reads the stream reads x + part(x)."""
+        if module is self.readers[0]:
+            self.addition = self.answer(args[0])
         return (args[0] + self.addition, *args[1:])
 
     def after_block(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """The block's last sum, which used x, gets part(x) as well."""
         addition, self.addition = self.addition, None
-        assert addition is not None, "the norm runs before the block ends"
+        assert addition is not None, "what reads the stream runs before the block ends"
         y = states(output)
         return with_states(output, y + as_states(addition, y))
+
+
+class AddedToSum(Between):
+    """s branch(x) + part(x, s branch(x)), where the block damps a branch by a parameter or number s in its sum.
+
+    Nothing stands between s and the sum, so the addition goes where the sum is read: of an attention as between it and the FFN,
+    of an FFN (without `readers`) at the block's end.
+    """
+
+    def __init__(
+        self, block: Block, role: str, enter: nn.Module, leave: nn.Module, readers: Sequence[nn.Module], part: Any
+    ):
+        super().__init__(block.module, readers, part)
+        self.damps, self.role, self.enter, self.leave = block, role, enter, leave
+        self.x: Tensor | None = None
+        self.given: Tensor | None = None
+
+    def apply(self) -> None:
+        """Hooks in."""
+        super().apply()
+        self.handles += [
+            self.enter.register_forward_pre_hook(self.entered),
+            self.leave.register_forward_hook(self.left),
+        ]
+
+    def entered(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Keeps the branch's input."""
+        self.x = args[0]
+
+    def left(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        """Keeps the branch's output."""
+        self.given = output
+        if not self.readers:
+            self.addition = self.answer(None)
+
+    def answer(self, x: Tensor | None) -> Tensor:
+        """The part's, for what the branch read and gave."""
+        assert self.x is not None, "the branch was entered"
+        assert self.given is not None, "the branch was left"
+        found = answer(self.part, self.x, self.damps.damped(self.role, self.given))
+        self.x = self.given = None
+        return found
 
 
 class MiddlePostNorm(Change):
@@ -96,7 +147,7 @@ class MiddlePostNorm(Change):
 
     def after_norm(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Adds the part's answer to the normalised states."""
-        return output + self.part(output)
+        return output + answer(self.part, output)
 
 
 class Reads(Change):
@@ -125,7 +176,7 @@ class Reads(Change):
     def answer(self, u: Tensor) -> Tensor:
         """The part's."""
         if self.firsts is None:
-            return self.part(u)
+            return answer(self.part, u)
         return self.part(u, first_token(u, self.firsts.now, self.part, self.firsts.session))
 
     def after_norm(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:

@@ -107,7 +107,7 @@ def table(methods: dict[str, dict[str, Any]]) -> str:
 def try_out(folder: str | Path) -> str:
     """Loads the saved VPT adapter again and lets it classify the first test image; one sentence."""
     from gossamer import data
-    from gossamer.evaluate import load_adapter
+    from gossamer.runs.trained import load_adapter
     from gossamer.tasks.classifying_images import probabilities
     from gossamer.tasks.recorded import preprocessing_of
 

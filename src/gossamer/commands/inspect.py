@@ -116,14 +116,14 @@ def _runs(value: Any) -> str:
 
 def command(arguments: Sequence[str]) -> None:
     """`gossamer inspect`: prints the anatomy of a model."""
-    from gossamer import architectures
-
-    known = ", ".join(architectures.names())
     parser = argparse.ArgumentParser(prog="gossamer inspect", description="Show where the parts of a model sit.")
     parser.add_argument(
-        "model", help=f"an architecture ({known}), a config.json, a folder, or a model of the zoo or hub"
+        "model", help="an architecture such as vit-b16, a config.json, a folder, or a model of the zoo or hub"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     asked = parser.parse_args(arguments)
+
+    from gossamer import architectures
+
     seen = describe(architectures.build(asked.model))
     print(json.dumps(seen, indent=2) if asked.json else text(seen))

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from gossamer.documents import read_json
-from gossamer.zoo.sources import PRETRAINED
+from gossamer.made import PRETRAINED
 
 
 def command(arguments: Sequence[str]) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gossamer import tasks
-from gossamer.condensation.run import train
-from gossamer.runs import processes, run_file
+from gossamer.runs import run_file
 
 
 def command(arguments: Sequence[str]) -> None:
     """Trains and prints the final scores."""
     run, switches = run_file.parse(arguments)
+
+    from gossamer import tasks
+    from gossamer.condensation.run import train
+    from gossamer.runs import processes
+
     metrics = train(run, **switches)
     if not processes.first():
         return

@@ -12,7 +12,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from gossamer.comparison.plan import Cell, Comparison
+from gossamer.comparison.plan import Cell
+from gossamer.comparison.settings import Comparison
 
 
 class Board:

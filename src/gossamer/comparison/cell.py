@@ -92,7 +92,7 @@ def row(cell: Cell, metrics: dict[str, Any]) -> dict[str, Any]:
     """
     from gossamer import tasks
     from gossamer.comparison.timing import timed
-    from gossamer.evaluate import load_adapter
+    from gossamer.runs.trained import load_adapter
 
     split = next((name for name in ("test", "val") if name in metrics), None)
     if split is None:

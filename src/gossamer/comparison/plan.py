@@ -7,17 +7,16 @@ what was chosen from the method's grid.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import itertools
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gossamer import methods as registry
-from gossamer.documents import expanded, parse_yaml
+from gossamer.comparison.settings import Comparison, folder_of
+from gossamer.documents import parse_yaml
 from gossamer.errors import UserError
 from gossamer.runs import run_file
 from gossamer.runs.run import Run
@@ -25,63 +24,6 @@ from gossamer.runs.run import Run
 SETTINGS_FILE = "compare.yaml"
 MOST = 10_000  # combinations of a grid
 OURS = ("output", "seed")  # of a run: set for every cell here
-
-
-@dataclass(frozen=True, kw_only=True)
-class Selection:
-    """How a setting is chosen from a method's grid: on held-out training images, never on the test split.
-
-    Args:
-        validation: part of the training images held out while choosing, for sets without a validation split.
-        seeds: each candidate is trained once with each; the best mean validation accuracy wins, ties go to the one listed first.
-    """
-
-    validation: float = 0.2
-    seeds: list[int] = field(default_factory=lambda: [0])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """Methods x tasks x seeds: `gossamer compare comparison.yaml`.
-
-    Args:
-        run: what all cells have in common, as in a run file.
-        methods: name -> what the method changes, as in a run file; and under `grid` settings to choose among, such as
-            {training.lr: [1e-3, 1e-2]}.
-        tasks: name -> what the task changes, as in a run file.
-        seeds: every method is trained on every task with each.
-        output: folder of the comparison: a run folder for every cell, rows.jsonl, rows.csv and report.html.
-        baseline: the method that the others are set against. None: the first.
-        selection: how settings are chosen from grids.
-    """
-
-    run: dict[str, Any]
-    methods: dict[str, dict[str, Any]]
-    tasks: dict[str, dict[str, Any]]
-    output: str
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    baseline: str | None = None
-    selection: Selection = field(default_factory=Selection)
-
-    def __post_init__(self) -> None:
-        if not self.output.strip():
-            raise UserError("output is empty; it is the folder of the comparison")
-        object.__setattr__(self, "output", str(expanded(self.output)))
-        for name in ("methods", "tasks", "seeds"):
-            if not getattr(self, name):
-                raise UserError(f"{name} is empty; a comparison needs one or more")
-        for name in ("methods", "tasks"):
-            _require_distinct_folders(name, getattr(self, name))
-        for name, seeds in (("seeds", self.seeds), ("selection.seeds", self.selection.seeds)):
-            if not seeds or len(set(seeds)) < len(seeds):
-                raise UserError(f"{name} must be different whole numbers, got {seeds}")
-        if self.baseline is not None and self.baseline not in self.methods:
-            raise UserError(f"baseline {self.baseline!r} is no method; {_known(self.baseline, self.methods)}")
-
-    @property
-    def reference(self) -> str:
-        """The method that the others are set against."""
-        return self.baseline or next(iter(self.methods))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,9 +133,9 @@ def _cell(
 ) -> Cell:
     """One run; with `extra` settings it is one that tries what a grid offers."""
     of_method = {name: value for name, value in comparison.methods[method].items() if name != "grid"}
-    folder = Path(comparison.output, "runs", _folder(task), _folder(method), f"seed-{seed}")
+    folder = Path(comparison.output, "runs", folder_of(task), folder_of(method), f"seed-{seed}")
     if extra is not None:
-        folder = folder.parent / "grid" / _folder(spelled(settings)) / folder.name
+        folder = folder.parent / "grid" / folder_of(spelled(settings)) / folder.name
     values = comparison.run
     try:
         for change in (comparison.tasks[task], of_method):
@@ -227,22 +169,3 @@ def _require_free(*pieces: dict[str, Any]) -> None:
     taken = [name for piece in pieces for name in OURS if name in piece]
     if taken:
         raise UserError(f"{taken[0]} of a run is set by the comparison itself; use its own output and seeds")
-
-
-def _require_distinct_folders(kind: str, names: Mapping[str, Any]) -> None:
-    """Names become folders, also on disks that do not tell A from a."""
-    taken: dict[str, str] = {}
-    for name in names:
-        other = taken.setdefault(_folder(name).lower(), name)
-        if other != name:
-            raise UserError(f"{kind} {other!r} and {name!r} would have the same folder; rename one")
-
-
-def _folder(name: str) -> str:
-    """A name as a folder's: letters, digits and -_.=,+ stay, all else becomes a single -."""
-    return re.sub(r"[^\w.=,+-]+", "-", name).strip("-.") or "-"
-
-
-def _known(name: str, known: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"there are {', '.join(known)}" + (f" (did you mean {close[0]!r}?)" if close else "")

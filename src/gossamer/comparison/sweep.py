@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import dataclasses
 import io
@@ -15,11 +14,11 @@ from typing import Any
 
 import yaml
 
-from gossamer.arguments import positive
 from gossamer.comparison import engines, plan
 from gossamer.comparison.board import Board
 from gossamer.comparison.cell import COLUMNS, ROW, finished
-from gossamer.comparison.plan import Cell, Comparison
+from gossamer.comparison.plan import Cell
+from gossamer.comparison.settings import Comparison
 from gossamer.cost import machine
 from gossamer.documents import read_json, write_whole
 from gossamer.errors import MissingPackage, UserError
@@ -155,33 +154,6 @@ def _selection(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     return found
 
 
-def command(arguments: Sequence[str]) -> None:
-    """`gossamer compare`: performs a comparison and prints where its report is; exit code 1 if a cell failed."""
-    parser = argparse.ArgumentParser(
-        prog="gossamer compare",
-        description="Methods x tasks x seeds from one file. The same command goes on after a kill.",
-        epilog=f"The file:\n{_explained(Comparison)}\n\nselection:\n{_explained(plan.Selection)}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("file", help="the comparison, YAML")
-    parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="settings that change the file's")
-    parser.add_argument(
-        "--workers", type=positive, default=1, help="cells at a time, on each machine (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--engine", choices=engines.ENGINES, default="local", help="where cells run (default: %(default)s)"
-    )
-    asked = parser.parse_intermixed_args(arguments)
-    comparison = plan.read(asked.file, asked.settings)
-    rows = compare(comparison, engine=asked.engine, workers=asked.workers)
-    failed = [row for row in rows if row["error"]]
-    for row in failed:
-        print(f"failed: {row['method']} on {row['task']}, seed {row['seed']}: {row['error']}")
-    print(f"{len(rows) - len(failed)} of {len(rows)} cells; the report is {Path(comparison.output, REPORT)}")
-    if failed:
-        raise SystemExit(1)
-
-
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows as CSV with a heading; what has parts is JSON in its field."""
     text = io.StringIO()
@@ -210,10 +182,3 @@ def _accuracy(cell: Cell) -> float | None:
 
 def _read(path: Path) -> Any:
     return read_json(path) if path.is_file() else None
-
-
-def _explained(kind: type) -> str:
-    """The settings of a dataclass, as its docstring tells them."""
-    import inspect
-
-    return inspect.getdoc(kind).partition("Args:\n")[2].rstrip()  # type: ignore[union-attr]

@@ -11,11 +11,11 @@ from gossamer import methods
 from gossamer.condensation import condense, cut, number
 from gossamer.documents import write_whole
 from gossamer.errors import UserError
-from gossamer.evaluate import load_adapter
 from gossamer.runs import run_file
 from gossamer.runs.folder import CONDENSED, RunFolder, read_metrics
 from gossamer.runs.progress import Journal
 from gossamer.runs.run import Condense, Run
+from gossamer.runs.trained import load_adapter
 from gossamer.training import train as training
 
 if TYPE_CHECKING:

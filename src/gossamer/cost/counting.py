@@ -289,6 +289,9 @@ def closed_macs(model: nn.Module, head: nn.Module | None, anatomy: Anatomy, samp
     for block in [b for b in anatomy if b.merging is not None]:
         known |= {id(m) for m in block.merging.modules()}  # type: ignore[union-attr]
     known |= {id(m) for m in getattr(hosts.of(model).inner(model), "gossamer", nn.Module()).modules()}
+    if isinstance(model, hosts.Halves):
+        known |= {id(m) for own in model.own_heads().values() for m in own.modules()}
+        total += model.own_macs(sample.image)
     last = tokens[anatomy.readout.counts_as or anatomy.readout.name]
     each_token = {id(hosts.of(model).output_embeddings(model))}
     if anatomy.stacks[anatomy.main][0].stack.causal:

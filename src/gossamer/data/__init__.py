@@ -10,25 +10,40 @@ DataLoader(train, collate_fn=data.Collate(data.Preprocessing(size=224)))
 
 from gossamer.data.image_text import Example, ImageTextDataset
 from gossamer.data.images import ImageDataset, joined, open_image, to_rgb
-from gossamer.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Collate, Preprocessing
-from gossamer.data.registry import CAPTION_SETS, IMAGE_TEXT_SETS, load_image_text
+from gossamer.data.masks import MaskDataset
+from gossamer.data.preprocess import Collate, Preprocessing
+from gossamer.data.registry import (
+    CAPTION_SETS,
+    IMAGE_TEXT_SETS,
+    MASK_SETS,
+    has_masks,
+    load_image_text,
+    load_masks,
+    mask_set_splits,
+)  # fmt: skip
 from gossamer.data.sets import load, names, offline_names, require_apart, splits
 from gossamer.data.stratify import keep_classes, split, stratified
+from gossamer.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 __all__ = [
     "CAPTION_SETS",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "IMAGE_TEXT_SETS",
+    "MASK_SETS",
     "Collate",
     "Example",
     "ImageDataset",
     "ImageTextDataset",
+    "MaskDataset",
     "Preprocessing",
+    "has_masks",
     "joined",
     "keep_classes",
     "load",
     "load_image_text",
+    "load_masks",
+    "mask_set_splits",
     "names",
     "offline_names",
     "open_image",

@@ -11,14 +11,12 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from gossamer.errors import UserError
+from gossamer.pixels import IMAGENET_MEAN, IMAGENET_STD, MAX_SIZE
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-MAX_SIZE = 8192  # settings come with adapters of others: no tensor beyond a GiB an image
 RESIZES = ("shorter-side", "direct")
 INTERPOLATIONS = ("bicubic", "bilinear")
 

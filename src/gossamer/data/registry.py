@@ -12,12 +12,14 @@ from typing import Generic, TypeVar
 from gossamer.data.desk import DESK
 from gossamer.data.easy_vqa import easy_vqa
 from gossamer.data.fgvc import FOLDERS, fgvc
+from gossamer.data.garments import garments
 from gossamer.data.gqa import PARTS as GQA_PARTS
 from gossamer.data.gqa import gqa
 from gossamer.data.image_text import ImageTextDataset
 from gossamer.data.images import ImageDataset
 from gossamer.data.karpathy import IMAGES as CAPTIONED
 from gossamer.data.karpathy import karpathy
+from gossamer.data.masks import ADE20K, MaskDataset, Zero, ade20k, load_mask_folder, mask_splits
 from gossamer.data.nlvr2 import nlvr2
 from gossamer.data.offline import OFFLINE
 from gossamer.data.scienceqa import SPLITS as SCIENCEQA_SPLITS
@@ -29,7 +31,7 @@ from gossamer.data.vtab import CLASSES, LISTS, vtab
 from gossamer.documents import expanded
 from gossamer.errors import UserError
 
-T = TypeVar("T", ImageDataset, ImageTextDataset)
+T = TypeVar("T", ImageDataset, ImageTextDataset, MaskDataset)
 USUAL = ("train", "val", "test")
 
 
@@ -93,6 +95,56 @@ IMAGE_TEXT_SETS: dict[str, Source[ImageTextDataset]] = {
 """Texts about images, by name."""
 CAPTION_SETS = tuple(CAPTIONED)
 """Those of them that are images with captions."""
+
+MASK_SETS: dict[str, Source[MaskDataset]] = {
+    "desk/garments": Source(garments),
+    "ade20k": Source(ade20k, tuple(ADE20K), "ADEChallengeData2016", test=None),
+}
+"""Images with a class for every pixel, by name."""
+
+
+def has_masks(name: str | os.PathLike[str]) -> bool:
+    """Whether a set is one of masks: by name, or a folder of `images/` and `masks/`."""
+    return os.fspath(name) in MASK_SETS or bool(mask_splits(expanded(name)))
+
+
+def mask_set_splits(name: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Its splits."""
+    known = MASK_SETS.get(os.fspath(name))
+    return tuple(mask_splits(expanded(name))) if known is None else known.splits
+
+
+def load_masks(
+    name: str | os.PathLike[str],
+    split: str = "train",
+    *,
+    path: str | os.PathLike[str] | None = None,
+    zero: Zero | None = None,
+) -> MaskDataset:
+    """One split of images with masks: one of `MASK_SETS`, or a folder as in `gossamer.data.masks.load_mask_folder`.
+
+    Args:
+        name: of the set, or the folder.
+        split: one of `mask_set_splits`.
+        path: folder of the files of a published set.
+        zero: for a folder, what 0 means: "class" (None), or "ignore".
+
+    Raises:
+        UserError: an unknown name or split, or `zero` for a set that says itself what 0 is.
+        FileNotFoundError: files are not there.
+    """
+    known = MASK_SETS.get(os.fspath(name))
+    if known is None:
+        if not mask_splits(expanded(name)):
+            raise UserError(
+                f"{name} is no set of masks: neither one of {', '.join(MASK_SETS)}, nor a folder that holds masks/"
+            )
+        if path is not None:
+            raise UserError(f"data.path is for published sets; {name} is a folder itself")
+        return load_mask_folder(os.fspath(name), split, zero or "class")
+    if zero is not None:
+        raise UserError(f"{name} says itself what 0 is in its masks; leave out masks.zero")
+    return known.load(os.fspath(name), split, path)
 
 
 def load_image_text(name: str, split: str = "train", *, path: str | os.PathLike[str] | None = None) -> ImageTextDataset:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from gossamer.data import records
 from gossamer.data.files import listed
 from gossamer.data.folder import load_folder, split_folders
-from gossamer.data.image_text import ImageTextDataset
 from gossamer.data.images import ImageDataset, joined
 from gossamer.data.registry import IMAGE_SETS, IMAGE_TEXT_SETS
 from gossamer.documents import expanded
@@ -65,7 +65,7 @@ def load(
     return dataset
 
 
-def require_apart(sets: Mapping[str, ImageDataset | ImageTextDataset]) -> None:
+def require_apart(sets: Mapping[str, Any]) -> None:
     """Nothing, where no image is in two of the splits; UserError that names those which are, links to one file among them."""
     first: dict[str, str] = {}
     both: list[str] = []

@@ -1,33 +1,82 @@
-"""BERT and RoBERTa: post-norm, the class token first."""
+"""BERT, RoBERTa and those that derive from them: post-norm, the class token first. DistilBERT has such blocks by other names.
+
+As decoders of images or texts they have cross-attention too.
+"""
 
 from gossamer.anatomy.stack import AttentionNames, FfnNames, Stack
 
+_ATTENTION = AttentionNames(
+    module="attention.self",
+    q="attention.self.query",
+    k="attention.self.key",
+    v="attention.self.value",
+    out="attention.output.dense",
+    norm=None,
+    after="attention.output.LayerNorm",
+    head_width="attention_head_size",
+)
+_FFN = FfnNames(
+    up="intermediate.dense",
+    down="output.dense",
+    norm=None,
+    after="output.LayerNorm",
+    act="intermediate.intermediate_act_fn",
+)
+
+_CROSS = AttentionNames(
+    module="crossattention.self",
+    q="crossattention.self.query",
+    k="crossattention.self.key",
+    v="crossattention.self.value",
+    out="crossattention.output.dense",
+    norm=None,
+    after="crossattention.output.LayerNorm",
+    head_width="attention_head_size",
+)
+
 STACKS = (
     Stack(
-        name="text",
-        owners=("bert", "roberta"),
+        name="decoder",
+        owners=("bert", "roberta", "xlm-roberta", "camembert"),
         blocks="encoder.layer",
+        attention=(_ATTENTION,),
+        cross=_CROSS,
+        context=("encoder", "vision", "text"),
+        ffn=(_FFN,),
+        patch_convolution=(),
+        final_norm=(),
+        causal=True,
+        readout="last",
+        modality="text",
+    ),
+    Stack(
+        name="text",
+        owners=("bert", "roberta", "xlm-roberta", "camembert", "electra", "data2vec-text", "ernie"),
+        blocks="encoder.layer",
+        attention=(_ATTENTION,),
+        ffn=(_FFN,),
+        patch_convolution=(),
+        final_norm=(),
+        prefix=1,
+        modality="text",
+    ),
+    Stack(
+        name="text",
+        owners=("distilbert",),
+        blocks="transformer.layer",
         attention=(
             AttentionNames(
-                module="attention.self",
-                q="attention.self.query",
-                k="attention.self.key",
-                v="attention.self.value",
-                out="attention.output.dense",
+                module="attention",
+                q="attention.q_lin",
+                k="attention.k_lin",
+                v="attention.v_lin",
+                out="attention.out_lin",
                 norm=None,
-                after="attention.output.LayerNorm",
+                after="sa_layer_norm",
                 head_width="attention_head_size",
             ),
         ),
-        ffn=(
-            FfnNames(
-                up="intermediate.dense",
-                down="output.dense",
-                norm=None,
-                after="output.LayerNorm",
-                act="intermediate.intermediate_act_fn",
-            ),
-        ),
+        ffn=(FfnNames(up="ffn.lin1", down="ffn.lin2", norm=None, after="output_layer_norm", act="ffn.activation"),),
         patch_convolution=(),
         final_norm=(),
         prefix=1,

@@ -1,4 +1,7 @@
-"""CLIP vision and text towers, and SigLIP's, which have the same blocks."""
+"""CLIP vision and text towers, and those that have the same blocks: SigLIP, MetaCLIP 2, GIT, the towers of Idefics 3 and SmolVLM.
+
+What they differ in: a class token or none, causal text or not, a convolution of patches or (NaFlex) a Linear.
+"""
 
 from gossamer.anatomy.stack import AttentionNames, FfnNames, Stack
 
@@ -13,50 +16,43 @@ _ATTENTION = AttentionNames(
 )
 _FFN = (FfnNames(up="mlp.fc1", down="mlp.fc2", norm="layer_norm2"),)
 
+
+def _vision(owners: tuple[str, ...], prefix: int, *, pooled: bool = True, naflex: bool = False) -> Stack:
+    return Stack(
+        name="vision",
+        owners=owners,
+        blocks="encoder.layers",
+        attention=(_ATTENTION,),
+        ffn=_FFN,
+        patch_convolution=() if naflex else ("embeddings.patch_embedding",),
+        final_norm=("post_layernorm",),
+        prefix=prefix,
+        readout="pooled" if pooled else "mean",
+    )
+
+
+def _text(owners: tuple[str, ...], *, causal: bool) -> Stack:
+    return Stack(
+        name="text",
+        owners=owners,
+        blocks="encoder.layers",
+        attention=(_ATTENTION,),
+        ffn=_FFN,
+        causal=causal,
+        whole=causal,
+        readout="pooled",
+        modality="text",
+        patch_convolution=(),
+        final_norm=("final_layer_norm",),
+    )
+
+
 STACKS = (
-    Stack(
-        name="vision",
-        owners=("clip_vision_model",),
-        blocks="encoder.layers",
-        attention=(_ATTENTION,),
-        ffn=_FFN,
-        patch_convolution=("embeddings.patch_embedding",),
-        final_norm=("post_layernorm",),
-        prefix=1,
-        readout="pooled",
-    ),
-    Stack(
-        name="text",
-        owners=("clip_text_model",),
-        blocks="encoder.layers",
-        attention=(_ATTENTION,),
-        ffn=_FFN,
-        causal=True,
-        whole=True,
-        readout="pooled",
-        modality="text",
-        patch_convolution=(),
-        final_norm=("final_layer_norm",),
-    ),
-    Stack(
-        name="vision",
-        owners=("siglip_vision_model",),
-        blocks="encoder.layers",
-        attention=(_ATTENTION,),
-        ffn=_FFN,
-        patch_convolution=("embeddings.patch_embedding",),
-        final_norm=("post_layernorm",),
-        readout="pooled",
-    ),
-    Stack(
-        name="text",
-        owners=("siglip_text_model",),
-        blocks="encoder.layers",
-        attention=(_ATTENTION,),
-        ffn=_FFN,
-        readout="pooled",
-        modality="text",
-        patch_convolution=(),
-        final_norm=("final_layer_norm",),
-    ),
+    _vision(("clip_vision_model", "metaclip_2_vision_model"), 1),
+    _vision(("git_vision_model",), 1, pooled=False),
+    _vision(("siglip_vision_model",), 0),
+    _vision(("siglip2_vision_model",), 0, naflex=True),
+    _vision(("idefics3_vision", "smolvlm_vision"), 0, pooled=False),
+    _text(("clip_text_model", "metaclip_2_text_model"), causal=True),
+    _text(("siglip_text_model", "siglip2_text_model"), causal=False),
 )

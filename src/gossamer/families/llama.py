@@ -1,36 +1,84 @@
-"""LLaMA: RMS pre-norm decoder with rotary positions, gated FFN, grouped keys and values."""
+"""LLaMA and those that derive from it: RMS norms, rotary positions, gated FFN, grouped keys and values.
+
+What they differ in: norms of queries and keys (Qwen 3, Gemma 3, OLMo 2), norms behind branches, with others before them (Gemma 2
+and 3) or alone (OLMo 2), fused projections (Phi 3), a number that damps branches (Granite).
+"""
+
+import dataclasses
 
 from gossamer.anatomy.stack import AttentionNames, FfnNames, Stack
 
-STACKS = (
-    Stack(
+_ATTENTION = AttentionNames(
+    module="self_attn",
+    q="self_attn.q_proj",
+    k="self_attn.k_proj",
+    v="self_attn.v_proj",
+    out="self_attn.o_proj",
+    norm="input_layernorm",
+)
+_NORMED = dataclasses.replace(_ATTENTION, q_norm="self_attn.q_norm", k_norm="self_attn.k_norm")
+_FFN = FfnNames(
+    up="mlp.up_proj",
+    gate="mlp.gate_proj",
+    down="mlp.down_proj",
+    norm="post_attention_layernorm",
+    act="mlp.act_fn",
+)
+_BEHIND = {"norm": "pre_feedforward_layernorm", "closing": "post_feedforward_layernorm"}
+
+
+def _stack(
+    owners: tuple[str, ...], attention: AttentionNames, ffn: FfnNames = _FFN, rotary: str = "rotary_emb"
+) -> Stack:
+    return Stack(
         name="decoder",
-        owners=("llama",),
+        owners=owners,
         blocks="layers",
-        attention=(
-            AttentionNames(
-                module="self_attn",
-                q="self_attn.q_proj",
-                k="self_attn.k_proj",
-                v="self_attn.v_proj",
-                out="self_attn.o_proj",
-                norm="input_layernorm",
-            ),
-        ),
-        ffn=(
-            FfnNames(
-                up="mlp.up_proj",
-                gate="mlp.gate_proj",
-                down="mlp.down_proj",
-                norm="post_attention_layernorm",
-                act="mlp.act_fn",
-            ),
-        ),
+        attention=(attention,),
+        ffn=(ffn,),
         causal=True,
         readout="last",
         modality="text",
         patch_convolution=(),
         final_norm=("norm",),
-        rotary="rotary_emb",
+        rotary=rotary,
+    )
+
+
+STACKS = (
+    _stack(
+        ("llama", "mistral", "ministral", "qwen2", "qwen2_vl_text", "qwen2_5_vl_text", "gemma", "smollm3"), _ATTENTION
+    ),
+    _stack(("qwen3", "qwen3_vl_text"), _NORMED),
+    _stack(
+        ("granite",),
+        dataclasses.replace(_ATTENTION, layer_scale="residual_multiplier"),
+        dataclasses.replace(_FFN, layer_scale="residual_multiplier"),
+    ),
+    _stack(
+        ("gemma2",),
+        dataclasses.replace(_ATTENTION, closing="post_attention_layernorm"),
+        dataclasses.replace(_FFN, **_BEHIND),
+    ),
+    _stack(
+        ("gemma3_text",),
+        dataclasses.replace(_NORMED, closing="post_attention_layernorm"),
+        dataclasses.replace(_FFN, **_BEHIND),
+    ),
+    _stack(
+        ("olmo2",),
+        dataclasses.replace(_NORMED, norm=None, closing="post_attention_layernorm"),
+        dataclasses.replace(_FFN, norm=None, closing="post_feedforward_layernorm"),
+    ),
+    _stack(
+        ("phi3",),
+        dataclasses.replace(
+            _ATTENTION,
+            q="self_attn.qkv_proj.q",
+            k="self_attn.qkv_proj.k",
+            v="self_attn.qkv_proj.v",
+            fused="self_attn.qkv_proj",
+        ),
+        dataclasses.replace(_FFN, up="mlp.gate_up_proj", gate=None, act=None),
     ),
 )

@@ -37,7 +37,7 @@ _TEXT = Stack(
     pooled=2,
     modality="text",
     counts_as="text",
-    context="vision",
+    context=("vision",),
     entrance="text_transform",
     words="text_model.embeddings",
 )
@@ -46,7 +46,7 @@ _IMAGE = dataclasses.replace(
     blocks="image_layers",
     modality="vision",
     counts_as="vision",
-    context="text",
+    context=("text",),
     entrance="image_transform",
     words=None,
 )

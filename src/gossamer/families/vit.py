@@ -1,4 +1,4 @@
-"""ViT, DeiT and the ViT-MAE encoder of transformers 5: pre-norm, separate q, k, v.
+"""ViT, DeiT, ViT-MSN, I-JEPA and the ViT-MAE encoder of transformers 5: pre-norm, separate q, k, v.
 
 A ViTMAEModel drops patches while `config.mask_ratio` is above 0; its weights can also be loaded into ViTModel.
 """
@@ -16,14 +16,15 @@ _ATTENTION = AttentionNames(
 _FFN = (FfnNames(up="mlp.fc1", down="mlp.fc2", norm="layernorm_after"),)
 
 
-def _stack(owner: str, prefix: int, needs_zero: str | None = None) -> Stack:
+def _stack(owners: tuple[str, ...], prefix: int, needs_zero: str | None = None) -> Stack:
     return Stack(
         name="vision",
-        owners=(owner,),
+        owners=owners,
         blocks="layers",
         attention=(_ATTENTION,),
         ffn=_FFN,
         prefix=prefix,
+        readout="first" if prefix else "mean",
         patches="embeddings.patch_embeddings",
         patch_convolution=("embeddings.patch_embeddings.projection",),
         final_norm=("layernorm",),
@@ -31,4 +32,9 @@ def _stack(owner: str, prefix: int, needs_zero: str | None = None) -> Stack:
     )
 
 
-STACKS = (_stack("vit", 1), _stack("vit_mae", 1, "config.mask_ratio"), _stack("deit", 2))
+STACKS = (
+    _stack(("vit", "vit_msn"), 1),
+    _stack(("vit_mae",), 1, "config.mask_ratio"),
+    _stack(("deit",), 2),
+    _stack(("ijepa",), 0),
+)

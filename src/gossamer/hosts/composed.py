@@ -1,8 +1,9 @@
-"""Two pre-trained models as one: called like a model of transformers, identified by its halves."""
+"""Pre-trained models in one: called like a model of transformers, identified by what it is made of."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -11,16 +12,46 @@ from gossamer.hosts.hugging_face import HuggingFace
 
 
 class Halves(nn.Module):
-    """What a composed model inherits from, in order to be known as one."""
+    """What a composed model inherits from, in order to be known as one. It is made of its halves, and `fields`, by name."""
+
+    halves: ClassVar[tuple[str, ...]]
+    fields: ClassVar[dict[str, type]] = {}
 
     @property
     def parts(self) -> dict[str, nn.Module]:
         """The halves by name; an adapter refers to each."""
         raise NotImplementedError(f"{type(self).__name__} must say what its halves are")
 
+    def said(self) -> dict[str, Any]:
+        """The fields that it takes beside the halves to make it again, as JSON. Default: none."""
+        return {}
+
+    @property
+    def names_outputs(self) -> bool:
+        """Whether it answers with named outputs unless told otherwise. Default: yes."""
+        return True
+
+    def classifies(self, num_labels: int) -> bool:
+        """Whether it gives so many logits by itself and needs no head; UserError where it gives others. Default: it needs one."""
+        return False
+
+    def own_heads(self) -> dict[str, nn.Module]:
+        """Task heads that it brings, by name. Default: none."""
+        return {}
+
+    def own_macs(self, image: tuple[int, int] | None) -> int:
+        """Multiply-adds of these heads for one image of (height, width), as they are deployed, by closed formula."""
+        return 0
+
+    def forget(self) -> None:
+        """Told that what computes in it is another now: drops what it kept. Default: it keeps nothing."""
+
+    def finish(self) -> None:
+        """Lets go of what a finished model does not need. Default: nothing."""
+
 
 class Composed(HuggingFace):
-    """A model of two halves, each with weights, a name and an identity of its own."""
+    """A model of one or two others, each with weights, a name and an identity of its own."""
 
     kind = "composed models"
 
@@ -29,20 +60,36 @@ class Composed(HuggingFace):
         return isinstance(model, Halves)
 
     def options(self, model: Any) -> dict[str, Any]:
-        """Nothing: each half has its own."""
-        return {}
+        """What it is made of beside its halves: each of them has its own."""
+        return model.said()
 
     def parts(self, model: Any) -> dict[str, nn.Module]:
         """The halves."""
         return model.parts
 
     def names_outputs(self, model: Any) -> bool:
-        """As the language model's configuration says, whose outputs they are."""
-        return bool(model.language.config.return_dict)
+        """As it says."""
+        return model.names_outputs
+
+    def changed(self, model: Any) -> None:
+        """It forgets."""
+        model.forget()
+
+    def finish(self, model: Any) -> None:
+        """As it knows."""
+        model.finish()
+
+    def place_head(
+        self, anatomy: Anatomy, num_labels: int, make: Callable[[int, int], nn.Module] = nn.Linear
+    ) -> nn.Module | None:
+        """As of other models; none where it classifies by itself."""
+        model: Any = anatomy.model
+        return None if model.classifies(num_labels) else super().place_head(anatomy, num_labels, make)
 
     def heads(self, model: Any, anatomy: Anatomy) -> dict[str, nn.Module]:
-        """None: the halves have none."""
-        return {}
+        """Those that it brings beside its halves, which have none."""
+        found: Any = model
+        return found.own_heads()
 
     def unclaimed(self, model: Any) -> list[str]:
         """None: there is nothing but the halves."""

@@ -16,13 +16,16 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from gossamer.anatomy import Anatomy
 from gossamer.errors import UserError, WrongKind
-from gossamer.hosts import checkpointing, heads, settings
+from gossamer.hosts import checkpointing, dense, heads, settings
 from gossamer.hosts.base import Host, ReadOut
 
 LABELS = (
     "num_labels",
     "num_qa_labels",
 )  # where a configuration or a model says how many it has; the second is LXMERT's
+
+
+DENSE, PROBED = "ForSemanticSegmentation", 64  # end of the names of classes, and pixels of an image that they all read
 
 
 class HuggingFace(Host):
@@ -53,6 +56,7 @@ class HuggingFace(Host):
             raise WrongKind(
                 f"{type(model).__name__} gives {', '.join(sorted(given))} and no {name} that a head could read; give the bare "
                 "model (CLIPVisionModel for CLIPVisionModelWithProjection) or one that brings its head (...ForImageClassification)"
+                + ("; to tell classes apart by words, gossamer.ZeroShot" if "logits_per_image" in given else "")
             )
 
     def run(self, model: Any, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> Any:
@@ -85,6 +89,15 @@ class HuggingFace(Host):
         output = model(*args, **inputs, **self._named(model))
         ledger = readout.session.ledger(stack)
         return heads.read_out(stack, output, inputs, two_sided=readout.two_sided, ledger=ledger)
+
+    def finish(self, model: Any) -> None:
+        """Of a model that gives every pixel logits, batch norms go into the convolutions before them."""
+        if not type(model).__name__.endswith(DENSE) or not any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
+            return
+        size = getattr(model.config, "image_size", None) or PROBED
+        first = next(model.parameters())
+        pixels = torch.ones(1, 3, size, size, device=first.device, dtype=first.dtype)
+        dense.fold_found(model, lambda: model(pixel_values=pixels).logits)
 
     def accepts_loss_kwargs(self, model: Any) -> bool:
         """As Trainer finds it: what the model says, else whether its forward takes any keyword."""

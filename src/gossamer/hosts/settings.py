@@ -87,9 +87,14 @@ def _merged(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any
     inside = {
         k: _merged(values[k], v)
         for k, v in over.items()
-        if isinstance(v, Mapping) and isinstance(values.get(k), Mapping)
+        if isinstance(v, Mapping) and isinstance(values.get(k), Mapping) and _same_kind(values[k], v)
     }
     return {**values, **over, **inside}
+
+
+def _same_kind(values: Mapping[str, Any], over: Mapping[str, Any]) -> bool:
+    """Whether both are of one kind of configuration, where the second says of which: of another one, nothing stays."""
+    return over.get("model_type", values.get("model_type")) == values.get("model_type")
 
 
 def structure(model: nn.Module, without: Iterable[str] = ()) -> dict[str, str]:

@@ -45,7 +45,7 @@ class Adapter(Method):
         dropout: rate inside the bottleneck in training; AdaptFormer uses 0.1.
         norm: an own LayerNorm in front of the bottleneck (+2d parameters; scaled PA of the APT comparison has one).
         blocks: indices, None: all.
-        stack: None: the model's main stack.
+        stack: one, several, or "both" towers of a pair (CLIP); None: the model's main stack.
     """
 
     rank: int = 64
@@ -55,7 +55,7 @@ class Adapter(Method):
     dropout: float = 0.0
     norm: bool = False
     blocks: tuple[int, ...] | None = None
-    stack: str | None = None
+    stack: str | tuple[str, ...] | None = None
 
     name = "adapter"
 
@@ -93,7 +93,7 @@ class Adapter(Method):
         )
 
     def _branches(self, block: Block) -> list[Branch]:
-        return [branch for branch in PLACEMENTS[self.placement][0] if branch != "cross" or block.stack.cross]
+        return [branch for branch in PLACEMENTS[self.placement][0] if branch != "cross" or block.cross]
 
     def _per_block(self, block: Block) -> int:
         return len(self._branches(block)) * bottleneck.parameters(block.sizes.width, self.rank, norm=self.norm)

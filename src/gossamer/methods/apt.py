@@ -73,7 +73,7 @@ class APT(Method):
         dropout: of the scores in training; the maximum is taken behind it. 0 in every published setting.
         learn_scale: whether s is trained. The authors' METER runs left it at 0, through a slip in a filter of names.
         blocks: indices, None: all.
-        stack: None: the model's main stack.
+        stack: one, several, or "both" towers of a pair (CLIP); None: the model's main stack.
     """
 
     prompts: int = 200
@@ -85,7 +85,7 @@ class APT(Method):
     dropout: float = 0.0
     learn_scale: bool = True
     blocks: tuple[int, ...] | None = None
-    stack: str | None = None
+    stack: str | tuple[str, ...] | None = None
 
     name = "apt"
 
@@ -123,7 +123,7 @@ class APT(Method):
         """
         blocks = anatomy.blocks(self.stack, self.blocks)
         found: list[tuple[Block, Branch]] = [
-            (b, branch) for b in blocks for branch in PLACES[self.where] if branch != "cross" or b.stack.cross
+            (b, branch) for b in blocks for branch in PLACES[self.where] if branch != "cross" or b.cross
         ]
         if not found:
             stack = blocks[0].stack.name

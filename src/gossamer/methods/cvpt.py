@@ -79,7 +79,7 @@ class CVPT(Method):
         dropout_mask: drawn for each "sample", as the paper does, or once a "batch", which costs less.
         form: "folded", "projected" or "auto": the cheaper of the two.
         blocks: indices of the prompted blocks, 0 first. None: all.
-        stack: None: the model's main stack.
+        stack: one, several, or "both" towers of a pair (CLIP); None: the model's main stack.
     """
 
     prompts: int = 10
@@ -95,7 +95,7 @@ class CVPT(Method):
     dropout_mask: Literal["sample", "batch"] = "sample"
     form: Literal["auto", "folded", "projected"] = "auto"
     blocks: tuple[int, ...] | None = None
-    stack: str | None = None
+    stack: str | tuple[str, ...] | None = None
 
     name = "cvpt"
     learning_rate = 5e-3  # the most frequent one of the authors' tasks
@@ -125,7 +125,7 @@ class CVPT(Method):
         blocks = anatomy.blocks(self.stack, self.blocks)
         for block in blocks if self.prompts else ():
             bound = {
-                "xavier": math.sqrt(6 / ((len(blocks) + self.prompts) * block.sizes.width)),
+                "xavier": math.sqrt(6 / ((_beside(block, blocks) + self.prompts) * block.sizes.width)),
                 "vpt": prompt_range(patch_area(anatomy, block), block.sizes.width),
                 "zero": 0.0,
             }[self.prompt_start]
@@ -205,6 +205,11 @@ class CVPT(Method):
         return (total, origins) if self.dropout and self.dropout_mask == "sample" else (0, total + origins)
 
 
+def _beside(block: Block, blocks: list[Block]) -> int:
+    """Blocks of its own stack."""
+    return sum(other.stack.name == block.stack.name for other in blocks)
+
+
 class CrossPrompts(Part):
     """CA of one block: owner of its prompts [m, d], of their start, and of projections that are not shared."""
 
@@ -273,11 +278,13 @@ class CrossPrompts(Part):
     def _heads(self, role: str, x: Tensor) -> Tensor:
         """One of the projections, in heads: [..., N, d] -> [..., H, N, h]; own projections have a precision of their own."""
         projected = self._projection(role)(x if self.own is None else x.to(self.own.dtype))
+        if role in ("q", "k"):
+            projected = self.block.normed(f"{role}_norm", projected)
         return projected.unflatten(-1, (-1, self.block.head_width)).transpose(-3, -2)
 
     def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """K, V [..., H, m, h] of prompts [..., m, d], V from its start; what several heads share is repeated."""
-        k, v = self._through("k_norm", self._heads("k", tokens)), self._heads("v", tokens)
+        k, v = self._heads("k", tokens), self._heads("v", tokens)
         if self.origin is not None:
             v = v - self._heads("v", self._normed(self.origin.to(tokens.dtype), self.config.prompt_norm))
         repeats = self.block.sizes.inner // self.block.head_width // k.shape[-3]
@@ -286,7 +293,7 @@ class CrossPrompts(Part):
     def weights(self, x: Tensor) -> Tensor:
         """How much each token of x [B, N, d] reads of each prompt, [B, H, N, m], in evaluation."""
         k, _ = self.keys_values(self._normed(self.prompts.to(x.dtype), self.config.prompt_norm))  # type: ignore[union-attr]
-        q = self._through("q_norm", self._heads("q", self._normed(x, self.config.query_norm)))
+        q = self._heads("q", self._normed(x, self.config.query_norm))
         return (q @ k.mT * self.block.scaling).softmax(dim=-1)
 
     def _fold(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -294,7 +301,7 @@ class CrossPrompts(Part):
         return fold(k, v, *self._projection("q").weights(), w_o, self.block.scaling)
 
     def _projected(self, x: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q = self._through("q_norm", self._heads("q", x))
+        q = self._heads("q", x)
         return self._out(cross_attention(q, k, v, self.block.scaling))
 
     def _out(self, heads: Tensor) -> Tensor:
@@ -320,7 +327,7 @@ class CrossPrompts(Part):
     def finalize(self) -> None:
         """Stores, in place of the prompts, K and V, or G, g and U with LayerScale in them, or one vector for one prompt."""
         self.eval()
-        k, v = self.keys_values(self._tokens(1, self.block.part("norm2").weight.dtype))
+        k, v = self.keys_values(self._tokens(1, self.block.part("out").weight.dtype))
         if self.form == "constant":
             self.bias = self._damped(self._out(v)).clone()
         elif self.form == "folded":
@@ -348,10 +355,10 @@ class OwnProjections(Part):
 
     def __init__(self, block: Block, config: CVPT | None):
         super().__init__()
-        self.rows: dict[str, slice | None] = {}
+        self.rows: dict[str, tuple[slice | None, Tensor | None]] = {}  # and a bias that the block keeps apart
         for role in ROLES if config else ("q", "out"):
             source = block.projection(role, bare=True)
-            self.rows[role] = None if source.plain else source.rows
+            self.rows[role] = (None, None) if source.plain else (source.rows, source.apart)
             if not source.plain:
                 if config:
                     kind = type(source.linear).__name__
@@ -376,4 +383,4 @@ class OwnProjections(Part):
 
     def projection(self, role: str) -> Projection:
         """The projection as a function."""
-        return Projection(self.get_submodule(role), self.rows[role])
+        return Projection(self.get_submodule(role), *self.rows[role])

@@ -137,7 +137,7 @@ class DAS(Method):
                     found.append(Site(block, None, keep))
                     continue
                 found.append(Site(block, "attention", keep))
-                if block.stack.cross and self.form == "parallel":
+                if block.cross and self.form == "parallel":
                     found.append(Site(block, "cross"))
         return found
 
@@ -241,7 +241,7 @@ class DAS(Method):
     def _branches(self, block: Block) -> list[Branch]:
         """The branches of a block that carry an adapter."""
         if self.form == "parallel":
-            return ["attention", "cross", "ffn"] if block.stack.cross else ["attention", "ffn"]
+            return ["attention", "cross", "ffn"] if block.cross else ["attention", "ffn"]
         if block.attention.norm is None:
             raise UserError(
                 f"form={self.form!r} reads what a norm gives to attention; {block.name} is a post-norm block"

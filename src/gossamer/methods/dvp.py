@@ -199,7 +199,7 @@ class DVP(Method):
     def _branches(self, anatomy: Anatomy) -> list[tuple[Block, Branch]]:
         blocks = [b for name in anatomy.adapted for b in anatomy.blocks(name)]
         crossed: tuple[Branch, ...] = ("attention", "cross", "ffn")
-        return [(b, branch) for b in blocks for branch in crossed if branch != "cross" or b.stack.cross is not None]
+        return [(b, branch) for b in blocks for branch in crossed if branch != "cross" or b.cross is not None]
 
     def _shared(self, anatomy: Anatomy) -> dict[str, nn.Parameter]:
         """The language model's own parameters that are trained: all, or those of norms in and behind its blocks, or none."""

@@ -83,6 +83,10 @@ class Peft(Method):
         """Injects the tuner; its tree holds peft's parameters under our names (`vision.blocks.3.q.lora_A.weight`)."""
         config = self._resolve(anatomy)
         with anatomy.without_sites():
+            hit = set(settings.targeted(config, anatomy.model))
+            for block in anatomy.standing():
+                if f"{block.name}.{block.attention.fused}" in hit:
+                    anatomy.own(block)  # peft's layer in its place would not be called
             return self._inject(anatomy, config)
 
     def _inject(self, anatomy: Anatomy, config: Any) -> Part:

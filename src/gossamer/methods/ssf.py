@@ -37,13 +37,13 @@ class SSF(Method):
             starts as it was.
         embedding: also behind the patch embedding and the last norm, as the authors have it.
         blocks: indices, None: all.
-        stack: None: the model's main stack.
+        stack: one, several, or "both" towers of a pair (CLIP); None: the model's main stack.
     """
 
     std: float = 0.02
     embedding: bool = True
     blocks: tuple[int, ...] | None = None
-    stack: str | None = None
+    stack: str | tuple[str, ...] | None = None
 
     name = "ssf"
 
@@ -53,7 +53,7 @@ class SSF(Method):
 
     def attach(self, anatomy: Anatomy) -> Part:
         """Places them; their tree is `<stack>.blocks.<i>.<role>` and `<stack>.{patches,norm}`, each with `gamma` and `beta`."""
-        tree, stack = Part(), self.stack or anatomy.main
+        tree = Part()
         for block in anatomy.blocks(self.stack, self.blocks):
             for role in block.roles():
                 part = self._part(block.part(role), block.device)
@@ -62,7 +62,7 @@ class SSF(Method):
         for role, name in self._around(anatomy).items():
             module = anatomy.model.get_submodule(name)
             part = self._part(module, next(module.parameters()).device)
-            grow(tree, f"{stack}.{role}", part)
+            grow(tree, role, part)
             anatomy.swap(name, Rescaled(module, part))
         return tree
 
@@ -71,9 +71,10 @@ class SSF(Method):
         return Rescale(width, shifts, self.std, device)
 
     def _around(self, anatomy: Anatomy) -> dict[str, str]:
-        """Role and name of what stands around the blocks and does something."""
-        around = anatomy.around(self.stack).items() if self.embedding else ()
-        return {role: n for role, n in around if not isinstance(anatomy.model.get_submodule(n), nn.Identity)}
+        """Stack with role, and name, of what stands around the blocks and does something."""
+        stacks = anatomy.named(self.stack) if self.embedding else []
+        around = {f"{stack}.{role}": name for stack in stacks for role, name in anatomy.around(stack).items()}
+        return {role: n for role, n in around.items() if not isinstance(anatomy.model.get_submodule(n), nn.Identity)}
 
     def parameters(self, anatomy: Anatomy) -> int:
         """2 d for each of them, d for norms without a bias."""
@@ -137,4 +138,13 @@ class Rescaled(Wrapped):
         if beta is not None:
             held = beta if inner.bias is None else gamma * inner.bias + beta
             plain.bias = nn.Parameter(held.to(inner.weight.dtype), requires_grad=False)
-        return plain
+        return plain if not norm or self._equals(plain) else None
+
+    def _equals(self, plain: nn.Module) -> bool:
+        """Whether a norm with weights that are scaled gives what this gives; one may count its weights from 1 (Gemma's)."""
+        inner: Any = self.inner
+        if inner.weight.is_meta:
+            return True  # nothing to compute with, and nothing that is counted
+        x = torch.linspace(-1, 1, len(inner.weight), device=inner.weight.device, dtype=inner.weight.dtype).cos()[None]
+        found, expected = plain(x), rescaled(inner.forward(x), self.scale.gamma, self.scale.beta)
+        return torch.allclose(found.float(), expected.float(), rtol=1e-2, atol=1e-2 * float(expected.abs().max()))

@@ -62,7 +62,7 @@ class VPT(Method):
             averages over them too, as the paper's code does. They then run as tokens there. None: on Swin only, since other
             read-outs take tokens one by one.
         blocks: indices of the prompted blocks, 0 first. None: all. Shallow: the one block before which prompts enter (None: 0).
-        stack: "vision", "text", "encoder", "decoder", "fusion"; None: the model's main stack.
+        stack: "vision", "text", "encoder", "decoder", "fusion", several of them, or "both" towers of a pair (CLIP); None: the main.
     """
 
     prompts: int | tuple[int, ...] = 10
@@ -73,7 +73,7 @@ class VPT(Method):
     attention: Literal["self", "cross", "both"] = "self"
     stay: bool | None = None
     blocks: tuple[int, ...] | None = None
-    stack: str | None = None
+    stack: str | tuple[str, ...] | None = None
 
     name = "vpt"
     learning_rate = 1e-2
@@ -99,7 +99,7 @@ class VPT(Method):
     def attach(self, anatomy: Anatomy) -> Part:
         """Places prompts in the model; their tree is `<stack>.blocks.<i>.prompts` [p, d or d_p] and `projection`."""
         tree, targets, prompted = PromptTree(), self.targets(anatomy), self.prompted(anatomy)
-        if self.attention != "self" and targets[0].stack.cross is None:
+        if self.attention != "self" and targets[0].cross is None:
             name = targets[0].stack.name
             raise UserError(f"attention={self.attention!r}: blocks of the {name} stack have no cross-attention")
         if not prompted:
@@ -111,14 +111,19 @@ class VPT(Method):
             raise UserError(
                 f"stay=True keeps the prompts of the last block, {left_out[0]}, which blocks={self.blocks} leaves out"
             )
-        first = anatomy.blocks(self.stack)[0]
-        bound = prompt_range(patch_area(anatomy, first), self.project or first.sizes.width)
+        starts = {
+            b.stack.name: b for b in reversed(anatomy.blocks(self.stack))
+        }  # widths of stages are one width in this
+        bounds = {
+            name: prompt_range(patch_area(anatomy, b), self.project or b.sizes.width) for name, b in starts.items()
+        }
         projection = None
         if self.project is not None:
-            projection = nn.Linear(self.project, width, device=first.device)
+            projection = nn.Linear(self.project, width, device=targets[0].device)
             nn.init.kaiming_normal_(projection.weight, mode="fan_out")
             tree.add_module("projection", projection)
         for block, count in prompted:
+            bound = bounds[block.stack.name]
             for branch in BRANCHES[self.attention]:
                 key = block.key if branch == "attention" else f"{block.key}.{branch}"
                 if branch == "cross" or self._exact(anatomy, block, warn=True):
@@ -129,7 +134,7 @@ class VPT(Method):
                     tokens = InsertedPrompts(block, count, self, bound, projection)
                     grow(tree, key, tokens)
                     last = block if self.deep else anatomy.column(block)[-1]
-                    stay = self.stays(anatomy) and last in finals
+                    stay = self.stays(block) and last in finals
                     anatomy.insert(block, tokens, last=last, stay=stay, read=not self.deep)
         return tree
 
@@ -140,9 +145,9 @@ class VPT(Method):
                 f"project={self.project} maps to one width, and the blocks have {min(widths)} to {max(widths)}"
             )
 
-    def stays(self, anatomy: Anatomy) -> bool:
-        """Whether prompts that come out of the last block are read out."""
-        return anatomy.blocks(self.stack)[0].stack.windows is not None if self.stay is None else self.stay
+    def stays(self, block: Block) -> bool:
+        """Whether prompts that come out of the last block of a block's stack are read out."""
+        return block.stack.windows is not None if self.stay is None else self.stay
 
     def targets(self, anatomy: Anatomy) -> list[Block]:
         """The blocks that may have prompts of their own; of shallow prompts where they enter (of two columns two)."""
@@ -207,7 +212,7 @@ class VPT(Method):
     def _exact(self, anatomy: Anatomy, block: Block, warn: bool = False) -> bool:
         """Whether the prompts of a block are keys and values only."""
         last = block is anatomy.column(block)[-1]
-        if not self.deep or self.form != "exact" or (last and self.stays(anatomy)):
+        if not self.deep or self.form != "exact" or (last and self.stays(block)):
             return False
         if self.dropout and block.stack.windows is not None:
             return (

@@ -42,6 +42,7 @@ class VisionLanguage(hosts.Halves):
         ValueError: the language model has a task head of its own.
     """
 
+    halves = ("vision", "language")
     stack_order = ("encoder", "text", "decoder", "vision")  # methods go to the language model unless told otherwise
     accepts_loss_kwargs = False
     base_model_prefix = ""  # peft lets transformers look for names of older checkpoints here
@@ -78,6 +79,11 @@ class VisionLanguage(hosts.Halves):
     def parts(self) -> dict[str, nn.Module]:
         """The two halves by name; an adapter refers to each."""
         return {"vision": self.vision, "language": self.language}
+
+    @property
+    def names_outputs(self) -> bool:
+        """As the language model's configuration says, whose outputs they are."""
+        return bool(self.language.config.return_dict)  # type: ignore[union-attr]
 
     # ---- seeing ----
 

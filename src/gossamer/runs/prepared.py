@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from gossamer.data import ImageDataset, Preprocessing
 from gossamer.data.images import every, to_rgb
 from gossamer.errors import UserError
+from gossamer.runs.run import BATCH as BATCH
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from gossamer.adapting import Adapted
 
 AUGMENTATIONS = ("random-crop", "horizontal-flip", "vertical-flip")
-BATCH = 64  # items that are computed at a time where nothing is trained
 MEMORY = 2**30  # bytes that one set of prepared images may take
 
 

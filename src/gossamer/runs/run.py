@@ -6,11 +6,12 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from gossamer.data.preprocess import MAX_SIZE
 from gossamer.documents import MOST, expanded
 from gossamer.errors import UserError
+from gossamer.pixels import MAX_SIZE
 
 MOST_WORKERS = 256
+BATCH = 64  # items that are computed at a time where nothing is trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +50,15 @@ class Images:
             published.
         mean: of red, green and blue, subtracted. None: as published.
         std: of red, green and blue, divided by. None: as published.
-        augment: random changes of training images, of random-crop, horizontal-flip and vertical-flip.
+        augment: random changes of training images, of random-crop, horizontal-flip and vertical-flip; of images with masks, of
+            random-crop (after a change of scale, see masks.scale), horizontal-flip and colours.
     """
 
     size: int | None = None
     resize: Literal["shorter-side", "direct"] | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
-    augment: list[Literal["random-crop", "horizontal-flip", "vertical-flip"]] = field(default_factory=list)
+    augment: list[Literal["random-crop", "horizontal-flip", "vertical-flip", "colours"]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         size = self.size
@@ -93,6 +95,45 @@ class Texts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Masks:
+    """How every pixel is classified, where images have masks; see docs/segmentation.md. images.size is the side of a window.
+
+    Args:
+        decoder: linear: one Linear a patch; setr-pup, setr-naive: convolutions; published: what the model was published with
+            (UperNet, DPT, SegFormer).
+        taps: blocks behind which the SETR heads read, the last for the main head. None: 9, 14, 19, 23 of 24, in proportion.
+        auxiliary: SETR heads on the other taps, in training alone.
+        channels: of SETR's convolutions.
+        norm: in them. group for batches of few images.
+        dropout: of channels before the logits.
+        average: the loss over labelled pixels, or over all as mmsegmentation has it.
+        zero: of a folder: 0 is the first class, or (ignore) means that nobody labelled the pixel. None: the first class.
+        scale: random-crop of images.augment changes the scale by a factor between these first.
+        filled: it draws a crop anew while one class fills more of its labelled part.
+        stride: pixels from one window of an image to the next when it is scored. None: two thirds of a window.
+    """
+
+    decoder: Literal["linear", "setr-pup", "setr-naive", "published"] = "linear"
+    taps: list[int] | None = None
+    auxiliary: bool = True
+    channels: int = 256
+    norm: Literal["batch", "group"] = "batch"
+    dropout: float = 0.0
+    average: Literal["labelled", "all"] = "labelled"
+    zero: Literal["class", "ignore"] | None = None
+    scale: tuple[float, float] = (0.5, 2.0)
+    filled: float = 0.75
+    stride: int | None = None
+
+    def __post_init__(self) -> None:
+        _finite("masks", self, "scale", "filled")
+        _countable("masks", self, "stride", "channels")
+        _require(0 < self.scale[0] <= self.scale[1], f"masks.scale must rise from above 0, got {self.scale}")
+        _require(0 < self.filled <= 1, f"masks.filled must be above 0 and at most 1, got {self.filled}")
+        _require(self.stride is None or self.stride > 0, f"masks.stride must be 1 or more, got {self.stride}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Data:
     """Labelled images, or texts about images.
 
@@ -100,7 +141,7 @@ class Data:
         name: a set with a name such as elpv, desk/location, vtab/dtd or fgvc/cub, a folder of images (class/image.jpg, or
             train/class/image.jpg), a parquet or arrow file or folder, or a data set of the hub; or a set of texts about images
             such as easy-vqa, vqav2 or nlvr2, or of images with captions (coco, flickr30k), to be ranked, or
-            written where model.vision is set.
+            written where model.vision is set; or images with masks: ade20k, desk/garments, or a folder of images/ and masks/.
         path: folder of the files of a published benchmark such as vtab/dtd. None: $GOSSAMER_DATA/vtab-1k and the like.
         image: the column of images, for parquet, arrow and hub. None: found by its type.
         label: the column of labels, likewise.
@@ -152,7 +193,7 @@ class Training:
         head_weight_decay: that on matrices of the head. None: the same.
         optimizer: adamw, or sgd with momentum 0.9.
         schedule: of the learning rates. one-cycle rises for the first 30 % of the steps and falls to nearly 0 (a cosine each);
-            cosine and linear rise for the first 10 % and fall to 0.
+            cosine and linear rise for the first 10 % and fall to 0; poly falls at once, by the power 0.9, to 1e-4.
         clip: largest norm of the gradients of a step; larger ones are scaled down. 0: never.
         warm_start: start the head from the linear probe, solved exactly on features that are computed once (Kumar et al., arXiv
             2202.10054). linear_probe alone is then finished: nothing is left to tune. Soft scores and written answers have none.
@@ -178,7 +219,7 @@ class Training:
     weight_decay: float = 0.01
     head_weight_decay: float | None = None
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    schedule: Literal["one-cycle", "cosine", "linear", "constant"] = "one-cycle"
+    schedule: Literal["one-cycle", "cosine", "linear", "constant", "poly"] = "one-cycle"
     clip: float = 1.0
     warm_start: bool = True
     keep: Literal["last", "best"] = "last"
@@ -331,6 +372,7 @@ class Run:
         output: folder of this run: its settings, adapter, metrics, pictures and log. ~ is the home folder.
         images: how images are prepared.
         texts: how texts about images are read and answered.
+        masks: how every pixel is classified.
         training: optimisation.
         search: how `gossamer search` finds the arms of a method; training alone does not read it.
         seed: of prompts, held-out images, order of the images and dropout.
@@ -344,6 +386,7 @@ class Run:
     output: str
     images: Images = field(default_factory=Images)
     texts: Texts = field(default_factory=Texts)
+    masks: Masks = field(default_factory=Masks)
     training: Training = field(default_factory=Training)
     search: Search = field(default_factory=Search)
     seed: int = 0

@@ -7,18 +7,20 @@ from typing import Any
 import torch
 
 from gossamer import data, zoo
-from gossamer.data import ImageDataset, ImageTextDataset, Preprocessing
+from gossamer.data import ImageDataset, ImageTextDataset, MaskDataset, Preprocessing
+from gossamer.data.masks import joined as mask_joined
 from gossamer.errors import UserError
 from gossamer.runs.run import Run
 
 
 def load_sets(run: Run) -> dict[str, Any]:
-    """The splits of a run by name, of labelled images (`load_images`) or of texts about images (`load_texts`).
+    """The splits of a run by name, of labelled images (`load_images`), texts about images (`load_texts`) or masks (`load_masks`).
 
     Raises:
         UserError: an image is in two of them.
     """
-    sets = load_texts(run) if run.data.name in data.IMAGE_TEXT_SETS else load_images(run)
+    masks = data.has_masks(run.data.name)
+    sets = load_texts(run) if run.data.name in data.IMAGE_TEXT_SETS else load_masks(run) if masks else load_images(run)
     data.require_apart(sets)
     return sets
 
@@ -70,10 +72,50 @@ def load_texts(run: Run) -> dict[str, ImageTextDataset]:
     return sets
 
 
+def load_masks(run: Run) -> dict[str, MaskDataset]:
+    """The splits of a run on images with masks, by the same names; what is held out for validation is drawn evenly.
+
+    Raises:
+        ValueError: a column or subset is named, which such sets have not.
+    """
+    chosen = run.data
+    if given := [name for name in ("image", "label", "subset") if getattr(chosen, name) is not None]:
+        raise UserError(f"{chosen.name} is read from image files; leave out data.{given[0]}")
+    present = data.mask_set_splits(chosen.name)
+    parts = {"train": [chosen.train] if chosen.train == "train" else ["train", *({"val"} & {*present})]}
+    if "val" in present and chosen.train == "train":
+        parts["val"] = ["val"]
+    if "test" in present and chosen.test:
+        parts["test"] = ["test"]
+    sets = {}
+    for name, splits in parts.items():
+        read = [data.load_masks(chosen.name, split, path=chosen.path, zero=run.masks.zero) for split in splits]
+        sets[name] = _some(mask_joined(read), chosen.limit_of(name), run.seed)
+    if "val" not in sets and chosen.validation > 0 and chosen.train == "train":
+        train, held = apart(sets["train"], chosen.validation, run.seed)
+        sets = {"train": train, "val": held, **{k: v for k, v in sets.items() if k == "test"}}
+    return sets
+
+
+def _some(items: MaskDataset, limit: int | None, seed: int) -> MaskDataset:
+    """`limit` items in their order, drawn evenly."""
+    if limit is None or limit >= len(items):
+        return items
+    drawn = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed))[:limit]
+    return items.subset(sorted(drawn.tolist()))
+
+
 def apart(items: Any, fraction: float, seed: int) -> tuple[Any, Any]:
     """Training and held-out items of a training set: images with every class in proportion, texts by the images they are about."""
     if isinstance(items, ImageDataset):
         return data.split(items, fraction, seed)
+    if isinstance(items, MaskDataset):
+        held = _some(items, round(fraction * len(items)), seed)
+        if len(held) in (0, len(items)) or round(fraction * len(items)) == 0:
+            raise UserError(
+                f"holding out {fraction:g} of the {len(items)} images of {items.name} leaves one part empty"
+            )
+        return items.subset(i for i, place in enumerate(items.indices) if place not in held.indices), held
     return _apart(items, fraction, seed)
 
 

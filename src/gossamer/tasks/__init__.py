@@ -15,6 +15,7 @@ from gossamer.tasks.base import Task
 from gossamer.tasks.classifying_answers import ClassifyingAnswers
 from gossamer.tasks.classifying_images import ClassifyingImages
 from gossamer.tasks.ranking_texts import RankingTexts
+from gossamer.tasks.segmenting_images import SegmentingImages
 from gossamer.tasks.writing_answers import WritingAnswers
 from gossamer.tasks.writing_captions import WritingCaptions
 
@@ -23,7 +24,15 @@ if TYPE_CHECKING:
     from gossamer.runs.run import Run
 
 TASKS: dict[str, type[Task]] = {
-    task.name: task for task in (ClassifyingImages, ClassifyingAnswers, WritingAnswers, WritingCaptions, RankingTexts)
+    task.name: task
+    for task in (
+        ClassifyingImages,
+        ClassifyingAnswers,
+        WritingAnswers,
+        WritingCaptions,
+        RankingTexts,
+        SegmentingImages,
+    )
 }
 """Every task by the name that is saved with an adapter."""
 
@@ -37,12 +46,15 @@ def kind(run: Run) -> type[Task]:
     from gossamer import data
 
     if run.data.name not in data.IMAGE_TEXT_SETS:
+        masks = data.has_masks(run.data.name)
+        if masks and run.condense is not None:
+            raise UserError(f"condense is for runs on labelled images, and {run.data.name} has images with masks")
         if run.model.vision is not None:
             raise UserError(
                 f"model.vision={run.model.vision} is for texts about images ({', '.join(data.IMAGE_TEXT_SETS)}), and "
                 f"{run.data.name} has labelled images: name the tower as model.name"
             )
-        return ClassifyingImages
+        return SegmentingImages if masks else ClassifyingImages
     if run.condense is not None:
         raise UserError(f"condense is for runs on labelled images, and {run.data.name} has texts about images")
     if run.images.augment:

@@ -205,4 +205,21 @@ def schedule(kind: str, optimizer: torch.optim.Optimizer, steps: int) -> torch.o
         rates = [group["lr"] for group in optimizer.param_groups]
         moves = "betas" in optimizer.param_groups[0]  # torch's cycle of AdamW's first beta; momentum is 0.9 throughout
         return torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, cycle_momentum=moves)
+    if kind == "poly":
+        falls = [Poly(group["lr"], steps) for group in optimizer.param_groups]
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, falls)
     return get_scheduler(kind, optimizer, num_warmup_steps=math.ceil(0.1 * steps), num_training_steps=steps)
+
+
+class Poly:
+    """mmsegmentation's schedule: (lr - floor) (1 - t / T)^0.9 + floor, as a factor of lr; rates below the floor stay."""
+
+    floor, power = 1e-4, 0.9
+
+    def __init__(self, rate: float, steps: int):
+        self.floor, self.rate, self.steps = min(self.floor, rate), rate, steps
+
+    def __call__(self, step: int) -> float:
+        """The factor at a step, counted from 0."""
+        left = max(0.0, 1 - step / self.steps) ** self.power
+        return ((self.rate - self.floor) * left + self.floor) / self.rate if self.rate else 1.0

@@ -24,9 +24,11 @@ TASKS = {
     "visual-question-answering": "AutoModelForVisualQuestionAnswering",
     "two-image-classification": "AutoModelForTwoImages",
     "image-text-retrieval": "AutoModelForRetrieval",
+    "semantic-segmentation": "AutoModelForSemanticSegmentation",
 }
 """Tasks and the class of transformers, or ours, that puts the head on."""
 
+HEADS = ("classifier.", "decode_head.", "auxiliary_head.")
 _REFUSED = ("trust_remote_code", "use_safetensors", "output_loading_info", "ignore_mismatched_sizes", "config")
 
 
@@ -183,14 +185,14 @@ def _load_transformers(
 def _check_report(model: PreTrainedModel, report: dict[str, Any], *, new_head: bool) -> None:
     """Refuse weights that are missing, left over or of another shape, except those of a new head.
 
-    The head is what lies outside the base model; the classes that hold no base model as one part (CLIP, SigLIP) call it
-    "classifier". What is left over may also be a part that this model has not at all (a former head, a pooler, a
+    The head is what lies outside the base model; the classes that hold no base model as one part (CLIP, SigLIP, UperNet) have the
+    names of `HEADS` for it. What is left over may also be a part that this model has not at all (a former head, a pooler, a
     decoder): its first name is none of the base model's.
     """
     base, prefix = model.base_model, model.base_model_prefix + "."
 
     def of_base(key: str) -> bool:
-        return not key.startswith("classifier.") if base is model else key.startswith(prefix)
+        return not key.startswith(HEADS) if base is model else key.startswith(prefix)
 
     def of_a_part(key: str) -> bool:
         return getattr(base, key.removeprefix(prefix).split(".")[0], None) is not None

@@ -13,6 +13,7 @@ from gossamer import carriers
 from gossamer.documents import expanded, read_json
 from gossamer.errors import UserError, out_of_memory
 from gossamer.hub import offline_reason
+from gossamer.made import PRETRAINED
 from gossamer.zoo import authors, cache, convert
 
 
@@ -50,12 +51,6 @@ CARRIED = {
         about="SmolLM2-135M-Instruct (LLaMA), 135 M parameters",
     ),
 }
-
-PRETRAINED = {
-    "vilt-small-easy": "ViLT-S of DINOv2-S and MiniLM's words, about 25 minutes on one CPU core",
-    "meter-small-easy": "METER-S of DINOv2-S and MiniLM, about 25 minutes on one CPU core",
-}
-"""Models that `gossamer pretrain` makes on this machine; they are never trained unasked."""
 
 # What a model, its tokenizer and its image processor are read from: never a pickle, never code.
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]

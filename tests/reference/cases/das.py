@@ -149,7 +149,9 @@ def towers(case: Case) -> Iterator[Check]:
     for layer, prefix in _layers(model, depth):
         layer.load_state_dict(_coattention(t, prefix))
     stacks = {
-        name: [Block(tower(name, blocks), i, b, f"{blocks}.{i}", 0) for i, b in enumerate(getattr(model, blocks))]
+        name: [
+            Block(tower(name, blocks), i, b, f"{blocks}.{i}", model, 0) for i, b in enumerate(getattr(model, blocks))
+        ]
         for name, blocks in (("text", "text"), ("vision", "image"))
     }
     anatomy = Anatomy(model, stacks, {"text": "", "vision": ""})

@@ -1,0 +1,34 @@
+"""`gossamer export`: a trained classifier as one file."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def command(arguments: Sequence[str]) -> None:
+    """`gossamer export`: writes the classifier of a run as one file and says what it measured."""
+    parser = argparse.ArgumentParser(
+        prog="gossamer export", description="Write a trained classifier as one file for another runtime."
+    )
+    parser.add_argument("run", help="folder of a run")
+    parser.add_argument("--format", default="onnx", help="onnx or torch (default: %(default)s)")
+    parser.add_argument("--int8", action="store_true", help="8-bit weights (onnx only), with their accuracy beside it")
+    parser.add_argument("--output", help="file (default: model.onnx or model.pt2 in the folder of the run)")
+    asked = parser.parse_args(arguments)
+
+    from gossamer.export import export_run, file_of
+
+    file = Path(asked.output or file_of(asked.run, asked.format, int8=asked.int8))
+    found = export_run(asked.run, file, format=asked.format, int8=asked.int8)
+    times, size = found["latency"], f"{found['mib']:.1f} MiB"
+    print(f"{file}: {size}; logits differ from the adapter's by at most {found['difference']:.1g}")
+    print(
+        f"a batch of {times['batch']}: {times['torch']:.1f} ms in torch, {times['exported']:.1f} ms in the file's runtime"
+    )
+    if "accuracy" in found:
+        of = found["accuracy"]
+        print(
+            f"accuracy on {of['split']}: {of['adapter']:.2%} as trained, {of['exported']:.2%} in 8 bits ({of['n']:,} images)"
+        )

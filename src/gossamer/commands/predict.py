@@ -1,0 +1,81 @@
+"""`gossamer predict`: what a trained adapter says about image files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gossamer.arguments import positive
+from gossamer.errors import UserError
+
+
+def command(arguments: Sequence[str]) -> None:
+    """`gossamer predict`: prints labels of image files, answers to a text about them, captions, or texts ranked for them.
+
+    Files that cannot be read are named on stderr and left out; the exit code is then 1.
+    """
+    parser = argparse.ArgumentParser(
+        prog="gossamer predict",
+        description="Classify images with a trained adapter, answer a text about them, rank texts or write captions for them.",
+    )
+    parser.add_argument("run", help="folder of a run, or of an adapter")
+    parser.add_argument(
+        "images", nargs="+", help="image files, and folders of images; then the text to answer, or the texts to rank"
+    )
+    parser.add_argument(
+        "--top", type=positive, default=3, help="labels or texts shown for each image (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--output", metavar="FOLDER", help="write the masks of images, and overlays of them, into this folder"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, with every label or text")
+    parser.add_argument(
+        "--picture", metavar="FILE", help="draw where a model with DVP or MemVP looked for its answer, as a PNG"
+    )
+    asked = parser.parse_args(arguments)
+
+    from gossamer import looking, tasks
+    from gossamer.data.files import listed
+    from gossamer.data.given import image_files, readable
+    from gossamer.runs.trained import load_adapter
+
+    adapted = load_adapter(asked.run)
+    task = tasks.of(adapted)
+    if asked.picture is not None and task.unit != "texts":
+        raise UserError(
+            f"--picture draws where a model looks for an answer to a text; this is an adapter for {task.name}"
+        )
+    if asked.output is not None and not isinstance(task, tasks.SegmentingImages):
+        raise UserError(f"--output writes masks of images; this is an adapter for {task.name}")
+    named, texts = task.named(asked.images)
+    files, faults = readable(image_files(named), task.together)
+    if faults and not files:
+        raise UserError(f"there is nothing to predict for: {listed(faults)}")
+    for fault in faults:
+        print(f"gossamer predict: left out: {fault}", file=sys.stderr)
+    if isinstance(task, tasks.SegmentingImages) and asked.output is not None:
+        found = task.write(adapted, files, Path(asked.output))
+    elif asked.picture is not None:
+        found = looking.answer(adapted, files, texts[0], asked.picture)
+    else:
+        found = task.replies(adapted, files, texts)
+    print(json.dumps(found, indent=2) if asked.json else _table(found, asked.top))
+    if faults:
+        raise SystemExit(1)
+
+
+def _table(found: Sequence[dict[str, Any]], top: int) -> str:
+    """One line a record: its images, and the answer or the `top` likeliest."""
+    names = [" ".join(record["images"]) if "images" in record else record["file"] for record in found]
+    width = max(map(len, names))
+    shown = [
+        "  ".join(f"{label} {p:.1%}" for label, p in list(record["probabilities"].items())[:top])
+        if "probabilities" in record
+        else record["answer"]
+        for record in found
+    ]
+    return "\n".join(f"{name:<{width}}  {said}".strip() for name, said in zip(names, shown, strict=True))

@@ -1,0 +1,7 @@
+"""Models that `gossamer pretrain` makes on this machine; they are never trained unasked."""
+
+PRETRAINED = {
+    "vilt-small-easy": "ViLT-S of DINOv2-S and MiniLM's words, about 25 minutes on one CPU core",
+    "meter-small-easy": "METER-S of DINOv2-S and MiniLM, about 25 minutes on one CPU core",
+}
+"""Name -> what it is and what it costs to make."""
