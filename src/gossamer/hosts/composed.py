@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from torch import nn
@@ -25,6 +25,10 @@ class Halves(nn.Module):
     def said(self) -> dict[str, Any]:
         """The fields that it takes beside the halves to make it again, as JSON. Default: none."""
         return {}
+
+    def apart(self, said: Mapping[str, Any]) -> list[str]:
+        """What of its fields, as a folder says them, makes it another model than this one, a sentence each. Default: nothing."""
+        return []
 
     @property
     def names_outputs(self) -> bool:

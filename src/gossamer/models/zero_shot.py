@@ -178,6 +178,19 @@ class ZeroShot(hosts.Halves):
         """exp(tau)."""
         return self.pair.logit_scale.exp()
 
+    # ---- checkpointing ----
+
+    def activation_checkpointing_enable(self, activation_checkpointing_kwargs: Any = None, **options: Any) -> None:
+        """Blocks compute their activations again in the backward pass."""
+        hosts.of(self.pair).checkpoint(self.pair, activation_checkpointing_kwargs, **options)
+
+    def activation_checkpointing_disable(self) -> None:
+        """Blocks keep their activations again."""
+        hosts.of(self.pair).keep_activations(self.pair)
+
+    def disable_input_require_grads(self) -> None:
+        """Nothing: inputs never required gradients."""
+
     # ---- being composed ----
 
     @property
