@@ -151,3 +151,5 @@ TIMM_BEIT = replace(
 )
 TIMM_BEHIND = replace(TIMM_PLAIN, norms=(), closing=("norm1", "norm2"))
 TIMM_RELPOS = replace(TIMM, bias=lambda block, n: block.attn.rel_pos.get_bias())
+OPT = replace(MBART, attention=CLIP.attention, act=F.relu)
+MODERNBERT = Names((*["attn.Wqkv"] * 3, "attn.Wo"), _under("mlp", "Wi", "Wo"), ("attn_norm", "mlp_norm"))

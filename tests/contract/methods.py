@@ -12,6 +12,7 @@ import gossamer as gm
 
 WINDOWS = {"unwindowed": "attends in windows"}
 GROWS = {"grows": "has none for others"}
+RUNS = {**GROWS, "untapped": "it reads the states behind block -2"}
 SEES = {"sees": "does not see"}
 UNCOUNTED = {"counted": "of peft's methods only LoRA has a closed form here"}
 MERGES = {"merges": "cannot shorten"}
@@ -44,8 +45,8 @@ class Row:
 METHODS: dict[str, Row] = {
     "vpt": Row(gm.VPT(prompts=5), meets_all=True),
     "vpt-sequence": Row(gm.VPT(prompts=5, form="sequence"), needs=GROWS),
-    "vpt-shallow": Row(gm.VPT(prompts=4, deep=False), needs=GROWS),
-    "vpt-stay": Row(gm.VPT(prompts=4, deep=False, stay=True), needs={"takes_more": "tokens cannot stay", **GROWS}),
+    "vpt-shallow": Row(gm.VPT(prompts=4, deep=False), needs=RUNS),
+    "vpt-stay": Row(gm.VPT(prompts=4, deep=False, stay=True), needs={"takes_more": "tokens cannot stay", **RUNS}),
     "vpt-cross": Row(gm.VPT(prompts=4, attention="both"), needs={"crosses": "no cross-attention"}, meets=("meter",)),
     "vpt-none": Row(gm.VPT(prompts=0), identity=True, needs=NOTHING),
     "vpt-uneven": Row(gm.VPT(prompts=(3, 0, 2), blocks=(0, 1, 2))),
@@ -75,7 +76,7 @@ METHODS: dict[str, Row] = {
     "apt-ffn": Row(gm.APT(prompts=3, rank=0, where="all", activation="softmax", gate="learned", start="declared")),
     "apt-none": Row(gm.APT(prompts=0), identity=True),
     "spt": Row(gm.SPT(prompts=5), needs={"unwindowed": "SPT harvests tokens of one width"}),
-    "spt-shallow": Row(gm.SPT(prompts=3, deep=False, strategy="mean_pooling", images=2), needs=GROWS),
+    "spt-shallow": Row(gm.SPT(prompts=3, deep=False, strategy="mean_pooling", images=2), needs=RUNS),
     "das": Row(gm.DAS(skip=(0,), rank=4), needs=WINDOWS, meets=("meter",)),
     "das-attention": Row(
         gm.DAS(skip=(0, 2), rank=3, modules="attention", init="zero_up", dropout=0.2),
@@ -113,7 +114,7 @@ METHODS: dict[str, Row] = {
     "visual-tokens": Row(gm.VisualTokens(), needs=SEES),
     "visual-tokens+lora": Row([gm.VisualTokens(tokens="patches", rank=3, block=1), LoraConfig(r=2)], needs=SEES),
     "vpt+adapter": Row(
-        [gm.VPT(prompts=3, deep=False), gm.VPT(prompts=2, form="sequence"), gm.Adapter(rank=3)], needs=GROWS
+        [gm.VPT(prompts=3, deep=False), gm.VPT(prompts=2, form="sequence"), gm.Adapter(rank=3)], needs=RUNS
     ),
     "ssf": Row(gm.SSF()),
     "tome+lora": Row([gm.ToMe(r=3), LoraConfig(r=2)], needs=MERGES),

@@ -75,7 +75,7 @@ def test_life(backbone: Backbone, row: Row, tmp_path: Path) -> None:
     assert torch.equal(run(again, inputs), trained)
     assert {k: v.shape for k, v in again.trainable().items()} == {k: v.shape for k, v in adapted.trainable().items()}
 
-    for copied in (copy.deepcopy(adapted), pickle.loads(pickle.dumps(adapted))):
+    for copied in [copy.deepcopy(adapted)] + [pickle.loads(pickle.dumps(adapted)) for _ in range(backbone.pickles)]:
         assert torch.equal(run(copied, inputs), trained)
         disturb(copied)
         assert not torch.equal(run(copied, inputs), trained)

@@ -56,7 +56,9 @@ def check_patches(anatomy: Anatomy, first: Block, inputs: dict[str, Tensor]) -> 
     assert (name is None) == (stack.patch_convolution == ())
     if name is None:
         assert stack.modality == "text"
-        assert not any(isinstance(module, nn.Conv2d) for module in anatomy.owner(stack.name).modules())
+        others = {m for other in anatomy.stacks if other != stack.name for m in anatomy.owner(other).modules()}
+        own = set(anatomy.owner(stack.name).modules()) - others
+        assert not any(isinstance(module, nn.Conv2d) for module in own)
         return
     convolution = anatomy.patch_convolution(stack.name)
     assert convolution is anatomy.model.get_submodule(name)

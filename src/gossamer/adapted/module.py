@@ -190,7 +190,7 @@ class AdaptedModule(nn.Module):
             head.train(mode and self.train_head)
         for block in self.anatomy if mode else ():
             if not block.module.training:
-                checkpointing.prepare(block.module)
+                checkpointing.prepare(block.module, block.owner)
         return self
 
     def activation_checkpointing_enable(

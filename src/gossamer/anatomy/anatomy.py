@@ -30,8 +30,9 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from gossamer.anatomy import call as calls
 from gossamer.anatomy import inserted, leading, replaced, rewritten, seams, shortened, sight, stream, windows
-from gossamer.anatomy.block import Block, Site, get, has
+from gossamer.anatomy.block import Block, Site, attribute, get, has
 from gossamer.anatomy.changes import Changes
 from gossamer.anatomy.seams import Part
 from gossamer.anatomy.stack import FfnNames
@@ -76,7 +77,7 @@ class Anatomy(Changes):
         if isinstance(place, FfnNames):
             first, last = place.gate or place.up, place.down
         else:
-            first, last = place.fused or place.q, place.out
+            first, last = place.entry or place.fused or place.q, place.out
             if place.fused and branch == "attention":
                 self.own(block)
         if not normed and place.norm is not None:
@@ -229,6 +230,12 @@ class Anatomy(Changes):
             raise UserError(
                 f"tokens cannot stay in the {first.stack.name} stack of {type(self.model).__name__}: its {reader.stack.name} reads "
                 "that stack by the mask of the text alone; let them leave (stay=False)"
+            )
+        tap = next((t for m in self.model.modules() if (t := attribute(m, calls.TAPS)) not in (None, -1)), None)
+        if tap is not None and first is not last and first.stack.name == "vision" != self.readout.name:
+            raise UserError(
+                f"tokens cannot run through the vision stack of {type(self.model).__name__}: it reads the states behind block "
+                f"{tap}, and would find too many; tokens of single blocks can (VPT with deep=True)"
             )
         if stay and last is not blocks[-1]:
             raise UserError(f"tokens that stay run to the last block, {blocks[-1].name}; asked to leave at {last.name}")

@@ -39,6 +39,7 @@ WHATEVER_THE_LENGTH = {  # arguments that stay right when a sequence grows
     "cu_seqlens", "max_seqlen",  # of packed rows, as well
     "query_length",  # Q-Formers', as well
 }  # fmt: skip
+TAPS = "config.vision_feature_layer"  # what a model calls the block of its tower behind which it reads; -1: the last
 
 
 @dataclass

@@ -52,7 +52,16 @@ class Changes(Places):
                 "happens at the start and the end of a block, work there"
             )
         change.apply()
+        self._put_ahead()
         self.log.append(change)
+
+    def _put_ahead(self) -> None:
+        """Hooks of others run behind ours, so that what they keep of a block (transformers' hidden states) is what it gives now."""
+        for module in self.model.modules():
+            hooks = module._forward_hooks
+            ours = [key for key, hook in hooks.items() if _is_ours(hook)]
+            for key in [key for key in hooks if key not in ours] if ours else []:
+                hooks.move_to_end(key)  # type: ignore[attr-defined]
 
     def undo(self, *, keep: int = 0) -> None:
         """Takes back every change but the first `keep`, last first."""
@@ -78,6 +87,7 @@ class Changes(Places):
         finally:
             for change in self.log:
                 change.apply()
+            self._put_ahead()
 
     def obstacle(self, block: Block, verb: str, branch: str = "attention") -> str | None:
         """Why a verb does not work on a branch of a block (of "middle": on a place of its stream), or None where it does.
@@ -119,3 +129,8 @@ class Changes(Places):
         reason = self.obstacle(block, verb, branch)
         if reason is not None:
             raise UserError(f"{block.name} ({type(block.module).__name__}) cannot {verb} at its {branch}: {reason}")
+
+
+def _is_ours(hook: Any) -> bool:
+    """Whether a hook is a method of ours."""
+    return type(getattr(hook, "__self__", None)).__module__.partition(".")[0] == __name__.partition(".")[0]

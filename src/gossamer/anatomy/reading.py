@@ -10,6 +10,7 @@ from gossamer.anatomy.anatomy import Anatomy
 from gossamer.anatomy.block import Block, attribute, get, has, hollowed, lacking, listed, wanting
 from gossamer.anatomy.call import SPELLINGS, Arguments
 from gossamer.anatomy.places import STACK_ORDER
+from gossamer.anatomy.resemblance import resembling
 from gossamer.anatomy.stack import Stack
 from gossamer.errors import WrongKind
 from gossamer.families import FAMILIES
@@ -65,7 +66,9 @@ def _read(model: nn.Module) -> tuple[Anatomy, dict[str, str]]:
     read = {block.name.rpartition(".")[0] for blocks in known.values() for block in blocks}
     unfit = {path: problem for path, problem in unfit.items() if path not in read}  # others describe them as they are
     unread = {**_unread(model, known), **unfit}
-    return Anatomy(model, known, owners, unread=unread, why=_unknown(model, unfit.values())), unfit
+    return Anatomy(
+        model, known, owners, unread=unread, why="" if known and not unfit else _unknown(model, unfit.values(), unread)
+    ), unfit
 
 
 def _path(owner: str, name: str) -> str:
@@ -123,14 +126,15 @@ def _blocks(
     return blocks
 
 
-def _unknown(model: nn.Module, missing: Collection[str]) -> str:
+def _unknown(model: nn.Module, missing: Collection[str], unread: Collection[str]) -> str:
     if missing:
         return f"{type(model).__name__} looks like a known family, but {'; '.join(missing)}"
     known = sorted({owner for stack in FAMILIES for owner in stack.owners})
     kinds = next((k for k in _kinds(model)), type(model).__name__)
+    like = [words for path in unread if (words := resembling(model, path, FAMILIES)) is not None]
     return (
         f"cannot read {type(model).__name__} ({kinds}): looked for a list of blocks of one of the families "
-        f"{', '.join(known)}. To teach Gossamer a new family, see CONTRIBUTING.md"
+        f"{', '.join(known)}. {''.join(f'{words}. ' for words in like)}To teach Gossamer a new family, see CONTRIBUTING.md"
     )
 
 

@@ -19,6 +19,7 @@ class AttentionNames:
     v: str
     out: str
     norm: str | None  # normalisation before the branch; None in post-norm blocks
+    entry: str | None = None  # a module that is called with what the branch reads, where `q` reads other things as well
     fused: str | None = None  # one Linear for q, k and v in this order; q, k, v then name its parts
     apart: tuple[str, str, str] | None = None  # parameters of the block: biases of q, k, v that the fused Linear lacks
     bypassed: bool = (

@@ -177,7 +177,11 @@ class Reads(Change):
         """The part's."""
         if self.firsts is None:
             return answer(self.part, u)
-        return self.part(u, first_token(u, self.firsts.now, self.part, self.firsts.session))
+        rows = (
+            u.unflatten(0, (self.firsts.samples, -1)) if u.dim() == 2 else u
+        )  # OPT's FFN reads those of all samples at once
+        found = self.part(rows, first_token(rows, self.firsts.now, self.part, self.firsts.session))
+        return found.reshape(u.shape)
 
     def after_norm(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """u + part(u), or u + part(x)."""
@@ -199,7 +203,7 @@ class Firsts:
 
     def __init__(self, block: nn.Module, norm: nn.Module, session: Session):
         self.block, self.norm, self.session, self.takes = block, norm, session, Arguments(block)
-        self.now = Call()
+        self.now, self.samples = Call(), 0
         self.known = WeakIdKeyDictionary()
 
     def hooks(self) -> list[Any]:
@@ -212,7 +216,7 @@ class Firsts:
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keeps the arguments."""
         call = self.takes.read(args, kwargs)
-        self.now = Call(mask=call.mask, cache=call.cache)
+        self.now, self.samples = Call(mask=call.mask, cache=call.cache), len(call.states)
         if self.block.training:
             self.now.cache = None  # as transformers does while it checkpoints
             self.known[call.states] = self.now

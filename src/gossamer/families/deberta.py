@@ -86,6 +86,7 @@ STACKS = (
             AttentionNames(
                 module="attention.self",
                 q="attention.self.query_proj",
+                entry="attention",  # what the queries' projection reads besides are embeddings of distances
                 k="attention.self.key_proj",
                 v="attention.self.value_proj",
                 out="attention.output.dense",

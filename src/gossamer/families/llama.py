@@ -47,7 +47,8 @@ def _stack(
 
 STACKS = (
     _stack(
-        ("llama", "mistral", "ministral", "qwen2", "qwen2_vl_text", "qwen2_5_vl_text", "gemma", "smollm3"), _ATTENTION
+        ("llama", "mistral", "ministral", "qwen2", "qwen2_vl_text", "qwen2_5_vl_text", "gemma", "smollm3", "seed_oss"),
+        _ATTENTION,
     ),
     _stack(("qwen3", "qwen3_vl_text"), _NORMED),
     _stack(
@@ -66,7 +67,7 @@ STACKS = (
         dataclasses.replace(_FFN, **_BEHIND),
     ),
     _stack(
-        ("olmo2",),
+        ("olmo2", "olmo3"),
         dataclasses.replace(_NORMED, norm=None, closing="post_attention_layernorm"),
         dataclasses.replace(_FFN, norm=None, closing="post_feedforward_layernorm"),
     ),

@@ -1,4 +1,7 @@
-"""ViLT: one pre-norm stack over text and image tokens. Its attention has no public seam, so it is built from the Linears."""
+"""ViLT: one pre-norm stack over text and image tokens. Its attention has no public seam, so it is built from the Linears.
+
+FLAVA has such blocks three times, for texts, images and both; VisualBERT's and GIT's are post-norm, as BERT's.
+"""
 
 from typing import Any
 
@@ -10,7 +13,7 @@ from gossamer.errors import UserError
 
 
 class ViltAttention(OwnAttention):
-    """ViltSelfAttention with a memory; returns (states [B, N, d],) as the original."""
+    """ViltSelfAttention with a memory, and those of its kind; returns (states [B, N, d],) as the originals."""
 
     query: nn.Module
     key: nn.Module
@@ -26,7 +29,7 @@ class ViltAttention(OwnAttention):
     ) -> Any:
         """[B, N, d] and an additive mask -> ([B, N, d],)."""
         if output_attentions:
-            raise UserError("ViLT with remembered keys does not return attention weights: detach the adapter first")
+            raise UserError("this attention with remembered keys does not return weights: detach the adapter first")
         split = (*hidden_states.shape[:-1], -1, self.attention_head_size)
         q, k, v = (f(hidden_states).view(split).transpose(1, 2) for f in (self.query, self.key, self.value))
         scale = self.attention_head_size**-0.5

@@ -25,14 +25,18 @@ def never_reentrant(kwargs: dict[str, Any] | None) -> dict[str, Any]:
     return kwargs
 
 
-def prepare(block: nn.Module) -> None:
+def prepare(block: nn.Module, owner: nn.Module) -> None:
     """Puts a block that is to be checkpointed in training mode, and nothing inside it.
+
+    Where the model that runs it decides by that mode as well whether its blocks get a cache (GPT-2), it gets the mode too.
 
     Raises:
         ValueError: the block itself draws dropout in that mode (BART), which a frozen backbone must not.
     """
     if not getattr(block, "gradient_checkpointing", False):
         return
+    if getattr(owner, "gradient_checkpointing", False) and not getattr(owner, "layerdrop", 0):
+        owner.training = True
     rate = getattr(block, "dropout", 0.0)
     if isinstance(rate, float) and rate > 0:
         raise UserError(

@@ -98,7 +98,9 @@ class Peft(Method):
         flags = {p: p.requires_grad for p in model.parameters()}
         swapped: dict[str, nn.Module] = {}
         try:
-            tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, config, adapter_name=ADAPTER)
+            with warnings.catch_warnings():  # it sees GPT-2's transposed matrices by itself, and says so of each
+                warnings.filterwarnings("ignore", "fan_in_fan_out is set to (False|True) but the target module is")
+                tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, config, adapter_name=ADAPTER)
         except (
             ValueError,
             TypeError,

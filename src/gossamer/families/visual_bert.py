@@ -1,0 +1,66 @@
+"""VisualBERT and GIT: BERT's blocks over a text and the features of an image, with attention that has no public seam.
+
+GIT writes: images stand in front of its text, and each of its tokens sees these and what it has written.
+"""
+
+import dataclasses
+from typing import Any
+
+from torch import Tensor, nn
+
+from gossamer.anatomy.call import number
+from gossamer.anatomy.memory import OwnAttention
+from gossamer.anatomy.stack import Stack
+from gossamer.families.bert import STACKS as BERT
+from gossamer.families.vilt import ViltAttention
+
+
+class GitAttention(OwnAttention):
+    """GitSelfAttention with a memory; returns (states [B, N, d], None)."""
+
+    query: nn.Module
+    key: nn.Module
+    value: nn.Module
+    dropout: nn.Dropout
+
+    def __init__(self, original: Any):
+        super().__init__(original)
+        self.attention_head_size: int = original.attention_head_size
+        self.layer_idx: int = original.layer_idx
+
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor | None = None, cache: Any = None, **kwargs: Any
+    ) -> tuple[Tensor, None]:
+        """[B, N, d], an additive mask and a cache of keys and values -> ([B, N, d], None)."""
+        split = (*hidden_states.shape[:-1], -1, self.attention_head_size)
+        q, k, v = (f(hidden_states).view(split).transpose(1, 2) for f in (self.query, self.key, self.value))
+        if cache is not None:
+            k, v = cache.update(k, v, number(self))
+        scale = self.attention_head_size**-0.5
+        attended = self.attend(q, k, v, mask=attention_mask, scale=scale, dropout=self.dropout.p)
+        return attended.transpose(1, 2).flatten(2), None
+
+
+_TEXT = next(stack for stack in BERT if "electra" in stack.owners)
+_ATTENTION = dataclasses.replace(_TEXT.attention[0], scaling=None, returns=1)
+
+STACKS: tuple[Stack, ...] = (
+    dataclasses.replace(
+        _TEXT,
+        name="fusion",
+        owners=("visual_bert",),
+        attention=(_ATTENTION,),
+        own_attention=ViltAttention,
+        returns_tuple=True,
+    ),
+    dataclasses.replace(
+        _TEXT,
+        name="decoder",
+        owners=("git",),
+        prefix=0,
+        attention=(dataclasses.replace(_ATTENTION, returns=2),),
+        own_attention=GitAttention,
+        causal=True,
+        readout="last",
+    ),
+)

@@ -1,0 +1,47 @@
+"""Matrices in other modules than Linears: GPT-2's, which are transposed, and parts of fused ones, with biases kept apart."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from gossamer.anatomy.projection import Projection, matrix
+from gossamer.anatomy.rewritten import SplitLinear
+
+
+def transposed() -> Conv1D:
+    found = Conv1D(12, 5)
+    nn.init.normal_(found.bias)
+    return found.requires_grad_(False)
+
+
+def test_the_matrix_is_that_of_a_linear() -> None:
+    whole, x = transposed(), torch.randn(3, 5)
+    assert matrix(whole).shape == (12, 5)
+    torch.testing.assert_close(nn.functional.linear(x, matrix(whole), whole.bias), whole(x))
+
+
+def test_rows_of_it_and_a_bias_apart() -> None:
+    whole, x, apart = transposed(), torch.randn(2, 3, 5), torch.randn(4)
+    one = Projection(whole, slice(6, 10), apart)
+    assert one.plain
+    torch.testing.assert_close(one(x), whole(x)[..., 6:10] + apart)
+    weight, bias = one.weights()
+    assert bias is not None
+    torch.testing.assert_close(nn.functional.linear(x, weight, bias), one(x))
+    assert Projection(nn.Linear(5, 4, bias=False)).weights()[1] is None
+
+
+def test_uneven_parts_are_split_and_fused_in_the_kind_they_were() -> None:
+    """Queries of 6, keys and values of 3 each; what is fused again is no Linear where it was none."""
+    x = torch.randn(2, 3, 5)
+    for whole in (transposed(), nn.Linear(5, 12).requires_grad_(False)):
+        split = SplitLinear(whole, (0, 6, 9, 12))
+        assert [len(part.weight) for part in (split.q, split.k, split.v)] == [6, 3, 3]
+        torch.testing.assert_close(split(x), whole(x))
+        again = split.fused()
+        assert type(again) is type(whole)
+        torch.testing.assert_close(again(x), whole(x))
+        split.v = nn.Linear(5, 3).requires_grad_(False)
+        torch.testing.assert_close(split.fused()(x), torch.cat([whole(x)[..., :9], split.v(x)], dim=-1))

@@ -1,0 +1,257 @@
+"""The backbones of the last years, and older ones that share their descriptions: rows of the contract, as in `backbones.py`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import timm
+import transformers as tf
+from torch import nn
+
+from .. import twins
+from .backbone import (
+    BART,
+    BART_IDS,
+    DISTANCES,
+    HALVES,
+    LABELS,
+    LLAMA,
+    T5,
+    T5_IDS,
+    TEXT,
+    TRANSPOSED,
+    VISION,
+    Backbone,
+    bare,
+    of,
+    vision,
+)  # fmt: skip
+
+
+def _writer(model: Any, config: Any, kind: twins.Names | str, like: str | None, **more: Any) -> Backbone:
+    """A decoder of one column."""
+    facts = {"reads": "text", "causal": True, "generates": True, "biases": False, "headless": True, "like": like}
+    if isinstance(kind, str):
+        return Backbone(of(model, config, {**LLAMA, **more}), kind, **facts)
+    return Backbone(of(model, config, {**LLAMA, **more}), {"decoder": kind}, **facts, post_norm=not kind.norms)
+
+
+def _reader(
+    model: Any, config: Any, kind: twins.Names | str, like: str | None, values: dict[str, Any], **more: Any
+) -> Backbone:
+    """A text encoder without a head."""
+    facts: dict[str, Any] = {"reads": "text", "num_labels": LABELS, "like": like}
+    if isinstance(kind, str):
+        return Backbone(of(model, config, values, **more), kind, **facts)
+    return Backbone(of(model, config, values, **more), {"text": kind}, **facts, post_norm=kind.post)
+
+
+def _translator(
+    model: Any, config: Any, kinds: tuple[twins.Names, twins.Names], like: str | None, **more: Any
+) -> Backbone:
+    """Encoder and decoder of BART's making."""
+    return Backbone(
+        of(model, config, BART, dropout=0.0, **{**BART_IDS, **more}), dict(zip(("encoder", "decoder"), kinds, strict=True)),
+        reads="seq2seq", generates=True, headless=True, post_norm=kinds[0].post, like=like,
+    )  # fmt: skip
+
+
+def _timm_of(name: str, kind: twins.Names, like: str | None, **more: Any) -> Backbone:
+    """A classifier of timm's, three heads of an even width."""
+    sizes = {"img_size": 16, "patch_size": 4, "embed_dim": 12, "depth": 3, "num_heads": 2, "num_classes": LABELS}
+    facts = {name: more.pop(name) for name in ("grows", "damps_apart", "masks", "post_norm", "rotary") if name in more}
+
+    def build() -> nn.Module:
+        return timm.create_model(name, **{**sizes, **more})
+
+    return Backbone(build, {"vision": kind}, eager=False, like=like, **facts)
+
+
+def _llava(**options: Any) -> nn.Module:
+    """Its tower's last block is not read."""
+    vision, language = tf.CLIPVisionConfig(**VISION), tf.LlamaConfig(**LLAMA)
+    options |= {"image_token_index": 48, "vision_feature_layer": -2, "image_seq_length": 16}
+    return tf.LlavaForConditionalGeneration(tf.LlavaConfig(vision_config=vision, text_config=language, **options))
+
+
+def _blip2(**options: Any) -> nn.Module:
+    """A tower, a Q-Former of two blocks, of which one reads the image, and OPT."""
+    asks = {**TEXT, "num_hidden_layers": 2, "encoder_hidden_size": 12}
+    language = tf.OPTConfig(**LLAMA, ffn_dim=20, word_embed_proj_dim=12, dropout=0.0, max_position_embeddings=40)
+    config = tf.Blip2Config(
+        vision_config=VISION, qformer_config=asks, text_config=language.to_dict(), num_query_tokens=4, image_token_index=48,
+        **options,
+    )  # fmt: skip
+    return tf.Blip2ForConditionalGeneration(config)
+
+
+GEMMA = {"head_dim": 6, "query_pre_attn_scalar": 7, "sliding_window": 5}
+DINOV3 = {**VISION, "num_attention_heads": 3, "num_register_tokens": 2, "layerscale_value": 0.3}
+BEIT = {**VISION, "layer_scale_init_value": 0.3, "use_relative_position_bias": True, "drop_path_rate": 0.0}
+TEXTS = {**TEXT, "max_position_embeddings": 40, "pad_token_id": 1}
+IN_SUM = {"damps_apart": False}
+FIXED = {"grows": False}
+PLACES = {**FIXED, "keeps_places": True}
+
+NEWER: dict[str, Backbone] = {
+    "qwen3": _writer(tf.Qwen3ForCausalLM, tf.Qwen3Config, twins.QWEN3, None, head_dim=6),
+    "gemma3": _writer(tf.Gemma3ForCausalLM, tf.Gemma3TextConfig, twins.GEMMA3, None, **GEMMA),
+    "olmo2": _writer(tf.Olmo2ForCausalLM, tf.Olmo2Config, twins.OLMO2, None),
+    "phi3": _writer(tf.Phi3ForCausalLM, tf.Phi3Config, twins.PHI3, None),
+    "granite": replace(
+        _writer(tf.GraniteForCausalLM, tf.GraniteConfig, twins.GRANITE, "timm-eva", residual_multiplier=0.4), **IN_SUM
+    ),
+    "qwen2": _writer(tf.Qwen2ForCausalLM, tf.Qwen2Config, twins.LLAMA, "llama"),
+    "mistral": _writer(tf.MistralForCausalLM, tf.MistralConfig, twins.LLAMA, "llama", sliding_window=4),
+    "gemma": _writer(tf.GemmaForCausalLM, tf.GemmaConfig, twins.GEMMA, "llama", head_dim=6),
+    "gemma2": replace(
+        _writer(tf.Gemma2ForCausalLM, tf.Gemma2Config, twins.GEMMA2, "gemma3", **GEMMA),
+        eager=False,
+        masks=("additive",),
+    ),
+    "smollm3": _writer(tf.SmolLM3ForCausalLM, tf.SmolLM3Config, twins.LLAMA, "llama"),
+    "opt": replace(
+        _writer(
+            *(tf.OPTForCausalLM, tf.OPTConfig, twins.OPT, "llama"),
+            ffn_dim=20,
+            word_embed_proj_dim=12,
+            dropout=0.0,
+            max_position_embeddings=40,
+        ),
+        biases=True,
+    ),
+    "gpt2": replace(
+        _writer(tf.GPT2LMHeadModel, tf.GPT2Config, TRANSPOSED, None, n_inner=20, max_position_embeddings=40),
+        biases=True,
+    ),
+    "modernbert": replace(
+        _reader(
+            *(tf.ModernBertModel, tf.ModernBertConfig, twins.MODERNBERT, "phi3", TEXTS),
+            bos_token_id=2,
+            eos_token_id=3,
+            cls_token_id=2,
+            sep_token_id=3,
+            local_attention=6,
+        ),
+        biases=False,
+    ),
+    "deberta": replace(
+        _reader(
+            *(tf.DebertaV2Model, tf.DebertaV2Config, DISTANCES, "timm-beit", TEXTS),
+            relative_attention=True,
+            pos_att_type=["p2c", "c2p"],
+            position_buckets=4,
+            share_att_key=True,
+            norm_rel_ebd="layer_norm",
+            position_biased_input=False,
+        ),
+        eager=False,
+        grows=False,
+        post_norm=True,
+    ),
+    "llava": Backbone(
+        _llava,
+        HALVES,
+        reads="both",
+        headless=True,
+        biases=True,
+        images_in_text=16,
+        pickles=False,
+        tapped=True,
+        like="clip-vision",
+    ),
+    "blip2": Backbone(_blip2, HALVES, reads="both", headless=True, images_in_text=4, like="clip-vision"),
+    "visual-bert": Backbone(
+        of(tf.VisualBertModel, tf.VisualBertConfig, TEXTS),
+        {"fusion": twins.BERT},
+        reads="text",
+        num_labels=LABELS,
+        eager=False,
+        post_norm=True,
+        masks=("additive", "none"),
+        like="vilt",
+    ),
+    "git": Backbone(
+        of(tf.GitForCausalLM, tf.GitConfig, {**TEXT, "max_position_embeddings": 40}, vision_config=VISION),
+        HALVES,
+        reads="both",
+        headless=True,
+        eager=False,
+        like="vilt",
+    ),
+    "flava-text": replace(
+        _reader(tf.FlavaTextModel, tf.FlavaTextConfig, twins.VILT, "vilt", TEXTS),
+        eager=False,
+        masks=("additive", "none"),
+    ),
+    "flava-image": replace(
+        bare(tf.FlavaImageModel, tf.FlavaImageConfig, twins.VILT), eager=False, masks=("additive", "none"), like="vilt"
+    ),
+    "xlm-roberta": _reader(tf.XLMRobertaModel, tf.XLMRobertaConfig, twins.BERT, "bert", TEXTS),
+    "camembert": _reader(tf.CamembertModel, tf.CamembertConfig, twins.BERT, "bert", TEXTS),
+    "electra": _reader(tf.ElectraModel, tf.ElectraConfig, twins.BERT, "bert", TEXTS, embedding_size=9),
+    "distilbert": _reader(
+        tf.DistilBertModel,
+        tf.DistilBertConfig,
+        twins.DISTILBERT,
+        "bert",
+        {"dim": 12, "n_layers": 3, "n_heads": 2, "hidden_dim": 20, "vocab_size": 50, "max_position_embeddings": 40},
+    ),
+    "mbart": _translator(tf.MBartForConditionalGeneration, tf.MBartConfig, (twins.MBART, twins.MBART_DECODER), "t5"),
+    "pegasus": _translator(
+        tf.PegasusForConditionalGeneration, tf.PegasusConfig, (twins.MBART, twins.MBART_DECODER), "mbart"
+    ),
+    "marian": _translator(tf.MarianMTModel, tf.MarianConfig, (twins.BART, twins.BART_DECODER), "bart"),
+    "t5-mt5": Backbone(
+        of(tf.MT5ForConditionalGeneration, tf.MT5Config, T5, **T5_IDS),
+        {"encoder": twins.T5_GATED, "decoder": replace(twins.UMT5_DECODER, bias=None)},
+        reads="seq2seq",
+        generates=True,
+        biases=False,
+        headless=True,
+        like="t5",
+    ),
+    "umt5": Backbone(
+        of(tf.UMT5ForConditionalGeneration, tf.UMT5Config, {**T5, "d_kv": 6}, **T5_IDS),
+        {"encoder": twins.UMT5, "decoder": twins.UMT5_DECODER},
+        reads="seq2seq",
+        generates=True,
+        biases=False,
+        headless=True,
+        grows=False,
+        like="beit",
+    ),
+    "vit-msn": replace(vision(tf.ViTMSNForImageClassification, tf.ViTMSNConfig, twins.VIT), like="vit"),
+    "ijepa": replace(vision(tf.IJepaForImageClassification, tf.IJepaConfig, twins.VIT), like="vit", classed=False),
+    "metaclip2": replace(bare(tf.MetaClip2VisionModel, tf.MetaClip2VisionConfig, twins.CLIP), like="clip-vision"),
+    "dinov3": replace(bare(tf.DINOv3ViTModel, tf.DINOv3ViTConfig, twins.DINOV3, DINOV3), rotary=True),
+    "dinov3-gated": replace(
+        bare(tf.DINOv3ViTModel, tf.DINOv3ViTConfig, twins.DINOV3_GATED, DINOV3, use_gated_mlp=True, hidden_act="silu"),
+        like="dinov3",
+        rotary=True,
+    ),
+    "beit": replace(
+        vision(tf.BeitForImageClassification, tf.BeitConfig, twins.BEIT, BEIT),
+        **PLACES,
+        **IN_SUM,
+        masks=("additive", "none"),
+    ),
+    "data2vec": replace(
+        vision(tf.Data2VecVisionForImageClassification, tf.Data2VecVisionConfig, twins.DATA2VEC, BEIT),
+        **PLACES,
+        **IN_SUM,
+        masks=("none",),
+        like="beit",
+    ),
+    "timm-eva": _timm_of(
+        "eva02_tiny_patch14_224", twins.EVA, None, num_heads=3, init_values=0.3, swiglu_mlp=False, rotary=True, **IN_SUM
+    ),
+    "timm-eva-gated": _timm_of("eva02_tiny_patch14_224", twins.EVA_GATED, "timm-eva", num_heads=3, rotary=True),
+    "timm-beit": _timm_of("beit_base_patch16_224", twins.TIMM_BEIT, "beit", **FIXED, **IN_SUM, masks=("none",)),
+    "timm-behind": _timm_of("vit_base_patch16_rpn_224", twins.TIMM_BEHIND, None, post_norm=True),
+    "timm-relpos": _timm_of(
+        *("vit_relpos_small_patch16_224", twins.TIMM_RELPOS, "timm-beit"), rel_pos_type="bias", **FIXED, masks=("none",)
+    ),
+}
+"""Backbones of the last years, and older ones that share their descriptions."""

@@ -1,0 +1,81 @@
+"""The page of backbones: which method works on which, as the contract has it. `python -m tests.contract.page` writes it.
+
+A cell is what the contract tests: "yes" is a life from adapting to detaching, a number a refusal with that reason.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from pathlib import Path
+
+from .table import BACKBONES, METHODS, Backbone, Row
+
+PAGE = Path(__file__).parents[2] / "docs" / "backbones.md"
+COLUMNS = {  # method of the contract -> its heading
+    "lora": "LoRA", "linear-probe": "probe", "full": "full", "bitfit": "BitFit", "houlsby": "adapters", "ssf": "SSF",
+    "vpt": "VPT", "vpt-sequence": "VPT, tokens", "vpt-cross": "VPT, cross", "cvpt": "CVPT", "apt": "APT", "spt": "SPT",
+    "das": "DAS", "das-attention": "DAS, attention", "das-router": "DAS, router", "dvp": "DVP", "memvp": "MemVP",
+    "visual-tokens": "visual tokens",
+}  # fmt: skip
+NOT_APPLICABLE = {"sees", "crosses", "headed", "biases"}  # facts without which there is nothing for a method to do
+REASONS = {  # fact that is missing -> why the method is refused
+    "unwindowed": "its blocks attend in windows, and its stages differ in width",
+    "grows": "every block gives each of its tokens a position of its own, and has none for tokens that are let in",
+    "damps_apart": "it damps its attention in the sum itself, and would damp what takes the attention's place",
+    "pre_norm": "no norm stands before its attention, which that form reads",
+    "untapped": "its tower is read behind a block before the last, where tokens that run through would be too many",
+    "takes_more": "it reads its own answer by position, so tokens cannot stay in it",
+}
+NUMBERS = {fact: number for number, fact in enumerate(REASONS, start=1)}
+
+HEAD = """# Backbones
+
+Which method works on which backbone. `python -m tests.contract.page` writes this page from the tables of the contract, and a test
+holds it current. Each cell is one of the contract's tests, on a small random model of odd sizes: *yes* is a whole life (one step,
+saved and loaded bit for bit, finished equal, detached without a trace), a number is a refusal when the model is adapted, with the
+reason below, and · means that there is nothing for the method to do (DVP on a model that sees no images, BitFit without biases).
+
+```bash
+gossamer inspect dinov2-small
+```
+
+says of one model which stacks it has, which verbs work on its blocks, and why others do not.
+"""
+
+
+def cell(backbone: Backbone, row: Row) -> str:
+    """What the page says of a pair."""
+    fact = next((fact for fact in row.needs if not getattr(backbone, fact)), None)
+    return "yes" if fact is None else "·" if fact in NOT_APPLICABLE else str(NUMBERS[fact])
+
+
+def matrix() -> list[str]:
+    """Every backbone of the contract by every method of the page; rows that are built alike stand in the same words."""
+    lines = [f"| backbone | {' | '.join(COLUMNS.values())} |", f"|---|{'---|' * len(COLUMNS)}"]
+    for name, backbone in BACKBONES.items():
+        lines.append(f"| {name} | {' | '.join(cell(backbone, METHODS[m]) for m in COLUMNS)} |")
+    return lines
+
+
+def described() -> list[str]:
+    """Every family: its file, the models that it describes by their model type or class, and what it is."""
+    lines = ["| family | read as one of it | what it is |", "|---|---|---|"]
+    families = importlib.import_module("gossamer.families")
+    for file in pkgutil.iter_modules(families.__path__):
+        module = importlib.import_module(f"{families.__name__}.{file.name}")
+        owners = sorted({owner for stack in module.STACKS for owner in stack.owners})
+        what = (module.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
+        lines.append(f"| {file.name} | {', '.join(owners)} | {what} |")
+    return lines
+
+
+def text() -> str:
+    """The page."""
+    reasons = [f"{NUMBERS[fact]}. {reason[0].upper()}{reason[1:]}." for fact, reason in REASONS.items()]
+    parts = [HEAD.strip(), "## Families", "\n".join(described()), "## Methods", "\n".join(matrix()), "\n".join(reasons)]
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(text(), encoding="utf-8")
