@@ -306,10 +306,17 @@ class Anatomy(Changes):
         self._do(shortened.Shortened(block, part, self.session), block, "middle")
         gone = {site.block.key for site in self.sites}
         told = {c.block.key for c in self.log if isinstance(c, shortened.Proportional)}
+        narrow = {c.block.key for c in self.log if isinstance(c, shortened.Narrowed)}
+        for behind in column[column.index(block) + 1 :]:
+            if behind.key not in gone | narrow:
+                self._do(shortened.Narrowed(behind), behind)
         waiting = [b for b in column[column.index(block) + 1 :] if part.proportional and b.key not in gone | told]
         with self.bare() if waiting else nullcontext():  # what methods placed inside would answer a trial as well
-            for behind in waiting:
-                self._require(behind, "remember", "attention")
+            # A block whose attention gives nothing shows nothing in a trial: one of its kind is enough.
+            answers = {type(b.module): [c for c in waiting if type(c.module) is type(b.module)] for b in waiting}
+            for alike in answers.values():
+                if all(self.obstacle(b, "remember") is not None for b in alike):
+                    self._require(alike[0], "remember", "attention")
         for behind in waiting:
             self._do(shortened.Proportional(behind, self.session), behind, "attention")
         if not any(isinstance(c, shortened.Restored) and c.last is column[-1] for c in self.log):
