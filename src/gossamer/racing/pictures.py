@@ -49,7 +49,10 @@ def frontier(tried: Sequence[dict[str, Any]], reference: dict[str, Any], within:
             color="C0" if t["within"] else "0.6",
         )
         axes.annotate(
-            f"{t['blocks']} skipped", (t["cost"], 100 * t["accuracy"]), xytext=(6, 4), textcoords="offset points"
+            f"{t['blocks']} skipped" + (f", {t['merged']} merged" if t["merged"] else ""),
+            (t["cost"], 100 * t["accuracy"]),
+            xytext=(6, 4),
+            textcoords="offset points",
         )
     level = 100 * reference["accuracy"]
     axes.axhline(level, color="0.3", linewidth=0.8)
