@@ -13,6 +13,7 @@ from .. import twins
 from .backbone import (
     BART,
     BART_IDS,
+    BESIDE,
     DISTANCES,
     HALVES,
     LABELS,
@@ -120,6 +121,11 @@ NEWER: dict[str, Backbone] = {
             max_position_embeddings=40,
         ),
         biases=True,
+    ),
+    "phi": replace(
+        _writer(tf.PhiForCausalLM, tf.PhiConfig, BESIDE, "llama", partial_rotary_factor=0.5, head_dim=8),
+        biases=True,
+        between=False,
     ),
     "gpt2": replace(
         _writer(tf.GPT2LMHeadModel, tf.GPT2Config, TRANSPOSED, None, n_inner=20, max_position_embeddings=40),

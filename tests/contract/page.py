@@ -24,6 +24,7 @@ REASONS = {  # fact that is missing -> why the method is refused
     "grows": "every block gives each of its tokens a position of its own, and has none for tokens that are let in",
     "damps_apart": "it damps its attention in the sum itself, and would damp what takes the attention's place",
     "pre_norm": "no norm stands before its attention, which that form reads",
+    "between": "its FFN stands beside its attention behind one norm, so no stream is between them, and none reads alone",
     "untapped": "its tower is read behind a block before the last, where tokens that run through would be too many",
     "takes_more": "it reads its own answer by position, so tokens cannot stay in it",
 }
