@@ -252,6 +252,7 @@ PARAMETERS = {
     "bart-base": 139_420_416,
     "bert-base": 109_482_240,
     "clip-vit-b16": 85_799_424,
+    "clip-text-b": 63_165_952,
     "clip-vit-l14": 303_179_776,
     "deit-b16": 85_800_192,
     "dinov2-base": 86_580_480,

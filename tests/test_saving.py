@@ -73,7 +73,7 @@ def test_every_known_method_has_defaults_that_survive_json() -> None:
         ({"method": "vpt", "form": "fast"}, "vpt.form must be .*exact.*, got 'fast'"),
         ({"method": "vpt", "blocks": 3}, r"vpt.blocks must be tuple\[int, ...\] \| None, got 3"),
         ({"method": "vpt", "blocks": [0, 1.0]}, "vpt.blocks must be"),
-        ({"method": "vpt", "stack": 0}, r"vpt.stack must be str \| None, got 0"),
+        ({"method": "vpt", "stack": 0}, r"vpt.stack must be str \| tuple\[str, ...\] \| None, got 0"),
         ({"method": "adapter", "rank": -1}, "rank must be at least 1, got -1"),
         ({"method": "adapter", "placement": ["ffn"]}, "adapter.placement must be"),
     ],

@@ -77,7 +77,16 @@ def test_a_composed_model_learns_what_it_must_see(tmp_path: Path) -> None:
 def test_a_run_leaves_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(questions.run(tmp_path / "run", "bert"))
     folder = tmp_path / "run"
-    names = {"run.yaml", "train.log", "warm_start.json", "history.jsonl", "metrics.json", "curves.png", "adapter"}
+    names = {
+        "run.yaml",
+        "train.log",
+        "warm_start.json",
+        "start.json",
+        "history.jsonl",
+        "metrics.json",
+        "curves.png",
+        "adapter",
+    }
     assert {path.name for path in folder.iterdir()} == names
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["texts"] == {"train": 120, "val": 2, "test": 30}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import gossamer as gm
@@ -27,12 +28,15 @@ def gmacs(model: str, method: Method | None, **sizes: Any) -> float:
     return round(macs(model, method, **sizes) / 1e9, 3)
 
 
-def macs(model: str, method: Method | None, *, finished: bool = True, **sizes: Any) -> int:
+def macs(
+    model: str, method: Method | None, *, finished: bool = True, changes: Mapping[str, Any] | None = None, **sizes: Any
+) -> int:
     """Multiply-adds of one sample, counted; they must equal the closed form.
 
     In the finished model, or as in training alone in its batch, with what is computed once a batch. None: the bare backbone.
+    `changes`: settings of the architecture that are others than those of its name.
     """
-    backbone = architectures.build(model)
+    backbone = architectures.build(model, **(changes or {}))
     sample, anatomy = Sample.of(backbone, **sizes), read(backbone)
     closed, ran = closed_macs(backbone, None, anatomy, sample), backbone if method else on_meta(backbone)
     if method:
@@ -46,10 +50,10 @@ def macs(model: str, method: Method | None, *, finished: bool = True, **sizes: A
     return counted
 
 
-def parameters(model: str, method: Any) -> int:
-    """Parameters of the method without a head, counted; they must equal the closed form."""
-    closed = as_method(method).parameters(read(architectures.build(model)))
-    placed = gm.adapt(architectures.build(model), method).methods.parameters()
+def parameters(model: str, method: Any, **changes: Any) -> int:
+    """Parameters of the method without a head, counted; they must equal the closed form. `changes` as in `macs`."""
+    closed = as_method(method).parameters(read(architectures.build(model, **changes)))
+    placed = gm.adapt(architectures.build(model, **changes), method).methods.parameters()
     counted = sum(p.numel() for p in placed if p.requires_grad)
     if counted != closed:
         raise SystemExit(f"{model}, {method}: {counted:,} parameters, closed form {closed:,}")

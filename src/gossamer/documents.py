@@ -118,12 +118,12 @@ def parse_yaml(text: str, place: object) -> Any:
         loader.dispose()
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
     """Writes a file so that a kill or a full disk leaves the old one or the new one."""
     staged = path.with_name(f".{path.name}.new")
     try:
         with naming(path):
-            staged.write_text(text, encoding="utf-8")
+            staged.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
             os.replace(staged, path)
     except OSError:
         staged.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +31,19 @@ def evaluate(adapted: Adapted, items: ImageDataset | ImageTextDataset, *, batch:
     return task.score(adapted, task.prepare(items), batch=batch)
 
 
-def items_of(run: str, data: str | None, split: str | None, path: str | None = None) -> tuple[str, Any]:
-    """A split and its images or texts: of a run's own data, or of other data; None for the split: test, else what there is."""
+def items_of(
+    run: str, data: str | None, split: str | None, path: str | None = None, classes: Any = None
+) -> tuple[str, Any]:
+    """A split and its images or texts: of a run's own data, or of other data; None for the split: test, else what there is.
+
+    `classes`: of a run's own data this half of the classes; None: as the run says.
+    """
     from gossamer import data as sources
     from gossamer.runs import run_file
     from gossamer.runs.sets import load_sets
 
+    if data is not None and classes is not None:
+        raise UserError("--classes is of a run's own data; leave out --data")
     if data in sources.IMAGE_TEXT_SETS:
         split = split or sources.IMAGE_TEXT_SETS[data].test or "val"
         return split, sources.load_image_text(data, split, path=path)
@@ -49,7 +57,10 @@ def items_of(run: str, data: str | None, split: str | None, path: str | None = N
         raise UserError(
             f"{run} is no folder of a run ({run_file.RUN_FILE}), so say on which images: --data SET --split test"
         )
-    sets = load_sets(run_file.read(run))
+    chosen = run_file.read(run)
+    if classes is not None:
+        chosen = dataclasses.replace(chosen, data=dataclasses.replace(chosen.data, classes=classes, shots=None))
+    sets = load_sets(chosen)
     split = split or ("test" if "test" in sets else "val" if "val" in sets else "train")
     if split not in sets:
         raise UserError(f"the run in {run} has no split {split!r}; it has: {', '.join(sets)}")

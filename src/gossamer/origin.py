@@ -173,6 +173,11 @@ def check_settings(
     Raises:
         AdapterError: it does not; the message names the settings.
     """
+    if isinstance(backbone, hosts.Halves) and (apart := backbone.apart(section["options"])):
+        raise AdapterError(
+            f"this {type(backbone).__name__} is not made as the one it was trained on: {'; '.join(apart)}; make it so, or leave "
+            "backbone= out where the folder names it"
+        )
     for half, part in hosts.of(backbone).parts(backbone).items():
         told, host = section["options"][half] if isinstance(backbone, hosts.Halves) else section, hosts.of(part)
         found = settings.apart(told["options"], host.options(part))

@@ -20,19 +20,25 @@ def available() -> bool:
 def curves(history: Sequence[Mapping[str, float]], path: str | Path) -> None:
     """Loss and accuracy over the epochs, as a PNG at `path`.
 
-    `history` has one record an epoch: epoch, loss and, where there was validation, val_loss and val_accuracy.
+    `history` has one record an epoch: epoch, loss and, where there was validation, val_loss and val_accuracy. Epoch 0, before the
+    first step, has no loss of training.
     """
     figure, (left, right) = figure_of(9, 3.4, columns=2)
-    epochs = [record["epoch"] for record in history]
-    left.plot(epochs, [record["loss"] for record in history], marker="o", label="training")
+    epochs, trained = [record["epoch"] for record in history], [record for record in history if "loss" in record]
+    left.plot([r["epoch"] for r in trained], [r["loss"] for r in trained], marker="o", label="training")
     if "val_loss" in history[0]:
         left.plot(epochs, [record["val_loss"] for record in history], marker="o", label="validation")
         right.plot(epochs, [100 * record["val_accuracy"] for record in history], marker="o", color="C1")
+        if epochs[0] == 0:
+            right.axhline(100 * history[0]["val_accuracy"], color="0.6", linestyle=":", label="before the first step")
+            right.legend()
     else:
         right.text(0.5, 0.5, "no validation images", ha="center", va="center", transform=right.transAxes)
     left.set(xlabel="epoch", ylabel="loss")
     left.legend()
     right.set(xlabel="epoch", ylabel="validation accuracy, %")
+    for axes in (left, right):
+        axes.xaxis.get_major_locator().set_params(integer=True)
     save_figure(figure, path)
 
 

@@ -162,7 +162,7 @@ def _encode(config: dict[str, Any], tensors: Mapping[str, Tensor], card: str) ->
         raise AdapterError(f"cannot save: the configuration has {_listed(taken)}, which storage writes itself")
     _check_json(config, "cannot save: the configuration")
     _check_json(card, "cannot save: the card")
-    packed, text = _pack(tensors), card.encode("utf-8")
+    packed, text = pack(tensors), card.encode("utf-8")
     own = {"format": FORMAT, "gossamer_version": __version__, "tensors": _record(TENSORS, packed)}
     full = {**config, **own, "card": _record(CARD, text)}
     data = (json.dumps(full, allow_nan=False, ensure_ascii=False, indent=2, sort_keys=True) + "\n").encode("utf-8")
@@ -178,7 +178,8 @@ def _record(name: str, data: bytes) -> dict[str, Any]:
     return {"file": name, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
 
 
-def _pack(tensors: Mapping[str, Tensor]) -> bytes:
+def pack(tensors: Mapping[str, Tensor]) -> bytes:
+    """Tensors as a safetensors file; AdapterError where one cannot be stored, or is not finite."""
     for name, tensor in tensors.items():
         if not isinstance(name, str) or name == "__metadata__":
             raise AdapterError(f"cannot save: {name!r} is not possible as a tensor's name; give it another")

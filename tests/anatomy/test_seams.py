@@ -19,19 +19,10 @@ from gossamer.anatomy.block import Block
 from gossamer.anatomy.inserted import Inserted
 
 from .. import hand
-from ..contract.table import BACKBONES, rows, run
+from ..contract.table import BACKBONES, every, rows, run
 from ..hand import KINDS, Call, Changes
 
 STACKS = list(KINDS)
-
-
-def every(names: str, values: list[Any]) -> Any:
-    """A test of each, slow ones for rows that are built as others are."""
-    marks = [pytest.mark.slow if BACKBONES[v[0]].like else () for v in values]
-    params = [pytest.param(*v, id="-".join(v), marks=m) for v, m in zip(values, marks, strict=True)]
-    return pytest.mark.parametrize(names.split(), params)
-
-
 EVERY = every("row stack", STACKS)
 GROWING = every("row stack", [s for s in STACKS if BACKBONES[s[0]].grows])
 # Blocks that run one after another and read nothing of each other's; METER's columns are computed in models/test_meter.py.

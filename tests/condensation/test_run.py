@@ -51,7 +51,8 @@ def test_a_condensed_run_is_a_run_of_its_own(condensed: Path) -> None:
     assert metrics["condensed"] == {k: record[k] for k in CUT}
     assert metrics["warm_start"] is None
     assert metrics["trainable_parameters"] == 9 * 24 + 2 * 25
-    assert len((condensed / "history.jsonl").read_text().splitlines()) == 2
+    epochs = [json.loads(line)["epoch"] for line in (condensed / "history.jsonl").read_text().splitlines()]
+    assert epochs == [0, 1, 2], "epoch 0 is the cut, before it is tuned"
     adapted = gm.load(condensed / "adapter")
     assert adapted.applied == (gm.VPT(prompts=tuple(record["counts"]["vpt"])),)
     assert adapted.metadata["results"]["test_accuracy"] == metrics["test"]["accuracy"]

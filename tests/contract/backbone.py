@@ -52,6 +52,8 @@ class Backbone:
     causal: bool = False  # its main stack sees only what stands before
     sees: bool = False  # composed of a vision tower and a language model
     windows: bool = False  # its attention is in windows
+    rotary: bool = False  # a vision model whose patches have rotary positions
+    classed: bool = True  # the main stack, if tokens can become one there, has a class token
     grows: bool = True  # tokens can be let in
     damps_apart: bool = True  # what damps its branches is a module, not a factor in the sum
     between: bool = True  # a stream between attention and FFN, which read it each by a norm of its own
@@ -61,6 +63,11 @@ class Backbone:
     images_in_text: int = 0  # tokens of each text that stand for its image
     like: str | None = None  # the row that is built as this one is: all tests of this one are slow
     meets_all: bool = False  # every method meets it by default; the others' full table is slow
+
+    @property
+    def merges(self) -> bool:
+        """Whether its tokens have no order, so that some can become one."""
+        return self.reads == "image" and self.grows and self.pre_norm and not (self.windows or self.rotary)
 
     @property
     def pre_norm(self) -> bool:

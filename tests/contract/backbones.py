@@ -110,7 +110,7 @@ BACKBONES: dict[str, Backbone] = {
         causal=True,
         num_labels=LABELS,
     ),
-    "siglip": bare(tf.SiglipVisionModel, tf.SiglipVisionConfig, twins.SIGLIP),
+    "siglip": replace(bare(tf.SiglipVisionModel, tf.SiglipVisionConfig, twins.SIGLIP), classed=False),
     "vit-mae": Backbone(_mae, {"vision": twins.VIT}, num_labels=LABELS),
     "bert": Backbone(
         of(tf.BertForSequenceClassification, tf.BertConfig, TEXT, num_labels=LABELS),

@@ -16,6 +16,7 @@ BETWEEN = {"between": "its FFN stands beside its attention|cannot be changed alo
 RUNS = {**GROWS, "untapped": "it reads the states behind block -2"}
 SEES = {"sees": "does not see"}
 UNCOUNTED = {"counted": "of peft's methods only LoRA has a closed form here"}
+MERGES = {"merges": "cannot shorten"}
 NOTHING = {"headed": "nothing would be trained"}
 
 
@@ -120,4 +121,14 @@ METHODS: dict[str, Row] = {
         [gm.VPT(prompts=3, deep=False), gm.VPT(prompts=2, form="sequence"), gm.Adapter(rank=3)], needs=RUNS
     ),
     "ssf": Row(gm.SSF()),
+    "tome+lora": Row([gm.ToMe(r=3), LoraConfig(r=2)], needs=MERGES),
+    "tome+vpt": Row([gm.ToMe(r=2), gm.VPT(prompts=3), gm.Adapter(rank=3)], needs=MERGES),
+    "tome+sequence+das": Row(
+        [gm.VPT(prompts=2, form="sequence"), gm.DAS(skip=(1,), rank=3), gm.ToMe(r=2, proportional=False)],
+        needs={"unwindowed": "attends in windows", "grows": "cannot insert", **MERGES},
+    ),
+    "tome+cvpt+apt": Row([gm.CVPT(prompts=2), gm.APT(prompts=2, rank=1), gm.ToMe(r=1)], needs=MERGES),
+    "evit+vpt": Row(
+        [gm.EViT(keep=0.6, blocks=(0, 1)), gm.VPT(prompts=3), LoraConfig(r=2)], needs={**MERGES, "classed": "has none"}
+    ),
 }

@@ -61,7 +61,7 @@ def _translator(
 def _timm_of(name: str, kind: twins.Names, like: str | None, **more: Any) -> Backbone:
     """A classifier of timm's, three heads of an even width."""
     sizes = {"img_size": 16, "patch_size": 4, "embed_dim": 12, "depth": 3, "num_heads": 2, "num_classes": LABELS}
-    facts = {name: more.pop(name) for name in ("grows", "damps_apart", "masks", "post_norm") if name in more}
+    facts = {name: more.pop(name) for name in ("grows", "damps_apart", "masks", "post_norm", "rotary") if name in more}
 
     def build() -> nn.Module:
         return timm.create_model(name, **{**sizes, **more})
@@ -229,12 +229,13 @@ NEWER: dict[str, Backbone] = {
         like="beit",
     ),
     "vit-msn": replace(vision(tf.ViTMSNForImageClassification, tf.ViTMSNConfig, twins.VIT), like="vit"),
-    "ijepa": replace(vision(tf.IJepaForImageClassification, tf.IJepaConfig, twins.VIT), like="vit"),
+    "ijepa": replace(vision(tf.IJepaForImageClassification, tf.IJepaConfig, twins.VIT), like="vit", classed=False),
     "metaclip2": replace(bare(tf.MetaClip2VisionModel, tf.MetaClip2VisionConfig, twins.CLIP), like="clip-vision"),
-    "dinov3": bare(tf.DINOv3ViTModel, tf.DINOv3ViTConfig, twins.DINOV3, DINOV3),
+    "dinov3": replace(bare(tf.DINOv3ViTModel, tf.DINOv3ViTConfig, twins.DINOV3, DINOV3), rotary=True),
     "dinov3-gated": replace(
         bare(tf.DINOv3ViTModel, tf.DINOv3ViTConfig, twins.DINOV3_GATED, DINOV3, use_gated_mlp=True, hidden_act="silu"),
         like="dinov3",
+        rotary=True,
     ),
     "beit": replace(
         vision(tf.BeitForImageClassification, tf.BeitConfig, twins.BEIT, BEIT),
@@ -250,9 +251,9 @@ NEWER: dict[str, Backbone] = {
         like="beit",
     ),
     "timm-eva": _timm_of(
-        "eva02_tiny_patch14_224", twins.EVA, None, num_heads=3, init_values=0.3, swiglu_mlp=False, **IN_SUM
+        "eva02_tiny_patch14_224", twins.EVA, None, num_heads=3, init_values=0.3, swiglu_mlp=False, rotary=True, **IN_SUM
     ),
-    "timm-eva-gated": _timm_of("eva02_tiny_patch14_224", twins.EVA_GATED, "timm-eva", num_heads=3),
+    "timm-eva-gated": _timm_of("eva02_tiny_patch14_224", twins.EVA_GATED, "timm-eva", num_heads=3, rotary=True),
     "timm-beit": _timm_of("beit_base_patch16_224", twins.TIMM_BEIT, "beit", **FIXED, **IN_SUM, masks=("none",)),
     "timm-behind": _timm_of("vit_base_patch16_rpn_224", twins.TIMM_BEHIND, None, post_norm=True),
     "timm-relpos": _timm_of(

@@ -71,6 +71,13 @@ def rows(wanted: Callable[[Backbone], bool] = lambda row: True) -> list[Any]:
     return [pytest.param(name, marks=pytest.mark.slow if row.like else ()) for name, row in some.items()]
 
 
+def every(names: str, values: Sequence[Any]) -> Any:
+    """Runs a test on each of some values, whose first is a backbone's name; slow where that is built as another is."""
+    marks = [pytest.mark.slow if BACKBONES[v[0]].like else () for v in values]
+    params = [pytest.param(*v, id="-".join(v), marks=m) for v, m in zip(values, marks, strict=True)]
+    return pytest.mark.parametrize(names.split(), params)
+
+
 def pairs(promise: str) -> Any:
     """Runs a test on every pair that a promise is tested on, most of them slow ones."""
     return _parametrized(tested(promise), by_default(promise))

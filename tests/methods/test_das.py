@@ -22,10 +22,10 @@ from gossamer.methods.parts.shortcuts import mixture
 from gossamer.methods.parts.supernet import Switchboard
 
 from .. import hand
-from ..contract.table import BACKBONES, Row, adapt, disturb, run
+from ..contract.table import BACKBONES, Row, adapt, disturb, every, run
 from ..hand import KINDS, Changes
 
-EVERY = pytest.mark.parametrize(("row", "stack"), list(KINDS), ids=["-".join(s) for s in KINDS])
+EVERY = every("row stack", list(KINDS))
 PRE = [k for k, names in KINDS.items() if not names.post]
 
 
@@ -76,7 +76,7 @@ ONE_COLUMN = [k for k in KINDS if not k[0].startswith("meter")]
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("row", "stack"), ONE_COLUMN, ids=["-".join(s) for s in ONE_COLUMN])
+@every("row stack", ONE_COLUMN)
 @pytest.mark.parametrize("skipped", [0, 1])
 def test_kept_and_skipped_blocks_are_what_the_formulas_say(row: str, stack: str, skipped: int) -> None:
     _, tree, calls, found = opened(row, gm.DAS(skip=(skipped,), rank=4, stacks=(stack,)), stack)
@@ -106,7 +106,7 @@ def _ffn_input(call: hand.Call, add: dict[str, Any]) -> Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("row", "stack"), PRE, ids=["-".join(s) for s in PRE])
+@every("row stack", PRE)
 def test_the_router_form_is_what_the_formula_says(row: str, stack: str) -> None:
     method = gm.DAS(skip=(0,), rank=4, shortcut_rank=6, form="router", stacks=(stack,), plus_input=True)
     adapted, tree, calls, found = opened(row, method, stack)

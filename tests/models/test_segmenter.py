@@ -280,3 +280,33 @@ def test_refusals_are_in_words() -> None:
         gm.Decoder(outputs=2, kind="mla")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="do not divide"):
         made(decoder=gm.Decoder(outputs=2, kind="setr-pup", channels=48, norm="group"))
+
+
+def test_another_decoder_is_refused_and_a_broken_one_is_named(tmp_path: Path) -> None:
+    adapted = gm.adapt(made(decoder=NAIVE), gm.CVPT(prompts=2))
+    adapted.save_pretrained(tmp_path / "a")
+    pup = gm.Decoder(outputs=5, kind="setr-pup", channels=6)
+    with pytest.raises(gm.AdapterError, match=r"decoder\.kind was setr-naive and is setr-pup"):
+        gm.load(tmp_path / "a", backbone=made(decoder=pup))
+    with pytest.raises(UserError, match="decoder has no outputs"):
+        gm.Decoder.from_dict({"kind": "linear"})
+    with pytest.raises(UserError, match="has no setting 'depth'"):
+        gm.Decoder.from_dict({"outputs": 3, "depth": 2})
+
+
+@pytest.mark.parametrize("name", ["vit", "timm"])
+def test_checkpointing_changes_no_gradient(name: str) -> None:
+    grads = []
+    for checkpointed in (False, True):
+        adapted = gm.adapt(made(BACKBONES[name], NAIVE), gm.VPT(prompts=2))
+        torch.manual_seed(4)
+        with torch.no_grad():
+            for p in adapted.trainable().values():
+                p.add_(0.1 * torch.randn_like(p))
+        if checkpointed:
+            adapted.activation_checkpointing_enable()
+        adapted.train()(pixel_values=images(), labels=labels()).loss.backward()
+        grads.append({n: p.grad for n, p in adapted.trainable().items()})
+        adapted.activation_checkpointing_disable()
+    for n, grad in grads[0].items():
+        torch.testing.assert_close(grads[1][n], grad)

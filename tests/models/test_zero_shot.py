@@ -320,3 +320,29 @@ def test_words_of_a_file_are_checked(broken: dict[str, Any]) -> None:
     assert Words.from_dict(good) == made().words
     with pytest.raises(UserError, match="words"):
         Words.from_dict({**good, **broken})
+
+
+@pytest.mark.parametrize("make", [clip, siglip, dual], ids=["clip", "siglip", "dual"])
+@pytest.mark.parametrize("stack", ["vision", "text"])
+def test_a_cost_sheet_is_of_an_image(make: Any, stack: str) -> None:
+    pair = make()
+    adapted = gm.adapt(made(pair), gm.APT(prompts=5, rank=2, stack=stack))
+    sheet = adapted.cost()
+    assert sheet.tokens == {}
+    assert sheet.bare.counted == sheet.bare.closed or make is siglip  # its pooling by attention
+    more = sum(2 * (9 if make is siglip else 10) * 5 * b.sizes.width for b in adapted.anatomy.blocks("vision"))
+    assert sheet.finished.counted - sheet.bare.counted == (more if stack == "vision" else 0)
+
+
+def test_checkpointing_changes_no_gradient() -> None:
+    grads = []
+    for checkpointed in (False, True):
+        torch.manual_seed(4)
+        adapted = gm.adapt(made(), gm.APT(prompts=3, rank=2, stack="both"))
+        if checkpointed:
+            adapted.activation_checkpointing_enable()
+        adapted.train()(pixel_values=images(), labels=torch.tensor([0, 1, 2, 0, 1])).loss.backward()
+        grads.append({n: p.grad for n, p in adapted.trainable().items()})
+        adapted.activation_checkpointing_disable()
+    for n, grad in grads[0].items():
+        torch.testing.assert_close(grads[1][n], grad)

@@ -54,18 +54,19 @@ def test_tuning_beats_the_linear_probe_on_a_task_it_cannot_solve(tmp_path: Path)
 def test_a_run_leaves_one_folder_with_everything() -> None:
     folder = squares.trained()
     assert {path.name for path in folder.iterdir()} == {
-        "run.yaml", "train.log", "warm_start.json", "history.jsonl", "metrics.json", "curves.png", "confusion.png",
+        "run.yaml", "train.log", "warm_start.json", "start.json", "history.jsonl", "metrics.json", "curves.png", "confusion.png",
         "attention.png", "adapter",
     }  # fmt: skip
     assert read(folder).methods[0]["form"] == "exact", "every setting is written, those left out too"
     records = history(folder)
-    assert [record["epoch"] for record in records] == [1, 2]
-    assert {"loss", "val_loss", "val_accuracy", "val_balanced_accuracy", "learning_rate", "grad_norm"} <= records[
-        0
-    ].keys()
+    assert [record["epoch"] for record in records] == [0, 1, 2]
+    scored = {"val_loss", "val_accuracy", "val_balanced_accuracy"}
+    assert records[0].keys() == {"step", "epoch", *scored}, "what the run starts from is scored, and trained by no step"
+    assert {"loss", "learning_rate", "grad_norm", *scored} <= records[1].keys()
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["images"] == {"train": 240, "val": 60, "test": 120}
     assert metrics["val"]["accuracy"] == records[-1]["val_accuracy"]
+    assert metrics["start"] == records[0]
     assert metrics["train_loss"] == records[-1]["loss"]
     assert metrics["macs"]["bare"] < metrics["macs"]["finished"]
     assert (folder / "curves.png").read_bytes().startswith(PNG)
@@ -127,6 +128,27 @@ def test_the_best_epoch_is_kept_where_asked(tmp_path: Path) -> None:
     assert metrics["val"]["accuracy"] == max(record["val_accuracy"] for record in history(tmp_path))
     with pytest.raises(ValueError, match=r"training.keep=best needs validation images: set data.validation above 0"):
         train(squares.run(tmp_path / "none", keep="best", validation=0.0))
+
+
+def test_no_run_ends_below_its_start_without_a_word(tmp_path: Path) -> None:
+    """Rates that spoil everything: the last epoch is kept with a warning, or the start is the best of all epochs."""
+    spoilt = {"epochs": 2, "lr": 5.0, "head_lr": 5.0}
+    last = train(squares.run(tmp_path / "last", **spoilt))
+    assert last["val"]["accuracy"] < last["start"]["val_accuracy"]
+    share = f"{last['start']['val_accuracy']:.2%} before the first step"
+    said = (tmp_path / "last" / "train.log").read_text()
+    assert "training made it worse: accuracy" in said
+    assert share in said
+    assert "set training.keep=best" in said
+    best = train(squares.run(tmp_path / "best", keep="best", **spoilt))
+    assert best["val"]["accuracy"] == best["start"]["val_accuracy"] == last["start"]["val_accuracy"]
+    assert best["val"]["loss"] == pytest.approx(best["start"]["val_loss"], abs=1e-6)
+    said = (tmp_path / "best" / "train.log").read_text()
+    assert "no epoch was better than the start" in said
+    assert "worse" not in said
+    assert not (tmp_path / "best" / "start.safetensors").exists()
+    adapted = gm.load(tmp_path / "best" / "adapter")
+    assert gm.evaluate.evaluate(adapted, gm.data.load(squares.images(), "test")).to_dict() == best["test"]
 
 
 def test_the_seed_decides_the_numbers(tmp_path: Path) -> None:

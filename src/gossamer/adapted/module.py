@@ -34,7 +34,7 @@ class AdaptedModule(nn.Module):
         super().__init__()
         hosts.check_plain(backbone)
         self.backbone, self.host = backbone, hosts.of(backbone)
-        self.applied = tuple(sorted(applied, key=lambda m: m.name != "peft"))
+        self.applied = tuple(sorted(applied, key=lambda m: m.turn))
         self.num_labels, self.train_head = num_labels, train_head
         self.head_named = None if head is None else tuple(heads.named(backbone, head))
         self.metadata: dict[str, Any] = {}

@@ -115,7 +115,7 @@ class Placement:
         self._check_owners(heads)
         ours = {id(p): p for tree in (*self.methods.values(), *heads) for p in tree.parameters()}
         self.originals = {n: p.detach().clone() for n, p in self.backbone.named_parameters() if id(p) in ours}
-        if not any(p.requires_grad for p in ours.values()):
+        if not any(p.requires_grad for p in ours.values()) and any(method.trains for method in applied):
             raise UserError(
                 f"nothing would be trained: {', '.join(m.name for m in applied) or 'no method'} trains no part of "
                 f"{type(self.backbone).__name__} and there is no head; give num_labels=... for a head, or a method such as VPT()"

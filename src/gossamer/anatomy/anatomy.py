@@ -14,6 +14,7 @@ model. A *method* (`gossamer.methods`) then speaks only of blocks and verbs, so 
 | `observe`  | a part reads the states that enter a block                                          |
 | `lead`     | tokens with positions of their own that stand in front from one block to the last    |
 | `look`     | a part reads an image tower's states, once per image, in a model composed of two     |
+| `shorten`  | between attention and FFN some tokens become one; behind the last block all are there    |
 | `skip`     | a block lets its states pass                                                         |
 | `withhold` | a block no longer receives one of its arguments                                      |
 
@@ -23,13 +24,14 @@ Every change is kept in a log and taken back, last first, by `Anatomy.undo`.
 from __future__ import annotations
 
 import typing
+from contextlib import nullcontext
 from typing import Any, Literal
 
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from gossamer.anatomy import call as calls
-from gossamer.anatomy import inserted, leading, replaced, rewritten, seams, sight, stream, windows
+from gossamer.anatomy import inserted, leading, replaced, rewritten, seams, shortened, sight, stream, windows
 from gossamer.anatomy.block import Block, Site, attribute, get, has
 from gossamer.anatomy.changes import Changes
 from gossamer.anatomy.seams import Part
@@ -155,7 +157,10 @@ class Anatomy(Changes):
         Returns:
             Whether weights that were tied are two by now.
         """
-        return rewritten.finish(self.model, self.log)
+        untied = rewritten.finish(self.model, self.log)
+        for change in self.log:
+            change.merged()
+        return untied
 
     def middle(
         self, block: Block, part: Part, *, at: Place = "middle", normed: bool = False, first: bool = False
@@ -281,6 +286,30 @@ class Anatomy(Changes):
                 f"{type(block.module).__name__} takes {', '.join(block.arguments.unknown)}, which Gossamer does not know, "
                 "so it cannot say what becomes of it in a longer sequence; only changes inside of branches work there"
             )
+
+    def shorten(self, block: Block, part: shortened.Chooser) -> None:
+        """Between attention and FFN of a pre-norm block some tokens become one, as part(seen) chooses; see `shortened`.
+
+        Where `part.proportional`, keys of the blocks behind count as often as they stand for tokens. Behind the column's last block
+        every token has a row again. What is placed in the block before is not reached by it: methods that shorten come last.
+
+        Raises:
+            UserError: tokens of such a block cannot become one; the message says why.
+        """
+        self._require(block, "shorten", "attention")
+        self._count(block)
+        column = self.column(block)
+        self._do(shortened.Shortened(block, part, self.session), block, "middle")
+        gone = {site.block.key for site in self.sites}
+        told = {c.block.key for c in self.log if isinstance(c, shortened.Proportional)}
+        waiting = [b for b in column[column.index(block) + 1 :] if part.proportional and b.key not in gone | told]
+        with self.bare() if waiting else nullcontext():  # what methods placed inside would answer a trial as well
+            for behind in waiting:
+                self._require(behind, "remember", "attention")
+        for behind in waiting:
+            self._do(shortened.Proportional(behind, self.session), behind, "attention")
+        if not any(isinstance(c, shortened.Restored) and c.last is column[-1] for c in self.log):
+            self._do(shortened.Restored(column[-1], self.session))
 
     def look(self, part: sight.Reader) -> None:
         """part(states) keeps what it makes of the image tower's states [I, N, d_v], once per image; see `gossamer.anatomy.sight`.

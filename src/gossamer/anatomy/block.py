@@ -34,8 +34,11 @@ class Sizes(NamedTuple):
         of `window` tokens each (None: all).
         """
         attention = self.branch_macs("attention", tokens, windows=windows, window=window)
-        ffn = tokens * self.ffn_matrices * self.width * self.ffn
-        return attention + self.branch_macs("cross", tokens, context) + ffn
+        return attention + self.branch_macs("cross", tokens, context) + self.ffn_macs(tokens)
+
+    def ffn_macs(self, tokens: int) -> int:
+        """Those of its FFN alone."""
+        return tokens * self.ffn_matrices * self.width * self.ffn
 
     def branch_macs(
         self, branch: str, tokens: int, context: int = 0, *, windows: int = 1, window: int | None = None

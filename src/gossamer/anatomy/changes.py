@@ -9,14 +9,14 @@ from typing import Any
 
 from torch import nn
 
-from gossamer.anatomy import probe, replaced, seams
+from gossamer.anatomy import probe, replaced, seams, shortened
 from gossamer.anatomy.block import Block
 from gossamer.anatomy.displaced import Displaced
 from gossamer.anatomy.places import Places
 from gossamer.anatomy.session import Session
 from gossamer.errors import UnknownName, UserError
 
-VERBS = ("add", "rewrite", "middle", "remember", "insert", "replace", "observe")
+VERBS = ("add", "rewrite", "middle", "remember", "insert", "replace", "shorten", "observe")
 
 
 class Changes(Places):
@@ -106,6 +106,8 @@ class Changes(Places):
             return (
                 f"it gives each of its tokens a position of its own ({block.attention.bias}), and has none for others"
             )
+        if verb == "shorten" and (reason := shortened.obstacle(block)) is not None:
+            return reason
         found = self._findings(block).against(verb, branch)
         if found is None and verb == "remember":
             return seams.memory_obstacle(block, branch)

@@ -38,6 +38,8 @@ class Memory(Displaced):
         users: how many want the attention to be ours.
         config: the attention's own configuration, where it has a copy of it meanwhile.
         log_weights: first key and logits [p] that are added for it and those behind it; None: nothing.
+        log_sizes: [B, N], logits that are added for the attention's own keys; None: nothing.
+        kept: keys [1 or B, heads, p, d_h] that were remembered in the last call, where `keeps` asks for them.
         watched: gets the weights of every call; None: nobody watches.
     """
 
@@ -47,12 +49,18 @@ class Memory(Displaced):
         self.users = 0
         self.config = config
         self.log_weights: tuple[int, Tensor] | None = None
+        self.log_sizes: Tensor | None = None
+        self.keeps = False
+        self.kept: Tensor | None = None
         self.watched: list[Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"log_sizes": None, "kept": None}  # of the last pass: no state
 
     @property
     def looked_at(self) -> bool:
         """Whether somebody needs the mask as a tensor."""
-        return self.log_weights is not None or self.watched is not None
+        return self.log_weights is not None or self.log_sizes is not None or self.watched is not None
 
 
 def memory_of(attention: nn.Module) -> Memory | None:
@@ -73,6 +81,9 @@ def join(module: nn.Module, keys: Tensor, values: Tensor) -> tuple[Tensor, Tenso
         joined_keys.insert(0, own_keys.expand(batch, -1, -1, -1))
         joined_values.insert(0, own_values.expand(batch, -1, -1, -1))
         count += own_keys.shape[2]
+    if memory is not None and memory.keeps:
+        others = [k.detach().expand(batch, -1, -1, -1) for k in joined_keys[:-1]]
+        memory.kept = torch.cat(others, dim=2) if others else None
     return torch.cat(joined_keys, dim=2), torch.cat(joined_values, dim=2), count
 
 
@@ -99,15 +110,21 @@ def widen(mask: Tensor | None, count: int) -> Tensor | None:
 
 
 def weigh(module: nn.Module, mask: Tensor | None, keys: Tensor) -> Tensor | None:
-    """A mask for keys [..., N_k, d_h], with what `weighted` has set for this module added to single columns; then additive."""
+    """A mask for keys [..., N_k, d_h], with what was set for columns of this module added; then additive."""
     memory = memory_of(module)
-    if memory is None or memory.log_weights is None:
+    if memory is None or (memory.log_weights is None and memory.log_sizes is None):
         return mask
-    start, logits = memory.log_weights
-    columns = F.pad(logits, (start, keys.shape[-2] - start - len(logits))).to(keys.dtype)
+    count, precise = keys.shape[-2], torch.promote_types(keys.dtype, torch.float32)
+    columns = keys.new_zeros(1, count, dtype=precise)
+    if memory.log_weights is not None:
+        start, logits = memory.log_weights
+        columns = columns + F.pad(logits, (start, count - start - len(logits)))
+    if memory.log_sizes is not None:
+        columns = columns + F.pad(memory.log_sizes, (count - memory.log_sizes.shape[1], 0))
+    columns = columns.to(keys.dtype)[:, None, None]
     if mask is not None and mask.dtype == torch.bool:
         mask = torch.zeros_like(mask, dtype=keys.dtype).masked_fill(~mask, torch.finfo(keys.dtype).min)
-    return columns.expand(1, 1, 1, -1) if mask is None else mask + columns
+    return columns if mask is None else mask + columns
 
 
 def causal_mask(length: int, count: int, device: torch.device) -> Tensor:
@@ -271,6 +288,9 @@ def attach(block: Block, branch: str = "attention") -> Memory:
     if memory is None and block.stack.own_attention is not None:
         memory = Memory(None, attention)
         ours = block.stack.own_attention(attention)
+        for name, hooks in vars(attention).items():
+            if name.startswith(("_forward_hooks", "_forward_pre_hooks")):
+                vars(ours)[name] = hooks  # whoever listens to one of them, now or later, hears both
         ours.add_module(CHILD, memory)
         _set(block, branch, ours)
     elif memory is None:

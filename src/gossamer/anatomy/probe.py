@@ -33,6 +33,7 @@ NEEDS = {  # which equations a verb relies on, by branch
     ("middle", "attention"): (ATTENTION,),
     ("remember", "attention"): (ATTENTION,),
     ("insert", "attention"): (LENGTH,),
+    ("shorten", "attention"): (ATTENTION, FFN, STREAM, LENGTH),
     ("replace", "attention"): (RETURNS,),
 }
 

@@ -63,6 +63,9 @@ class Change:
             handle.remove()
         self.handles.clear()
 
+    def merged(self) -> None:
+        """What is placed in the model has been merged into it: other modules may stand where this listens. Default: it does not."""
+
     def __getstate__(self) -> dict[str, Any]:
         # A forward pass that was cut short may have left activations behind; they are not state.
         return {k: (None if isinstance(v, Tensor) else v) for k, v in self.__dict__.items()}

@@ -116,13 +116,7 @@ class Ledger:
         Raises:
             ValueError: a row in front (before `at`) moves, or rows are numbered past `length`.
         """
-        if rows.shape[-1] != self.own or int(rows.max()) >= length:
-            raise ValueError(
-                f"{list(rows.shape)} places up to {int(rows.max())} for {self.own} rows that become {length}"
-            )
-        front = torch.arange(self.at, device=rows.device)
-        if not torch.equal(rows[:, : self.at], front.expand(len(rows), -1)):
-            raise ValueError(f"the first {self.at} rows are no tokens to be merged")
+        self._check(rows, length)
         sizes = rows.new_ones(rows.shape) if self.sizes is None else self.sizes
         kept = rows.clamp(min=0)
         self.sizes = sizes.new_zeros(len(rows), length).scatter_add(1, kept, sizes * (rows >= 0))
@@ -132,6 +126,25 @@ class Ledger:
             found = rows.gather(1, self.places.clamp(min=0))
             self.places = torch.where(self.places < 0, self.places, found)
         self.own = length
+
+    def _check(self, rows: Tensor, length: int) -> None:
+        if rows.shape[-1] != self.own:
+            raise ValueError(f"{list(rows.shape)} places up to {length - 1} for {self.own} rows")
+        if rows.is_meta or type(rows) is not Tensor or torch.compiler.is_compiling():
+            return  # nothing to look at
+        if int(rows.max()) >= length:
+            raise ValueError(
+                f"{list(rows.shape)} places up to {int(rows.max())} for {self.own} rows that become {length}"
+            )
+        front = torch.arange(self.at, device=rows.device)
+        if not torch.equal(rows[:, : self.at], front.expand(len(rows), -1)):
+            raise ValueError(f"the first {self.at} rows are no tokens to be merged")
+
+    def restore(self) -> None:
+        """Takes note that every token has a row of its own again (see `spread`)."""
+        if self.places is not None:
+            self.own = self.places.shape[1]
+        self.places = self.sizes = None
 
     def spread(self, rows: Tensor) -> Tensor:
         """The model's own rows [B, own, d], merged ones given to every token they stand for -> [B, tokens as they were, d].

@@ -30,6 +30,9 @@ def command(arguments: Sequence[str]) -> None:
         "--top", type=positive, default=3, help="labels or texts shown for each image (default: %(default)s)"
     )
     parser.add_argument(
+        "--words", nargs="+", metavar="WORDS", help="of an adapter that classifies by words, other classes than its own"
+    )
+    parser.add_argument(
         "--output", metavar="FOLDER", help="write the masks of images, and overlays of them, into this folder"
     )
     parser.add_argument("--json", action="store_true", help="print JSON, with every label or text")
@@ -51,6 +54,8 @@ def command(arguments: Sequence[str]) -> None:
         )
     if asked.output is not None and not isinstance(task, tasks.SegmentingImages):
         raise UserError(f"--output writes masks of images; this is an adapter for {task.name}")
+    if asked.words and not isinstance(task, tasks.ClassifyingByWords):
+        raise UserError(f"--words are for adapters that classify by words; this is one for {task.name}")
     named, texts = task.named(asked.images)
     files, faults = readable(image_files(named), task.together)
     if faults and not files:
@@ -62,7 +67,7 @@ def command(arguments: Sequence[str]) -> None:
     elif asked.picture is not None:
         found = looking.answer(adapted, files, texts[0], asked.picture)
     else:
-        found = task.replies(adapted, files, texts)
+        found = task.replies(adapted, files, asked.words or texts)
     print(json.dumps(found, indent=2) if asked.json else _table(found, asked.top))
     if faults:
         raise SystemExit(1)

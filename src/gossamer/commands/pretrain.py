@@ -10,18 +10,19 @@ from gossamer.made import PRETRAINED
 
 
 def command(arguments: Sequence[str]) -> None:
-    """Trains what is not there yet, and prints its scores on held-out drawings and the hash of its weights."""
+    """Trains what is not there yet, and prints its scores on held-out images and the hash of its weights."""
     parser = argparse.ArgumentParser(
         prog="gossamer pretrain",
-        description="Pre-train a small model on captions of easy-vqa's training drawings, once, into the cache.",
+        description="Pre-train a small model on captions of drawings or garments, once, into the cache.",
         epilog="Interrupted, the same command continues.",
     )
     parser.add_argument("model", choices=PRETRAINED, help="; ".join(f"{n}: {about}" for n, about in PRETRAINED.items()))
     asked = parser.parse_args(arguments)
     from gossamer.carriers import sha256
+    from gossamer.pretraining import aligning
     from gossamer.pretraining.pretrain import RECORD, pretrain
 
-    folder = pretrain(asked.model)
+    folder = aligning.align() if asked.model == aligning.NAME else pretrain(asked.model)
     found = read_json(folder / RECORD)["held_out"]
     for what, share in found.items():
         print(f"{what:<10}{share:>8.1%}")

@@ -65,6 +65,8 @@ class Sample:
         given: dict[str, Any] = {}
         if self.text is not None:
             given["input_ids"] = _ids(config, batch, self.text, device)
+        if isinstance(backbone, hosts.Halves):
+            given |= backbone.once()[1]
         if self.decoder is not None:
             given["decoder_input_ids"] = _ids(config, batch, self.decoder, device)
             full = torch.ones(batch, 1, self.decoder, self.decoder, dtype=torch.bool, device=device)
@@ -255,7 +257,7 @@ def count(
         named = isinstance(model, AdaptedModule | Finished)
         output = _first(model(**inputs) if named else hosts.of(model).run(model, (), inputs))
         forward = counter.get_total_flops()
-        if backward:
+        if backward and output.requires_grad:  # not where what is trained is computed once for all samples
             output.sum().backward()
     return forward // 2, counter.get_total_flops()
 
@@ -290,7 +292,8 @@ def closed_macs(model: nn.Module, head: nn.Module | None, anatomy: Anatomy, samp
         known |= {id(m) for m in block.merging.modules()}  # type: ignore[union-attr]
     known |= {id(m) for m in getattr(hosts.of(model).inner(model), "gossamer", nn.Module()).modules()}
     if isinstance(model, hosts.Halves):
-        known |= {id(m) for own in model.own_heads().values() for m in own.modules()}
+        apart = [*model.own_heads().values(), *model.once()[0]]
+        known |= {id(m) for own in apart for m in own.modules()}
         total += model.own_macs(sample.image)
     last = tokens[anatomy.readout.counts_as or anatomy.readout.name]
     each_token = {id(hosts.of(model).output_embeddings(model))}

@@ -11,6 +11,8 @@ from typing import Generic, TypeVar
 
 from gossamer.data.desk import DESK
 from gossamer.data.easy_vqa import easy_vqa
+from gossamer.data.fewshot import SETS as FEW
+from gossamer.data.fewshot import fewshot
 from gossamer.data.fgvc import FOLDERS, fgvc
 from gossamer.data.garments import garments
 from gossamer.data.gqa import PARTS as GQA_PARTS
@@ -25,6 +27,7 @@ from gossamer.data.offline import OFFLINE
 from gossamer.data.scienceqa import SPLITS as SCIENCEQA_SPLITS
 from gossamer.data.scienceqa import scienceqa
 from gossamer.data.snli_ve import snli_ve
+from gossamer.data.tints import tints
 from gossamer.data.vqav2 import PARTS as VQAV2_PARTS
 from gossamer.data.vqav2 import vqav2
 from gossamer.data.vtab import CLASSES, LISTS, vtab
@@ -77,8 +80,10 @@ class Source(Generic[T]):
 
 IMAGE_SETS: dict[str, Source[ImageDataset]] = {
     **{name: Source(read) for name, read in (OFFLINE | DESK).items()},
+    "desk/tints": Source(tints),
     **{f"vtab/{task}": Source(partial(vtab, task=task), tuple(LISTS), "vtab-1k") for task in CLASSES},
     **{f"fgvc/{task}": Source(partial(fgvc, task=task), USUAL, "fgvc") for task in FOLDERS},
+    **{f"fewshot/{task}": Source(partial(fewshot, task=task), USUAL, of[0]) for task, of in FEW.items()},
 }
 """Labelled images, by name."""
 

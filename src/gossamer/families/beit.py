@@ -42,7 +42,10 @@ class Data2VecAttention(OwnAttention):
         if self.biased:
             assert resolution is not None, "a block with a bias is told how large the image is"
             grid = tuple(side // self.config.patch_size for side in resolution)
-            own = self.relative_position_bias(grid, interpolate_pos_encoding, dim_size=hidden_states.shape[1])
+            table: Any = (
+                self.relative_position_bias
+            )  # a module of transformers', by a name that torch's stubs know otherwise
+            own = table(grid, interpolate_pos_encoding, dim_size=hidden_states.shape[1])
             bias = own if bias is None else own + bias
         scale = self.attention_head_size**-0.5
         attended = self.attend(q, k, v, mask=bias, scale=scale, dropout=self.dropout.p)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from torch import nn
@@ -26,6 +26,10 @@ class Halves(nn.Module):
         """The fields that it takes beside the halves to make it again, as JSON. Default: none."""
         return {}
 
+    def apart(self, said: Mapping[str, Any]) -> list[str]:
+        """What of its fields, as a folder says them, makes it another model than this one, a sentence each. Default: nothing."""
+        return []
+
     @property
     def names_outputs(self) -> bool:
         """Whether it answers with named outputs unless told otherwise. Default: yes."""
@@ -39,8 +43,12 @@ class Halves(nn.Module):
         """Task heads that it brings, by name. Default: none."""
         return {}
 
+    def once(self) -> tuple[list[nn.Module], dict[str, Any]]:
+        """Modules that are computed once for all samples, and inputs that stand for what they give. Default: none."""
+        return [], {}
+
     def own_macs(self, image: tuple[int, int] | None) -> int:
-        """Multiply-adds of these heads for one image of (height, width), as they are deployed, by closed formula."""
+        """Multiply-adds of what it adds to its halves, for one image of (height, width), when deployed, by closed formula."""
         return 0
 
     def forget(self) -> None:

@@ -19,6 +19,8 @@ class Method(ABC):
 
     name: ClassVar[str]
     learning_rate: ClassVar[float] = 1e-3  # AdamW's largest, where a run says nothing
+    trains: ClassVar[bool] = True  # False: it asks for a model as it is
+    turn: ClassVar[int] = 1  # methods are placed by turns: peft's first, 0, and those that shorten the stream last, 2
     reads_blocks: ClassVar[bool] = (
         True  # whether it needs a family that knows the model; the others work on every model
     )

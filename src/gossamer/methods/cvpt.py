@@ -182,7 +182,8 @@ class CVPT(Method):
             return 0
         total = 0
         for block in plan.anatomy.blocks(self.stack, self.blocks):
-            n, sizes, heads = plan.tokens(block), block.sizes, block.sizes.inner // block.head_width
+            n = plan.seen(block, "attention" if self.placement in (1, 2) else "ffn")
+            sizes, heads = block.sizes, block.sizes.inner // block.head_width
             total += {
                 "constant": 0,
                 "folded": 2 * n * sizes.width * heads * self.prompts,

@@ -295,16 +295,16 @@ class DAS(Method):
         """2 n d r for each adapter and shortcut; n d², or 2 n d r, for each bridge."""
         skipped = self.skipped(plan.anatomy)
         kept = self._carrying(plan.anatomy, {site.key for site in skipped})
-        total = sum(self._macs(plan, block, self.rank) for block, _ in kept)
+        total = sum(self._macs(plan.seen(block, branch), block, self.rank) for block, branch in kept)
         for site, *_ in self.runs(plan.anatomy, skipped):
             if self.bridged:
                 total += bridges.macs(plan.tokens(site.block), site.block.sizes.width, self.shortcut_rank)
             else:
-                total += self._macs(plan, site.block, self._shortcut_rank(site))
+                total += self._macs(plan.tokens(site.block), site.block, self._shortcut_rank(site))
         return total
 
-    def _macs(self, plan: Plan, block: Block, rank: int) -> int:
-        return shortcuts.macs(self.form, plan.tokens(block), block.sizes.width, rank, self.groups)
+    def _macs(self, tokens: int, block: Block, rank: int) -> int:
+        return shortcuts.macs(self.form, tokens, block.sizes.width, rank, self.groups)
 
     # ---- training and searching ----
 

@@ -39,6 +39,7 @@ class Peft(Method):
 
     name = "peft"
     reads_blocks = False
+    turn = 0
 
     def __post_init__(self) -> None:
         if self.config.is_prompt_learning:

@@ -184,8 +184,10 @@ class VPT(Method):
                 plan.insert(block, p, last=plan.anatomy.column(block)[-1], read=True)
             elif self.attention != "cross" and not self._exact(plan.anatomy, block):
                 plan.insert(block, p)
-            elif self.attention != "cross" and not self.dropout:
-                plan.remember(block, p)
+            elif self.attention != "cross":
+                plan.attend(block, p)
+                if not self.dropout:
+                    plan.remember(block, p)
 
     def finished_macs(self, plan: Plan) -> int:
         """2 n p d_h h for each block with stored K_P, V_P."""

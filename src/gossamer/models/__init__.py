@@ -31,8 +31,8 @@ def find(name: str) -> Any:
     """The model class of this name, of transformers or ours; None where there is none."""
     import transformers
 
-    from gossamer.models import auto, meter, meter_heads, ranking
+    from gossamer.models import auto, meter, meter_heads, pair, ranking
 
     register()
-    places = (transformers, meter, meter_heads, ranking, auto)
+    places = (transformers, meter, meter_heads, ranking, pair, auto)
     return next((getattr(place, name) for place in places if name and hasattr(place, name)), None)

@@ -219,6 +219,19 @@ class Segmenter(hosts.Halves):
         high, wide = (side + -side % step for side, step in zip(size, self.stride, strict=True))
         return dense.resize(logits, (high, wide))[..., : size[0], : size[1]]
 
+    # ---- checkpointing ----
+
+    def activation_checkpointing_enable(self, activation_checkpointing_kwargs: Any = None, **options: Any) -> None:
+        """Blocks compute their activations again in the backward pass."""
+        hosts.of(self.backbone).checkpoint(self.backbone, activation_checkpointing_kwargs, **options)
+
+    def activation_checkpointing_disable(self) -> None:
+        """Blocks keep their activations again."""
+        hosts.of(self.backbone).keep_activations(self.backbone)
+
+    def disable_input_require_grads(self) -> None:
+        """Nothing: inputs never required gradients."""
+
     # ---- being composed ----
 
     @property
@@ -229,6 +242,15 @@ class Segmenter(hosts.Halves):
     def said(self) -> dict[str, Any]:
         """The decoder, as it was made."""
         return {"decoder": self.decoder.to_dict()}
+
+    def apart(self, said: Mapping[str, Any]) -> list[str]:
+        """Settings of the decoder that differ; how many classes there are does not matter, since heads are resized."""
+        mine, theirs = self.decoder.to_dict(), dict(said["decoder"])
+        return [
+            f"decoder.{name} was {theirs.get(name)} and is {value}"
+            for name, value in mine.items()
+            if name not in ("outputs", "average", "dropout") and theirs.get(name) != value
+        ]
 
     def own_heads(self) -> dict[str, nn.Module]:
         """The main head and the auxiliary ones."""

@@ -19,6 +19,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from gossamer import anatomy, hosts
 from gossamer.errors import UserError, WrongKind
 from gossamer.hosts import heads
+from gossamer.methods.parts.words import vector_width
 from gossamer.models.words import TEMPLATES, Words
 
 NEEDS = ("get_image_features", "get_text_features", "logit_scale")
@@ -53,7 +54,7 @@ class ZeroShot(hosts.Halves):
         super().__init__()
         check_pair(pair)
         self.pair, self.config = pair, pair.config
-        self.compare = Cosine()
+        self.entry, self.compare = Entry(), Cosine()  # a method may put another in the place of each
         self.register_buffer("fixed", None)  # class vectors of a finished model, which has no text tower
         self.register_buffer("ids", None, persistent=False)
         self.register_buffer("mask", None, persistent=False)
@@ -98,6 +99,22 @@ class ZeroShot(hosts.Halves):
         self.words, self.ids, self.mask = words, ids.to(device), mask.to(device)
         self.forget()
 
+    def check_room(self, count: int) -> None:
+        """Nothing, where so many tokens may stand behind the first of every text.
+
+        Raises:
+            UserError: there is no room, or the first is a word.
+        """
+        longest, _ = _limits(self.pair)
+        if self.pair.config.model_type in WHOLE:
+            raise UserError(
+                f"texts of {type(self.pair).__name__} begin with a word and fill all its positions: there is no place for vectors"
+            )
+        if self.ids.shape[1] + count > longest:
+            raise UserError(
+                f"{count} vectors beside texts of {self.ids.shape[1]} tokens are more than the {longest} that are read; take fewer"
+            )
+
     @property
     def num_labels(self) -> int:
         """C."""
@@ -118,8 +135,8 @@ class ZeroShot(hosts.Halves):
         if self._kept is None or not self._kept.holds():
             # Recorded also where nobody asks for gradients: autograd alone knows what they depend on and is trained.
             with torch.inference_mode(False), torch.enable_grad():
-                vectors, mask = [], self.mask
-                for ids, seen in zip(self.ids.split(AT_ONCE), mask.split(AT_ONCE), strict=True):
+                vectors = []
+                for ids, seen in zip(*(t.split(AT_ONCE) for t in self.entry(self.ids, self.mask)), strict=True):
                     vectors.append(unit(_vector(self.pair.get_text_features(input_ids=ids, attention_mask=seen))))
                 each = torch.cat(vectors).unflatten(0, (self.num_labels, -1))
                 found = unit(each.mean(1))
@@ -161,6 +178,19 @@ class ZeroShot(hosts.Halves):
         """exp(tau)."""
         return self.pair.logit_scale.exp()
 
+    # ---- checkpointing ----
+
+    def activation_checkpointing_enable(self, activation_checkpointing_kwargs: Any = None, **options: Any) -> None:
+        """Blocks compute their activations again in the backward pass."""
+        hosts.of(self.pair).checkpoint(self.pair, activation_checkpointing_kwargs, **options)
+
+    def activation_checkpointing_disable(self) -> None:
+        """Blocks keep their activations again."""
+        hosts.of(self.pair).keep_activations(self.pair)
+
+    def disable_input_require_grads(self) -> None:
+        """Nothing: inputs never required gradients."""
+
     # ---- being composed ----
 
     @property
@@ -185,6 +215,17 @@ class ZeroShot(hosts.Halves):
             )
         return True
 
+    def once(self) -> tuple[list[nn.Module], dict[str, Any]]:
+        """The text side, and class vectors: a cost sheet is of an image alone."""
+        owner = anatomy.survey(self.pair).owners.get("text", "")
+        modules = [getattr(self.pair, name, None) for name in (owner.partition(".")[0], "text_projection")]
+        like, e = next(self.pair.parameters()), vector_width(self)
+        return [m for m in modules if isinstance(m, nn.Module)], {"class_vectors": like.new_zeros(self.num_labels, e)}
+
+    def own_macs(self, image: tuple[int, int] | None) -> int:
+        """C e: the comparison."""
+        return self.num_labels * vector_width(self)
+
     def finish(self) -> None:
         """Keeps the class vectors for good, and lets the text tower go."""
         with torch.no_grad():
@@ -200,8 +241,16 @@ class ZeroShot(hosts.Halves):
         return {**self.__dict__, "_kept": None}  # versions of a copy's parameters begin anew
 
 
+class Entry(nn.Module):
+    """Texts as they enter the text tower."""
+
+    def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens and mask [n, L], as they are."""
+        return ids, mask
+
+
 class Cosine(nn.Module):
-    """exp(tau) cos: what a method may put another comparison in the place of."""
+    """exp(tau) cos."""
 
     def forward(self, u: Tensor, h: Tensor, scale: Tensor) -> Tensor:
         """Image vectors [B, e], not normalised, and class vectors [C, e] -> logits [B, C]."""

@@ -21,14 +21,16 @@ def draw(rows: Sequence[dict[str, Any]], best: str, path: Path) -> None:
         stay = {row["candidate"] for row in rows if row["rung"] == rung + 1} or {best}
         for row in (r for r in rows if r["rung"] == rung):
             won, kept = row["candidate"] == best, row["candidate"] in stay
-            curve = [r["val_loss"] for r in row["curve"] if "val_loss" in r] or [row["loss"]]
+            curve = [(r["epoch"], r["val_loss"]) for r in row["curve"] if "val_loss" in r] or [
+                (row["epochs"], row["loss"])
+            ]
             style: dict[str, Any] = {
                 "color": "C0" if won else "0.35" if kept else "0.8",
                 "zorder": 3 if won else 1 + kept,
             }
-            axes.plot(range(1, len(curve) + 1), curve, marker="o", markersize=3, linewidth=2 if won else 1, **style)
-            if kept and math.isfinite(curve[-1]):
-                axes.annotate(row["candidate"], (len(curve), curve[-1]), fontsize=6, color=style["color"])
+            axes.plot(*zip(*curve, strict=True), marker="o", markersize=3, linewidth=2 if won else 1, **style)
+            if kept and math.isfinite(curve[-1][1]):
+                axes.annotate(row["candidate"], curve[-1], fontsize=6, color=style["color"])
         axes.set(xlabel="epoch", title=f"{len({r['candidate'] for r in rows if r['rung'] == rung})} candidates")
         axes.margins(x=0.3)
     panels[0].set(ylabel="held-out loss")
@@ -47,7 +49,10 @@ def frontier(tried: Sequence[dict[str, Any]], reference: dict[str, Any], within:
             color="C0" if t["within"] else "0.6",
         )
         axes.annotate(
-            f"{t['blocks']} skipped", (t["cost"], 100 * t["accuracy"]), xytext=(6, 4), textcoords="offset points"
+            f"{t['blocks']} skipped" + (f", {t['merged']} merged" if t["merged"] else ""),
+            (t["cost"], 100 * t["accuracy"]),
+            xytext=(6, 4),
+            textcoords="offset points",
         )
     level = 100 * reference["accuracy"]
     axes.axhline(level, color="0.3", linewidth=0.8)

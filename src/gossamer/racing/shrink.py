@@ -3,7 +3,8 @@
     reference   the run, if it held images out; else it is trained again with some of its training images held out
     search      by halves over m, the number of blocks that are skipped: for each m a race over which, then the winner is trained
                 whole; it is within where its held-out accuracy >= the reference's - tolerance - one standard error
-    final       the most blocks that were within, trained on all that the run was trained on, and only then scored on test images
+    tokens      from 65 on and where blocks can merge some: of r = 3/4, 1/2, 1/4 of what merging can take the first that is within
+    final       the cheapest that was within, trained on all that the run was trained on, and only then scored on test images
 
 Every step is in a folder of its own: the same call goes on where it was.
 """
@@ -28,10 +29,12 @@ from gossamer.comparison.cell import ROW, finished
 from gossamer.comparison.plan import Cell
 from gossamer.comparison.timing import passes
 from gossamer.cost import machine
+from gossamer.cost.counting import Sample
 from gossamer.documents import read_json, write_whole
 from gossamer.errors import UserError
 from gossamer.methods.das import DAS
-from gossamer.racing.race import race, raced_of
+from gossamer.methods.tome import ToMe
+from gossamer.racing.race import race
 from gossamer.runs import run_file
 from gossamer.runs.folder import METRICS, read_metrics
 from gossamer.runs.lock import alone
@@ -44,6 +47,8 @@ REPORT, SETTINGS, RATIOS, JOURNAL, PICTURE = (
     "report.json", "shrink.json", "ratios.json", "shrink.log", "frontier.png",
 )  # fmt: skip
 BATCHES = (1, 32)  # of which the latency of what was chosen is measured
+MANY = 65  # tokens, from which on merging some can pay
+SHARES = (0.75, 0.5, 0.25)  # of all patches, that are merged in the end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,9 +137,9 @@ class _Shrinking:
             )
         adapted = load_adapter(asked.run)
         self.blocks = len(DAS(skip=1, rank=1).candidates(adapted.anatomy))
+        self.patches = self._patches(adapted)
         self.tried: list[dict[str, Any]] = []
-        known = read_json(self.folder / RATIOS) if (self.folder / RATIOS).is_file() else {}
-        self.ratios = {int(size): ratio for size, ratio in known.items()}
+        self.ratios: dict[str, float] = read_json(self.folder / RATIOS) if (self.folder / RATIOS).is_file() else {}
 
     def report(self) -> dict[str, Any]:
         """Everything, step by step."""
@@ -148,10 +153,12 @@ class _Shrinking:
             if forced and not within:
                 break
             forced = False
-        chosen = max((t for t in self.tried if t["within"]), key=lambda t: t["blocks"], default=None)
+        self._fewer_tokens(teacher, reference)
+        chosen = min((t for t in self.tried if t["within"]), key=lambda t: t["cost"], default=None)
         found = {
             "run": self.asked.run, "asked": dataclasses.asdict(self.asked), "reference": reference, "tried": self.tried,
-            "chosen": None if chosen is None else chosen["skipped"], "why": self._why(chosen, reference, least),
+            "chosen": None if chosen is None else {"skipped": chosen["skipped"], "merged": chosen["merged"]},
+            "why": self._why(chosen, reference, least),
             "final": [] if chosen is None else self._final(chosen), "teacher": self._scores(self.metrics),
             "probe": self._probe(), "versions": machine.versions(), "hardware": machine.hardware(),
         }  # fmt: skip
@@ -178,8 +185,36 @@ class _Shrinking:
 
     # ---- the search ----
 
-    def _methods(self, size: int) -> list[methods.Method]:
-        return [*self.applied, DAS(skip=size, rank=0, bridge="per-run", bridge_start="closed")]
+    def _methods(self, size: int, skipped: Sequence[int] | None = None, merged: int = 0) -> list[methods.Method]:
+        """Those of the run, with blocks skipped (None: as many, to be raced) and r tokens merged in each that stands."""
+        skip = size if skipped is None else tuple(skipped)
+        das = [DAS(skip=skip, rank=0, bridge="per-run", bridge_start="closed")] if size else []
+        return [*self.applied, *das, *([ToMe(r=merged)] if merged else [])]
+
+    def _patches(self, adapted: Any) -> int:
+        """Tokens that can be merged; 0 where there are few, or merging is refused."""
+        block = adapted.anatomy.blocks()[0]
+        if adapted.anatomy.obstacle(block, "shorten") is not None:
+            return 0
+        sample = Sample.of(adapted.backbone, adapted.metadata["preprocessing"]["size"])
+        own = block.tokens(sample.tokens(adapted.anatomy))
+        return own - block.prefix if own >= MANY else 0
+
+    def _fewer_tokens(self, teacher: Path, reference: dict[str, Any]) -> None:
+        """Merging on top of the most blocks that were within, from much to little, until that is within too."""
+        best = max((t for t in self.tried if t["within"]), key=lambda t: t["blocks"], default=None)
+        size, skipped = (0, []) if best is None else (best["blocks"], best["skipped"])
+        for share in SHARES if self.patches else ():
+            count = round(share * self.patches / (self.blocks - size))
+            if count == 0 or (self.tried and self._late()):
+                return
+            self.journal.say(f"merging {count} tokens in each of {self.blocks - size} blocks")
+            where = self.folder / f"skip-{size}-merge-{count}"
+            arms = [] if best is None else best["arms"]
+            if self._tried(
+                where, teacher, reference, self._methods(size, skipped, count), size, skipped, arms, "merging", count
+            ):
+                return
 
     def _planned(self, applied: Sequence[methods.Method], teacher: Path, output: Path) -> Run:
         run = self.source
@@ -213,22 +248,23 @@ class _Shrinking:
             )
         return found
 
-    def _ratio(self, size: int) -> float:
-        """What an untrained model with so many blocks skipped costs, as a share of the bare backbone's cost."""
-        if size not in self.ratios:
+    def _ratio(self, size: int, merged: int = 0) -> float:
+        """What an untrained model with so many blocks skipped and tokens merged costs, as a share of the bare backbone's cost."""
+        name = f"{size} skipped, {merged} merged"
+        if name not in self.ratios:
             task = tasks.of(load_adapter(self.asked.run))
-            applied = [*self.applied, DAS(skip=size, rank=0, bridge="per-run")]
+            applied = self._methods(size, merged=merged)
             adapted = adapt(task.backbone(self.source), applied, num_labels=task.outputs)
             for one in (m for m in adapted.applied if m.learns_from != "nothing"):
                 one.prepare(adapted, task.prepare(self._items(32)))
             if self.asked.cost == "macs":
-                self.ratios[size] = adapted.cost(image_size=task.preprocessing.size).ratios["finished"]
+                self.ratios[name] = adapted.cost(image_size=task.preprocessing.size).ratios["finished"]
             else:
                 if torch.accelerator.is_available():
                     adapted.to(torch.accelerator.current_accelerator())
-                self.ratios[size] = passes(adapted.eval(), task, self._items(1))["latency_ratio"]
+                self.ratios[name] = passes(adapted.eval(), task, self._items(1))["latency_ratio"]
             write_whole(self.folder / RATIOS, json.dumps(self.ratios) + "\n")  # a second measurement would be another
-        return self.ratios[size]
+        return self.ratios[name]
 
     def _items(self, count: int) -> Any:
         train = load_sets(dataclasses.replace(self.source, data=dataclasses.replace(self.source.data, test=False)))[
@@ -241,24 +277,33 @@ class _Shrinking:
         where = self.folder / f"skip-{size}"
         self.journal.say(f"skipping {size} of {self.blocks} blocks")
         found = race(self._planned(self._methods(size), teacher, where), resume=True)
-        run = self._planned(found.methods, teacher, where / "trained")
+        arms = [found.arms[i] for i in found.chosen]
+        return self._tried(where, teacher, reference, found.methods, size, found.chosen, arms, found.name, 0)
+
+    def _tried(
+        self, where: Path, teacher: Path, reference: dict[str, Any], applied: Sequence[methods.Method], size: int,
+        skipped: Sequence[int], arms: Sequence[str], name: str, merged: int,
+    ) -> bool:  # fmt: skip
+        """Trains one choice whole; whether it is within the tolerance."""
+        run = self._planned(applied, teacher, where / "trained")
         data = dataclasses.replace(run.data, train="train", validation=run.search.held_out, test=False)
         run = dataclasses.replace(run, data=data, search=Search())
-        self._perform([Cell(method=f"skip {size}", task=run.data.name, run=run, choosing=True)])
+        self._perform([Cell(method=where.name, task=run.data.name, run=run, choosing=True)])
         row = read_json(where / "trained" / ROW)
         accuracy, items = row["validation_accuracy"] or 0.0, reference["items"]
         error = math.sqrt(max(accuracy * (1 - accuracy), 0.25 / items) / items)
         within = accuracy >= reference["accuracy"] - self.asked.within / 100 - error
         self.tried.append(
             {
-                "blocks": size, "skipped": list(found.chosen), "arms": [found.arms[i] for i in found.chosen],
-                "candidate": found.name, "accuracy": accuracy, "loss": row["validation_loss"], "standard_error": error,
-                "cost": self._ratio(size), "macs": row.get("macs"), "within": within, "run": str(where / "trained"),
+                "blocks": size, "skipped": list(skipped), "arms": list(arms), "merged": merged, "candidate": name,
+                "accuracy": accuracy, "loss": row["validation_loss"], "standard_error": error,
+                "cost": self._ratio(size, merged), "macs": row.get("macs"), "within": within, "run": str(where / "trained"),
             }
         )  # fmt: skip
         self.journal.say(
-            f"{accuracy:.2%} of held-out items where the run has {reference['accuracy']:.2%}, at {self._ratio(size):.2f} of the "
-            f"bare backbone's {self.asked.cost}: {'within' if within else 'not within'} {self.asked.within:g} points"
+            f"{accuracy:.2%} of held-out items where the run has {reference['accuracy']:.2%}, at "
+            f"{self._ratio(size, merged):.2f} of the bare backbone's "
+            f"{self.asked.cost}: {'within' if within else 'not within'} {self.asked.within:g} points"
         )
         return within
 
@@ -270,9 +315,10 @@ class _Shrinking:
         asked = f"within {self.asked.within:g} points of {reference['accuracy']:.2%}"
         late = " (the budget of time was used up)" if self._late() else ""
         if chosen is not None:
+            merged = f" and {chosen['merged']} tokens merged in each other" if chosen["merged"] else ""
             return (
-                f"{chosen['blocks']} of {self.blocks} blocks skipped: the most that was {asked} on {reference['items']} "
-                f"held-out items{late}"
+                f"{chosen['blocks']} of {self.blocks} blocks skipped{merged}: the cheapest that was {asked} on "
+                f"{reference['items']} held-out items{late}"
             )
         nearest = min(self.tried, key=lambda t: t["blocks"], default=None)
         lost = "" if nearest is None else (
@@ -285,11 +331,7 @@ class _Shrinking:
 
     def _final(self, chosen: dict[str, Any]) -> list[dict[str, Any]]:
         """The chosen model, trained on all that the run was trained on; its scores and times, one record a seed."""
-        applied = self._methods(chosen["blocks"])
-        place = raced_of(applied)
-        found: Any = applied[place]
-        applied[place] = found.found(chosen["skipped"])
-        cells = []
+        applied, cells = self._methods(chosen["blocks"], chosen["skipped"], chosen["merged"]), []
         for i in range(self.asked.seeds):
             where = self.folder / "final" / f"seed-{self.source.seed + i}"
             run = self._planned(applied, Path(self.asked.run), where)

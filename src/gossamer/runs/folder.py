@@ -16,11 +16,14 @@ from gossamer.runs.run import Run
 
 METRICS = "metrics.json"  # written last: its presence says that the run has finished
 CHECKPOINTS = "checkpoints"
+START, START_WEIGHTS = "start.json", "start.safetensors"  # scores before the first step, and the adapter of then
 CONDENSED = "condensed.json"  # what was cut from the prompts of another run before this one began
 MADE = (
     run_file.RUN_FILE,
     "prepared.json",
     "warm_start.json",
+    START,
+    START_WEIGHTS,
     CONDENSED,
     "controls.json",
     "prompts.png",
@@ -106,6 +109,7 @@ class RunFolder:
         self.write(METRICS, json.dumps(metrics, indent=2) + "\n")
         if not processes.first():
             return
+        (self.path / START_WEIGHTS).unlink(missing_ok=True)
         for path in (self.path / CHECKPOINTS).glob("checkpoint-*"):
             shutil.rmtree(path, ignore_errors=True)
         with contextlib.suppress(OSError):

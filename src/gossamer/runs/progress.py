@@ -65,7 +65,7 @@ class Bar(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Tells of the epoch, which ends with its checkpoint."""
         self.after_epoch(state.log_history)
-        self.journal.say(_line(epochs(state.log_history)[-1], args.num_train_epochs, self.measure))
+        self.journal.say(line(epochs(state.log_history)[-1], args.num_train_epochs, self.measure))
 
     @contextmanager
     def away(self) -> Iterator[None]:
@@ -101,7 +101,9 @@ def epochs(log_history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [merged[step] for step in sorted(merged)]
 
 
-def _line(record: dict[str, Any], total: float, measure: str) -> str:
+def line(record: dict[str, Any], total: float, measure: str) -> str:
+    """What is told of an epoch; of epoch 0, before the first step, its scores."""
     shown = {"loss": "loss {:.4f}", "val_loss": "validation loss {:.4f}", "val_accuracy": f"{measure} {{:.2%}}"}
-    parts = [text.format(record[name]) for name, text in shown.items() if name in record]
-    return f"epoch {record['epoch']:g}/{total:g}: {', '.join(parts)} ({record.get('seconds', 0):.0f} s)"
+    parts = [text.format(record[name]) for name, text in shown.items() if record.get(name) is not None]
+    end = f" ({record['seconds']:.0f} s)" if "seconds" in record else ""
+    return f"epoch {record['epoch']:g}/{total:g}: {', '.join(parts)}{end}"

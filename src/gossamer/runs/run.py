@@ -22,7 +22,8 @@ class Model:
         name: a model of the zoo such as dinov2-small, a local folder, or a model of the Hugging Face hub.
         revision: branch, tag or commit of the hub. None: the newest.
         head: what the classifier reads. published: what the model's own classification class reads (DINOv2: the class token
-            and the mean of the patches); plain: what its family reads out, for a ViT the class token.
+            and the mean of the patches); plain: what its family reads out, for a ViT the class token; words: of a pair of towers
+            (CLIP), no head: the class whose words lie nearest to the image.
         vision: for texts about images, the vision tower that the language model `name` is composed with, such as dinov2-small.
             None: `name` reads images and texts itself, as ViLT and METER do.
         vision_revision: that of the tower.
@@ -30,7 +31,7 @@ class Model:
 
     name: str
     revision: str | None = None
-    head: Literal["published", "plain"] = "published"
+    head: Literal["published", "plain", "words"] = "published"
     vision: str | None = None
     vision_revision: str | None = None
 
@@ -153,6 +154,12 @@ class Data:
             texts, of captions those of this many images. None: all.
         score_limit: the same for the validation and test splits alone. None: as `limit`. Results say how many there were.
         test: score the test split at the end. False: it is not even read, as where settings are being chosen.
+        shots: so many training images of each class, drawn by seed and class, those of a smaller number among those of a larger,
+            and at most 4 of each class for validation, as CoOp. None: all.
+        classes: all; base, the first half of the classes; new, the others. For models with model.head=words, whose training on
+            one half can be asked about the other.
+        names: words for classes, where their names are none: {n01443537: goldfish}. Else underscores become spaces.
+        templates: sentences with {} for the words; a class is the mean over them. None: the set's usual one, "a photo of a {}.".
     """
 
     name: str
@@ -165,8 +172,13 @@ class Data:
     limit: int | None = None
     score_limit: int | None = None
     test: bool = True
+    shots: int | None = None
+    classes: Literal["all", "base", "new"] = "all"
+    names: dict[str, str] = field(default_factory=dict)
+    templates: list[str] | None = None
 
     def __post_init__(self) -> None:
+        _require(self.shots is None or self.shots > 0, f"data.shots must be 1 or more, got {self.shots}")
         _require(self.name.strip() != "", "data.name is empty; it is a set's name, a folder or a file")
         _require(0 <= self.validation < 1, f"data.validation must be in [0, 1), got {self.validation}")
         _countable("data", self, "limit", "score_limit")

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 
 from gossamer import data, zoo
-from gossamer.data import ImageDataset, ImageTextDataset, MaskDataset, Preprocessing
+from gossamer.data import ImageDataset, ImageTextDataset, MaskDataset, Preprocessing, fewshot
 from gossamer.data.masks import joined as mask_joined
 from gossamer.errors import UserError
 from gossamer.runs.run import Run
+
+VALIDATED = 4  # images of each class for validation, where few are trained on
 
 
 def load_sets(run: Run) -> dict[str, Any]:
@@ -34,18 +36,26 @@ def load_images(run: Run) -> dict[str, ImageDataset]:
     """
     chosen = run.data
     where = {"path": chosen.path, "image": chosen.image, "label": chosen.label, "subset": chosen.subset}
-    every = data.load(chosen.name, chosen.train, **where)
+    every = _half(data.load(chosen.name, chosen.train, **where), run)
     sets = {"train": _limited(every, chosen.limit, run.seed)}
     data.keep_classes(every, sets["train"], f"data.limit={chosen.limit}")
     present = data.splits(chosen.name, chosen.subset)
     for split in ("val", "test") if chosen.test else ("val",):
         if split in present and not (split == "val" and chosen.train == "trainval"):
-            images = data.load(chosen.name, split, **where).with_classes(every.classes)
+            images = _half(data.load(chosen.name, split, **where), run).with_classes(every.classes)
             sets[split] = _limited(images, chosen.limit_of(split), run.seed)
     if "val" not in sets and chosen.validation > 0 and chosen.train == "train":
         train, held = data.split(sets["train"], chosen.validation, run.seed)
         sets = {"train": train, "val": held, **{k: v for k, v in sets.items() if k == "test"}}
+    if chosen.shots is not None:
+        sets["train"] = fewshot.few(sets["train"], chosen.shots, run.seed)
+        if "val" in sets:
+            sets["val"] = fewshot.few(sets["val"], min(chosen.shots, VALIDATED), run.seed)
     return sets
+
+
+def _half(images: ImageDataset, run: Run) -> ImageDataset:
+    return images if run.data.classes == "all" else fewshot.half(images, run.data.classes)
 
 
 def load_texts(run: Run) -> dict[str, ImageTextDataset]:

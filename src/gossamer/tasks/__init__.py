@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from gossamer.errors import UserError
 from gossamer.tasks.base import Task
 from gossamer.tasks.classifying_answers import ClassifyingAnswers
+from gossamer.tasks.classifying_by_words import ClassifyingByWords
 from gossamer.tasks.classifying_images import ClassifyingImages
 from gossamer.tasks.ranking_texts import RankingTexts
 from gossamer.tasks.segmenting_images import SegmentingImages
@@ -27,6 +28,7 @@ TASKS: dict[str, type[Task]] = {
     task.name: task
     for task in (
         ClassifyingImages,
+        ClassifyingByWords,
         ClassifyingAnswers,
         WritingAnswers,
         WritingCaptions,
@@ -54,7 +56,12 @@ def kind(run: Run) -> type[Task]:
                 f"model.vision={run.model.vision} is for texts about images ({', '.join(data.IMAGE_TEXT_SETS)}), and "
                 f"{run.data.name} has labelled images: name the tower as model.name"
             )
-        return SegmentingImages if masks else ClassifyingImages
+        by_words = run.model.head == "words"
+        if run.condense is not None and by_words:
+            raise UserError("condense is for runs with a head that is trained, and model.head=words has none")
+        if run.data.classes != "all" and not by_words:
+            raise UserError(f"data.classes={run.data.classes} is for model.head=words: a head knows no other classes")
+        return SegmentingImages if masks else ClassifyingByWords if by_words else ClassifyingImages
     if run.condense is not None:
         raise UserError(f"condense is for runs on labelled images, and {run.data.name} has texts about images")
     if run.images.augment:

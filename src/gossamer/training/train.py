@@ -24,14 +24,14 @@ from gossamer.cost import machine
 from gossamer.errors import UserError
 from gossamer.hosts import heads
 from gossamer.runs import processes
-from gossamer.runs.folder import CHECKPOINTS, CONDENSED, RunFolder
+from gossamer.runs.folder import CHECKPOINTS, CONDENSED, START, RunFolder
 from gossamer.runs.lock import alone
 from gossamer.runs.prepared import PreparedSet, outputs
-from gossamer.runs.progress import Bar, Journal, epochs
+from gossamer.runs.progress import Bar, Journal, epochs, line
 from gossamer.runs.run import Run
 from gossamer.runs.sets import load_sets
 from gossamer.tasks.base import Scores, Task
-from gossamer.training import probe, teaching
+from gossamer.training import probe, starting, teaching
 from gossamer.training.trainer import ClassifierTrainer, trainer_arguments
 
 PREPARED, WARM_START = "prepared.json", "warm_start.json"
@@ -187,6 +187,9 @@ def _warm_start(
     """Solves the head on what it reads before tuning; what came of it, as JSON. A run with a checkpoint is past this."""
     if not run.training.warm_start:
         return None
+    if adapted.head is None:
+        journal.say("no warm start: there is no head")
+        return None
     if items.labels is None:
         journal.say("no warm start: the linear probe needs one class for each training item, and a head")
         return None
@@ -235,15 +238,18 @@ def _tune(
     *,
     solved: bool,
 ) -> list[dict[str, Any]]:
-    """Trains methods and head; one record an epoch, none where the head is `solved` and nothing else is to be trained."""
+    """Trains methods and head; one record an epoch, before them that of a solved head, epoch 0.
+
+    None at all where the head is `solved` and nothing else is to be trained.
+    """
     if solved and (run.training.epochs == 0 or _only_a_linear_head(adapted)):
         journal.say("nothing is left to tune: the head is solved" if run.condense is None else "the cut is not tuned")
         return []
+    if not adapted.trainable():
+        journal.say("nothing is trained: the model is scored as it is")
+        return []
     if run.training.epochs == 0:
         raise UserError(f"training.epochs=0 trains nothing, because the heads of {run.model.name} could not be solved")
-
-    def keep_history(log: list[dict[str, Any]]) -> None:
-        folder.write("history.jsonl", "".join(json.dumps(record) + "\n" for record in epochs(log)))
 
     journal.say(machine.precision(run.training.bfloat16))
     if checkpoint is not None:
@@ -251,13 +257,25 @@ def _tune(
     if run.training.gradient_checkpointing:
         adapted.activation_checkpointing_enable()
 
+    held, workers, best = items.get("val") if solved else None, run.training.workers, run.training.keep == "best"
+    start: list[dict[str, Any]] = (
+        folder.record(START)
+        if checkpoint is not None
+        else starting.begin(adapted, task, held, folder, workers=workers, keep=best)
+    )
+
+    if start and checkpoint is None:
+        journal.say(line(start[0], run.training.epochs, task.measure))
+
+    def keep_history(log: list[dict[str, Any]]) -> None:
+        folder.write("history.jsonl", "".join(json.dumps(record) + "\n" for record in [*start, *epochs(log)]))
+
     data, collate, loss = teaching.taught(run, task, items["train"], task.varied(items["train"], run), arguments.device)
     bar = Bar(journal, keep_history, task.measure)
 
     def scored() -> dict[str, Any]:
         with bar.away():
-            scores = task.score(adapted, items["val"], workers=run.training.workers)
-        return {"loss": scores.loss, **scores.headline()}
+            return starting.told(task.score(adapted, items["val"], workers=workers))
 
     trainer = ClassifierTrainer(
         adapted,
@@ -273,7 +291,10 @@ def _tune(
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.accelerator.unwrap_model(adapted, keep_fp32_wrapper=False)  # or its forward would stay under autocast
     keep_history(trainer.state.log_history)
-    return epochs(trainer.state.log_history)
+    if best and start and start[0]["val_accuracy"] >= trainer.state.best_metric:
+        journal.say(f"no epoch was better than the start, {task.measure} {start[0]['val_accuracy']:.2%}: that is kept")
+        starting.restore(adapted, folder)
+    return [*start, *epochs(trainer.state.log_history)]
 
 
 def _only_a_linear_head(adapted: Adapted) -> bool:
@@ -302,6 +323,11 @@ def _conclude(
     }
     flat = {f"{split}_{n}": value for split, s in scores.items() for n, value in s.headline().items()}
     adapted.metadata["results"] = flat
+    start = history[0] if history and history[0]["epoch"] == 0 else None
+    if start is not None and "val" in scores:
+        now = scores["val"].headline()["accuracy"]
+        if (worse := starting.warning(start["val_accuracy"], now, task.measure, run.training.keep)) is not None:
+            journal.say(worse)
     adapted.save_pretrained(folder / "adapter")
     sheet = adapted.cost(image_size=adapted.metadata["preprocessing"]["size"], batch=run.training.batch)
     metrics = {
@@ -312,8 +338,9 @@ def _conclude(
         "training_flops": sheet.training_flops if history else None,  # of one image in one step
         "warm_start": warm,
         "condensed": None if cut is None else {name: cut[name] for name in CUT},
+        "start": start,
         "train_loss": history[-1]["loss"] if history else None,
-        "seconds": prepared + (warm["seconds"] if warm else 0) + sum(record["seconds"] for record in history),
+        "seconds": prepared + (warm["seconds"] if warm else 0) + sum(r["seconds"] for r in history if "seconds" in r),
         **{name: s.to_dict() for name, s in scores.items()},
     }
     shown = items[list(scores)[-1] if scores else "train"]

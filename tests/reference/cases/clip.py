@@ -29,6 +29,24 @@ def run(case: Case) -> Iterator[Check]:
         yield Check("image_unit", unit(model.image_vectors(t["pixel_values"])), t["image_unit"])
     for towers, stack in TOWERS.items():
         yield from adapted(case, towers, stack)
+    yield from few_shot(case)
+
+
+def few_shot(case: Case) -> Iterator[Check]:
+    c, t = case.config, case.tensors
+    adapter = gm.adapt(zero_shot(c, t), gm.ClipAdapter(ratio=c["adapter_ratio"]))
+    fill(adapter.methods["clip_adapter"], {"down.weight": t["adapter.W_1"], "up.weight": t["adapter.W_2"]})
+    shots = len(t["tip.keys"]) // c["classes"]
+    tip = gm.adapt(zero_shot(c, t), gm.TipAdapter(shots=shots, alpha=c["tip_alpha"], beta=c["tip_beta"]))
+    voting: Any = tip.methods["tip_adapter"]
+    with torch.no_grad():
+        voting.keys.copy_(t["tip.keys"])
+        voting.values.copy_(t["tip.values"])
+        yield Check("adapter.logits", adapter(pixel_values=t["pixel_values"]).logits, t["adapter.logits"])
+        classifier: Any = tip.backbone
+        # Theirs are 100 cos, whatever tau is.
+        found = voting(classifier.image_vectors(t["pixel_values"]), classifier.class_vectors(), torch.tensor(100.0))
+        yield Check("tip.logits", found, t["tip.logits"])
 
 
 def zero_shot(c: dict[str, Any], t: dict[str, Tensor]) -> Any:
