@@ -53,6 +53,7 @@ class Backbone:
     sees: bool = False  # composed of a vision tower and a language model
     windows: bool = False  # its attention is in windows
     rotary: bool = False  # a vision model whose patches have rotary positions
+    projected: bool = True  # queries and keys are attended to as they are projected, without norms of their own
     classed: bool = True  # the main stack, if tokens can become one there, has a class token
     grows: bool = True  # tokens can be let in
     damps_apart: bool = True  # what damps its branches is a module, not a factor in the sum

@@ -26,6 +26,7 @@ REASONS = {  # fact that is missing -> why the method is refused
     "pre_norm": "no norm stands before its attention, which that form reads",
     "between": "its FFN stands beside its attention behind one norm, so no stream is between them, and none reads alone",
     "merges": "its tokens have an order, or places in windows, or no norm stands before its attention: none can become one",
+    "projected": "norms stand between the projections of its queries and keys and their attention, which are read as projected",
     "classed": "it has no class token by which tokens are chosen",
     "untapped": "its tower is read behind a block before the last, where tokens that run through would be too many",
     "takes_more": "it reads its own answer by position, so tokens cannot stay in it",

@@ -113,7 +113,7 @@ def command(arguments: Sequence[str]) -> None:
         row = asked.name.replace("_", "-")
     else:
         if asked.kind is None:
-            raise UserError("a family needs a model to be read: --class ViTMSNModel")
+            raise UserError("a family needs a model to be read: --class PixioModel")
         written, row = new_family(asked.name, asked.kind, asked.checkout), asked.name.replace("_", "-")
     print("\n".join(str(path) for path in written))
     print(f"it works as it is; make it yours, then: python -m pytest tests/contract -m 'slow or not slow' -k {row}")
