@@ -43,7 +43,7 @@ def new_family(name: str, kind: str, checkout: Path) -> list[Path]:
 
     Args:
         name: the `model_type` in the configuration of its models.
-        kind: a class of transformers that is the bare encoder, such as ViTMSNModel; `...Config` is that of its configuration.
+        kind: a class of transformers that is the bare encoder, such as PixioModel; `...Config` is that of its configuration.
         checkout: folder of a checkout of Gossamer.
 
     Raises:
