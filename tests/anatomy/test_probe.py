@@ -25,7 +25,8 @@ PLACES = {"add": ("attention", "ffn"), "middle": ("middle", "attention", "ffn")}
 def test_every_block_of_the_table_is_as_its_family_says(row: str) -> None:
     anatomy = gm.read(BACKBONES[row].model())
     for block in anatomy:
-        for verb in ("add", "middle", "replace") + ("insert",) * BACKBONES[row].grows:
+        row_has = BACKBONES[row]
+        for verb in ("add", "replace", *["middle"] * row_has.between, *["insert"] * row_has.grows):
             for branch in PLACES.get(verb, ("attention",)):
                 assert anatomy.obstacle(block, verb, branch) is None, (block.name, verb, branch)
 

@@ -30,7 +30,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     assert cli.main(["new", "method", "slow_gates", "--checkout", str(folder)]) == 0
-    assert cli.main(["new", "family", "vit_msn", "--class", "ViTMSNModel", "--checkout", str(folder)]) == 0
+    assert cli.main(["new", "family", "pixio", "--class", "PixioModel", "--checkout", str(folder)]) == 0
     return folder
 
 
@@ -50,7 +50,7 @@ def test_what_is_written_is_tidy(checkout: Path) -> None:
 
 def test_a_new_method_and_a_new_family_keep_every_promise(checkout: Path) -> None:
     """The method's own test, its page, and the life of some pairs of its row, and of the family's."""
-    chosen = "slow_gates or (test_life and ((slow-gates and (vit or llama)) or (vit-msn and (vpt or houlsby))))"
+    chosen = "slow_gates or (test_life and ((slow-gates and (vit or llama)) or (pixio and (vpt or houlsby))))"
     tests = ["tests/contract/test_contract.py", "tests/methods/test_slow_gates.py", "tests/test_docs.py"]
     options = ["-p", "no:xdist", "-p", "no:cacheprovider", "-rA", "-k", chosen]
     out = python(checkout, "-m", "pytest", *options, *tests)
@@ -58,7 +58,7 @@ def test_a_new_method_and_a_new_family_keep_every_promise(checkout: Path) -> Non
         "tests/methods/test_slow_gates.py::test_the_formula",
         "tests/test_docs.py::test_python_snippets_run[slow_gates.md]",
         *(f"tests/contract/test_contract.py::test_life[{b}-slow-gates]" for b in ("vit", "llama")),
-        *(f"tests/contract/test_contract.py::test_life[vit-msn-{m}]" for m in ("vpt", "houlsby")),
+        *(f"tests/contract/test_contract.py::test_life[pixio-{m}]" for m in ("vpt", "houlsby")),
     ):
         assert f"PASSED {ran}\n" in out
 
@@ -69,7 +69,7 @@ def test_a_new_method_and_a_new_family_keep_every_promise(checkout: Path) -> Non
         (["method", "vpt"], "src/gossamer/methods/vpt.py is there already; choose another name"),
         (["method", "Gates"], "'Gates' and 'Gates' are to be names of a file and a class"),
         (["method", "two words"], "letters, digits and _"),
-        (["family", "vit_msn"], "a family needs a model to be read: --class ViTMSNModel"),
+        (["family", "pixio"], "a family needs a model to be read: --class PixioModel"),
         (
             ["method", "gates", "--checkout", "nowhere"],
             "nowhere is no checkout of Gossamer: it has no tests/contract/methods.py",

@@ -53,10 +53,11 @@ class Backbone:
     sees: bool = False  # composed of a vision tower and a language model
     windows: bool = False  # its attention is in windows
     rotary: bool = False  # a vision model whose patches have rotary positions
+    projected: bool = True  # queries and keys are attended to as they are projected, without norms of their own
     classed: bool = True  # the main stack, if tokens can become one there, has a class token
-    projected: bool = True  # attention takes queries and keys as they are projected, without a norm of their own
     grows: bool = True  # tokens can be let in
     damps_apart: bool = True  # what damps its branches is a module, not a factor in the sum
+    between: bool = True  # a stream between attention and FFN, which read it each by a norm of its own
     masks: tuple[str, ...] | None = None  # kinds of mask that its attention takes; None: all
     pickles: bool = True  # after a pass; upstream hooks local functions onto a tower that it taps
     tapped: bool = False  # its tower is read before its end
@@ -163,6 +164,7 @@ LLAMA = {**TEXT, "num_key_value_heads": 1, "pad_token_id": 1, "bos_token_id": 2,
 
 HALVES = "each half has a row of its own"
 TRANSPOSED = "its projections are no Linears: they are computed by hand in tests/anatomy/test_projection.py"
+BESIDE = "its branches are added at once: they are computed by hand in tests/anatomy/test_parallel.py"
 DISTANCES = "upstream's own function says what distances add; a probe holds what is around it to upstream's"
 
 

@@ -12,6 +12,7 @@ import gossamer as gm
 
 WINDOWS = {"unwindowed": "attends in windows"}
 GROWS = {"grows": "has none for others"}
+BETWEEN = {"between": "its FFN stands beside its attention|cannot be changed alone"}
 RUNS = {**GROWS, "untapped": "it reads the states behind block -2"}
 SEES = {"sees": "does not see"}
 UNCOUNTED = {"counted": "of peft's methods only LoRA has a closed form here"}
@@ -68,9 +69,9 @@ METHODS: dict[str, Row] = {
     "lora-roles": Row(LoraConfig(r=2, target_modules=["k", "down"]), identity=True),
     "ia3": Row(IA3Config(), identity=True, excused=UNCOUNTED),
     "oft": Row(OFTConfig(r=0, oft_block_size=2), identity=True, excused=UNCOUNTED),
-    "cvpt": Row(gm.CVPT(prompts=3)),
+    "cvpt": Row(gm.CVPT(prompts=3), needs=BETWEEN),
     "cvpt-projected": Row(gm.CVPT(prompts=4, placement=2, form="projected", dropout=0.2), needs=WINDOWS),
-    "cvpt-learnt": Row(gm.CVPT(prompts=2, placement=4, learnable=True, start="identity"), identity=True),
+    "cvpt-learnt": Row(gm.CVPT(prompts=2, placement=4, learnable=True, start="identity"), identity=True, needs=BETWEEN),
     "cvpt-one": Row(gm.CVPT(prompts=1, placement=5, layer_scale=False, start="published")),
     "apt": Row(gm.APT(prompts=5, rank=2), meets=("meter",)),
     "apt-ffn": Row(gm.APT(prompts=3, rank=0, where="all", activation="softmax", gate="learned", start="declared")),
@@ -84,10 +85,12 @@ METHODS: dict[str, Row] = {
     ),
     "das-router": Row(
         gm.DAS(skip=(0,), rank=4, form="router", shortcut_rank=6, before_ffn=True),
-        needs={**WINDOWS, "pre_norm": "a post-norm block"},
+        needs={**WINDOWS, "pre_norm": "a post-norm block", **BETWEEN},
     ),
     "das-bottleneck": Row(
-        gm.DAS(skip=0, rank=4, form="bottleneck"), identity=True, needs={**WINDOWS, "pre_norm": "a post-norm block"}
+        gm.DAS(skip=0, rank=4, form="bottleneck"),
+        identity=True,
+        needs={**WINDOWS, "pre_norm": "a post-norm block", **BETWEEN},
     ),
     "das-run": Row(
         gm.DAS(skip=(1, 2), rank=3, bridge="per-run", bridge_start="closed", shortcut_rank=5),
@@ -103,7 +106,8 @@ METHODS: dict[str, Row] = {
         needs={"unwindowed": "SPT harvests tokens of one width"},
     ),
     "vpt+das+lora": Row(
-        [gm.VPT(prompts=3), gm.DAS(skip=(0,), rank=3), LoraConfig(r=2), gm.CVPT(prompts=2)], needs=WINDOWS
+        [gm.VPT(prompts=3), gm.DAS(skip=(0,), rank=3), LoraConfig(r=2), gm.CVPT(prompts=2)],
+        needs={**WINDOWS, **BETWEEN},
     ),
     "dvp": Row(gm.DVP(block=1, heads=3, rank=2), needs=SEES, meets_all=True),
     "dvp-all": Row(gm.DVP(block=1, query="all", width=8, heads=2, train="prompt"), needs=SEES),

@@ -13,6 +13,7 @@ from .. import twins
 from .backbone import (
     BART,
     BART_IDS,
+    BESIDE,
     DISTANCES,
     HALVES,
     LABELS,
@@ -95,9 +96,9 @@ FIXED = {"grows": False}
 PLACES = {**FIXED, "keeps_places": True}
 
 NEWER: dict[str, Backbone] = {
-    "qwen3": _writer(tf.Qwen3ForCausalLM, tf.Qwen3Config, twins.QWEN3, None, head_dim=6),
-    "gemma3": _writer(tf.Gemma3ForCausalLM, tf.Gemma3TextConfig, twins.GEMMA3, None, **GEMMA),
-    "olmo2": _writer(tf.Olmo2ForCausalLM, tf.Olmo2Config, twins.OLMO2, None),
+    "qwen3": replace(_writer(tf.Qwen3ForCausalLM, tf.Qwen3Config, twins.QWEN3, None, head_dim=6), projected=False),
+    "gemma3": replace(_writer(tf.Gemma3ForCausalLM, tf.Gemma3TextConfig, twins.GEMMA3, None, **GEMMA), projected=False),
+    "olmo2": replace(_writer(tf.Olmo2ForCausalLM, tf.Olmo2Config, twins.OLMO2, None), projected=False),
     "phi3": _writer(tf.Phi3ForCausalLM, tf.Phi3Config, twins.PHI3, None),
     "granite": replace(
         _writer(tf.GraniteForCausalLM, tf.GraniteConfig, twins.GRANITE, "timm-eva", residual_multiplier=0.4), **IN_SUM
@@ -120,6 +121,11 @@ NEWER: dict[str, Backbone] = {
             max_position_embeddings=40,
         ),
         biases=True,
+    ),
+    "phi": replace(
+        _writer(tf.PhiForCausalLM, tf.PhiConfig, BESIDE, "llama", partial_rotary_factor=0.5, head_dim=8),
+        biases=True,
+        between=False,
     ),
     "gpt2": replace(
         _writer(tf.GPT2LMHeadModel, tf.GPT2Config, TRANSPOSED, None, n_inner=20, max_position_embeddings=40),

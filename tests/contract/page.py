@@ -16,7 +16,7 @@ COLUMNS = {  # method of the contract -> its heading
     "lora": "LoRA", "linear-probe": "probe", "full": "full", "bitfit": "BitFit", "houlsby": "adapters", "ssf": "SSF",
     "vpt": "VPT", "vpt-sequence": "VPT, tokens", "vpt-cross": "VPT, cross", "cvpt": "CVPT", "apt": "APT", "spt": "SPT",
     "das": "DAS", "das-attention": "DAS, attention", "das-router": "DAS, router", "dvp": "DVP", "memvp": "MemVP",
-    "visual-tokens": "visual tokens",
+    "visual-tokens": "visual tokens", "tome+lora": "ToMe, LoRA", "evit+vpt": "EViT, VPT",
 }  # fmt: skip
 NOT_APPLICABLE = {"sees", "crosses", "headed", "biases"}  # facts without which there is nothing for a method to do
 REASONS = {  # fact that is missing -> why the method is refused
@@ -24,6 +24,10 @@ REASONS = {  # fact that is missing -> why the method is refused
     "grows": "every block gives each of its tokens a position of its own, and has none for tokens that are let in",
     "damps_apart": "it damps its attention in the sum itself, and would damp what takes the attention's place",
     "pre_norm": "no norm stands before its attention, which that form reads",
+    "between": "its FFN stands beside its attention behind one norm, so no stream is between them, and none reads alone",
+    "merges": "its tokens have an order, or places in windows, or no norm stands before its attention: none can become one",
+    "projected": "norms stand between the projections of its queries and keys and their attention, which are read as projected",
+    "classed": "it has no class token by which tokens are chosen",
     "untapped": "its tower is read behind a block before the last, where tokens that run through would be too many",
     "takes_more": "it reads its own answer by position, so tokens cannot stay in it",
 }

@@ -43,7 +43,7 @@ def new_family(name: str, kind: str, checkout: Path) -> list[Path]:
 
     Args:
         name: the `model_type` in the configuration of its models.
-        kind: a class of transformers that is the bare encoder, such as ViTMSNModel; `...Config` is that of its configuration.
+        kind: a class of transformers that is the bare encoder, such as PixioModel; `...Config` is that of its configuration.
         checkout: folder of a checkout of Gossamer.
 
     Raises:
@@ -113,7 +113,7 @@ def command(arguments: Sequence[str]) -> None:
         row = asked.name.replace("_", "-")
     else:
         if asked.kind is None:
-            raise UserError("a family needs a model to be read: --class ViTMSNModel")
+            raise UserError("a family needs a model to be read: --class PixioModel")
         written, row = new_family(asked.name, asked.kind, asked.checkout), asked.name.replace("_", "-")
     print("\n".join(str(path) for path in written))
     print(f"it works as it is; make it yours, then: python -m pytest tests/contract -m 'slow or not slow' -k {row}")
