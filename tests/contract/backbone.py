@@ -54,6 +54,7 @@ class Backbone:
     windows: bool = False  # its attention is in windows
     rotary: bool = False  # a vision model whose patches have rotary positions
     classed: bool = True  # the main stack, if tokens can become one there, has a class token
+    projected: bool = True  # attention takes queries and keys as they are projected, without a norm of their own
     grows: bool = True  # tokens can be let in
     damps_apart: bool = True  # what damps its branches is a module, not a factor in the sum
     masks: tuple[str, ...] | None = None  # kinds of mask that its attention takes; None: all
@@ -66,7 +67,10 @@ class Backbone:
     @property
     def merges(self) -> bool:
         """Whether its tokens have no order, so that some can become one."""
-        return self.reads == "image" and self.grows and self.pre_norm and not (self.windows or self.rotary)
+        sees = self.reads == "image" or (
+            (self.images_in_text or self.kinds is HALVES) and not (self.sees or self.tapped)
+        )
+        return bool(sees) and self.grows and self.pre_norm and not (self.windows or self.rotary)
 
     @property
     def pre_norm(self) -> bool:

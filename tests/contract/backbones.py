@@ -183,6 +183,7 @@ BACKBONES: dict[str, Backbone] = {
         _timm(num_classes=LABELS, global_pool="avg", reg_tokens=2, qk_norm=True),
         {"vision": twins.TIMM_NORMED},
         eager=False,
+        projected=False,
     ),
     "timm-bare": Backbone(_timm(num_classes=0), {"vision": twins.TIMM_PLAIN}, num_labels=LABELS, eager=False),
     "clip+bert": Backbone(

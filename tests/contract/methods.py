@@ -125,6 +125,7 @@ METHODS: dict[str, Row] = {
     ),
     "tome+cvpt+apt": Row([gm.CVPT(prompts=2), gm.APT(prompts=2, rank=1), gm.ToMe(r=1)], needs=MERGES),
     "evit+vpt": Row(
-        [gm.EViT(keep=0.6, blocks=(0, 1)), gm.VPT(prompts=3), LoraConfig(r=2)], needs={**MERGES, "classed": "has none"}
+        [gm.EViT(keep=0.6, blocks=(0, 1)), gm.VPT(prompts=3), LoraConfig(r=2)],
+        needs={**MERGES, "classed": "has none", "projected": "as they are projected"},
     ),
 }

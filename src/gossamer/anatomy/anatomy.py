@@ -30,9 +30,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from gossamer.anatomy import call as calls
 from gossamer.anatomy import inserted, leading, replaced, rewritten, seams, shortened, sight, stream, windows
-from gossamer.anatomy.block import Block, Site, attribute, get, has
+from gossamer.anatomy.block import Block, Site, get, has
 from gossamer.anatomy.changes import Changes
 from gossamer.anatomy.seams import Part
 from gossamer.anatomy.stack import FfnNames
@@ -231,8 +230,8 @@ class Anatomy(Changes):
                 f"tokens cannot stay in the {first.stack.name} stack of {type(self.model).__name__}: its {reader.stack.name} reads "
                 "that stack by the mask of the text alone; let them leave (stay=False)"
             )
-        tap = next((t for m in self.model.modules() if (t := attribute(m, calls.TAPS)) not in (None, -1)), None)
-        if tap is not None and first is not last and first.stack.name == "vision" != self.readout.name:
+        tap = self.tap(first)
+        if tap is not None and first is not last:
             raise UserError(
                 f"tokens cannot run through the vision stack of {type(self.model).__name__}: it reads the states behind block "
                 f"{tap}, and would find too many; tokens of single blocks can (VPT with deep=True)"
@@ -297,6 +296,11 @@ class Anatomy(Changes):
             UserError: tokens of such a block cannot become one; the message says why.
         """
         self._require(block, "shorten", "attention")
+        if (tap := self.tap(block)) is not None:
+            raise UserError(
+                f"{block.name} cannot shorten: {type(self.model).__name__} reads the states of its {block.stack.name} stack behind "
+                f"block {tap}, and would find too few; only behind the last block every token has a row again"
+            )
         self._count(block)
         column = self.column(block)
         self._do(shortened.Shortened(block, part, self.session), block, "middle")
