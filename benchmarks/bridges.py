@@ -7,8 +7,8 @@
 One row of JSON for each run goes to benchmarks/results/bridges.jsonl; a run that is there is not made again. "none": nothing is
 skipped, and it is the teacher of its seed. "shortcuts": DAS's own, rank 16, from zero. "zero", "closed": one bridge for the run of
 skipped blocks, which starts at nothing or in closed form. "+ teacher": a = 0.5, T = 2. Which blocks are skipped was decided
-beforehand (5 to 10, 3 to 10), so nothing is chosen here; test images are scored once at the end of every run. Rates are those of the
-other desk tables, 3e-3 and for bridges 3e-4.
+beforehand (5 to 10, 3 to 10), so nothing is chosen here; test images are scored once at the end of every run. Rates are those of
+the other desk tables, 3e-3 and for bridges 3e-4.
 """
 
 from __future__ import annotations
