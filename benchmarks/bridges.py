@@ -7,7 +7,8 @@
 One row of JSON for each run goes to benchmarks/results/bridges.jsonl; a run that is there is not made again. "none": nothing is
 skipped, and it is the teacher of its seed. "shortcuts": DAS's own, rank 16, from zero. "zero", "closed": one bridge for the run of
 skipped blocks, which starts at nothing or in closed form. "+ teacher": a = 0.5, T = 2. Which blocks are skipped was decided
-beforehand (5 to 10, 3 to 10), so nothing is chosen here; test images are scored once at the end of every run.
+beforehand (5 to 10, 3 to 10), so nothing is chosen here; test images are scored once at the end of every run. Rates are those of
+the other desk tables, 3e-3 and for bridges 3e-4.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ SKIPPED = {6: list(range(5, 11)), 8: list(range(3, 11))}
 LORA = {"method": "peft", "peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q", "v"]}
 FORMS: dict[str, dict[str, Any]] = {
     "shortcuts": {"shortcut_rank": 16, "init": "zero_up"},
-    "zero": {"bridge": "per-run"},
-    "closed": {"bridge": "per-run", "bridge_start": "closed"},
+    "zero": {"bridge": "per-run", "shortcut_lr": 0.1},
+    "closed": {"bridge": "per-run", "bridge_start": "closed", "shortcut_lr": 0.1},
 }
 
 
@@ -45,7 +46,7 @@ def planned(task: str, form: str, count: int, taught: bool, seed: int) -> Run:
         data=Data(name=f"desk/{task}", validation=0.0),
         images=Images(size=56, resize="direct"),
         methods=[LORA, *das],
-        training=Training(epochs=6, batch=32, bf16="auto", teacher=teacher),
+        training=Training(epochs=6, batch=32, bf16="auto", lr=3e-3, teacher=teacher),
         output=str(folder(task, form, count, taught, seed)),
         seed=seed,
     )
