@@ -127,7 +127,7 @@ METHODS: dict[str, Row] = {
         [gm.VPT(prompts=2, form="sequence"), gm.DAS(skip=(1,), rank=3), gm.ToMe(r=2, proportional=False)],
         needs={"unwindowed": "attends in windows", "grows": "cannot insert", **MERGES},
     ),
-    "tome+cvpt+apt": Row([gm.CVPT(prompts=2), gm.APT(prompts=2, rank=1), gm.ToMe(r=1)], needs=MERGES),
+    "tome+cvpt+apt": Row([gm.CVPT(prompts=2), gm.APT(prompts=2, rank=1), gm.ToMe(r=1)], needs={**BETWEEN, **MERGES}),
     "evit+vpt": Row(
         [gm.EViT(keep=0.6, blocks=(0, 1)), gm.VPT(prompts=3), LoraConfig(r=2)],
         needs={**MERGES, "classed": "has none", "projected": "as they are projected"},
