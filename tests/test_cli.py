@@ -203,7 +203,7 @@ def test_inspect_shows_parts_and_verbs(capsys: pytest.CaptureFixture[str]) -> No
         "width": 24, "inner": 24, "inner_kv": 24, "ffn": 40, "ffn_matrices": 2, "cross_inner": 0,
     }  # fmt: skip
     assert stack["parts"]["down"] == "mlp.fc2"
-    assert set(stack["verbs"]) == {"add", "rewrite", "middle", "remember", "insert", "replace", "observe"}
+    assert set(stack["verbs"]) == {"add", "rewrite", "middle", "remember", "insert", "replace", "observe", "shorten"}
     assert stack["verbs"]["remember"] is None
     assert cli.main(["inspect", "t5-base"]) == 0
     shown = capsys.readouterr().out

@@ -68,7 +68,10 @@ class Backbone:
     @property
     def merges(self) -> bool:
         """Whether its tokens have no order, so that some can become one."""
-        return self.reads == "image" and self.grows and self.pre_norm and not (self.windows or self.rotary)
+        sees = self.reads == "image" or (
+            (self.images_in_text or self.kinds is HALVES) and not (self.sees or self.tapped)
+        )
+        return bool(sees) and self.grows and self.pre_norm and not (self.windows or self.rotary)
 
     @property
     def pre_norm(self) -> bool:

@@ -110,7 +110,7 @@ def test_fashion_mnist_says_what_to_install(fashion):
 def test_names_and_splits():
     assert data.offline_names() == (
         "elpv", "elpv:grade", "elpv:type", "digits", "fashion-mnist", "desk/fashion", "desk/digits", "desk/defects",
-        "desk/grades", "desk/cells", "desk/location", "desk/orientation", "desk/count",
+        "desk/grades", "desk/cells", "desk/location", "desk/orientation", "desk/count", "tints",
     )  # fmt: skip
     assert data.splits("digits") == ("train", "test")
     with pytest.raises(ValueError, match="digits has no split 'val'; it has: train, test"):

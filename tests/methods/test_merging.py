@@ -16,7 +16,7 @@ from transformers import ViTConfig, ViTForImageClassification
 import gossamer as gm
 from gossamer.anatomy.shortened import Merge
 from gossamer.anatomy.tokens import pad
-from gossamer.methods.parts.merging import holders, pairs
+from gossamer.methods.parts.merging import falling, holders, pairs
 
 from .. import hand
 from ..contract.table import BACKBONES, Row, adapt, disturb, run
@@ -336,3 +336,11 @@ def test_bad_settings() -> None:
     with pytest.raises(ValueError, match="what the class token attends to, and SiglipVisionModel has none"):
         gm.adapt(BACKBONES["siglip"].model(), [gm.EViT(), gm.BitFit()])
     assert KINDS
+
+
+def test_the_order_of_scores_is_stable() -> None:
+    scores = torch.tensor([[0.3, 0.5, 0.3, float("-inf"), 0.5], [0.0, 0.0, 0.0, 0.0, 0.0]])
+    assert falling(scores).tolist() == [[1, 4, 0, 2, 3], [0, 1, 2, 3, 4]]
+    torch.manual_seed(3)
+    drawn = torch.rand(3, 40)
+    assert torch.equal(falling(drawn), drawn.sort(dim=-1, descending=True, stable=True).indices)

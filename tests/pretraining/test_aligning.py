@@ -94,7 +94,7 @@ def test_the_pair_comes_out_of_the_cache_and_is_the_same_again(
     missing = [name for name in ("Trouser", "Sandal") if name not in tints.GARMENTS]
     assert not missing
     monkeypatch.setenv("GOSSAMER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(aligning, "tints", lambda split: data.load("desk/tints", "train"))
+    monkeypatch.setattr(aligning, "tints", lambda split: data.load("tints", "train"))
     recipe = aligning.Recipe(**towers, projection=6, steps=30, batch=16)
     folder = aligning.align(recipe)
     first = (folder / "model.safetensors").read_bytes()

@@ -50,8 +50,13 @@ def decided(monkeypatch: Any, accuracy: dict[int, float]) -> list[int]:
         for cell in cells:
             cell.folder.mkdir(parents=True)
             if cell.choosing:
-                size = len(cell.run.methods[-1]["skip"])
-                row = {"validation_accuracy": accuracy[size], "validation_loss": 0.5, "macs": 5 - size}
+                das = next((m for m in cell.run.methods if m["method"] == "das"), {"skip": []})
+                size, lost = len(das["skip"]), sum(m.get("r", 0) for m in cell.run.methods if m["method"] == "tome")
+                row = {
+                    "validation_accuracy": accuracy[size] - 0.3 * max(0, lost - 1),
+                    "validation_loss": 0.5,
+                    "macs": 5 - size,
+                }
             else:
                 row = dict.fromkeys(
                     ("split", "accuracy", "balanced_accuracy", "trainable_parameters", "gmacs", "bare_gmacs", "latency_ms",
@@ -86,7 +91,7 @@ def test_the_most_blocks_within_the_tolerance(
     assert found["reference"]["items"] == 40
     assert [t["blocks"] for t in found["tried"]] == numbers
     assert all(0 < t["cost"] < 1 for t in found["tried"])
-    assert found["chosen"] == (None if chosen is None else list(range(chosen)))
+    assert found["chosen"] == (None if chosen is None else {"skipped": list(range(chosen)), "merged": 0})
     assert len(found["final"]) == (0 if chosen is None else 1)
     assert ("40.0 points are lost" in found["why"]) == (chosen is None)
     assert json.loads((tmp_path / "report.json").read_text()) == found
@@ -109,9 +114,9 @@ def test_a_speed_that_is_asked_for(trained: Path, tmp_path: Path, monkeypatch: A
     asked = decided(monkeypatch, {m: level - (0.0 if m <= 3 else 0.4) for m in range(1, 5)})
     found = shrink(Shrink(run=str(trained), output=str(tmp_path / "a"), cost="macs", faster=1.8))
     ratios = json.loads((tmp_path / "a" / "ratios.json").read_text())
-    least = min(int(m) for m, ratio in ratios.items() if ratio <= 1 / 1.8)
+    least = min(int(m.partition(" ")[0]) for m, ratio in ratios.items() if ratio <= 1 / 1.8)
     assert asked[0] == least == 3
-    assert found["chosen"] == [0, 1, 2]
+    assert found["chosen"] == {"skipped": [0, 1, 2], "merged": 0}
     asked.clear()
     found = shrink(Shrink(run=str(trained), output=str(tmp_path / "b"), cost="macs", faster=2.9))
     assert asked == [4]
@@ -119,6 +124,17 @@ def test_a_speed_that_is_asked_for(trained: Path, tmp_path: Path, monkeypatch: A
     assert "and 2.9 times as fast; with 4 blocks skipped 40.0 points are lost" in found["why"]
     with pytest.raises(UserError, match=r"faster=50\.0: with 4 of 5 blocks skipped the model still costs"):
         shrink(Shrink(run=str(trained), output=str(tmp_path / "c"), cost="macs", faster=50.0))
+
+
+def test_tokens_are_merged_on_top_where_there_are_many(trained: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """Two of five blocks go; of the four patches three, then two in the three blocks left are too many, one is not."""
+    level = reference(trained)
+    monkeypatch.setattr(shrinking, "MANY", 5)
+    decided(monkeypatch, {m: level if m <= 2 else 0.0 for m in range(5)})
+    found = shrink(Shrink(run=str(trained), output=str(tmp_path), cost="macs"))
+    assert [(t["blocks"], t["merged"]) for t in found["tried"]] == [(2, 0), (3, 0), (2, 1)]
+    assert found["chosen"] == {"skipped": [0, 1], "merged": 1}
+    assert "2 of 5 blocks skipped and 1 tokens merged in each other: the cheapest" in found["why"]
 
 
 def test_what_cannot_be_shrunk(
@@ -143,7 +159,7 @@ def test_a_run_is_shrunk(trained: Path, tmp_path: Path, monkeypatch: Any, capsys
     assert main([*once, "--export", str(tmp_path / "small.onnx")]) == 0
     out = capsys.readouterr().out
     found = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert {1, 3} <= set(found["chosen"])
+    assert {1, 3} <= set(found["chosen"]["skipped"])
     assert found["final"][0]["accuracy"] >= found["teacher"]["accuracy"] - 0.1
     assert found["final"][0]["gmacs"] < found["final"][0]["bare_gmacs"]
     assert (tmp_path / "small.onnx").is_file()

@@ -30,9 +30,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from gossamer.anatomy import call as calls
 from gossamer.anatomy import inserted, leading, replaced, rewritten, seams, shortened, sight, stream, windows
-from gossamer.anatomy.block import Block, Site, attribute, get, has
+from gossamer.anatomy.block import Block, Site, get, has
 from gossamer.anatomy.changes import Changes
 from gossamer.anatomy.seams import Part
 from gossamer.anatomy.stack import FfnNames
@@ -231,8 +230,8 @@ class Anatomy(Changes):
                 f"tokens cannot stay in the {first.stack.name} stack of {type(self.model).__name__}: its {reader.stack.name} reads "
                 "that stack by the mask of the text alone; let them leave (stay=False)"
             )
-        tap = next((t for m in self.model.modules() if (t := attribute(m, calls.TAPS)) not in (None, -1)), None)
-        if tap is not None and first is not last and first.stack.name == "vision" != self.readout.name:
+        tap = self.tap(first)
+        if tap is not None and first is not last:
             raise UserError(
                 f"tokens cannot run through the vision stack of {type(self.model).__name__}: it reads the states behind block "
                 f"{tap}, and would find too many; tokens of single blocks can (VPT with deep=True)"
@@ -297,15 +296,27 @@ class Anatomy(Changes):
             UserError: tokens of such a block cannot become one; the message says why.
         """
         self._require(block, "shorten", "attention")
+        if (tap := self.tap(block)) is not None:
+            raise UserError(
+                f"{block.name} cannot shorten: {type(self.model).__name__} reads the states of its {block.stack.name} stack behind "
+                f"block {tap}, and would find too few; only behind the last block every token has a row again"
+            )
         self._count(block)
         column = self.column(block)
         self._do(shortened.Shortened(block, part, self.session), block, "middle")
         gone = {site.block.key for site in self.sites}
         told = {c.block.key for c in self.log if isinstance(c, shortened.Proportional)}
+        narrow = {c.block.key for c in self.log if isinstance(c, shortened.Narrowed)}
+        for behind in column[column.index(block) + 1 :]:
+            if behind.key not in gone | narrow:
+                self._do(shortened.Narrowed(behind), behind)
         waiting = [b for b in column[column.index(block) + 1 :] if part.proportional and b.key not in gone | told]
         with self.bare() if waiting else nullcontext():  # what methods placed inside would answer a trial as well
-            for behind in waiting:
-                self._require(behind, "remember", "attention")
+            # A block whose attention gives nothing shows nothing in a trial: one of its kind is enough.
+            answers = {type(b.module): [c for c in waiting if type(c.module) is type(b.module)] for b in waiting}
+            for alike in answers.values():
+                if all(self.obstacle(b, "remember") is not None for b in alike):
+                    self._require(alike[0], "remember", "attention")
         for behind in waiting:
             self._do(shortened.Proportional(behind, self.session), behind, "attention")
         if not any(isinstance(c, shortened.Restored) and c.last is column[-1] for c in self.log):

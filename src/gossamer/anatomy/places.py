@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from torch import nn
 
+from gossamer.anatomy import call as calls
 from gossamer.anatomy.block import Block, Site, attribute, get, has
 from gossamer.anatomy.stack import Stack
 from gossamer.errors import UnknownName, UserError, WrongKind
@@ -200,6 +201,12 @@ class Places:
         if names.patches is None or (norm and has(owner, norm) and not isinstance(get(owner, norm), nn.Identity)):
             return None
         return get(owner, names.patches)
+
+    def tap(self, block: Block) -> int | None:
+        """The block, counted from the end, behind which other parts of the model read this one's stack; None: behind the last."""
+        if block.stack.name != "vision" or self.readout.name == "vision":
+            return None
+        return next((t for m in self.model.modules() if (t := attribute(m, calls.TAPS)) not in (None, -1)), None)
 
     def keys(self) -> dict[str, str]:
         """module name -> our name for it, `vision.blocks.3.q`, for every part that has a role."""

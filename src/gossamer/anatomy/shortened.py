@@ -22,6 +22,7 @@ from gossamer.anatomy.seams import Change
 from gossamer.anatomy.session import Session
 from gossamer.anatomy.states import states, with_states
 from gossamer.anatomy.tokens import cut
+from gossamer.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Merge:
 
     def totals(self) -> Tensor:
         """Sum of weights in each new row, [B, length]."""
-        return self.weights.new_zeros(len(self.rows), self.length).scatter_add(1, self.rows, self.weights)
+        return self.weights.new_zeros(self.rows.shape[0], self.length).scatter_add(1, self.rows, self.weights)
 
     def merge(self, x: Tensor) -> Tensor:
         """M x: rows [B, N, d] -> [B, length, d]."""
@@ -288,6 +289,31 @@ class Proportional(Change):
         """The same to the attention."""
         assert self.memory is not None, "it was made ours"
         (self.memory.log_sizes,) = known
+
+
+class Narrowed(Change):
+    """A block behind gets masks, which models make for all tokens, for the rows that are left; none of them may hide a token."""
+
+    def __init__(self, block: Block):
+        super().__init__()
+        self.block, self.takes = block, block.arguments
+
+    def apply(self) -> None:
+        """Hooks in."""
+        self.handles = [self.block.module.register_forward_pre_hook(self.enter, with_kwargs=True)]
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The block's arguments with a mask of as many columns as there are rows."""
+        call = self.takes.read(args, kwargs)
+        mask, rows = call.mask, call.states.shape[1]
+        if mask is None or mask.shape[-1] == rows:
+            return None
+        if type(mask) is Tensor and not mask.is_meta and not torch.compiler.is_compiling():
+            visible = mask == 0 if mask.is_floating_point() and mask.dim() > 2 else mask.bool()
+            if not bool(visible.all()):
+                raise UserError("a mask hides some of the tokens, and which of them became one nobody can tell by it")
+        call.mask = mask[..., :rows] if mask.dim() == 2 or mask.shape[-2] == 1 else mask[..., :rows, :rows]
+        return self.takes.write(call, args, kwargs)
 
 
 class Restored(Change):

@@ -14,7 +14,7 @@ def tokens_of(x: Tensor) -> Tensor:
 
 def as_states(tokens: Tensor, x: Tensor) -> Tensor:
     """Tokens [B, N, d], or what stands for equal ones, in the shape of the states x they came from."""
-    if x.dim() == tokens.dim() == 3:
+    if tokens.dim() == 0 or x.dim() == tokens.dim() == 3:  # nothing to add is one number
         return tokens
     if tokens.numel() != x.numel():
         tokens = tokens.expand(x.shape[0], x[0, ..., 0].numel(), -1)

@@ -119,7 +119,7 @@ class Ledger:
         self._check(rows, length)
         sizes = rows.new_ones(rows.shape) if self.sizes is None else self.sizes
         kept = rows.clamp(min=0)
-        self.sizes = sizes.new_zeros(len(rows), length).scatter_add(1, kept, sizes * (rows >= 0))
+        self.sizes = sizes.new_zeros(rows.shape[0], length).scatter_add(1, kept, sizes * (rows >= 0))
         if self.places is None:
             self.places = rows
         else:
@@ -158,7 +158,7 @@ class Ledger:
 
     def weights(self, like: Tensor) -> Tensor:
         """How many tokens each row of a stream [B, length, d] stands for, [B, length]; an inserted one for itself."""
-        own = like.new_ones(len(like), self.own) if self.sizes is None else self.sizes.to(like.dtype)
+        own = like.new_ones(like.shape[0], self.own) if self.sizes is None else self.sizes.to(like.dtype)
         return self.widen(own)
 
 

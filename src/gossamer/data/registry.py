@@ -80,7 +80,7 @@ class Source(Generic[T]):
 
 IMAGE_SETS: dict[str, Source[ImageDataset]] = {
     **{name: Source(read) for name, read in (OFFLINE | DESK).items()},
-    "desk/tints": Source(tints),
+    "tints": Source(tints),
     **{f"vtab/{task}": Source(partial(vtab, task=task), tuple(LISTS), "vtab-1k") for task in CLASSES},
     **{f"fgvc/{task}": Source(partial(fgvc, task=task), USUAL, "fgvc") for task in FOLDERS},
     **{f"fewshot/{task}": Source(partial(fewshot, task=task), USUAL, of[0]) for task, of in FEW.items()},

@@ -1,4 +1,4 @@
-"""desk/tints: real garments of Fashion-MNIST in six colours, for classes that are combinations of two words.
+"""tints: real garments of Fashion-MNIST in six colours, for classes that are combinations of two words.
 
 7 garments x 6 colours. Image i of a split is made from the seed "tints/split/i" with Python's own generator; training images have
 garments of the 60,000, test images of the 10,000. 30 of the 42 combinations are `SEEN`: `clip-small-desk` is aligned on them alone.
@@ -55,7 +55,7 @@ class Tinted:
 
     def describe(self, index: int) -> str:
         """The split and the place in it."""
-        return f"image {index} of desk/tints ({self.split})"
+        return f"image {index} of tints ({self.split})"
 
 
 def tints(split: str = "train") -> ImageDataset:

@@ -54,9 +54,10 @@ class EViT(Method):
             blocks = [block for block in standing if block.index in chosen]
         else:
             blocks = anatomy.blocks(None, self.blocks)
-        if standing[0].prefix == 0 and anatomy.obstacle(standing[0], "shorten") is None:
+        able = anatomy.obstacle(standing[0], "shorten") is None  # else `shorten` says what is in its way
+        if able and standing[0].prefix == 0:
             raise UserError(f"EViT asks what the class token attends to, and {type(anatomy.model).__name__} has none")
-        if any(block.active("q_norm") is not None for block in blocks):
+        if able and any(block.active("q_norm") is not None for block in blocks):
             raise UserError(
                 "EViT reads queries and keys as they are projected, and this model normalises them behind that"
             )

@@ -154,7 +154,9 @@ class _Shrinking:
                 break
             forced = False
         self._fewer_tokens(teacher, reference)
-        chosen = min((t for t in self.tried if t["within"]), key=lambda t: t["cost"], default=None)
+        fast = self.asked.faster or 0.0
+        fitting = [t for t in self.tried if t["within"] and t["cost"] * fast <= 1]
+        chosen = min(fitting, key=lambda t: t["cost"], default=None)
         found = {
             "run": self.asked.run, "asked": dataclasses.asdict(self.asked), "reference": reference, "tried": self.tried,
             "chosen": None if chosen is None else {"skipped": chosen["skipped"], "merged": chosen["merged"]},

@@ -28,13 +28,22 @@ def pairs(metric: Tensor, count: int, protected: int) -> tuple[Tensor, Tensor]:
     hidden = (from_row[:, None] < protected) | (to_row[None] < protected)
     scores = scores.masked_fill(hidden.to(scores.device), -math.inf)
     best, target = scores.max(dim=-1)
-    gone = best.sort(dim=-1, descending=True, stable=True).indices[:, :count]
+    gone = falling(best)[:, :count]
     return 2 * gone, 2 * target.gather(1, gone) + 1
+
+
+def falling(scores: Tensor) -> Tensor:
+    """Places of scores [B, n] from the largest to the smallest, equal ones in their order: a stable sort that ONNX knows."""
+    places = torch.arange(scores.shape[1], device=scores.device)
+    own, others = scores[:, :, None], scores[:, None]
+    before = (others > own) | ((others == own) & (places[None] < places[:, None]))
+    rank = before.long().sum(-1)
+    return torch.zeros_like(rank).scatter(1, rank, places.expand_as(rank))
 
 
 def holders(gone: Tensor, into: Tensor, rows: int) -> Tensor:
     """For each of the rows [B, rows] the one that holds it once the rows `gone` [B, r] are in the rows `into`; order is kept."""
-    leaves = torch.zeros(len(gone), rows, dtype=torch.long, device=gone.device).scatter(1, gone, 1)
+    leaves = torch.zeros(gone.shape[0], rows, dtype=torch.long, device=gone.device).scatter(1, gone, 1)
     place = (1 - leaves).cumsum(1) - 1
     return place.scatter(1, gone, place.gather(1, into))
 
@@ -45,7 +54,8 @@ def attentiveness(queries: Tensor, keys: Tensor, remembered: Tensor | None, scal
     logits = torch.einsum("bhd,bnhd->bhn", first, keys) * scaling
     if remembered is not None:
         others = (
-            torch.einsum("bhd,bnhd->bhn", first, remembered.expand(len(first), -1, -1, -1).to(first.dtype)) * scaling
+            torch.einsum("bhd,bnhd->bhn", first, remembered.expand(first.shape[0], -1, -1, -1).to(first.dtype))
+            * scaling
         )
         logits = torch.cat([others, logits], dim=-1)
     precise = torch.promote_types(logits.dtype, torch.float32)
@@ -99,7 +109,7 @@ class Attended(Part):
         if stay == rows - protected:
             return None
         weights = attentiveness(seen.queries, seen.keys, seen.remembered, seen.scaling)
-        order = weights[:, protected:].sort(dim=-1, descending=True, stable=True).indices + protected
+        order = falling(weights[:, protected:]) + protected
         fused = torch.zeros_like(weights, dtype=torch.long).scatter(1, order[:, stay:], 1)
         place = ((1 - fused).cumsum(1) - 1).masked_fill(fused.bool(), protected + stay)
         return Merge(place, torch.where(fused.bool(), weights, 1.0), protected + stay + 1, mean=False)
