@@ -26,6 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("anatomy.memory",),  # up to here, what a family may speak of
     ("families",),
     ("anatomy",),
+    ("reading",),
     ("methods",),
     ("hosts", "recipes"),
     ("models",),

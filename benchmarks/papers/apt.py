@@ -9,9 +9,9 @@ from peft import LoraConfig
 
 import gossamer as gm
 from gossamer import architectures
-from gossamer.anatomy import read
 from gossamer.cost.counting import Sample, count, on_meta
 from gossamer.methods import Method, as_method
+from gossamer.reading import read
 from papers.counted import HOW, parameters, row
 
 ADDED = "with the method less without it, batch of one, P~ included; torch's counter on meta = closed form"

@@ -7,9 +7,9 @@ from typing import Any
 
 import gossamer as gm
 from gossamer import architectures
-from gossamer.anatomy import read
 from gossamer.cost.counting import Sample, closed_macs, count, on_meta
 from gossamer.methods import Method, as_method
+from gossamer.reading import read
 
 HOW = {
     "sequence": "prompts run as tokens; torch's counter on meta = closed form",

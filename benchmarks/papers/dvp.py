@@ -6,9 +6,9 @@ import warnings
 from typing import Any
 
 import gossamer as gm
-from gossamer.anatomy import read
 from gossamer.cost.counting import Sample, closed_macs, count
 from gossamer.methods import Method
+from gossamer.reading import read
 from papers.counted import HOW, row, seeing, seen_parameters
 
 SEEN = {

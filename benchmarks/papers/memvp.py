@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import gossamer as gm
-from gossamer.anatomy import read
+from gossamer.reading import read
 from papers.counted import HOW, row, seeing, seen_parameters
 
 UNUSED = "ours leaves out what is never run: the last vision block's adapter, and an embedding table the authors make"

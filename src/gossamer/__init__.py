@@ -18,7 +18,7 @@ _WHERE = {
     "Adapted": "gossamer.adapting",
     "load": "gossamer.adapting",
     "AdapterError": "gossamer.storage",
-    "read": "gossamer.anatomy",
+    "read": "gossamer.reading",
     "condense": "gossamer.condensation",
     "VisionLanguage": "gossamer.models.vision_language",
     "ZeroShot": "gossamer.models.zero_shot",
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from gossamer.adapting import Adapted as Adapted
     from gossamer.adapting import adapt as adapt
     from gossamer.adapting import load as load
-    from gossamer.anatomy import read as read
     from gossamer.condensation import condense as condense
     from gossamer.cost import CostSheet as CostSheet
     from gossamer.methods import METHODS as METHODS
@@ -58,6 +57,7 @@ if TYPE_CHECKING:
     from gossamer.models.segmenter import Segmenter as Segmenter
     from gossamer.models.vision_language import VisionLanguage as VisionLanguage
     from gossamer.models.zero_shot import ZeroShot as ZeroShot
+    from gossamer.reading import read as read
     from gossamer.runs.run import Search as Search
     from gossamer.searching.search import search as search
     from gossamer.storage import AdapterError as AdapterError

@@ -15,8 +15,8 @@ from torch import nn
 
 import gossamer as gm
 from gossamer import anatomy as anatomy_module
-from gossamer.anatomy import survey
 from gossamer.families import FAMILIES
+from gossamer.reading import survey
 
 from ..contract.backbones import TEXT, VISION
 from ..contract.table import BACKBONES, rows, run

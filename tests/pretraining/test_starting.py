@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gossamer import anatomy, carriers, zoo
+from gossamer import carriers, reading, zoo
 from gossamer.models.meter import MeterConfig, MeterModel
 from gossamer.models.vilt import hold_order
 from gossamer.pretraining import starting
@@ -82,7 +82,7 @@ def test_the_towers_of_meter_are_the_originals(tmp_path: Path) -> None:
             torch.testing.assert_close(model.encode_image(pixels(size)), expected, rtol=1e-5, atol=1e-5)
         expected = words(ids, attention_mask=mask).last_hidden_state
         torch.testing.assert_close(model.encode_text(ids, mask), expected, rtol=1e-5, atol=1e-5)
-    found = anatomy.read(model)
+    found = reading.read(model)
     assert {name: len(blocks) for name, blocks in found.stacks.items()} == {"fusion": 4, "vision": 3, "text": 2}
     assert found.main == "fusion"
     fusion = model.config.cross_modal_config

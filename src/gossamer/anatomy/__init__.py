@@ -3,6 +3,5 @@
 from gossamer.anatomy.anatomy import Anatomy, Branch
 from gossamer.anatomy.changes import VERBS
 from gossamer.anatomy.places import STACK_ORDER
-from gossamer.anatomy.reading import read, survey
 
-__all__ = ["STACK_ORDER", "VERBS", "Anatomy", "Branch", "read", "survey"]
+__all__ = ["STACK_ORDER", "VERBS", "Anatomy", "Branch"]

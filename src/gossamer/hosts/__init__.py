@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from gossamer import anatomy
+from gossamer import reading
 from gossamer.anatomy import Anatomy
 from gossamer.errors import WrongKind
 from gossamer.hosts import heads
@@ -53,7 +53,7 @@ def read(model: nn.Module, head: Any = None) -> Anatomy:
     Raises:
         TypeError: no host knows the model.
     """
-    found, host = anatomy.survey(model), of(model)
+    found, host = reading.survey(model), of(model)
     found.heads = host.heads(model, found) if head is None else heads.named(model, head)
     found.unread = {p: b for p, b in found.unread.items() if not any(f"{p}.".startswith(f"{n}.") for n in found.heads)}
     found.output = host.output_embeddings(model)

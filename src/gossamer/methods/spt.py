@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from gossamer.anatomy import Anatomy
-from gossamer.anatomy.bank import Bank, bare
 from gossamer.anatomy.block import Block
 from gossamer.anatomy.plan import Plan
 from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError, WrongKind
 from gossamer.methods.base import Method, method
+from gossamer.methods.parts.bank import Bank, bare
 from gossamer.methods.vpt import VPT, Prompts
 
 STRATEGIES = ("random", "mean_pooling", "max_pooling", "kmeans")

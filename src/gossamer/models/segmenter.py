@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
-from gossamer import anatomy, hosts
+from gossamer import anatomy, hosts, reading
 from gossamer.anatomy.session import Session
 from gossamer.anatomy.states import states, tokens_of
 from gossamer.errors import UserError, WrongKind
@@ -143,7 +143,7 @@ class Segmenter(hosts.Halves):
     def __init__(self, backbone: nn.Module, decoder: Decoder | dict[str, Any]):
         super().__init__()
         self.decoder = decoder if isinstance(decoder, Decoder) else Decoder.from_dict(decoder)
-        found = anatomy.read(backbone)
+        found = reading.read(backbone)
         if "vision" not in found.stacks or found.blocks("vision")[0].stack.windows is not None:
             raise WrongKind(
                 f"{type(backbone).__name__} has no tokens that form one grid behind every block: it has {', '.join(found.stacks)} "

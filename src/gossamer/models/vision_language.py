@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from gossamer import anatomy, hosts
+from gossamer import hosts, reading
 from gossamer.anatomy import call as calls
 from gossamer.anatomy.session import Scene, Session
 from gossamer.anatomy.sight import Seen, Sight
@@ -49,7 +49,7 @@ class VisionLanguage(hosts.Halves):
 
     def __init__(self, vision: nn.Module, language: nn.Module):
         super().__init__()
-        tower, reader = anatomy.read(vision), anatomy.read(language)
+        tower, reader = reading.read(vision), reading.read(language)
         if list(tower.stacks) != ["vision"] or not isinstance(hosts.of(vision), hosts.HuggingFace):
             raise WrongKind(
                 f"{type(vision).__name__} is no vision tower of transformers: it has {', '.join(tower.stacks)}"

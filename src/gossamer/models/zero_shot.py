@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from gossamer import anatomy, hosts
+from gossamer import hosts, reading
 from gossamer.errors import UserError, WrongKind
 from gossamer.hosts import heads
 from gossamer.methods.parts.words import vector_width
@@ -217,7 +217,7 @@ class ZeroShot(hosts.Halves):
 
     def once(self) -> tuple[list[nn.Module], dict[str, Any]]:
         """The text side, and class vectors: a cost sheet is of an image alone."""
-        owner = anatomy.survey(self.pair).owners.get("text", "")
+        owner = reading.survey(self.pair).owners.get("text", "")
         modules = [getattr(self.pair, name, None) for name in (owner.partition(".")[0], "text_projection")]
         like, e = next(self.pair.parameters()), vector_width(self)
         return [m for m in modules if isinstance(m, nn.Module)], {"class_vectors": like.new_zeros(self.num_labels, e)}
@@ -231,7 +231,7 @@ class ZeroShot(hosts.Halves):
         with torch.no_grad():
             self.fixed = self.class_vectors().clone()
         self.forget()
-        setattr(self.pair, anatomy.survey(self.pair).owners["text"].partition(".")[0], None)
+        setattr(self.pair, reading.survey(self.pair).owners["text"].partition(".")[0], None)
 
     def _apply(self, *args: Any, **options: Any) -> Any:
         self.forget()
@@ -292,7 +292,7 @@ def check_pair(pair: nn.Module) -> None:
         TypeError: it is none.
     """
     missing = [name for name in NEEDS if not hasattr(pair, name)]
-    stacks = anatomy.survey(pair).stacks
+    stacks = reading.survey(pair).stacks
     if missing or not {"vision", "text"} <= stacks.keys():
         known = f"families know {', '.join(stacks) or 'nothing'} of it"
         raise WrongKind(

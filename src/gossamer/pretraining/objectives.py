@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from gossamer import anatomy
+from gossamer import reading
 from gossamer.pretraining import captions
 from gossamer.pretraining.captions import COLOURS, SHAPES, Caption, Facts
 from gossamer.tasks.texts import Pictures, padded
@@ -48,7 +48,7 @@ class WordsAndMatching(nn.Module):
         linear = nn.Linear(width, width)
         self.transform = nn.Sequential(linear, nn.GELU(), nn.LayerNorm(width))
         self.bias = nn.Parameter(torch.zeros(vocabulary))
-        self.matching = nn.Linear(anatomy.read(model).readout.pooled * model.config.hidden_size, 2)
+        self.matching = nn.Linear(reading.read(model).readout.pooled * model.config.hidden_size, 2)
         for fresh in (linear, self.matching):
             nn.init.normal_(fresh.weight, std=0.02)
             nn.init.zeros_(fresh.bias)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import BertModel, Dinov2Model, ViltConfig, ViltModel
 
-from gossamer import anatomy
+from gossamer import reading
 from gossamer.anatomy.block import Block
 from gossamer.errors import UserError
 from gossamer.models.meter import MeterConfig, MeterModel
@@ -55,7 +55,7 @@ def vilt(vision: Dinov2Model, words: BertModel, image_size: int) -> ViltModel:
     entry.cls_token.copy_(vision.embeddings.cls_token)
     entry.position_embeddings.copy_(_positions(vision, image_size))
     nn.init.zeros_(entry.token_type_embeddings.weight)
-    for ours, theirs in zip(anatomy.read(model).blocks(), anatomy.read(vision).blocks(), strict=True):
+    for ours, theirs in zip(reading.read(model).blocks(), reading.read(vision).blocks(), strict=True):
         _copy_block(ours, theirs)
     model.layernorm.load_state_dict(vision.layernorm.state_dict())
     return model.eval()

@@ -18,9 +18,9 @@ from torch.nn import functional as F
 
 from gossamer import hosts
 from gossamer.anatomy import Anatomy
-from gossamer.anatomy.bank import present
 from gossamer.anatomy.block import Block
 from gossamer.errors import UserError
+from gossamer.methods.parts.bank import present
 
 ITEMS = 2048  # that are looked at, at most
 BATCH = 32

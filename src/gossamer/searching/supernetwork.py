@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from gossamer.adapting import adapt
-from gossamer.anatomy import read
 from gossamer.errors import Diverged, UserError
 from gossamer.methods import Method
+from gossamer.reading import read
 from gossamer.runs import processes
 from gossamer.runs.run import Search, Training
 from gossamer.searching import generators, savings

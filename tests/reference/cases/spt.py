@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import gossamer as gm
-from gossamer.anatomy.bank import Bank, bare
 from gossamer.methods import spt
+from gossamer.methods.parts.bank import Bank, bare
 
 from . import Case, Check
 from .vpt import hugging_face, in_these_letters, timm_vit

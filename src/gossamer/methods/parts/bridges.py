@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from gossamer.anatomy import Anatomy
-from gossamer.anatomy.bank import Enough, bare, present
 from gossamer.anatomy.block import Block
 from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError
+from gossamer.methods.parts.bank import Enough, bare, present
 
 ITEMS = 1024  # of the training set that a start is computed from, at most
 BATCH = 32

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from gossamer import anatomy as anatomy_module
+from gossamer import reading
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.block import Block
 from gossamer.errors import UserError
@@ -192,6 +192,6 @@ def bare(adapted: Any) -> Iterator[Anatomy]:
     adapted.eval()
     try:
         with torch.no_grad(), torch.autocast(device, enabled=False), adapted.anatomy.bare():
-            yield anatomy_module.read(adapted.backbone)
+            yield reading.read(adapted.backbone)
     finally:
         adapted.train(mode)
