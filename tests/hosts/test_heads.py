@@ -106,6 +106,14 @@ class Framed(tf.ViTPreTrainedModel):
         self.vit, self.fc = tf.ViTModel(config), nn.Linear(12, LABELS)
 
 
+class MoreTimm(timm.models.VisionTransformer):
+    """A class of timm's with a second head that only the user knows."""
+
+    def __init__(self) -> None:
+        super().__init__(img_size=16, patch_size=4, embed_dim=12, depth=3, num_heads=3, num_classes=LABELS)
+        self.extra = nn.Linear(12, 2)
+
+
 class MoreForImageClassification(tf.ViTForImageClassification):
     """A user's class with more than the one that it inherits from."""
 
@@ -244,6 +252,7 @@ UNCLAIMED: dict[str, tuple[Callable[[], nn.Module], str, Any]] = {
         "extra",
         ("classifier",),
     ),
+    "timm-subclass": (MoreTimm, "extra", ("head",)),
 }
 
 

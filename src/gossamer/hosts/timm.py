@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from gossamer.anatomy import Anatomy
@@ -67,7 +69,7 @@ class Timm(Host):
                 f"{type(model).__name__} gives feature maps of several depths (features_only=True), which no head of a classifier "
                 "reads: create the model without features_only"
             )
-        said = (model.pretrained_cfg or {}).get("classifier") if hasattr(model, "pretrained_cfg") else None
+        said = _notes(model).get("classifier")
         names = {*([said] if isinstance(said, str) else said or ())}
         own = model.get_classifier()
         given = {id(m) for m in (own if isinstance(own, tuple | list) else [own])}
@@ -77,6 +79,19 @@ class Timm(Host):
         if heads:
             self._check_pooled(model)
         return heads
+
+    def unclaimed(self, model: Any) -> list[str]:
+        """In a class of the user's: what the class of timm's that it inherits from does not have.
+
+        Where that class cannot be made without arguments, which none with one list of blocks needs, its own parts are among them.
+        """
+        kind = next(c for c in type(model).__mro__ if c.__module__.partition(".")[0] == "timm")
+        if kind is type(model):
+            return []
+        own: set[str] = set()
+        with contextlib.suppress(TypeError), torch.device("meta"):
+            own = {name for name, _ in kind().named_children()}
+        return [n for n, child in model.named_children() if n not in own and next(child.parameters(), None) is not None]
 
     def check_readable(self, model: Any, readout: ReadOut) -> None:
         """By its pooling."""
@@ -132,7 +147,7 @@ class Timm(Host):
     def name(self, model: Any) -> str | None:
         """The one that `zoo.load` noted, else the hub's in timm's own notes."""
         noted = getattr(model, "name_or_path", None)
-        return str(noted) if noted else (model.pretrained_cfg or {}).get("hf_hub_id")
+        return str(noted) if noted else _notes(model).get("hf_hub_id")
 
     def revision(self, model: Any) -> str | None:
         """None: timm does not say."""
@@ -163,3 +178,8 @@ def _by_position(inputs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, 
     """Images, which timm's models have no common name for, and what else is given."""
     others = {name: value for name, value in inputs.items() if name != "pixel_values"}
     return tuple(inputs[name] for name in inputs if name == "pixel_values"), others
+
+
+def _notes(model: Any) -> Mapping[str, Any]:
+    """What timm notes on a model that `create_model` made; nothing on one of which its class was called."""
+    return getattr(model, "pretrained_cfg", None) or {}
