@@ -641,11 +641,16 @@ def test_attention_that_ignores_memories_is_found_out() -> None:
 
 def test_own_attention_that_differs_is_found_out() -> None:
     anatomy, blocks, _ = opened("timm", "vision")
-    changed = blocks[1].part("attention")
-    changed.proj.register_forward_hook(lambda module, args, output: output + 1)
-    anatomy.remember(blocks[1], Memory(1, 2, 12))  # hooks on a Linear are part of it
+    called: list[nn.Module] = []
+    for module in (blocks[0].part("attention"), blocks[1].part("attention").proj):  # hooks are part of an attention
+        module.register_forward_hook(lambda module, args, output: called.append(module) or output + 1)
+    for block in blocks[:2]:
+        anatomy.remember(block, Memory(1, 2, 12))
+    called.clear()
+    run(anatomy.model, BACKBONES["timm"].inputs())
+    assert called == [blocks[0].part("attention"), blocks[1].part("attention").proj]
     changed = blocks[2].part("attention")
-    changed.register_forward_hook(lambda module, args, output: output + 1)
+    changed.forward = lambda *args, **kwargs: type(changed).forward(changed, *args, **kwargs) + 1
     with pytest.raises(TypeError, match=r"our attention differs from Attention's own by .* in a probe"):
         anatomy.remember(blocks[2], Memory(1, 2, 12))
 

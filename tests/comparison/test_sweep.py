@@ -87,7 +87,7 @@ def test_every_cell_has_a_row_with_all_columns(done: tuple[Comparison, list[dict
     assert vpt["gmacs"] == metrics["macs"]["finished"] / 1e9 > vpt["bare_gmacs"] == probe["gmacs"]
     assert vpt["training_gmacs"] == metrics["training_flops"] / 2e9 > vpt["gmacs"]
     assert probe["training_gmacs"] is None, "a head that is solved has no training steps"
-    assert (len(vpt["curve"]), len(probe["curve"])) == (2, 0)
+    assert ([record["epoch"] for record in vpt["curve"]], probe["curve"]) == ([0, 1, 2], [])
     assert vpt["images"] == {"train": 56, "val": 14, "test": 70}
     assert vpt["protocol"]["training"]["epochs"] == 2
     assert vpt["hardware"]["threads"] == 1

@@ -13,6 +13,7 @@ import torch
 import gossamer as gm
 from gossamer import carriers, cli, zoo
 from gossamer.data import Preprocessing
+from gossamer.pretraining import aligning
 from gossamer.pretraining import pretrain as module
 from gossamer.pretraining.pretrain import RECIPES, pretrain
 from gossamer.training.trainer import WatchedTrainer
@@ -34,7 +35,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_name_of_the_zoo_has_a_recipe() -> None:
-    assert set(RECIPES) == set(PRETRAINED)
+    assert {*RECIPES, aligning.NAME} == set(PRETRAINED)
     assert set(PRETRAINED) < set(zoo.names())
 
 
@@ -135,7 +136,7 @@ def test_a_name_without_a_recipe_is_refused() -> None:
 
 @pytest.mark.parametrize("name", PRETRAINED)
 def test_the_zoo_says_how_to_make_a_model_and_does_not_train(name: str) -> None:
-    with pytest.raises(FileNotFoundError, match=rf"it is not there; run: gossamer pretrain {name} \(.* minutes"):
+    with pytest.raises(FileNotFoundError, match=rf"it is not there; run: gossamer pretrain {name} \(.* minutes?"):
         zoo.load(name)
     assert f"gossamer pretrain {name}" in zoo.available_offline()
     assert not cache.cache_folder().exists()

@@ -91,7 +91,11 @@ class Block:
         self.merging: nn.Module | None = None  # of patches, right before this block
         self.key = f"{stack.name}.blocks.{index}"  # the block's name in saved adapters
         self.attention = next((a for a in stack.attention if not lacking(module, a)), stack.attention[0])
-        self.cross = None if stack.cross is None or lacking(module, stack.cross) else stack.cross
+        gone = hollowed(module)
+        crosses = stack.cross is not None and (
+            not lacking(module, stack.cross) if gone is None else gone.sizes.cross_inner > 0
+        )
+        self.cross = stack.cross if crosses else None
         self.ffn = next((f for f in stack.ffn if not wanting(module, f)), stack.ffn[0])
         self.arguments = Arguments(module)
 

@@ -115,6 +115,9 @@ class Stack:
     pooled: int = 1  # widths of the stream in one vector that "pooled" reads out
     entrance: str | None = None  # in the owner: gives the (text) tokens that enter, before modality types are added
     words: str | None = None  # in the owner: ids -> embedded words, as the text begins its way
+    closed: bool = (
+        True  # what the bare model computes has a closed form here; False: cost sheets have what was counted alone
+    )
     counts_as: str | None = None  # the stack whose number of tokens its blocks see; None: a number of its own
     context: tuple[str, ...] = ()  # stacks whose tokens the cross-attention may read: the first that the model has
     relative_bias: bool = False  # the first block computes a bias that the others receive

@@ -296,7 +296,8 @@ def _parts(model: Any) -> tuple[nn.Module, nn.Module | None, Anatomy]:
 
 
 def _closed(backbone: nn.Module, head: nn.Module | None, anatomy: Anatomy, sample: Sample) -> int | None:
-    return closed_macs(backbone, head, anatomy, sample) if anatomy.whole else None
+    known = anatomy.whole and all(block.stack.closed for block in anatomy)
+    return closed_macs(backbone, head, anatomy, sample) if known else None
 
 
 def _formulas(

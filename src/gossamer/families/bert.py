@@ -3,6 +3,8 @@
 As decoders of images or texts they have cross-attention too.
 """
 
+import dataclasses
+
 from gossamer.anatomy.stack import AttentionNames, FfnNames, Stack
 
 _ATTENTION = AttentionNames(
@@ -34,6 +36,18 @@ _CROSS = AttentionNames(
     head_width="attention_head_size",
 )
 
+_TEXT = Stack(
+    name="text",
+    owners=("bert", "roberta", "xlm-roberta", "camembert", "data2vec-text", "ernie"),
+    blocks="encoder.layer",
+    attention=(_ATTENTION,),
+    ffn=(_FFN,),
+    patch_convolution=(),
+    final_norm=(),
+    prefix=1,
+    modality="text",
+)
+
 STACKS = (
     Stack(
         name="decoder",
@@ -49,17 +63,8 @@ STACKS = (
         readout="last",
         modality="text",
     ),
-    Stack(
-        name="text",
-        owners=("bert", "roberta", "xlm-roberta", "camembert", "electra", "data2vec-text", "ernie"),
-        blocks="encoder.layer",
-        attention=(_ATTENTION,),
-        ffn=(_FFN,),
-        patch_convolution=(),
-        final_norm=(),
-        prefix=1,
-        modality="text",
-    ),
+    _TEXT,
+    dataclasses.replace(_TEXT, owners=("electra",), closed=False),  # embeddings may be narrower, and are projected
     Stack(
         name="text",
         owners=("distilbert",),

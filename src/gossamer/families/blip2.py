@@ -52,6 +52,7 @@ STACKS = (
     Stack(
         name="connector",
         owners=("blip_2_qformer", "instructblip_qformer"),
+        closed=False,  # it runs on queries of its own, whatever the text
         blocks="encoder.layer",
         attention=(_attention("attention"),),
         cross=_attention("crossattention"),

@@ -81,6 +81,7 @@ STACKS = (
     Stack(
         name="text",
         owners=("deberta-v2",),
+        closed=False,  # embeddings of distances are projected in every block
         blocks="encoder.layer",
         attention=(
             AttentionNames(

@@ -41,7 +41,7 @@ class GitAttention(OwnAttention):
         return attended.transpose(1, 2).flatten(2), None
 
 
-_TEXT = next(stack for stack in BERT if "electra" in stack.owners)
+_TEXT = next(stack for stack in BERT if "ernie" in stack.owners)
 _ATTENTION = dataclasses.replace(_TEXT.attention[0], scaling=None, returns=1)
 
 STACKS: tuple[Stack, ...] = (
@@ -49,6 +49,7 @@ STACKS: tuple[Stack, ...] = (
         _TEXT,
         name="fusion",
         owners=("visual_bert",),
+        closed=False,  # features of an image stand behind the text where there is one
         attention=(_ATTENTION,),
         own_attention=ViltAttention,
         returns_tuple=True,
@@ -57,6 +58,7 @@ STACKS: tuple[Stack, ...] = (
         _TEXT,
         name="decoder",
         owners=("git",),
+        closed=False,  # the image stands in front of the text
         prefix=0,
         attention=(dataclasses.replace(_ATTENTION, returns=2),),
         own_attention=GitAttention,
