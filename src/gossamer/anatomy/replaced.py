@@ -163,10 +163,9 @@ def first_token(x: Tensor, call: Call, asker: nn.Module, session: Session) -> Te
         return kept[asker]
     found, mask = x[:, 0], call.mask
     if mask is not None:
-        rows = mask if mask.dim() == 2 else mask[:, 0]
-        if rows.dim() == 3:  # a token that is no padding sees itself; the last one sees the first in no window
-            rows = rows[:, 0] if rows.shape[1] == 1 else rows.diagonal(dim1=1, dim2=2)
-        seen = rows
+        seen = mask if mask.dim() == 2 else mask[:, 0]
+        if seen.dim() == 3:  # a token that is no padding sees itself; the last one may see the first in no window
+            seen = seen[:, 0] if seen.shape[1] == 1 else seen.diagonal(dim1=1, dim2=2)
         seen = seen > torch.finfo(seen.dtype).min / 2 if seen.is_floating_point() and mask.dim() == 4 else seen.bool()
         places = seen.int().argmax(dim=-1).expand(x.shape[0])
         found = x[torch.arange(x.shape[0], device=x.device), places]

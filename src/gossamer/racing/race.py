@@ -213,15 +213,11 @@ class _Race:
 
 def _row(cell: Cell) -> dict[str, Any]:
     found = read_json(cell.folder / ROW)
-    loss = found["validation_loss"]
-    return {
-        "loss": float("inf") if loss is None else loss,
-        "accuracy": found["validation_accuracy"],
-        "macs": found.get("macs", float("inf")),
-        "seconds": found.get("seconds"),
-        "curve": found.get("curve", []),
-        "error": found["error"],
-    }
+    if found["error"] is not None:  # it diverged, and there is nothing else to know of it
+        worst = float("inf")
+        return {"loss": worst, "accuracy": None, "macs": worst, "seconds": None, "curve": [], "error": found["error"]}
+    own = {name: found[name] for name in ("macs", "seconds", "curve", "error")}
+    return {"loss": found["validation_loss"], "accuracy": found["validation_accuracy"], **own}
 
 
 def _draw(rows: Sequence[dict[str, Any]], best: str, path: Path) -> None:
