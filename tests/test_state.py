@@ -31,9 +31,9 @@ METHODS: dict[str, Callable[[], Any]] = {
 class Around(nn.Module):
     """A user's module with an adapter and a part of its own."""
 
-    def __init__(self, method: Any):
+    def __init__(self, method: Any, backbone: nn.Module | None = None):
         super().__init__()
-        self.model, self.own = gm.adapt(VIT.model(), method, num_labels=3), nn.Linear(2, 5)
+        self.model, self.own = gm.adapt(backbone or VIT.model(), method, num_labels=3), nn.Linear(2, 5)
 
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> Any:
         return self.model(pixel_values=pixel_values, labels=labels)
@@ -107,6 +107,27 @@ def test_no_value_that_is_not_finite_and_no_other_shape_is_taken(around: bool, s
         with pytest.raises(RuntimeError if around else gm.AdapterError, match=said):
             target.load_state_dict(state, strict=strict)
         assert equal(new.model.tensors(), before)  # all or nothing
+
+
+def test_what_tensors_were_trained_on_comes_along_and_other_weights_are_told_of(tmp_path: Path) -> None:
+    """Lightning's checkpoint over a backbone that was drawn anew: it loads, as strict as it is, and says so."""
+    saved = moved(Around(gm.VPT(prompts=3))).state_dict()
+    drawn = VIT.model()
+    with torch.no_grad():
+        drawn.vit.embeddings.position_embeddings.add_(1)
+    new = Around(gm.VPT(prompts=3), drawn)
+    with pytest.warns(UserWarning, match="trained on other weights than those of this ViTForImageClassification"):
+        new.load_state_dict(saved)
+    assert equal(new.state_dict(), saved)
+    backbone = new.model.detach()
+    new.model.attach()
+    assert equal(new.state_dict(), saved)
+    with pytest.warns(UserWarning, match="has no name"):
+        new.model.save_pretrained(tmp_path)
+    with pytest.raises(gm.AdapterError, match="trained on other weights"):
+        gm.load(tmp_path, backbone)
+    with pytest.raises(RuntimeError, match="expected bytes of JSON"):
+        new.load_state_dict(saved | {"model._extra_state": torch.ones(2)})
 
 
 def test_tensors_are_not_put_in_place_of_those_that_blocks_use() -> None:

@@ -54,6 +54,13 @@ class Adapted(AdaptedModule):
         """What this adapter is, as bytes of JSON [n] in its state dict; so `load` reads what transformers' own Trainer saved."""
         return state.packed(saving.describe(self))
 
+    def set_extra_state(self, said: Tensor) -> None:
+        """Takes from those bytes which pre-trained weights the tensors beside them were trained on; the rest stays as it is here.
+
+        Warns where this backbone has others.
+        """
+        saving.adopt(self, state.unpacked(said, "state dict"))
+
     def push_to_hub(self, repository: str, **options: Any) -> str:
         """Uploads what `save_pretrained` writes to "user/name" of the Hugging Face hub; returns the address."""
         return saving.push_to_hub(self, repository, **options)

@@ -46,7 +46,7 @@ def reference(adapted: AdaptedModule) -> dict[str, Any]:
     backbone, weights = adapted.backbone, adapted.placement.origins
     with adapted.anatomy.bare():
         parts = {
-            name: _reference(part, weights[name].fingerprint, weights[name].dtype, list(_read(adapted, part).heads))
+            name: _reference(part, adapted.fingerprints[name], weights[name].dtype, list(_read(adapted, part).heads))
             for name, part in adapted.host.parts(backbone).items()
         }
     if not isinstance(backbone, hosts.Halves):
@@ -199,13 +199,46 @@ def check_weights(adapted: AdaptedModule, section: dict[str, Any]) -> None:
         AdapterError: they are others.
     """
     for half, part in adapted.host.parts(adapted.backbone).items():
-        told = section["options"][half] if isinstance(adapted.backbone, hosts.Halves) else section
+        told = _of(half, section)
         if told["fingerprint"] not in (None, adapted.fingerprints[half]):
             raise AdapterError(
                 f"it was trained on other weights than those of this {type(part).__name__} (fingerprint "
                 f"{told['fingerprint'][:12]}, found {str(adapted.fingerprints[half])[:12]}); load "
                 f"{told['name'] or 'the backbone it was trained on'} in {told['dtype']}"
             )
+
+
+def adopt(adapted: AdaptedModule, section: dict[str, Any], where: str) -> None:
+    """An adapter that has taken tensors from elsewhere says from then on which weights those were trained on.
+
+    Warns where this backbone has others: a folder of it then fits the backbone that the tensors come from, not this one.
+
+    Raises:
+        AdapterError: the reference is malformed, or of another composition of halves.
+    """
+    check(section, where)
+    halves = sorted(hosts.of(adapted.backbone).parts(adapted.backbone))
+    found = sorted(COMPOSED[section["class"]].halves) if section["class"] in COMPOSED else ["backbone"]
+    if found != halves:
+        raise AdapterError(f"{where}: it is of a {section['class']}, and this is a {type(adapted.backbone).__name__}")
+    told = {half: _of(half, section)["fingerprint"] for half in halves}
+    others = [
+        half for half in halves if None not in (told[half], here := adapted.fingerprints[half]) and told[half] != here
+    ]
+    if others:
+        warnings.warn(
+            f"these tensors were trained on other weights than those of this {type(adapted.backbone).__name__} "
+            f"({', '.join(others)}; {section['class']}, {section['name'] or 'of no published name'}, fingerprint "
+            f"{str(told[others[0]])[:12]}): the outputs are others than they had, and a folder saved from here names the weights "
+            "they were trained on. To go on over this backbone on purpose, leave `_extra_state` out of the state dict",
+            stacklevel=5,
+        )
+    adapted.fingerprints = {half: told[half] or adapted.fingerprints[half] for half in halves}
+
+
+def _of(half: str, section: dict[str, Any]) -> dict[str, Any]:
+    """The part of a reference that speaks of this half of a model, or of the one there is."""
+    return section["options"][half] if section["class"] in COMPOSED else section
 
 
 def load(section: dict[str, Any], head: dict[str, Any]) -> nn.Module:

@@ -24,6 +24,7 @@ FIELDS = {
     "methods": list, "stacks": dict, "backbone": dict, "head": dict, "metadata": dict, "cost": dict, "versions": dict,
 }  # fmt: skip
 HEAD_FIELDS = {"outputs": int | None, "built": bool, "trained": bool, "modules": list | None}
+STATE = f"state dict, {state.EXTRA}"
 _NAMED = 2**16  # outputs of a head that cost nothing to name
 PACKAGES = ("torch", "transformers", "peft", "timm")
 
@@ -63,6 +64,12 @@ def describe(adapted: AdaptedModule) -> dict[str, Any]:
         "cost": {},
         "versions": {p: origin.version(p) for p in PACKAGES},
     }
+
+
+def adopt(adapted: AdaptedModule, config: dict[str, Any]) -> None:
+    """Lets an adapter that takes over tensors say what their `describe` said that they were trained on; see `origin.adopt`."""
+    storage.check_types(config, FIELDS, STATE)
+    origin.adopt(adapted, config["backbone"], f"{STATE}, backbone")
 
 
 def _counted(adapted: AdaptedModule) -> dict[str, Any]:

@@ -24,6 +24,13 @@ def packed(config: dict[str, Any]) -> Tensor:
     return torch.tensor(list(json.dumps(config, allow_nan=False, sort_keys=True).encode()), dtype=torch.uint8)
 
 
+def unpacked(said: Tensor, where: str | Path) -> dict[str, Any]:
+    """What `packed` made a tensor of; AdapterError for any other tensor."""
+    if said.dtype != torch.uint8 or said.dim() != 1:
+        raise AdapterError(f"{where}, {EXTRA}: expected bytes of JSON, found {said.dtype} of shape {tuple(said.shape)}")
+    return parse(bytes(said.tolist()), Path(where))
+
+
 def found(folder: str | Path) -> bool:
     """Whether this is a folder of weights that a Trainer wrote (`save_model`, `checkpoint-N`), and not one of ours."""
     return (Path(folder) / WEIGHTS).is_file() and not (Path(folder) / CONFIG).exists()
@@ -43,10 +50,5 @@ def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{path} holds {len(extras) or 'no'} adapters{': ' if extras else ''}{', '.join(extras[:5])}; a folder to load has "
             "one: save each with its own save_pretrained"
         )
-    said, prefix = tensors.pop(extras[0]), extras[0].removesuffix(EXTRA)
-    if said.dtype != torch.uint8 or said.dim() != 1:
-        raise AdapterError(
-            f"{path}, {extras[0]}: expected bytes of JSON, found {said.dtype} of shape {tuple(said.shape)}"
-        )
-    config = parse(bytes(said.tolist()), path)
+    config, prefix = unpacked(tensors.pop(extras[0]), path), extras[0].removesuffix(EXTRA)
     return config, {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

@@ -72,7 +72,8 @@ class AdaptedModule(nn.Module):
         )
         self.placement, self.anatomy, self.readout = placed, placed.anatomy, placed.readout
         self.methods, self.head_built = placed.methods, placed.head
-        self.fingerprints = {name: origin.fingerprint for name, origin in placed.origins.items()}
+        if self.kept is None:  # else what the kept tensors were trained on
+            self.fingerprints = {name: origin.fingerprint for name, origin in placed.origins.items()}
         self.applied = placed.applied
         self.displaced = placed.anatomy.displaced
         occupy(self.backbone, self)
@@ -104,7 +105,7 @@ class AdaptedModule(nn.Module):
 
     @property
     def fingerprint(self) -> str | None:
-        """The identity of the pre-trained weights (of both halves, where there are two); None on the meta device."""
+        """The identity of the weights it was trained on (of both halves, where there are two); None on the meta device."""
         found = list(self.fingerprints.values())
         return None if None in found else found[0] if len(found) == 1 else storage.combined(self.fingerprints)
 
@@ -303,6 +304,8 @@ class AdaptedModule(nn.Module):
         storage.check_tensors(given, own)
         for name, tensor in given.items():
             storage.check_finite(name, tensor, "cannot load", "such an adapter answers nothing; take an earlier state")
+        if state.EXTRA in state_dict:
+            self.set_extra_state(state_dict[state.EXTRA])
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(given[name])
