@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import gossamer as gm
+
 REFERENCE = Path(__file__).parent / "reference" / "data"
 
 
@@ -33,3 +35,18 @@ def in_float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(before)
+
+
+@pytest.fixture(scope="session")
+def a_sheet() -> gm.CostSheet:
+    from gossamer.cost import cost
+
+    from .contract.backbones import BACKBONES
+
+    return cost(gm.adapt(BACKBONES["vit"].model(), gm.VPT(prompts=2)))
+
+
+@pytest.fixture
+def uncounted(monkeypatch: pytest.MonkeyPatch, a_sheet: gm.CostSheet) -> None:
+    """What is saved has some cost sheet: counting takes three times as long as all else, and `test_cost.py` sees to it."""
+    monkeypatch.setattr("gossamer.saving.cost", lambda *_, **__: a_sheet)

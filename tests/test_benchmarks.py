@@ -30,6 +30,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     torch.set_num_threads(1)
 
 
+@pytest.mark.slow
 def test_paper_costs_agree_with_the_papers(run) -> None:
     answer = json.loads(run("paper_costs", "--json"))
     assert answer["command"] == "python benchmarks/paper_costs.py --json"

@@ -22,56 +22,50 @@ from gossamer.cost.measure import measure, peak_bytes
 from gossamer.errors import UserError
 
 from .contract.backbones import LABELS, VISION
-from .contract.table import BACKBONES, METHODS, adapt, unfit
+from .contract.table import BACKBONES, METHODS, Backbone, Row, adapt, pairs
 
-EVERYWHERE = ("vpt", "houlsby")
-WITH_EVERY_METHOD = ("vit-bare", "timm", "swin", "t5", "meter")
-THERE_SLOWLY = ("meter", "timm")  # their methods but those everywhere and those that were made for it
-FORMULAS = [m for m, row in METHODS.items() if not isinstance(row.method, list) and "counted" not in row.but]
-PAIRS = [(b, m) for b in BACKBONES for m in (FORMULAS if b in WITH_EVERY_METHOD else EVERYWHERE)]
 SIDES = {"encoder": 7, "decoder": 4}
 TOKENS = {"text": 7, "both": 7, "seq2seq": SIDES, "all": SIDES, "image": None}
-
-
-def _made_for(backbone: str, method: str) -> bool:
-    return method in EVERYWHERE or backbone in METHODS[method].meets
 
 
 def vit(**values: Any) -> tf.ViTForImageClassification:
     return tf.ViTForImageClassification(tf.ViTConfig(**{**VISION, "num_labels": LABELS, **values})).eval()
 
 
-@pytest.mark.parametrize(
-    ("backbone", "method"),
-    [
-        pytest.param(
-            b,
-            m,
-            marks=pytest.mark.slow if b in THERE_SLOWLY and m not in EVERYWHERE and b not in METHODS[m].meets else (),
-        )
-        for b, m in PAIRS
-        if not unfit(BACKBONES[b], METHODS[m]) and b != "llava"
-    ],
-)
-def test_closed_form_is_counted(backbone: str, method: str) -> None:
-    row = BACKBONES[backbone]
-    adapted = adapt(row, METHODS[method])
-    sheet = cost(adapted, tokens=TOKENS[row.reads])
+@pairs("costed")
+def test_closed_form_is_counted(backbone: Backbone, row: Row) -> None:
+    adapted = adapt(backbone, row)
+    before = {n: p.requires_grad for n, p in adapted.named_parameters()}
+    sheet = cost(adapted, tokens=TOKENS[backbone.reads])
+    assert {n: p.requires_grad for n, p in adapted.named_parameters()} == before
     assert sheet.bare.counted > 0
-    if not all(block.stack.closed for block in adapted.anatomy):
-        assert {getattr(sheet, name).closed for name in ("bare", "adapted", "finished")} == {None}
-        return
+    assert sheet.trained_parameters == sum(p.numel() for p in adapted.trainable().values())
     for name in ("bare", "adapted", "per_batch", "finished"):
         macs = getattr(sheet, name)
-        assert macs.closed == macs.counted, name
-    assert sheet.trained_parameters == sum(p.numel() for p in adapted.trainable().values())
-    anatomy = gm.read(row.model())
+        assert macs.closed in (None, macs.counted), name
+    if isinstance(row.method, list) or "counted" in row.but:
+        return
+    if all(block.stack.closed for block in adapted.anatomy):
+        assert None not in {getattr(sheet, name).closed for name in ("bare", "adapted", "per_batch", "finished")}
+    else:
+        assert {getattr(sheet, name).closed for name in ("bare", "adapted", "finished")} == {None}
+    anatomy = gm.read(backbone.model())
     anatomy.heads = hosts.of(anatomy.model).heads(anatomy.model, anatomy)
     (applied,) = adapted.applied
     assert sheet.method_parameters == applied.parameters(anatomy)
     assert sheet.method_parameters + sheet.head_parameters == sheet.trained_parameters
-    new = 0 if applied.trained_parts(anatomy) else sheet.method_parameters
+    placed = {id(p): p.numel() for n, p in adapted.trainable().items() if not n.startswith("head.")}
+    own = {id(p) for p in adapted.detach().parameters()}
+    new = sum(n for p, n in placed.items() if p not in own)
     assert sheet.all_parameters == sheet.backbone_parameters + new + sheet.head_parameters
+
+
+@pytest.mark.parametrize(("backbone", "method"), [("vit", "vpt"), ("t5", "lora"), ("dinov2+llama", "memvp")])
+def test_what_is_saved_says_what_it_costs(backbone: str, method: str, tmp_path: Path) -> None:
+    adapted = adapt(BACKBONES[backbone], METHODS[method])
+    adapted.save_pretrained(tmp_path)
+    said = json.loads((tmp_path / "adapter_config.json").read_text())["cost"]
+    assert said == json.loads(json.dumps(cost(adapted).to_dict()))
 
 
 def test_a_model_whose_text_has_a_place_for_every_patch_is_not_counted_on_other_texts() -> None:

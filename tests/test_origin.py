@@ -23,6 +23,8 @@ from gossamer.hosts import settings
 from .contract.backbones import VISION
 from .contract.table import BACKBONES, disturb, run
 
+pytestmark = pytest.mark.usefixtures("uncounted")
+
 VIT = BACKBONES["vit"]
 IMAGES = VIT.inputs()
 TIMM: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 3, "num_heads": 2}

@@ -190,6 +190,7 @@ def test_the_rank_head_starts_as_row_one_of_a_known_matching_head(name: str, tmp
     assert list(MatchingHead(3).parameters()) == []
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_numbers_of_one_that_was_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

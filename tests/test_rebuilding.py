@@ -14,6 +14,8 @@ from gossamer.errors import UserError
 
 from .contract.table import BACKBONES, disturb, run
 
+pytestmark = pytest.mark.usefixtures("uncounted")
+
 METHODS: dict[str, Any] = {
     "vpt": gm.VPT(prompts=3),
     "vpt-shallow": gm.VPT(prompts=3, deep=False),

@@ -55,6 +55,7 @@ def test_accuracy_against_compute(tmp_path: Path) -> None:
     assert colours(tmp_path / "a.png") > 50
 
 
+@pytest.mark.slow
 def test_matplotlib_is_imported_only_for_pictures() -> None:
     code = "import sys, gossamer.pictures, gossamer.report, gossamer.training.train; assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(Path(report.__file__).parents[1])})

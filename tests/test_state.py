@@ -19,6 +19,8 @@ from gossamer.errors import UserError
 
 from .contract.table import BACKBONES
 
+pytestmark = pytest.mark.usefixtures("uncounted")
+
 VIT = BACKBONES["vit"]
 METHODS: dict[str, Callable[[], Any]] = {
     "vpt": lambda: gm.VPT(prompts=3),

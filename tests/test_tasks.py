@@ -41,7 +41,10 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+MORE = ("bert-vqav2", "llama-gqa", "roberta-gqa", "bart-gqa", "meter-nlvr2", "vilt-snli-ve")  # each part of which another has
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.slow if k in MORE else ()) for k in KINDS])
 def test_every_kind_trains_is_saved_and_gives_the_same_scores_again(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -241,9 +241,12 @@ def _grid_of_axes(rows: int, columns: int) -> tuple[Any, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(1.3 * columns, 1.45 * rows + 0.4), layout="constrained")
+    high = 1.45 * rows + 0.4
+    figure = Figure(figsize=(1.3 * columns, high))
     FigureCanvasAgg(figure)
-    grid = figure.subplots(rows, columns, squeeze=False)
+    # Tiles of one size need no layout to be found, which would take as long as drawing them.
+    places = {"left": 0.01, "right": 0.99, "bottom": 0.05 / high, "top": 1 - 0.5 / high, "wspace": 0.05, "hspace": 0.2}
+    grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw=places)
     for axes in grid.flat:
         axes.set_axis_off()
     return figure, grid

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gossamer import card, hosts, methods, origin, state, storage
 from gossamer.adapted import AdaptedModule, occupant
 from gossamer.anatomy import Anatomy
-from gossamer.cost import cost
+from gossamer.cost import CostSheet, cost
 from gossamer.cost.counting import on_meta
 from gossamer.hosts import heads
 from gossamer.storage import AdapterError
@@ -29,8 +29,13 @@ _NAMED = 2**16  # outputs of a head that cost nothing to name
 PACKAGES = ("torch", "transformers", "peft", "timm")
 
 
-def save(adapted: AdaptedModule, folder: str | Path) -> None:
+def save(adapted: AdaptedModule, folder: str | Path, sheet: CostSheet | None = None) -> None:
     """Writes adapter_config.json, adapter_model.safetensors and README.md; the old folder or the new one survives any kill.
+
+    Args:
+        adapted: what is saved.
+        folder: where.
+        sheet: its cost, where that is known already; None: it is counted.
 
     Raises:
         AdapterError: the adapter is detached, the backbone was changed under it, or a tensor is not finite.
@@ -43,7 +48,7 @@ def save(adapted: AdaptedModule, folder: str | Path) -> None:
             f"the backbone was changed after adapt(), and a folder holds the adapter alone: {changed}; detach(), change the "
             "backbone, keep it under a name of its own, and adapt that"
         )
-    config = describe(adapted) | {"cost": _counted(adapted)}
+    config = describe(adapted) | {"cost": _counted(adapted) if sheet is None else sheet.to_dict()}
     origin.warn(adapted, config["backbone"])
     storage.write(folder, config, adapted.tensors(), card.text(config))
 

@@ -48,6 +48,7 @@ def test_what_is_written_is_tidy(checkout: Path) -> None:
         python(checkout, "-m", "ruff", *check, ".")
 
 
+@pytest.mark.slow
 def test_a_new_method_and_a_new_family_keep_every_promise(checkout: Path) -> None:
     """The method's own test, its page, and the life of some pairs of its row, and of the family's."""
     chosen = "slow_gates or (test_life and ((slow-gates and (vit or llama)) or (pixio and (vpt or houlsby))))"

@@ -172,6 +172,7 @@ def test_settings_of_a_finished_cell_cannot_change_but_methods_can_be_added(
     assert not any(row["error"] for row in more)
 
 
+@pytest.mark.slow
 def test_a_killed_comparison_ends_with_the_rows_of_one_that_was_not(tmp_path: Path) -> None:
     methods = {"probe": PROBE, "VPT": {**VPT, "training": {"epochs": 5}}}
     asked = {name: comparison(tmp_path / name, methods, seeds=[0]) for name in ("whole", "killed")}
@@ -198,6 +199,7 @@ def test_a_killed_comparison_ends_with_the_rows_of_one_that_was_not(tmp_path: Pa
     assert "continuing from" in (training / "train.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_cell_ends_with_the_process_that_began_it(tmp_path: Path) -> None:
     """The cell waits for a lock that is never given; when its parent is killed, it is gone too."""
     cell = plan.cells(comparison(tmp_path, {"probe": PROBE}, seeds=[0]), {})[0]

@@ -99,6 +99,7 @@ def test_controls_have_as_many_epochs_in_all(condensed: Path) -> None:
     assert [rows[n]["trained"] for n in rows] == [770, 266, 770, 266, 266]
 
 
+@pytest.mark.slow
 def test_a_killed_condensation_ends_with_the_numbers_of_one_that_was_not(condensed: Path, tmp_path: Path) -> None:
     settings = {"keep": 0.3}
     changes = ["training.epochs=2", "training.lr=0.02"]

@@ -18,7 +18,7 @@ from .backbones import Backbone as Backbone
 from .methods import METHODS as METHODS
 from .methods import Row as Row
 
-BACKBONES_EACH, METHODS_EACH = 2, 1  # that a method, and a backbone, meets by default in a test of one promise
+EACH = 1  # how many backbones a method, and methods a backbone, meets by default in a test of one promise
 
 
 def unfit(backbone: Backbone, row: Row) -> str | None:
@@ -45,7 +45,7 @@ def by_default(promise: str) -> set[tuple[str, str]]:
     """The pairs that run without `-m slow`: the whole table takes hours.
 
     In "life" every method meets the backbones that meet all, and those methods that meet all every backbone. In any other test
-    every method meets `BACKBONES_EACH` of these backbones and every backbone `METHODS_EACH` of these methods, others in each test.
+    every method meets `EACH` of these backbones and every backbone `EACH` of these methods, others in each test.
     """
     every = [(b, m) for b, m in tested(promise) if not BACKBONES[b].like]
     plain = [(b, m) for b, m in every if BACKBONES[b].sees <= ("sees" in METHODS[m].needs) or METHODS[m].meets_all]
@@ -54,9 +54,9 @@ def by_default(promise: str) -> set[tuple[str, str]]:
         return set(chosen)
     found: set[tuple[str, str]] = set()
     for method in METHODS:
-        found |= _drawn(promise, [(b, m) for b, m in plain if m == method and BACKBONES[b].meets_all], BACKBONES_EACH)
+        found |= _drawn(promise, [(b, m) for b, m in plain if m == method and BACKBONES[b].meets_all], EACH)
     for backbone in BACKBONES:
-        found |= _drawn(promise, [(b, m) for b, m in plain if b == backbone and METHODS[m].meets_all], METHODS_EACH)
+        found |= _drawn(promise, [(b, m) for b, m in plain if b == backbone and METHODS[m].meets_all], EACH)
     return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import pickle
 from pathlib import Path
 
@@ -12,27 +11,15 @@ import torch
 from torch import Tensor
 
 import gossamer as gm
-from gossamer import hosts, saving
-from gossamer.cost import CostSheet, cost
+from gossamer import hosts
 
-from .table import BACKBONES, Backbone, Row, adapt, disturb, pairs, prepared, refused, run, unfit
+from .table import Backbone, Row, adapt, disturb, pairs, prepared, refused, run, unfit
 
 
 def close(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
     assert found.shape == expected.shape
     error = float((found - expected).detach().abs().max() / (1 + expected.detach().abs().max()))
     assert error <= tolerance, f"{error:.1e}"
-
-
-@pytest.fixture(scope="module")
-def a_sheet() -> CostSheet:
-    return cost(gm.adapt(BACKBONES["vit"].model(), gm.VPT(prompts=2)))
-
-
-@pytest.fixture
-def uncounted(monkeypatch: pytest.MonkeyPatch, a_sheet: CostSheet) -> None:
-    """What is saved has some cost sheet: counting takes three times as long as all else, and is a promise of its own."""
-    monkeypatch.setattr(saving, "cost", lambda *_, **__: a_sheet)
 
 
 @refused()
@@ -116,19 +103,6 @@ def test_parameter_count_is_the_closed_form(backbone: Backbone, row: Row) -> Non
     anatomy = hosts.read(backbone.model())  # that no method has touched
     anatomy.sites = [site for method in adapted.applied for site in method.skipped(anatomy)]
     assert sum(method.parameters(anatomy) for method in adapted.applied) == counted
-
-
-@pairs("costed")
-def test_what_is_saved_says_what_it_costs(backbone: Backbone, row: Row, tmp_path: Path) -> None:
-    adapted = adapt(backbone, row)
-    before = {n: p.requires_grad for n, p in adapted.named_parameters()}
-    adapted.save_pretrained(tmp_path)
-    said = json.loads((tmp_path / "adapter_config.json").read_text())["cost"]
-    assert said["trained_parameters"] == sum(p.numel() for p in adapted.trainable().values())
-    for name in ("bare", "adapted", "per_batch", "finished"):
-        assert said[name]["closed"] in (None, said[name]["counted"]), name
-    assert said["bare"]["counted"] > 0
-    assert {n: p.requires_grad for n, p in adapted.named_parameters()} == before
 
 
 @pairs("kernels")

@@ -57,6 +57,7 @@ METHODS = [
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.slow
 def test_a_step_in_pieces_is_a_step(method: str, tmp_path: Path) -> None:
     script = tmp_path / "step.py"
     script.write_text(SCRIPT.format(method=method))

@@ -19,6 +19,8 @@ from gossamer import hosts
 
 from ..contract.backbones import LABELS, T5, TEXT, VISION
 
+pytestmark = pytest.mark.usefixtures("uncounted")
+
 SMALL = {"img_size": 16, "patch_size": 4, "embed_dim": 12, "depth": 3, "num_heads": 2}
 PIXELS = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(2))
 CLASSES = torch.tensor([0, 2, 1])

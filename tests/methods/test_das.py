@@ -25,6 +25,8 @@ from .. import hand
 from ..contract.table import BACKBONES, Row, adapt, disturb, every, run
 from ..hand import KINDS, Changes
 
+pytestmark = pytest.mark.usefixtures("uncounted")
+
 EVERY = every("row stack", list(KINDS))
 PRE = [k for k, names in KINDS.items() if not names.post and BACKBONES[k[0]].pre_norm]
 # An attention that gives way is computed below for blocks of two norms, or three with cross-attention, and branches that are damped

@@ -21,6 +21,8 @@ from gossamer.methods.parts import peft_settings as settings
 
 from ..contract.table import BACKBONES, disturb, run
 
+pytestmark = pytest.mark.usefixtures("uncounted")
+
 VIT = BACKBONES["vit"]
 BOMB = "(([a-z_0-9.])+)+!"
 NEEDED: dict[str, dict[str, Any]] = {  # what a tuner needs at these sizes

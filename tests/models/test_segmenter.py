@@ -29,6 +29,8 @@ from gossamer import metrics
 from gossamer.errors import UserError, WrongKind
 from gossamer.hosts import dense
 
+pytestmark = pytest.mark.usefixtures("uncounted")
+
 SIZES: Any = {"hidden_size": 12, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 20, "patch_size": 4}
 
 

@@ -17,6 +17,8 @@ from gossamer.storage import AdapterError
 from ..contract.backbones import TEXT, TOWER, VISION
 from .seeing import CLASSIFIED, METHODS, SPOKEN, TOWERS, adapted, close, composed, images, texts
 
+pytestmark = pytest.mark.usefixtures("uncounted")
+
 PAIRS = [(t, "bert") for t in TOWERS] + [("clip", language) for language in CLASSIFIED if language != "bert"]
 
 

@@ -109,6 +109,7 @@ def test_the_error_of_few_items_is_borne_in_mind(trained: Path, tmp_path: Path, 
     assert asked[0] == 2
 
 
+@pytest.mark.slow
 def test_a_speed_that_is_asked_for(trained: Path, tmp_path: Path, monkeypatch: Any) -> None:
     level = reference(trained)
     asked = decided(monkeypatch, {m: level - (0.0 if m <= 3 else 0.4) for m in range(1, 5)})

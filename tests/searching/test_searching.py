@@ -370,6 +370,7 @@ def test_the_same_is_found_with_checkpointing_and_by_another_run_of_the_seed() -
     assert plain != searched(settings=replace(SETTINGS, epochs=2), seed=1)
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

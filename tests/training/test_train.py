@@ -240,10 +240,17 @@ def test_a_checkpoint_that_says_no_step_is_none(tmp_path: Path, state: str) -> N
 
 
 @pytest.mark.parametrize("file", ["optimizer.pt", pytest.param("model.safetensors", marks=pytest.mark.slow)])
-def test_a_damaged_checkpoint_is_named(tmp_path: Path, file: str) -> None:
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "run"
-    run = squares.run(folder, KILLED, **SETTINGS)
-    _kill_when(run, folder, "checkpoints/checkpoint-*/trainer_state.json")
+    run = squares.run(folder, KILLED, **{**SETTINGS, "epochs": 2, "limit": 40})
+
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("gossamer.training.train._conclude", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(run)
     newest = newest_checkpoint(folder / "checkpoints")
     assert newest is not None
     Path(newest, file).write_bytes(b"torn")
@@ -273,6 +280,7 @@ def test_a_run_that_another_process_trains_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / ".lock").exists()
 
 
+@pytest.mark.slow
 def test_a_torn_checkpoint_is_passed_over(tmp_path: Path, uninterrupted: Path) -> None:
     folder = tmp_path / "run"
     run = squares.run(folder, KILLED, **SETTINGS)

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import TrainingArguments
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 
-from gossamer import methods, tasks
+from gossamer import methods, saving, tasks
 from gossamer.adapting import Adapted, adapt
 from gossamer.cost import machine
 from gossamer.errors import UserError
@@ -328,8 +328,8 @@ def _conclude(
         now = scores["val"].headline()["accuracy"]
         if (worse := starting.warning(start["val_accuracy"], now, task.measure, run.training.keep)) is not None:
             journal.say(worse)
-    adapted.save_pretrained(folder / "adapter")
     sheet = adapted.cost(image_size=adapted.metadata["preprocessing"]["size"], batch=run.training.batch)
+    saving.save(adapted, folder / "adapter", sheet)
     metrics = {
         "seed": run.seed,
         task.unit: {name: len(split) for name, split in items.items()},
