@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
@@ -16,6 +16,29 @@ from gossamer.anatomy.tokens import Ledger
 
 
 @dataclass(frozen=True)
+class Layout:
+    """What is known of a batch of texts with images, so that no pass has to wait for a device to look at its tensors.
+
+    Attributes:
+        padding: on which side texts are padded.
+        images: which texts have one.
+    """
+
+    padding: Literal["none", "left", "right"]
+    images: Literal["all", "some", "none"]
+
+    @classmethod
+    def of(cls, mask: Tensor | None, index: Tensor | None) -> Layout:
+        """Looked up in the mask [B, n] of the texts and the image of each [B], -1 for none; None: nothing is padded, all have one."""
+        padding, images = "none", "all"
+        if mask is not None and not bool(mask.all()):
+            padding = "right" if bool(mask[:, 0].all()) else "left"
+        if index is not None and not bool((index >= 0).all()):
+            images = "some" if bool((index >= 0).any()) else "none"
+        return cls(padding, images)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
 class Scene:
     """What a composed model sees in one call: what its readers kept of images, row by text.
 
@@ -23,11 +46,13 @@ class Scene:
         rows: for each reader its tensors [B, ...]; None where no text of the call has an image.
         present: [B], whether a text has an image; None: all have.
         question: [B, n], which tokens are the question: neither padding nor answer; None: all.
+        layout: what is known of the batch.
     """
 
     rows: list[tuple[Tensor, ...]] | None
     present: Tensor | None
     question: Tensor | None
+    layout: Layout
 
 
 @dataclass

@@ -95,7 +95,7 @@ def question_end(question: Tensor | None, states: Tensor) -> Tensor:
 def last(x: Tensor, mask: Tensor) -> Tensor:
     """Rows of x [B, n, ...] with those that the mask [B, n] leaves out moved to the front, so that the last stand at -k .. -1."""
     order = mask.long().argsort(dim=1, stable=True)
-    return torch.stack([row[places] for row, places in zip(x, order, strict=True)])
+    return x[torch.arange(len(x), device=x.device)[:, None], order]
 
 
 def patch_count(image: int | tuple[int, int], patch: int | tuple[int, int]) -> int:
