@@ -154,8 +154,8 @@ class VisionLanguage(hosts.Halves):
         if seen is None or layout.images == "none":
             return Scene(None, None, question, layout)
         readers: list[Any] = self.sight.readers
-        rows = [reader.rows(kept, index) for reader, kept in zip(readers, seen.kept, strict=True)]
         present = None if index is None or layout.images == "all" else index >= 0
+        rows = [reader.rows(kept, index, present) for reader, kept in zip(readers, seen.kept, strict=True)]
         return Scene(rows, present, question, layout)
 
     # ---- being a language model ----
