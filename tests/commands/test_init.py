@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from gossamer import documents
 from gossamer.cli import main
 from gossamer.data import inspection
 from gossamer.errors import UserError
 from gossamer.runs import first
 from gossamer.runs.run_file import parse
 
+from .. import squares
+
+README = Path(__file__).parents[2] / "README.md"
 COUNTS = {"cat": 3, "dog": 7, "ant": 1}
 
 
@@ -102,3 +107,31 @@ def test_short_forms_in_a_file_and_as_options(tmp_path: Path) -> None:
     file.write_text("model: some/model\ndata: photographs\nmethods: [{method: linear_probe}]\noutput: x\n")
     run, _ = parse([str(file), "model.head=plain", "--data", "others"])
     assert (run.model.name, run.model.head, run.data.name) == ("some/model", "plain", "others")
+
+
+def test_the_quick_start_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command but pip's and the shrinking, which has its own tests, on a tiny model."""
+    monkeypatch.chdir(tmp_path)
+    page = README.read_text().partition("## From a folder of photographs to a classifier")[2]
+    commands = [line.partition("#")[0] for line in page.partition("```bash\n")[2].partition("```")[0].splitlines()]
+    squares.save_images(Path("made"), train=20, test=2)
+    Path("made/train").rename("photographs")
+    Path("made/test/same").rename("new")
+    done = []
+    for line in commands:
+        _, verb, *rest = shlex.split(line)
+        if verb in ("install", "shrink"):
+            continue
+        done.append(verb)
+        found = [sorted(map(str, Path().glob(asked))) if "*" in asked else [asked] for asked in rest]
+        assert main([verb, *(name for names in found for name in names)]) == 0
+        if verb == "init":
+            written = Path("photographs.yaml").read_text()
+            (shown,) = (b for b in page.split("```yaml\n")[1:2] for b in [b.partition("```")[0]])
+            said, promised = (documents.parse_yaml(text, "README") for text in (written, shown))
+            assert said == promised
+            greys = "mean: [0.5, 0.5, 0.5]\n  std: [0.5, 0.5, 0.5]"
+            tiny = written.replace("dinov2-small", str(squares.backbone())).replace("epochs: 40", "epochs: 2")
+            Path("photographs.yaml").write_text(tiny.replace("size: 224", f"size: {squares.SIZE}\n  {greys}"))
+    assert done == ["init", "train", "predict", "export"]
+    assert Path("runs/photographs/model.onnx").is_file()
