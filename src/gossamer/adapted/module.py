@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from transformers.utils import ModelOutput
 
 from gossamer import hosts, state, storage
 from gossamer.adapted.placement import Placement, occupant, occupy
@@ -133,6 +134,7 @@ class AdaptedModule(nn.Module):
     ) -> Any:
         """What the backbone returns for these inputs, with `loss` where labels are given and `logits` where there is a head.
 
+        In training a loss that nothing trained had a part in is an error, which names both.
         The named inputs are those of the models in use; others pass through. A timm model answers `pixel_values=` or labels with
         an ImageClassifierOutput, and a positional image tensor alone with its own logits.
         """
@@ -145,11 +147,27 @@ class AdaptedModule(nn.Module):
         }  # fmt: skip
         inputs = {k: v for k, v in named.items() if v is not None} | kwargs
         if self.head_built is None:
-            return self.host.respond(self.backbone, self.readout, args, inputs, labels)
+            return self._reached(self.host.respond(self.backbone, self.readout, args, inputs, labels), inputs)
         as_tuple, inputs = self.host.wants_tuple(self.backbone, inputs)
         logits = self.head_built(self.host.features(self.backbone, self.readout, args, inputs))
         answer = self.readout.answer(logits, labels)
         return answer.to_tuple() if as_tuple else answer
+
+    def _reached(self, answer: Any, inputs: dict[str, Any]) -> Any:
+        """An answer whose loss, while it is trained on, depends on something that is trained.
+
+        Raises:
+            UserError: it does not; torch would say so in the backward pass, and not of what.
+        """
+        loss = answer.get("loss") if isinstance(answer, ModelOutput) else None
+        if self.training and torch.is_grad_enabled() and loss is not None and not loss.requires_grad:
+            places = sorted({".".join(name.split(".")[:2]) for name in self.trainable()})
+            raise UserError(
+                f"nothing that is trained ({', '.join(places)}) had a part in this loss: with the inputs {', '.join(inputs)} "
+                f"{type(self.backbone).__name__} does not run what it stands in. Give the inputs that do (of an image tower: "
+                f"images), or place the method elsewhere: stack= names one of {', '.join(self.anatomy.stacks)}"
+            )
+        return answer
 
     @property
     def accepts_loss_kwargs(self) -> bool:
