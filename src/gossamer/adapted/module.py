@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from gossamer import hosts, state, storage
 from gossamer.adapted.placement import Placement, occupant, occupy
@@ -31,6 +31,7 @@ class AdaptedModule(nn.Module):
         num_labels: int | None = None,
         train_head: bool = True,
         head: Any = None,
+        family: str | None = None,
     ):
         super().__init__()
         hosts.check_plain(backbone)
@@ -38,6 +39,7 @@ class AdaptedModule(nn.Module):
         self.applied = tuple(sorted(applied, key=lambda m: m.turn))
         self.num_labels, self.train_head = num_labels, train_head
         self.head_named = None if head is None else tuple(heads.named(backbone, head))
+        self.family_named = family
         self.metadata: dict[str, Any] = {}
         self.methods = nn.ModuleDict()
         self.head_built: nn.Module | None = None
@@ -69,8 +71,9 @@ class AdaptedModule(nn.Module):
 
     def _attach(self) -> None:
         placed = Placement(
-            self.backbone, self.applied, num_labels=self.num_labels, train_head=self.train_head, head=self.head_named
-        )
+            self.backbone, self.applied, num_labels=self.num_labels, train_head=self.train_head, head=self.head_named,
+            family=self.family_named,
+        )  # fmt: skip
         self.placement, self.anatomy, self.readout = placed, placed.anatomy, placed.readout
         self.methods, self.head_built = placed.methods, placed.head
         if self.kept is None:  # else what the kept tensors were trained on
