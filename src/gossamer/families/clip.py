@@ -28,6 +28,7 @@ def _vision(owners: tuple[str, ...], prefix: int, *, pooled: bool = True, naflex
         final_norm=("post_layernorm",),
         prefix=prefix,
         readout="pooled" if pooled else "mean",
+        masked_pool=naflex,
     )
 
 
