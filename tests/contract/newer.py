@@ -126,6 +126,11 @@ def _as_tiles(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return {**inputs, "pixel_values": inputs["pixel_values"][:, None]}
 
 
+def _as_video(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Two frames, the second darker."""
+    return {"pixel_values": torch.stack([inputs["pixel_values"], inputs["pixel_values"] / 2], dim=1)}
+
+
 def _told_apart(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Which tokens are text."""
     return {**inputs, "token_type_ids": torch.zeros_like(inputs["input_ids"])}
@@ -296,6 +301,19 @@ NEWER: dict[str, Backbone] = {
     "flava-image": replace(
         bare(tf.FlavaImageModel, tf.FlavaImageConfig, twins.VILT), eager=False, masks=("additive", "none"), like="vilt"
     ),
+    "mpnet": replace(
+        _reader(tf.MPNetModel, tf.MPNetConfig, twins.MPNET, "visual-bert", TEXTS),
+        eager=False,
+        masks=("additive", "none"),
+    ),
+    "hunyuan": replace(
+        _writer(tf.HunYuanDenseV1ForCausalLM, tf.HunYuanDenseV1Config, twins.HUNYUAN, "qwen3", head_dim=6),
+        projected=False,
+    ),
+    "exaone4": replace(
+        _writer(tf.Exaone4ForCausalLM, tf.Exaone4Config, twins.OLMO2, "olmo2", head_dim=6, sliding_window=4),
+        projected=False,
+    ),
     "xlm-roberta": _reader(tf.XLMRobertaModel, tf.XLMRobertaConfig, twins.BERT, "bert", TEXTS),
     "camembert": _reader(tf.CamembertModel, tf.CamembertConfig, twins.BERT, "bert", TEXTS),
     "electra": _reader(tf.ElectraModel, tf.ElectraConfig, twins.BERT, "bert", TEXTS, embedding_size=9),
@@ -351,6 +369,30 @@ NEWER: dict[str, Backbone] = {
         **IN_SUM,
         masks=("none",),
         like="beit",
+    ),
+    "aimv2": replace(bare(tf.Aimv2VisionModel, tf.Aimv2VisionConfig, twins.AIMV2), classed=False, like="siglip"),
+    "intern-vit": replace(
+        bare(
+            *(tf.InternVLVisionModel, tf.InternVLVisionConfig, twins.INTERN),
+            layer_scale_init_value=0.3,
+            use_qk_norm=True,
+            use_mean_pooling=False,
+        ),
+        **IN_SUM,
+        projected=False,
+        masks=("none",),
+        like="timm-eva",
+    ),
+    "videomae": replace(
+        bare(
+            *(tf.VideoMAEModel, tf.VideoMAEConfig, twins.VILT),
+            use_mean_pooling=False,
+            num_frames=2,
+        ),
+        classed=False,
+        gives=_as_video,
+        masks=("none",),
+        like="siglip",
     ),
     "timm-eva": _timm_of(
         "eva02_tiny_patch14_224", twins.EVA, None, num_heads=3, init_values=0.3, swiglu_mlp=False, rotary=True, **IN_SUM
