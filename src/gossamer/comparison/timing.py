@@ -42,11 +42,11 @@ def timed(adapted: Adapted, run: Run, split: str, *, tuned: bool) -> dict[str, f
         tuned: whether steps of training are part of the run.
     """
     task, sets = tasks.of(adapted), load_sets(run)
-    steps = _steps(adapted, task, sets["train"], run) if tuned else {}
-    return passes(adapted, task, sets[split].subset([0])) | steps
+    taken = steps(adapted, task, sets["train"], run) if tuned else {}
+    return passes(adapted, task, sets[split].subset([0])) | taken
 
 
-def passes(adapted: Adapted, task: Task, items: Any) -> dict[str, float]:
+def passes(adapted: Adapted, task: Task, items: Any, *, repeats: int = REPEATS) -> dict[str, float]:
     """`latency`, `answer` and their like of a batch of items, as in `timed`; the adapter is taken off its backbone."""
     inputs = _on(adapted, task.asked(task.prepare(items)))
     finished = adapted.attach().finalize()
@@ -54,10 +54,11 @@ def passes(adapted: Adapted, task: Task, items: Any) -> dict[str, float]:
     bare = bare if adapted.num_labels is None else bare.finalize()
     others = {f"bare_{name}": call for name, call in task.timed(bare, inputs).items()}
     with torch.no_grad():
-        return _columns(measure({**others, **task.timed(finished, inputs)}, repeats=REPEATS), "bare_")
+        return _columns(measure({**others, **task.timed(finished, inputs)}, repeats=repeats), "bare_")
 
 
-def _steps(adapted: Adapted, task: Task, train: Any, run: Run) -> dict[str, float]:
+def steps(adapted: Adapted, task: Task, train: Any, run: Run, *, repeats: int = STEP_REPEATS) -> dict[str, float]:
+    """`step`, `text_step` and their like of the first batch of a training set, as in `timed`; the adapter stays as it is."""
     prepared: Any = task.prepare(train.subset(range(min(run.training.batch, len(train)))))
     prepared.settle(adapted)
     batch = _on(adapted, prepared.collate([prepared[i] for i in range(len(prepared))]))
@@ -70,7 +71,7 @@ def _steps(adapted: Adapted, task: Task, train: Any, run: Run) -> dict[str, floa
     alone = task.texts_alone(bare, batch)
     if alone is not None:
         calls["text_step"] = functools.partial(_step, bare, task, alone, run.training)
-    taken = measure(calls, repeats=STEP_REPEATS)
+    taken = measure(calls, repeats=repeats)
     return _columns(taken, "text_") | {f"{name}_mib": of.peak_bytes / MIB for name, of in taken.items()}
 
 
