@@ -145,6 +145,34 @@ def figure_of(width: float, height: float, columns: int = 1) -> tuple[Any, list[
     return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
+def grid_of_axes(rows: int, columns: int) -> tuple[Any, Any]:
+    """A figure of tiles of one size, and its axes [rows, columns], which are not drawn themselves."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    high = 1.45 * rows + 0.4
+    figure = Figure(figsize=(1.3 * columns, high))
+    FigureCanvasAgg(figure)
+    # Tiles of one size need no layout to be found, which would take as long as drawing them.
+    places = {"left": 0.01, "right": 0.99, "bottom": 0.05 / high, "top": 1 - 0.5 / high, "wspace": 0.05, "hspace": 0.2}
+    grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw=places)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    return figure, grid
+
+
+def contact_sheet(rows: Mapping[str, Sequence[Any]], path: str | Path) -> None:
+    """Images in rows, a title to each row, as a PNG at `path`; the images are of PIL."""
+    import numpy as np
+
+    figure, grid = grid_of_axes(len(rows), max(map(len, rows.values())))
+    for of_row, (title, images) in zip(grid, rows.items(), strict=True):
+        for axes, image in zip(of_row, images, strict=False):
+            axes.imshow(np.asarray(image))
+        of_row[0].set_title(title, fontsize=8, loc="left")
+    save_figure(figure, path)
+
+
 def save_figure(figure: Any, path: str | Path) -> None:
     """Writes a PNG."""
     with naming(path):
