@@ -21,6 +21,7 @@ COMMANDS = {
     "cost": ("gossamer.commands.cost", "parameters and multiply-adds of a model with a method, without weights"),
     "pretrain": ("gossamer.commands.pretrain", "make a small vision-language model to learn on, in minutes"),
     "train": ("gossamer.commands.train", "adapt a model to labelled images or texts about images"),
+    "plan": ("gossamer.commands.plan", "say what is worth trying on a set of images, and what it would take here"),
     "search": (
         "gossamer.commands.search",
         "find which layers a method such as DAS should skip, for the task of a run file, by bandit or race",
