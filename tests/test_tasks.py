@@ -41,7 +41,14 @@ KINDS = {
 }
 
 
-MORE = ("bert-vqav2", "llama-gqa", "roberta-gqa", "bart-gqa", "meter-nlvr2", "vilt-snli-ve")  # each part of which another has
+MORE = (
+    "bert-vqav2",
+    "llama-gqa",
+    "roberta-gqa",
+    "bart-gqa",
+    "meter-nlvr2",
+    "vilt-snli-ve",
+)  # each part of which another has
 
 
 @pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.slow if k in MORE else ()) for k in KINDS])

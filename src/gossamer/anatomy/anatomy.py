@@ -217,19 +217,8 @@ class Anatomy(Changes):
         last = last or (blocks[-1] if stay else first)
         if last.stack is not first.stack or last.index < first.index:
             raise UserError(f"tokens cannot enter at {first.name} and leave at {last.name}")
-        if stay and first.stack.causal and (self.heads or first.stack.readout == "pooled" or self.output is not None):
-            raise UserError(
-                f"tokens cannot stay in {type(self.model).__name__}: it reads its own answer by position in the text, which they "
-                "would move; let them leave (stay=False), or give the bare model a head with num_labels"
-            )
-        reader = next(
-            (b for b in self if first.stack.name in b.stack.context and first.stack.name != b.stack.name), None
-        )
-        if stay and reader is not None and first.stack.modality == "text":
-            raise UserError(
-                f"tokens cannot stay in the {first.stack.name} stack of {type(self.model).__name__}: its {reader.stack.name} reads "
-                "that stack by the mask of the text alone; let them leave (stay=False)"
-            )
+        if stay and (why := self.must_leave(first)) is not None:
+            raise UserError(f"tokens cannot stay in {why}")
         tap = self.tap(first)
         if tap is not None and first is not last:
             raise UserError(
@@ -309,7 +298,7 @@ class Anatomy(Changes):
         narrow = {c.block.key for c in self.log if isinstance(c, shortened.Narrowed)}
         for behind in column[column.index(block) + 1 :]:
             if behind.key not in gone | narrow:
-                self._do(shortened.Narrowed(behind), behind)
+                self._do(shortened.Narrowed(behind, self.session), behind)
         waiting = [b for b in column[column.index(block) + 1 :] if part.proportional and b.key not in gone | told]
         with self.bare() if waiting else nullcontext():  # what methods placed inside would answer a trial as well
             # A block whose attention gives nothing shows nothing in a trial: one of its kind is enough.
