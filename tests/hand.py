@@ -109,11 +109,13 @@ def _cross(call: Call, x: Tensor) -> Tensor:
 def _attention(call: Call, changes: Changes, x: Tensor) -> Tensor:
     names, get = call.names, call.module.get_submodule
     out = get(names.attention[3])
-    queries, keys, values = projected(names, call.module, x)
+    queries, keys, values = projected(names, call.module, x, normed=not names.norms_last)
     width = queries.shape[-1] // names.heads
     queries, keys, values = (_split(t, t.shape[-1] // width) for t in (queries, keys, values))
     if call.rotary is not None:
         queries, keys = (_rotate(t, *call.rotary, pairs=names.pairs) for t in (queries, keys))
+    if names.norm_qk and names.norms_last:
+        queries, keys = (get(n)(t) for n, t in zip(names.norm_qk, (queries, keys), strict=True))
     mask, bias = call.mask, call.bias
     if changes.memory is not None:
         own_keys, own_values = (_split(t.expand(len(x), -1, -1), t.shape[-1] // width) for t in changes.memory)
@@ -124,7 +126,7 @@ def _attention(call: Call, changes: Changes, x: Tensor) -> Tensor:
     return out(_softmax(names, queries, keys, values, mask, bias))
 
 
-def projected(names: Names, module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def projected(names: Names, module: nn.Module, x: Tensor, *, normed: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values of states that are normalised already, [B, N, inner], queries and keys behind their norms."""
     q, k, v, out = (module.get_submodule(n) for n in names.attention)
     if q is k:
@@ -135,7 +137,7 @@ def projected(names: Names, module: nn.Module, x: Tensor) -> tuple[Tensor, Tenso
         queries, keys, values = q(x), k(x), v(x)
     if names.apart:
         queries, values = (t + attrgetter(n)(module) for n, t in zip(names.apart, (queries, values), strict=True))
-    if names.norm_qk:
+    if names.norm_qk and normed:
         width = queries.shape[-1] // names.heads
         norms = [module.get_submodule(n) for n in names.norm_qk]
         if norms[0].weight.numel() == width:
@@ -193,6 +195,8 @@ def _understood(row: str, stack: str, module: nn.Module, args: Any, kwargs: dict
         order += ["bias", "side", "side_mask"]
     elif names.cross is not None:
         order += ["side", "side_mask"]
+    elif row == "mpnet":
+        order += ["bias"]
     found = dict(zip(order, args, strict=False))
     meanings = {
         "hidden_states": "x", "attention_mask": "mask", "attn_mask": "mask", "position_bias": "bias",
@@ -203,6 +207,8 @@ def _understood(row: str, stack: str, module: nn.Module, args: Any, kwargs: dict
         found["bias"] = output[1]
     elif names.bias is not None:
         found["bias"] = names.bias(module, found["x"].shape[1])
+    if row == "mpnet":  # it repeats one for all samples
+        found["bias"] = found["bias"][:1]
     if isinstance(tables := found.get("rotary"), Tensor):  # timm's, the sine in front
         found["rotary"] = tables[None].chunk(2, dim=-1)[::-1]
     elif tables is not None and tables[0].dim() == 2:

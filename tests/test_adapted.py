@@ -593,6 +593,20 @@ def test_gradients_reach_what_is_trained_and_nothing_else(row: str, method: str)
         assert with_gradient == trainable
 
 
+def test_a_loss_that_nothing_trained_had_a_part_in() -> None:
+    backbone = BACKBONES["llava"]
+    adapted, inputs = adapted_model("llava"), backbone.inputs()
+    seen = adapted(**inputs, labels=inputs["input_ids"]).loss
+    seen.backward()  # an image runs the tower, and so the prompts in it
+    unseen = {"input_ids": inputs["input_ids"][:, -5:], "labels": inputs["input_ids"][:, -5:]}
+    message = r"trained \(vpt\.vision\) had a part in this loss: with the inputs input_ids .* stack= names one of vision, decoder"
+    with pytest.raises(gm.errors.UserError, match=message):
+        adapted(**unseen)
+    with torch.no_grad():
+        assert adapted(**unseen).loss > 0
+    assert adapted.eval()(**unseen).loss > 0
+
+
 def test_states_are_strict() -> None:
     adapted = adapted_model()
     state = weights(adapted)

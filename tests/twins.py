@@ -32,6 +32,7 @@ class Names:
     heads: int = 2
     scale: float | None = None  # of q k^T; None: 1 / sqrt of a head's width
     norm_qk: tuple[str, str] | None = None  # of each head, or of all heads at once
+    norms_last: bool = False  # those stand behind the rotation
     closing: tuple[str, str] | None = None  # norms of what attention and FFN give, before the sums
     apart: tuple[str, str] | None = None  # biases of q and v that a fused projection lacks
     pairs: bool = False  # rotary positions turn neighbours, not halves
@@ -113,6 +114,7 @@ _BEHIND = ("post_attention_layernorm", "post_feedforward_layernorm")
 GEMMA = replace(LLAMA, act=gelu_tanh)
 GEMMA2 = replace(GEMMA, norms=("input_layernorm", "pre_feedforward_layernorm"), closing=_BEHIND, scale=7**-0.5)
 GEMMA3 = replace(GEMMA2, norm_qk=QWEN3.norm_qk)
+HUNYUAN = replace(LLAMA, norm_qk=("self_attn.query_layernorm", "self_attn.key_layernorm"), norms_last=True)
 OLMO2 = replace(QWEN3, norms=(), closing=_BEHIND)
 PHI3 = replace(
     LLAMA, attention=(*["self_attn.qkv_proj"] * 3, "self_attn.o_proj"), ffn=("mlp.gate_up_proj", "mlp.down_proj")
@@ -141,6 +143,18 @@ BEIT = replace(VIT, layer_scale=("lambda_1", "lambda_2"), bias=lambda block, n: 
 DATA2VEC = replace(
     VILT, layer_scale=BEIT.layer_scale, bias=lambda block, n: block.attention.attention.relative_position_bias((4, 4))
 )
+AIMV2 = Names(
+    _under("attention", *PROJECTIONS, "out_proj"),
+    _under("ffn", "gate_proj", "up_proj", "down_proj"),
+    ("rms_norm1", "rms_norm2"),
+    F.silu,
+)
+INTERN = replace(
+    BEIT,
+    bias=None,
+    attention=_under("attention", *PROJECTIONS, "projection_layer"),
+    norm_qk=("attention.q_norm", "attention.k_norm"),
+)
 EVA = replace(TIMM_PLAIN, layer_scale=("gamma_1", "gamma_2"), apart=("attn.q_bias", "attn.v_bias"), pairs=True, heads=3)
 EVA_GATED = replace(EVA, ffn=VIT.ffn, act=F.silu, layer_scale=None)
 TIMM_BEIT = replace(
@@ -153,3 +167,10 @@ TIMM_BEHIND = replace(TIMM_PLAIN, norms=(), closing=("norm1", "norm2"))
 TIMM_RELPOS = replace(TIMM, bias=lambda block, n: block.attn.rel_pos.get_bias())
 OPT = replace(MBART, attention=CLIP.attention, act=F.relu)
 MODERNBERT = Names((*["attn.Wqkv"] * 3, "attn.Wo"), _under("mlp", "Wi", "Wo"), ("attn_norm", "mlp_norm"))
+
+
+MPNET = replace(
+    BERT,
+    attention=_under("attention.attn", "q", "k", "v", "o"),
+    norms=("attention.LayerNorm", "output.LayerNorm"),
+)

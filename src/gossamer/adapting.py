@@ -28,6 +28,7 @@ class Adapted(AdaptedModule):
         num_labels: outputs of the head; None keeps the head that was found.
         train_head: whether the head is trained. It is saved either way.
         head: the modules of the backbone that are its head; None: those that it declares.
+        family: of blocks that no family describes; see `adapt`.
     """
 
     def finalize(self) -> nn.Module:
@@ -73,6 +74,7 @@ def adapt(
     num_labels: int | None = None,
     train_head: bool = True,
     head: str | nn.Module | Sequence[str | nn.Module] | None = None,
+    family: str | None = None,
 ) -> Adapted:
     """A model adapted by one method or a list of them: backbone frozen, methods and head trainable.
 
@@ -85,9 +87,12 @@ def adapt(
         train_head: whether the head is trained.
         head: the modules of the model that are its head, which is trained and saved: names, or the modules themselves; () is none.
             None: those that the model declares; see docs/heads.md.
+        family: what blocks that no family describes are read as, "llama" for instance; a trial must show the same structure. What
+            `gossamer inspect` says of such a model names it; see docs/anatomy.md.
 
     Raises:
-        TypeError: a method needs the model's blocks and no family knows them, or something in the list is no method.
+        TypeError: a method needs the model's blocks and no family knows them, they are not as those of the family that was named,
+            or something in the list is no method.
         ValueError: the model is adapted already, or wrapped (torch.compile, DataParallel, peft); a part of it may be a head, and
             nothing says so; or nothing would be trained.
     """
@@ -100,7 +105,12 @@ def adapt(
     if not applied:
         raise UserError("no method given; LinearProbe() trains the head alone")
     return Adapted(
-        model, [methods.as_method(m) for m in applied], num_labels=num_labels, train_head=train_head, head=head
+        model,
+        [methods.as_method(m) for m in applied],
+        num_labels=num_labels,
+        train_head=train_head,
+        head=head,
+        family=family,
     )
 
 

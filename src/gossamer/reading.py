@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Iterable, Mapping
 
 from torch import nn
@@ -10,43 +11,51 @@ from gossamer.anatomy.anatomy import Anatomy
 from gossamer.anatomy.block import Block, attribute, get, has, hollowed, lacking, listed, wanting
 from gossamer.anatomy.call import SPELLINGS, Arguments
 from gossamer.anatomy.places import STACK_ORDER
+from gossamer.anatomy.probe import probe
 from gossamer.anatomy.resemblance import resembling
 from gossamer.anatomy.stack import Stack
-from gossamer.errors import WrongKind
+from gossamer.errors import UnknownName, WrongKind
 from gossamer.families import FAMILIES
 
 
-def read(model: nn.Module) -> Anatomy:
+def read(model: nn.Module, family: str | None = None) -> Anatomy:
     """The anatomy of a model: every stack of blocks that a known family describes.
 
+    Args:
+        model: of any library.
+        family: blocks that no family describes are read as those of this one: a model type such as "llama", or a class of timm's
+            such as "timm.VisionTransformer" (docs/backbones.md has them).
+
     Raises:
-        TypeError: no family knows the model, or a part that the family names is missing (the message names it).
+        TypeError: no family knows the model, or a part that the family names is missing (the message names it); of a family that
+            was named also where a trial of a block shows another structure, or nothing is left that it could describe.
+        KeyError: there is no such family.
     """
-    found, unfit = _read(model)
+    found, unfit = _read(model, family)
     found.check_known()
     if unfit:
         raise WrongKind(found.why)
     return found
 
 
-def survey(model: nn.Module) -> Anatomy:
+def survey(model: nn.Module, family: str | None = None) -> Anatomy:
     """The anatomy of any model, as far as families describe it.
 
     Of a model that no family knows it has no stack, and says why as soon as one is asked for. Blocks that are not as a family
-    describes them are among its `unread` ones, with the reason.
+    describes them are among its `unread` ones, with the reason. `family` and errors
+    about it as in `read`.
     """
-    return _read(model)[0]
+    return _read(model, family)[0]
 
 
-def _read(model: nn.Module) -> tuple[Anatomy, dict[str, str]]:
+def _read(model: nn.Module, family: str | None) -> tuple[Anatomy, dict[str, str]]:
     """The anatomy of a model, and path -> reason of the lists of blocks that look like a family's and are not."""
     stacks: dict[str, list[Block]] = {}
     owners: dict[str, str] = {}
     unfit: dict[str, str] = {}
     for name, module in model.named_modules():
-        kinds = set(_kinds(module))
-        for stack in FAMILIES:
-            found = [] if kinds.isdisjoint(stack.owners) else list(listed(module, stack.blocks))
+        for stack in _descriptions(module, family):
+            found = list(listed(module, stack.blocks))
             if not found:
                 continue
             if any(blocks[0].module is found[0][2] for blocks in stacks.values()):
@@ -61,6 +70,8 @@ def _read(model: nn.Module) -> tuple[Anatomy, dict[str, str]]:
                 _blocks(name, module, stack, found, len(stacks.get(stack.name, [])))
             )
             owners[stack.name] = name
+    if family is not None:
+        _check_named(family, stacks, unfit, model)
     order = getattr(model, "stack_order", STACK_ORDER)  # models composed of two say which comes first
     known = {name: stacks[name] for name in order if name in stacks}
     read = {block.name.rpartition(".")[0] for blocks in known.values() for block in blocks}
@@ -69,6 +80,42 @@ def _read(model: nn.Module) -> tuple[Anatomy, dict[str, str]]:
     return Anatomy(
         model, known, owners, unread=unread, why="" if known and not unfit else _unknown(model, unfit.values(), unread)
     ), unfit
+
+
+def _descriptions(module: nn.Module, family: str | None) -> list[Stack]:
+    """What families say of a module; where none knows it, what the one says that was named."""
+    kinds = set(_kinds(module))
+    return [s for s in FAMILIES if not kinds.isdisjoint(s.owners)] or [s for s in FAMILIES if family in s.owners]
+
+
+def _check_named(family: str, stacks: Mapping[str, list[Block]], unfit: Mapping[str, str], model: nn.Module) -> None:
+    """Nothing, where blocks that no family describes are as the named one describes its own, and trials of each say so too.
+
+    Raises:
+        TypeError: they are not, or there are none.
+        KeyError: there is no such family.
+    """
+    known = sorted({owner for stack in FAMILIES for owner in stack.owners})
+    if family not in known:
+        near = difflib.get_close_matches(family, known, n=3, cutoff=0.5)
+        raise UnknownName(f"no family {family!r}: there are {', '.join(near or known)}{' and others' * bool(near)}")
+    read = [b for blocks in stacks.values() for b in blocks if family in b.stack.owners and _by_name(b)]
+    if not read:
+        why = (
+            "; ".join(unfit.values()) or "it has no list of blocks that no family describes, where this one has its own"
+        )
+        raise WrongKind(f"{type(model).__name__} cannot be read as {family!r}: {why}")
+    for block in read:
+        if apart := probe(block).apart:
+            raise WrongKind(
+                f"{type(model).__name__} cannot be read as {family!r}: {block.name} ({type(block.module).__name__}) has all parts "
+                f"of such a block, and in a trial of it {'; '.join(dict.fromkeys(apart.values()))}"
+            )
+
+
+def _by_name(block: Block) -> bool:
+    """Whether its family was named by the user, and does not know the model by itself."""
+    return set(_kinds(block.owner)).isdisjoint(block.stack.owners)
 
 
 def _path(owner: str, name: str) -> str:

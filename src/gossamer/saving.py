@@ -21,7 +21,8 @@ from gossamer.storage import AdapterError
 A = TypeVar("A", bound=AdaptedModule)
 
 FIELDS = {
-    "methods": list, "stacks": dict, "backbone": dict, "head": dict, "metadata": dict, "cost": dict, "versions": dict,
+    "methods": list, "family": str | None, "stacks": dict, "backbone": dict, "head": dict, "metadata": dict, "cost": dict,
+    "versions": dict,
 }  # fmt: skip
 HEAD_FIELDS = {"outputs": int | None, "built": bool, "trained": bool, "modules": list | None}
 STATE = f"state dict, {state.EXTRA}"
@@ -57,6 +58,7 @@ def describe(adapted: AdaptedModule) -> dict[str, Any]:
     """Everything about an adapter but its tensors, as JSON; its cost not counted."""
     return {
         "methods": [methods.to_dict(m) for m in adapted.applied],
+        "family": adapted.family_named,
         "stacks": _stacks(adapted.anatomy),
         "backbone": origin.reference(adapted),
         "head": {
@@ -123,15 +125,16 @@ def _place(
     _check_stacks(backbone, config)
     origin.check_settings(backbone, config["backbone"], config["versions"], config["head"]["modules"])
     section = config["head"]
-    head = {"num_labels": section["outputs"], "train_head": section["trained"], "head": section["modules"]}
+    told = {"num_labels": section["outputs"], "train_head": section["trained"], "head": section["modules"]}
+    told["family"] = config["family"]
     longest = max((max(t.shape, default=1) for t in tensors.values()), default=1)
-    if (head["num_labels"] or 0) > max(longest, _NAMED):  # a name is made for each, before any tensor
+    if (told["num_labels"] or 0) > max(longest, _NAMED):  # a name is made for each, before any tensor
         raise AdapterError(
-            f"its head is said to have {head['num_labels']:,} outputs, and no tensor of it is longer than {longest:,}"
+            f"its head is said to have {told['num_labels']:,} outputs, and no tensor of it is longer than {longest:,}"
         )
     try:
-        _rehearse(backbone, applied, head, tensors)
-        adapted = make(backbone, applied, **head)
+        _rehearse(backbone, applied, told, tensors)
+        adapted = make(backbone, applied, **told)
     except AdapterError:
         raise
     except Exception as error:  # whatever a method says about settings that came from a file
@@ -147,7 +150,7 @@ def _place(
 
 
 def _rehearse(
-    backbone: nn.Module, applied: list[methods.Method], head: dict[str, Any], tensors: dict[str, Tensor]
+    backbone: nn.Module, applied: list[methods.Method], told: dict[str, Any], tensors: dict[str, Tensor]
 ) -> None:
     """The adapter on a copy of the backbone without values, compared with the tensors of the file.
 
@@ -155,7 +158,7 @@ def _rehearse(
     """
     twin = on_meta(backbone)
     with torch.device("meta"):
-        storage.check_tensors(tensors, AdaptedModule(twin, applied, **head).tensors())
+        storage.check_tensors(tensors, AdaptedModule(twin, applied, **told).tensors())
 
 
 def push_to_hub(adapted: AdaptedModule, repository: str, **options: Any) -> str:
@@ -193,9 +196,9 @@ def _methods(section: Any) -> list[methods.Method]:
 def _check_stacks(backbone: nn.Module, config: dict[str, Any]) -> None:
     """As many blocks of the same width: cheap, and said before anything is placed."""
     try:
-        found = _stacks(hosts.read(backbone, config["head"]["modules"]))
+        found = _stacks(hosts.read(backbone, config["head"]["modules"], config["family"]))
     except ValueError as error:
-        raise AdapterError(f"adapter_config.json, head: {error}") from error
+        raise AdapterError(f"adapter_config.json, head or family: {error}") from error
     if found != config["stacks"]:
         raise AdapterError(
             f"this adapter is for a {config['backbone']['class']} with {_sizes(config['stacks'])}; the given one has "

@@ -149,10 +149,13 @@ def test_every_verb_works_on_every_block(row: str) -> None:
     has = BACKBONES[row]
     left_out = {"insert": not has.grows, "middle": not has.between, "shorten": not has.merges}
     verbs = [verb for verb in anatomy_module.VERBS if not left_out.get(verb)]
-    assert {anatomy.obstacle(b, verb) for b in anatomy for verb in verbs} == {None}
+    blocks = {
+        verb: anatomy.blocks() if verb == "shorten" else list(anatomy) for verb in verbs
+    }  # of a text none become one
+    assert {anatomy.obstacle(b, verb) for verb in verbs for b in blocks[verb]} == {None}
 
 
-@pytest.mark.parametrize("row", rows(lambda b: not b.grows))
+@pytest.mark.parametrize("row", rows(lambda b: not b.grows and not b.packed))
 def test_tokens_are_let_in_nowhere_else(row: str) -> None:
     anatomy = gm.read(BACKBONES[row].model())
     for block in anatomy:

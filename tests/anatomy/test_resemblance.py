@@ -16,7 +16,8 @@ def test_a_new_name_for_known_blocks_is_one_row() -> None:
     model = tf.LlamaModel(tf.LlamaConfig(**LLAMA))
     model.config.model_type = "llama_next"
     with pytest.raises(
-        TypeError, match=r"LlamaDecoderLayer at layers is built like the blocks of llama, mistral, .*: add its"
+        TypeError,
+        match=r"LlamaDecoderLayer at layers is built like the blocks of llama, mistral, .*: say family='llama'",
     ):
         _read_as_nobodys(model)
 

@@ -330,8 +330,8 @@ STAYING = [
     s
     for s in CHAINS
     if (s[1] != "encoder" or BACKBONES[s[0]].reads != "seq2seq")
-    and s not in (("meter", "text"), ("meter-bare", "text"), ("clip-text", "text"))
-]  # their readers bring masks of their own, or read by position
+    and s not in (("meter", "text"), ("meter-bare", "text"), ("clip-text", "text"), ("siglip2", "vision"))
+]  # their readers bring masks of their own, or read by position: refused
 
 
 @every("row stack", STAYING)

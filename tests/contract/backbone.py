@@ -60,8 +60,13 @@ class Backbone:
     between: bool = True  # a stream between attention and FFN, which read it each by a norm of its own
     masks: tuple[str, ...] | None = None  # kinds of mask that its attention takes; None: all
     pickles: bool = True  # after a pass; upstream hooks local functions onto a tower that it taps
+    counted: bool = False  # what reads its tower takes as many rows as there are patches
+    packed: bool = False  # the states of its tower are rows of all images
     tapped: bool = False  # its tower is read before its end
     images_in_text: int = 0  # tokens of each text that stand for its image
+    gives: Callable[[dict[str, Tensor]], dict[str, Tensor]] = (
+        dict  # of the usual inputs those that it takes, where it takes others
+    )
     like: str | None = None  # the row that is built as this one is: all tests of this one are slow
     meets_all: bool = False  # every method meets it by default; the others' full table is slow
 
@@ -86,9 +91,14 @@ class Backbone:
         return not self.tapped
 
     @property
+    def apart(self) -> bool:
+        """Whether each sample has states of its own."""
+        return not self.packed
+
+    @property
     def takes_more(self) -> bool:
         """Whether its output may be longer than its input."""
-        return not (self.generates or self.causal)
+        return not (self.generates or self.causal or self.counted)
 
     @property
     def unwindowed(self) -> bool:
@@ -121,6 +131,9 @@ class Backbone:
         return model.eval()
 
     def inputs(self, batch: int = 3) -> dict[str, Tensor]:
+        return self.gives(self._inputs(batch))
+
+    def _inputs(self, batch: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(2)
         pixels = torch.randn(3, 3, 16, 16, generator=generator)[:batch]
         ids = torch.randint(4, 49, (3, 7), generator=generator)

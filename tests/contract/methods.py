@@ -11,8 +11,10 @@ from peft import IA3Config, LoraConfig, OFTConfig
 import gossamer as gm
 
 WINDOWS = {"unwindowed": "attends in windows"}
-GROWS = {"grows": "has none for others"}
+GROWS = {"grows": "has none for others|its states are rows of all images"}
+HARVESTS = {"unwindowed": "SPT harvests tokens of one width", "apart": "SPT harvests tokens of samples"}
 BETWEEN = {"between": "its FFN stands beside its attention|cannot be changed alone"}
+STAYS = {"takes_more": "tokens cannot stay"}
 RUNS = {**GROWS, "untapped": "it reads the states behind block -2"}
 SEES = {"sees": "does not see"}
 UNCOUNTED = {"counted": "of peft's methods only LoRA has a closed form here"}
@@ -47,7 +49,7 @@ METHODS: dict[str, Row] = {
     "vpt": Row(gm.VPT(prompts=5), meets_all=True),
     "vpt-sequence": Row(gm.VPT(prompts=5, form="sequence"), needs=GROWS),
     "vpt-shallow": Row(gm.VPT(prompts=4, deep=False), needs=RUNS),
-    "vpt-stay": Row(gm.VPT(prompts=4, deep=False, stay=True), needs={"takes_more": "tokens cannot stay", **RUNS}),
+    "vpt-stay": Row(gm.VPT(prompts=4, deep=False, stay=True), needs={**STAYS, **RUNS}),
     "vpt-cross": Row(gm.VPT(prompts=4, attention="both"), needs={"crosses": "no cross-attention"}, meets=("meter",)),
     "vpt-none": Row(gm.VPT(prompts=0), identity=True, needs=NOTHING),
     "vpt-uneven": Row(gm.VPT(prompts=(3, 0, 2), blocks=(0, 1, 2))),
@@ -76,8 +78,10 @@ METHODS: dict[str, Row] = {
     "apt": Row(gm.APT(prompts=5, rank=2), meets=("meter",)),
     "apt-ffn": Row(gm.APT(prompts=3, rank=0, where="all", activation="softmax", gate="learned", start="declared")),
     "apt-none": Row(gm.APT(prompts=0), identity=True),
-    "spt": Row(gm.SPT(prompts=5), needs={"unwindowed": "SPT harvests tokens of one width"}),
-    "spt-shallow": Row(gm.SPT(prompts=3, deep=False, strategy="mean_pooling", images=2), needs=RUNS),
+    "spt": Row(gm.SPT(prompts=5), needs=HARVESTS),
+    "spt-shallow": Row(
+        gm.SPT(prompts=3, deep=False, strategy="mean_pooling", images=2), needs={"apart": HARVESTS["apart"], **RUNS}
+    ),
     "das": Row(gm.DAS(skip=(0,), rank=4), needs=WINDOWS, meets=("meter",)),
     "das-attention": Row(
         gm.DAS(skip=(0, 2), rank=3, modules="attention", init="zero_up", dropout=0.2),
@@ -103,7 +107,7 @@ METHODS: dict[str, Row] = {
     "vpt+lora": Row([gm.VPT(prompts=3), LoraConfig(r=2)]),
     "cvpt+spt+lora": Row(
         [gm.CVPT(prompts=3, placement=1), gm.SPT(prompts=2, strategy="kmeans"), LoraConfig(r=2)],
-        needs={"unwindowed": "SPT harvests tokens of one width"},
+        needs=HARVESTS,
     ),
     "vpt+das+lora": Row(
         [gm.VPT(prompts=3), gm.DAS(skip=(0,), rank=3), LoraConfig(r=2), gm.CVPT(prompts=2)],

@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import timm
+import torch
 import transformers as tf
-from torch import nn
+from torch import Tensor, nn
 
 from .. import twins
 from .backbone import (
@@ -87,9 +88,67 @@ def _blip2(**options: Any) -> nn.Module:
     return tf.Blip2ForConditionalGeneration(config)
 
 
+def _paligemma(**options: Any) -> nn.Module:
+    """A tower without a class token, and Gemma."""
+    vision, language = {**VISION, "model_type": "siglip_vision_model"}, {**LLAMA, "head_dim": 6, "model_type": "gemma"}
+    more = {"image_token_index": 48, "projection_dim": 12, **options}
+    return tf.PaliGemmaForConditionalGeneration(tf.PaliGemmaConfig(vision_config=vision, text_config=language, **more))
+
+
+def _idefics3(**options: Any) -> nn.Module:
+    """Four tokens of the tower become one of the text."""
+    config = tf.Idefics3Config(
+        vision_config=VISION, text_config=tf.LlamaConfig(**LLAMA), image_token_id=48, scale_factor=2, **options
+    )
+    return tf.Idefics3ForConditionalGeneration(config)
+
+
+def _qwen2_vl(**options: Any) -> nn.Module:
+    """Patches of two frames as rows, four of which become one token of the text."""
+    vision = {"depth": 3, "embed_dim": 12, "hidden_size": 12, "num_heads": 3, "patch_size": 4, "mlp_ratio": 2}
+    rotary = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 1]}
+    language = {**LLAMA, "rope_parameters": rotary}
+    tokens = {"image_token_id": 48, "video_token_id": 47, "vision_start_token_id": 46}
+    config = tf.Qwen2VLConfig(text_config=language, vision_config=vision, **tokens, **options)
+    return tf.Qwen2VLForConditionalGeneration(config)
+
+
+def _patches(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """NaFlex: patches as rows, of images of 3 x 4, 4 x 3 and 2 x 6."""
+    rows = torch.randn(3, 12, 48, generator=torch.Generator().manual_seed(6))[: len(inputs["pixel_values"])]
+    grids = torch.tensor([[3, 4], [4, 3], [2, 6]])[: len(rows)]
+    mask = (torch.arange(12) < grids.prod(dim=1, keepdim=True)).long()
+    return {"pixel_values": rows, "pixel_attention_mask": mask, "spatial_shapes": grids}
+
+
+def _as_tiles(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """One tile an image."""
+    return {**inputs, "pixel_values": inputs["pixel_values"][:, None]}
+
+
+def _as_video(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Two frames, the second darker."""
+    return {"pixel_values": torch.stack([inputs["pixel_values"], inputs["pixel_values"] / 2], dim=1)}
+
+
+def _told_apart(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Which tokens are text."""
+    return {**inputs, "token_type_ids": torch.zeros_like(inputs["input_ids"])}
+
+
+def _as_frames(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Patches of two frames as rows, of images of 4 x 4."""
+    count = len(inputs["input_ids"])
+    rows = torch.randn(3, 16, 96, generator=torch.Generator().manual_seed(6))[:count]
+    kinds = (inputs["input_ids"] == 48).int()
+    grids = torch.tensor([[1, 4, 4]]).repeat(count, 1)
+    return {**inputs, "pixel_values": rows, "image_grid_thw": grids, "mm_token_type_ids": kinds}
+
+
 GEMMA = {"head_dim": 6, "query_pre_attn_scalar": 7, "sliding_window": 5}
 DINOV3 = {**VISION, "num_attention_heads": 3, "num_register_tokens": 2, "layerscale_value": 0.3}
 BEIT = {**VISION, "layer_scale_init_value": 0.3, "use_relative_position_bias": True, "drop_path_rate": 0.0}
+NAFLEX = {**{k: v for k, v in VISION.items() if k != "image_size"}, "num_patches": 16}
 TEXTS = {**TEXT, "max_position_embeddings": 40, "pad_token_id": 1}
 IN_SUM = {"damps_apart": False}
 FIXED = {"grows": False}
@@ -110,6 +169,12 @@ NEWER: dict[str, Backbone] = {
         _writer(tf.Gemma2ForCausalLM, tf.Gemma2Config, twins.GEMMA2, "gemma3", **GEMMA),
         eager=False,
         masks=("additive",),
+    ),
+    "olmo3": replace(
+        _writer(tf.Olmo3ForCausalLM, tf.Olmo3Config, twins.OLMO2, "olmo2", sliding_window=4), projected=False
+    ),
+    "seed-oss": replace(
+        _writer(tf.SeedOssForCausalLM, tf.SeedOssConfig, twins.LLAMA, "llama", head_dim=6), biases=True
     ),
     "smollm3": _writer(tf.SmolLM3ForCausalLM, tf.SmolLM3Config, twins.LLAMA, "llama"),
     "opt": replace(
@@ -167,6 +232,48 @@ NEWER: dict[str, Backbone] = {
         tapped=True,
         like="clip-vision",
     ),
+    "paligemma": Backbone(
+        _paligemma,
+        HALVES,
+        reads="both",
+        headless=True,
+        classed=False,
+        images_in_text=16,
+        gives=_told_apart,
+        counted=True,
+        like="siglip",
+    ),
+    "idefics3": Backbone(
+        _idefics3,
+        HALVES,
+        reads="both",
+        headless=True,
+        classed=False,
+        images_in_text=4,
+        gives=_as_tiles,
+        counted=True,
+        like="siglip",
+    ),
+    "qwen2-vl": Backbone(
+        _qwen2_vl,
+        HALVES,
+        reads="both",
+        headless=True,
+        classed=False,
+        grows=False,
+        images_in_text=4,
+        gives=_as_frames,
+        packed=True,
+        counted=True,
+        like="timm-beit",
+    ),
+    "siglip2": replace(
+        bare(tf.Siglip2VisionModel, tf.Siglip2VisionConfig, twins.SIGLIP, NAFLEX),
+        gives=_patches,
+        counted=True,
+        classed=False,
+        like="siglip",
+    ),
     "blip2": Backbone(_blip2, HALVES, reads="both", headless=True, images_in_text=4, like="clip-vision"),
     "visual-bert": Backbone(
         of(tf.VisualBertModel, tf.VisualBertConfig, TEXTS),
@@ -193,6 +300,19 @@ NEWER: dict[str, Backbone] = {
     ),
     "flava-image": replace(
         bare(tf.FlavaImageModel, tf.FlavaImageConfig, twins.VILT), eager=False, masks=("additive", "none"), like="vilt"
+    ),
+    "mpnet": replace(
+        _reader(tf.MPNetModel, tf.MPNetConfig, twins.MPNET, "visual-bert", TEXTS),
+        eager=False,
+        masks=("additive", "none"),
+    ),
+    "hunyuan": replace(
+        _writer(tf.HunYuanDenseV1ForCausalLM, tf.HunYuanDenseV1Config, twins.HUNYUAN, "qwen3", head_dim=6),
+        projected=False,
+    ),
+    "exaone4": replace(
+        _writer(tf.Exaone4ForCausalLM, tf.Exaone4Config, twins.OLMO2, "olmo2", head_dim=6, sliding_window=4),
+        projected=False,
     ),
     "xlm-roberta": _reader(tf.XLMRobertaModel, tf.XLMRobertaConfig, twins.BERT, "bert", TEXTS),
     "camembert": _reader(tf.CamembertModel, tf.CamembertConfig, twins.BERT, "bert", TEXTS),
@@ -249,6 +369,30 @@ NEWER: dict[str, Backbone] = {
         **IN_SUM,
         masks=("none",),
         like="beit",
+    ),
+    "aimv2": replace(bare(tf.Aimv2VisionModel, tf.Aimv2VisionConfig, twins.AIMV2), classed=False, like="siglip"),
+    "intern-vit": replace(
+        bare(
+            *(tf.InternVLVisionModel, tf.InternVLVisionConfig, twins.INTERN),
+            layer_scale_init_value=0.3,
+            use_qk_norm=True,
+            use_mean_pooling=False,
+        ),
+        **IN_SUM,
+        projected=False,
+        masks=("none",),
+        like="timm-eva",
+    ),
+    "videomae": replace(
+        bare(
+            *(tf.VideoMAEModel, tf.VideoMAEConfig, twins.VILT),
+            use_mean_pooling=False,
+            num_frames=2,
+        ),
+        classed=False,
+        gives=_as_video,
+        masks=("none",),
+        like="siglip",
     ),
     "timm-eva": _timm_of(
         "eva02_tiny_patch14_224", twins.EVA, None, num_heads=3, init_values=0.3, swiglu_mlp=False, rotary=True, **IN_SUM

@@ -45,7 +45,8 @@ def check_norm(anatomy: Anatomy, last: Block, inputs: dict[str, Tensor]) -> None
     assert module.weight.shape == (last.sizes.width,)
     left, norm = Watched(last.module), Watched(module)
     run(anatomy.model, inputs)
-    given, read = tokens_of(left.gave[0]), norm.read[0] if norm.read[0].dim() == 2 else tokens_of(norm.read[0])
+    given = left.gave[0] if last.stack.packed else tokens_of(left.gave[0])
+    read = norm.read[0] if norm.read[0].dim() == 2 else tokens_of(norm.read[0])
     means = given[:, last.prefix :].mean(dim=1)
     assert any(read.shape == of.shape and torch.allclose(read, of, atol=1e-6) for of in (given, given[:, 0], means))
 
@@ -55,7 +56,7 @@ def check_patches(anatomy: Anatomy, first: Block, inputs: dict[str, Tensor]) -> 
     stack, name = first.stack, anatomy.around(first.stack.name).get("patches")
     assert (name is None) == (stack.patch_convolution == ())
     if name is None:
-        assert stack.modality == "text"
+        assert stack.modality == "text" or inputs["pixel_values"].dim() != 4  # rows of patches, or frames
         others = {m for other in anatomy.stacks if other != stack.name for m in anatomy.owner(other).modules()}
         own = set(anatomy.owner(stack.name).modules()) - others
         assert not any(isinstance(module, nn.Conv2d) for module in own)
@@ -64,7 +65,7 @@ def check_patches(anatomy: Anatomy, first: Block, inputs: dict[str, Tensor]) -> 
     assert convolution is anatomy.model.get_submodule(name)
     made, enters = Watched(convolution), Watched(first.module)
     run(anatomy.model, inputs)
-    assert made.read[0].shape == inputs["pixel_values"].shape
+    assert made.read[0].numel() == inputs["pixel_values"].numel()  # of all tiles
     high, wide = made.gave[0].shape[-2:]
     if stack.counts_as is None and stack.modality == "vision":
         assert tokens_of(enters.read[0]).shape[1] == first.prefix + high * wide

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from transformers.utils.generic import ModelOutput
 
 from gossamer import hosts, state, storage
 from gossamer.adapted.placement import Placement, occupant, occupy
@@ -30,6 +31,7 @@ class AdaptedModule(nn.Module):
         num_labels: int | None = None,
         train_head: bool = True,
         head: Any = None,
+        family: str | None = None,
     ):
         super().__init__()
         hosts.check_plain(backbone)
@@ -37,6 +39,7 @@ class AdaptedModule(nn.Module):
         self.applied = tuple(sorted(applied, key=lambda m: m.turn))
         self.num_labels, self.train_head = num_labels, train_head
         self.head_named = None if head is None else tuple(heads.named(backbone, head))
+        self.family_named = family
         self.metadata: dict[str, Any] = {}
         self.methods = nn.ModuleDict()
         self.head_built: nn.Module | None = None
@@ -68,8 +71,9 @@ class AdaptedModule(nn.Module):
 
     def _attach(self) -> None:
         placed = Placement(
-            self.backbone, self.applied, num_labels=self.num_labels, train_head=self.train_head, head=self.head_named
-        )
+            self.backbone, self.applied, num_labels=self.num_labels, train_head=self.train_head, head=self.head_named,
+            family=self.family_named,
+        )  # fmt: skip
         self.placement, self.anatomy, self.readout = placed, placed.anatomy, placed.readout
         self.methods, self.head_built = placed.methods, placed.head
         if self.kept is None:  # else what the kept tensors were trained on
@@ -133,6 +137,7 @@ class AdaptedModule(nn.Module):
     ) -> Any:
         """What the backbone returns for these inputs, with `loss` where labels are given and `logits` where there is a head.
 
+        In training a loss that nothing trained had a part in is an error, which names both.
         The named inputs are those of the models in use; others pass through. A timm model answers `pixel_values=` or labels with
         an ImageClassifierOutput, and a positional image tensor alone with its own logits.
         """
@@ -145,11 +150,27 @@ class AdaptedModule(nn.Module):
         }  # fmt: skip
         inputs = {k: v for k, v in named.items() if v is not None} | kwargs
         if self.head_built is None:
-            return self.host.respond(self.backbone, self.readout, args, inputs, labels)
+            return self._reached(self.host.respond(self.backbone, self.readout, args, inputs, labels), inputs)
         as_tuple, inputs = self.host.wants_tuple(self.backbone, inputs)
         logits = self.head_built(self.host.features(self.backbone, self.readout, args, inputs))
         answer = self.readout.answer(logits, labels)
         return answer.to_tuple() if as_tuple else answer
+
+    def _reached(self, answer: Any, inputs: dict[str, Any]) -> Any:
+        """An answer whose loss, while it is trained on, depends on something that is trained.
+
+        Raises:
+            UserError: it does not; torch would say so in the backward pass, and not of what.
+        """
+        loss = answer.get("loss") if isinstance(answer, ModelOutput) else None
+        if self.training and torch.is_grad_enabled() and loss is not None and not loss.requires_grad:
+            places = sorted({".".join(name.split(".")[:2]) for name in self.trainable()})
+            raise UserError(
+                f"nothing that is trained ({', '.join(places)}) had a part in this loss: with the inputs {', '.join(inputs)} "
+                f"{type(self.backbone).__name__} does not run what it stands in. Give the inputs that do (of an image tower: "
+                f"images), or place the method elsewhere: stack= names one of {', '.join(self.anatomy.stacks)}"
+            )
+        return answer
 
     @property
     def accepts_loss_kwargs(self) -> bool:

@@ -55,6 +55,7 @@ class Placement:
         num_labels: outputs of the head; None keeps the head that was found.
         train_head: whether the head is trained.
         head: the modules that are the head, as in `gossamer.adapt`; None: those that the model itself declares.
+        family: of blocks that no family describes, as in `gossamer.read`.
 
     Attributes:
         anatomy: of the backbone with everything in place.
@@ -79,9 +80,10 @@ class Placement:
         num_labels: int | None = None,
         train_head: bool = True,
         head: tuple[str, ...] | None = None,
+        family: str | None = None,
     ):
         _require_present(backbone)
-        self.backbone, self.host, self.anatomy = backbone, hosts.of(backbone), hosts.read(backbone, head)
+        self.backbone, self.host, self.anatomy = backbone, hosts.of(backbone), hosts.read(backbone, head, family)
         if head is None:
             self._check_claimed()
         self._check_read(applied)

@@ -217,19 +217,8 @@ class Anatomy(Changes):
         last = last or (blocks[-1] if stay else first)
         if last.stack is not first.stack or last.index < first.index:
             raise UserError(f"tokens cannot enter at {first.name} and leave at {last.name}")
-        if stay and first.stack.causal and (self.heads or first.stack.readout == "pooled" or self.output is not None):
-            raise UserError(
-                f"tokens cannot stay in {type(self.model).__name__}: it reads its own answer by position in the text, which they "
-                "would move; let them leave (stay=False), or give the bare model a head with num_labels"
-            )
-        reader = next(
-            (b for b in self if first.stack.name in b.stack.context and first.stack.name != b.stack.name), None
-        )
-        if stay and reader is not None and first.stack.modality == "text":
-            raise UserError(
-                f"tokens cannot stay in the {first.stack.name} stack of {type(self.model).__name__}: its {reader.stack.name} reads "
-                "that stack by the mask of the text alone; let them leave (stay=False)"
-            )
+        if stay and (why := self.must_leave(first)) is not None:
+            raise UserError(f"tokens cannot stay in {why}")
         tap = self.tap(first)
         if tap is not None and first is not last:
             raise UserError(

@@ -40,6 +40,10 @@ WHATEVER_THE_LENGTH = {  # arguments that stay right when a sequence grows
     "query_length",  # Q-Formers', as well
 }  # fmt: skip
 TAPS = "config.vision_feature_layer"  # what a model calls the block of its tower behind which it reads; -1: the last
+PLACES = (
+    "config.image_token_id",
+    "config.image_token_index",
+)  # of models that give each row of a tower a place in their text
 
 
 @dataclass

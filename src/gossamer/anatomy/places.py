@@ -208,6 +208,25 @@ class Places:
             return None
         return next((t for m in self.model.modules() if (t := attribute(m, calls.TAPS)) not in (None, -1)), None)
 
+    def must_leave(self, block: Block) -> str | None:
+        """Why tokens let in before a block may not be in the model's output, in words that begin with whose; None: they may."""
+        stack, kind = block.stack, type(self.model).__name__
+        readers = [b.stack.name for b in self if stack.name in b.stack.context and stack.name != b.stack.name]
+        if stack.causal and (self.heads or stack.readout == "pooled" or self.output is not None):
+            return (
+                f"{kind}: it reads its own answer by position in the text, which they would move; let them leave (stay=False), or "
+                "give the bare model a head with num_labels"
+            )
+        if readers and stack.modality == "text":
+            return (
+                f"the {stack.name} stack of {kind}: its {readers[0]} reads that stack by the mask of the text alone; let them "
+                "leave (stay=False)"
+            )
+        matched = any(attribute(m, name) is not None for m in self.model.modules() for name in calls.PLACES)
+        if stack.masked_pool or (stack.name == "vision" and matched and not readers):
+            return f"the {stack.name} stack of {kind}: what reads it has places for patches alone; let them leave (stay=False)"
+        return None
+
     def keys(self) -> dict[str, str]:
         """module name -> our name for it, `vision.blocks.3.q`, for every part that has a role."""
         return {name: f"{block.key}.{role}" for block in self for role, name in block.roles().items()}

@@ -32,9 +32,15 @@ def resembling(model: nn.Module, path: str, families: Iterable[Stack]) -> str | 
         return f"{kind} at {path} is like the blocks of {_said(likest[0])}, and lacks {lacking}"
     trials = [(_trial(model, path, block, stack), stack) for stack in likest]
     why, stack = min(trials, key=lambda one: one[0] is not None)
+    if next(block.parameters()).is_meta:
+        return (
+            f"{kind} at {path} has all parts of the blocks of {_said(likest[0])}; a model without weights shows nothing in trials: "
+            f"say family={likest[0].owners[0]!r}, and its blocks are tried when it is adapted"
+        )
     if why is None:
         return (
-            f"{kind} at {path} is built like the blocks of {_said(stack)}: add its model type to that family's owners"
+            f"{kind} at {path} is built like the blocks of {_said(stack)}: say family={stack.owners[0]!r}, or add its model type "
+            "to that family's owners"
         )
     return f"{kind} at {path} has all parts of the blocks of {_said(stack)}, and {why}"
 

@@ -113,6 +113,7 @@ class Stack:
     parallel: bool = False  # attention and FFN both read what enters the block, and are added at once
     own_attention: type[nn.Module] | None = None
     pooled: int = 1  # widths of the stream in one vector that "pooled" reads out
+    masked_pool: bool = False  # "pooled" is told which rows are real, and takes no others
     entrance: str | None = None  # in the owner: gives the (text) tokens that enter, before modality types are added
     words: str | None = None  # in the owner: ids -> embedded words, as the text begins its way
     closed: bool = (

@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from gossamer.anatomy.block import Block
 
 
-def describe(model: nn.Module) -> dict[str, Any]:
+def describe(model: nn.Module, family: str | None = None) -> dict[str, Any]:
     """What Gossamer sees in a model, as JSON: its task heads, and for every stack of blocks widths, parts and verbs.
 
-    A verb maps to None where it works, else to the reason why it does not.
+    A verb maps to None where it works, else to the reason why it does not. `family` as in `gossamer.read`.
 
     Raises:
         TypeError: no family knows the model; the message names the part that was looked for.
     """
     from gossamer import hosts
 
-    found = hosts.read(model)
+    found = hosts.read(model, family=family)
     found.check_known()
     return {
         "model": type(model).__name__,
@@ -120,10 +120,14 @@ def command(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "model", help="an architecture such as vit-b16, a config.json, a folder, or a model of the zoo or hub"
     )
+    parser.add_argument(
+        "--family",
+        help="read blocks that no family describes as those of this one, such as llama; without weights they are not tried",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     asked = parser.parse_args(arguments)
 
     from gossamer import architectures
 
-    seen = describe(architectures.build(asked.model))
+    seen = describe(architectures.build(asked.model), asked.family)
     print(json.dumps(seen, indent=2) if asked.json else text(seen))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gossamer import tasks
+from gossamer import batches, tasks
 from gossamer.adapting import adapt
 from gossamer.cost.measure import Measured, measure
 from gossamer.methods.linear_probe import LinearProbe
@@ -111,5 +111,4 @@ def _columns(taken: Mapping[str, Measured], other: str) -> dict[str, float]:
 
 def _on(adapted: Adapted, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """The batch where the model is."""
-    device = next(adapted.parameters()).device
-    return {name: tensor.to(device) for name, tensor in batch.items()}
+    return batches.on(next(adapted.parameters()).device, batch)

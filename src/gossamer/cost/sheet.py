@@ -231,10 +231,10 @@ def _sheet(model: Any, sample: Sample, batch: int) -> CostSheet:
         "all_parameters": _size([*model.parameters(), *model.methods.parameters()]),
     }
     applied, labels, headed, head = model.applied, model.num_labels, bool(model.head_modules()), model.head_built
-    named = model.head_named
+    named, family = model.head_named, model.family_named
     bare: Any = model.detach()
     if headed:
-        bare = AdaptedModule(bare, [LinearProbe()], num_labels=labels, head=named)
+        bare = AdaptedModule(bare, [LinearProbe()], num_labels=labels, head=named, family=family)
         bare.head_built = head  # which the method may have chosen
     sheet = _bare_sheet(bare, sample, batch)
     more, overhead, closed_once = _formulas(applied, _parts(bare)[2], sample)

@@ -57,9 +57,9 @@ def _stacks(owners: tuple[str, ...], *, pre: bool, prefix: int = 0) -> tuple[Sta
 
 
 STACKS = (
-    *_stacks(("bart",), pre=False, prefix=1),
+    *_stacks(("bart", "plbart"), pre=False, prefix=1),
     *_stacks(("marian", "blenderbot-small"), pre=False),
-    *_stacks(("mbart", "pegasus"), pre=True),
+    *_stacks(("mbart", "pegasus", "blenderbot", "m2m_100"), pre=True),
     Stack(
         name="decoder",
         owners=("opt",),

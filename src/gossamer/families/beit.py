@@ -1,4 +1,4 @@
-"""BEiT, BEiT v2 and Data2Vec-vision of transformers: LayerScale as bare parameters, a bias by relative position in every block."""
+"""BEiT, BEiT v2, Data2Vec-vision, InternViT: LayerScale as bare parameters, and but for the last a bias in every block."""
 
 import dataclasses
 from typing import Any
@@ -99,6 +99,15 @@ def _stack(owner: str, blocks: str, attention: AttentionNames, ffn: FfnNames, **
     )
 
 
+_INTERN = dataclasses.replace(
+    _BEIT,
+    out="attention.projection_layer",
+    scaling="scale",
+    q_norm="attention.q_norm",
+    k_norm="attention.k_norm",
+    bias=None,
+)
+
 STACKS = (
     _stack(
         "beit",
@@ -106,6 +115,19 @@ STACKS = (
         _BEIT,
         FfnNames(up="mlp.fc1", down="mlp.fc2", norm="layernorm_after", layer_scale="lambda_2", act="mlp.activation_fn"),
         patches="embeddings.patch_embeddings",  # Data2Vec's gives more beside the tokens
+    ),
+    dataclasses.replace(
+        _stack(
+            "internvl_vision",
+            "encoder.layer",
+            _INTERN,
+            FfnNames(
+                up="mlp.fc1", down="mlp.fc2", norm="layernorm_after", layer_scale="lambda_2", act="mlp.activation_fn"
+            ),
+        ),
+        final_norm=("layernorm",),
+        fixed=None,
+        readout="first",
     ),
     _stack(
         "data2vec-vision",

@@ -28,6 +28,7 @@ def _vision(owners: tuple[str, ...], prefix: int, *, pooled: bool = True, naflex
         final_norm=("post_layernorm",),
         prefix=prefix,
         readout="pooled" if pooled else "mean",
+        masked_pool=naflex,
     )
 
 
@@ -48,7 +49,7 @@ def _text(owners: tuple[str, ...], *, causal: bool) -> Stack:
 
 
 STACKS = (
-    _vision(("clip_vision_model", "metaclip_2_vision_model"), 1),
+    _vision(("clip_vision_model", "metaclip_2_vision_model", "chinese_clip_vision_model"), 1),
     _vision(("git_vision_model",), 1, pooled=False),
     _vision(("siglip_vision_model",), 0),
     _vision(("siglip2_vision_model",), 0, naflex=True),

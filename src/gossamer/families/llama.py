@@ -47,12 +47,29 @@ def _stack(
 
 STACKS = (
     _stack(
-        ("llama", "mistral", "ministral", "qwen2", "qwen2_vl_text", "qwen2_5_vl_text", "gemma", "smollm3", "seed_oss"),
+        (
+            *(
+                "llama",
+                "mistral",
+                "ministral",
+                "qwen2",
+                "qwen2_vl_text",
+                "qwen2_5_vl_text",
+                "gemma",
+                "smollm3",
+                "seed_oss",
+            ),
+            *("helium", "bitnet", "cwm", "ernie4_5", "exaone", "internlm3"),
+        ),
         _ATTENTION,
     ),
     _stack(("qwen3", "qwen3_vl_text"), _NORMED),
     _stack(
-        ("granite",),
+        ("hunyuan_v1_dense",),
+        dataclasses.replace(_ATTENTION, q_norm="self_attn.query_layernorm", k_norm="self_attn.key_layernorm"),
+    ),
+    _stack(
+        ("granite", "granite_swa"),
         dataclasses.replace(_ATTENTION, layer_scale="residual_multiplier"),
         dataclasses.replace(_FFN, layer_scale="residual_multiplier"),
     ),
@@ -67,7 +84,7 @@ STACKS = (
         dataclasses.replace(_FFN, **_BEHIND),
     ),
     _stack(
-        ("olmo2", "olmo3"),
+        ("olmo2", "olmo3", "exaone4"),
         dataclasses.replace(_NORMED, norm=None, closing="post_attention_layernorm"),
         dataclasses.replace(_FFN, norm=None, closing="post_feedforward_layernorm"),
     ),

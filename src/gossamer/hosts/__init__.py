@@ -44,16 +44,17 @@ def of(model: nn.Module) -> Host:
     )
 
 
-def read(model: nn.Module, head: Any = None) -> Anatomy:
+def read(model: nn.Module, head: Any = None, family: str | None = None) -> Anatomy:
     """The anatomy of a model, with its task heads and its output layer; without any stack where no family knows it.
 
     Args:
         head: the modules that are its heads, as in `heads.named`; None: those that the model itself declares.
+        family: of blocks that no family describes, as in `gossamer.read`.
 
     Raises:
-        TypeError: no host knows the model.
+        TypeError: no host knows the model, or it is not of the family that was named.
     """
-    found, host = reading.survey(model), of(model)
+    found, host = reading.survey(model, family), of(model)
     found.heads = host.heads(model, found) if head is None else heads.named(model, head)
     found.unread = {p: b for p, b in found.unread.items() if not any(f"{p}.".startswith(f"{n}.") for n in found.heads)}
     found.output = host.output_embeddings(model)

@@ -175,8 +175,13 @@ class SPT(Method):
         """Places VPT's prompts; their tree is VPT's, and `harvested`.
 
         Raises:
-            ValueError: the blocks differ in width (Swin, which the paper leaves out as well).
+            ValueError: the blocks differ in width (Swin, which the paper leaves out as well), or states belong to no sample.
         """
+        for block, _ in self.vpt.prompted(anatomy):
+            if block.stack.packed:
+                raise UserError(
+                    f"SPT harvests tokens of samples, and the states of {block.name} are rows of all images: use VPT"
+                )
         widths = sorted({block.sizes.width for block, _ in self.vpt.prompted(anatomy)})
         if len(widths) > 1:
             raise UserError(

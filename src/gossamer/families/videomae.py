@@ -1,0 +1,36 @@
+"""VideoMAE: ViLT's names around ViT's blocks, over the patches of a video; no class token."""
+
+import dataclasses
+
+from gossamer.anatomy.stack import AttentionNames, FfnNames, Stack
+
+_VIDEO = Stack(
+    name="vision",
+    owners=("videomae",),
+    blocks="encoder.layer",
+    attention=(
+        AttentionNames(
+            module="attention.attention",
+            q="attention.attention.query",
+            k="attention.attention.key",
+            v="attention.attention.value",
+            out="attention.output.dense",
+            norm="layernorm_before",
+            head_width="attention_head_size",
+        ),
+    ),
+    ffn=(
+        FfnNames(
+            up="intermediate.dense",
+            down="output.dense",
+            norm="layernorm_after",
+            act="intermediate.intermediate_act_fn",
+        ),
+    ),
+    patch_convolution=(),  # a convolution over frames
+    final_norm=("layernorm",),
+    readout="mean",
+    closed=False,
+)
+
+STACKS = (_VIDEO, dataclasses.replace(_VIDEO, final_norm=()))  # where a mean is read, the norm belongs to the head
