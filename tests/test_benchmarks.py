@@ -170,7 +170,7 @@ def test_overhead_compares_ours_with_the_same_by_hand(run, tmp_path: Path) -> No
     out = tmp_path / "overhead.jsonl"
     run("overhead", *TINY, "--out", str(out))
     found = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [row["method"] for row in found] == ["probe", "vpt", "adapter", "lora"]
+    assert [row["method"] for row in found] == ["probe", "vpt", "adapter", "lora", "bridge", "tome"]
     for row in found:
         assert all(
             row[f"{what}_{kind}"] > 0 for what in ("inference", "finished", "step") for kind in ("ratio", "seconds")
