@@ -17,7 +17,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     (
         *("version", "tested_versions", "documents", "arguments", "quiet", "metrics", "carriers", "hub", "fingerprint"),
-        *("pixels", "made"),
+        *("pixels", "made", "batches"),
     ),
     ("storage", "report", "card"),
     ("state",),

@@ -48,11 +48,22 @@ def test_equal_runs_give_equal_pictures(tmp_path: Path) -> None:
 
 def test_accuracy_against_compute(tmp_path: Path) -> None:
     rows = {
-        "linear": {"accuracy": 0.8, "gmacs": 0.806, "trainable_parameters": 770},
-        "vpt": {"accuracy": 0.85, "gmacs": 0.810, "trainable_parameters": 46_850},
+        "linear": {"accuracy": 0.8, "gmacs": 0.806, "bare_gmacs": 0.806, "trainable_parameters": 770},
+        "vpt": {
+            "accuracy": 0.85,
+            "gmacs": 0.810,
+            "bare_gmacs": 0.806,
+            "trainable_parameters": 46_850,
+            "latency_ratio_at_1": 1.1,
+        },
     }
     report.accuracy_against_compute(rows, tmp_path / "a.png", title="some")
     assert colours(tmp_path / "a.png") > 50
+
+
+def test_the_frontier_leaves_out_what_is_neither_cheaper_nor_better() -> None:
+    points = [(3.0, 80.0), (1.0, 70.0), (2.0, 70.0), (2.0, 75.0), (4.0, 79.0)]
+    assert report.frontier(points) == [(1.0, 70.0), (2.0, 75.0), (3.0, 80.0)]
 
 
 @pytest.mark.slow

@@ -206,6 +206,7 @@ def test_a_batch_of_another_sets_items_has_their_own_labels(name: str, of: str) 
     items = [held[i] for i in range(len(held))]
     found, expected = kept.collate(items), held.collate(items)
     assert found.keys() == expected.keys()
+    assert found.pop("layout") == expected.pop("layout")
     assert all(torch.equal(found[key], expected[key]) for key in found)
     assert not torch.equal(found["labels"], kept.collate([kept[i] for i in range(len(held))])["labels"])
 

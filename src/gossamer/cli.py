@@ -16,10 +16,12 @@ from gossamer.version import __version__
 
 COMMANDS = {
     "demo": ("gossamer.commands.demo", "teach a small vision transformer to find defective solar cells, in minutes"),
+    "init": ("gossamer.commands.init", "look at a folder of images and write a run file for it"),
     "inspect": ("gossamer.commands.inspect", "show where the parts of a model sit and what can be done to them"),
     "cost": ("gossamer.commands.cost", "parameters and multiply-adds of a model with a method, without weights"),
     "pretrain": ("gossamer.commands.pretrain", "make a small vision-language model to learn on, in minutes"),
     "train": ("gossamer.commands.train", "adapt a model to labelled images or texts about images"),
+    "plan": ("gossamer.commands.plan", "say what is worth trying on a set of images, and what it would take here"),
     "search": (
         "gossamer.commands.search",
         "find which layers a method such as DAS should skip, for the task of a run file, by bandit or race",

@@ -18,7 +18,7 @@ from gossamer.anatomy.tokens import Ledger
 from gossamer.errors import UserError
 from gossamer.methods.cvpt import CrossPrompts
 from gossamer.methods.vpt import Prompts, RememberedPrompts, prompts_of
-from gossamer.report import figure_of, save_figure
+from gossamer.report import figure_of, grid_of_axes, save_figure
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -221,7 +221,7 @@ def prompt_maps(images: Tensor, maps: Tensor, prompts: Sequence[int], path: str 
     """
     from matplotlib.colors import Normalize
 
-    figure, grid = _grid_of_axes(len(images), 1 + len(prompts))
+    figure, grid = grid_of_axes(len(images), 1 + len(prompts))
     high, wide = images.shape[-2:]
     for row, image, of_image in zip(grid, images, maps, strict=True):
         row[0].imshow(image.permute(1, 2, 0).clamp(0, 1).numpy())
@@ -235,21 +235,6 @@ def prompt_maps(images: Tensor, maps: Tensor, prompts: Sequence[int], path: str 
             axes.set_title(f"prompt {place}: {float(weights.mean()):.2g}", fontsize=7)
     figure.suptitle(title, fontsize=9)
     save_figure(figure, path)
-
-
-def _grid_of_axes(rows: int, columns: int) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    high = 1.45 * rows + 0.4
-    figure = Figure(figsize=(1.3 * columns, high))
-    FigureCanvasAgg(figure)
-    # Tiles of one size need no layout to be found, which would take as long as drawing them.
-    places = {"left": 0.01, "right": 0.99, "bottom": 0.05 / high, "top": 1 - 0.5 / high, "wspace": 0.05, "hspace": 0.2}
-    grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw=places)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    return figure, grid
 
 
 def attention_of_run(adapted: Adapted, images: Any, path: str | Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,18 +101,38 @@ def preferences(
 def accuracy_against_compute(methods: Mapping[str, Mapping[str, Any]], path: str | Path, *, title: str) -> None:
     """Accuracy over GMACs, one point a method with its trained parameters, as a PNG at `path`.
 
-    `methods` maps a name to a record with accuracy (0 to 1), gmacs and trainable_parameters.
+    A line joins those on the frontier: none of the others is as accurate at as few GMACs. `methods` maps a name to a record with
+    accuracy (0 to 1), gmacs, bare_gmacs and trainable_parameters, and latency_ratio_at_1 where the time was measured.
     """
     figure, (axes,) = figure_of(6, 4)
     for name, record in methods.items():
-        axes.scatter(record["gmacs"], 100 * record["accuracy"], s=80)
+        axes.scatter(record["gmacs"], 100 * record["accuracy"], s=80, zorder=3)
         text = f"{name}\n{record['trainable_parameters']:,} trained"
+        if "latency_ratio_at_1" in record:
+            text += f"\n{record['latency_ratio_at_1']:.2f} of the time"
+        right = record["gmacs"] > statistics.fmean(r["gmacs"] for r in methods.values())
         axes.annotate(
-            text, (record["gmacs"], 100 * record["accuracy"]), xytext=(8, 0), textcoords="offset points", va="center"
-        )
-    axes.margins(0.35)
+            text, (record["gmacs"], 100 * record["accuracy"]), xytext=(-8 if right else 8, 0), textcoords="offset points",
+            va="center", ha="right" if right else "left",
+        )  # fmt: skip
+    best = frontier([(record["gmacs"], 100 * record["accuracy"]) for record in methods.values()])
+    axes.plot(*zip(*best, strict=True), color="0.6", zorder=1)
+    bare = next(iter(methods.values()))["bare_gmacs"]
+    axes.axvline(bare, color="0.6", linestyle=":", zorder=0, label="bare backbone")
+    axes.legend(loc="lower left", frameon=False)
+    axes.margins(0.2, 0.35)
+    axes.set_xlim(left=0)
     axes.set(xlabel="GMACs per image, finished model", ylabel="accuracy, %", title=title)
     save_figure(figure, path)
+
+
+def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of points (cost, gain) those to which no other is as cheap and as good, by cost."""
+    found: list[tuple[float, float]] = []
+    for cost, gain in sorted(points, key=lambda p: (p[0], -p[1])):
+        if not found or gain > found[-1][1]:
+            found.append((cost, gain))
+    return found
 
 
 def figure_of(width: float, height: float, columns: int = 1) -> tuple[Any, list[Any]]:
@@ -122,6 +143,34 @@ def figure_of(width: float, height: float, columns: int = 1) -> tuple[Any, list[
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+
+
+def grid_of_axes(rows: int, columns: int) -> tuple[Any, Any]:
+    """A figure of tiles of one size, and its axes [rows, columns], which are not drawn themselves."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    high = 1.45 * rows + 0.4
+    figure = Figure(figsize=(1.3 * columns, high))
+    FigureCanvasAgg(figure)
+    # Tiles of one size need no layout to be found, which would take as long as drawing them.
+    places = {"left": 0.01, "right": 0.99, "bottom": 0.05 / high, "top": 1 - 0.5 / high, "wspace": 0.05, "hspace": 0.2}
+    grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw=places)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    return figure, grid
+
+
+def contact_sheet(rows: Mapping[str, Sequence[Any]], path: str | Path) -> None:
+    """Images in rows, a title to each row, as a PNG at `path`; the images are of PIL."""
+    import numpy as np
+
+    figure, grid = grid_of_axes(len(rows), max(map(len, rows.values())))
+    for of_row, (title, images) in zip(grid, rows.items(), strict=True):
+        for axes, image in zip(of_row, images, strict=False):
+            axes.imshow(np.asarray(image))
+        of_row[0].set_title(title, fontsize=8, loc="left")
+    save_figure(figure, path)
 
 
 def save_figure(figure: Any, path: str | Path) -> None:

@@ -14,7 +14,7 @@ from gossamer.comparison import plan
 from gossamer.comparison.cell import COLUMNS, ROW, perform
 from gossamer.comparison.settings import Comparison
 from gossamer.comparison.sweep import compare
-from gossamer.comparison.timing import _bare
+from gossamer.comparison.timing import _frozen
 from gossamer.runs.sets import load_sets
 from gossamer.training.trainer import ClassifierTrainer
 
@@ -137,7 +137,7 @@ def test_the_step_of_the_text_alone_passes_its_gradient_through_every_block(name
     prepared = task.prepare(train)
     prepared.settle(adapted)
     batch = prepared.collate([prepared[i] for i in range(5)])
-    bare = _bare(adapted)
+    bare = _frozen(adapted)
     alone = task.texts_alone(bare, batch)
     assert set(alone) == {"inputs_embeds", "attention_mask", "labels"}
     task.loss(bare, alone).backward()

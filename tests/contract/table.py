@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -128,7 +128,7 @@ def disturb(adapted: gm.Adapted) -> gm.Adapted:
     return adapted
 
 
-def run(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+def run(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
     """Logits, or states where there is no head. ViLT and MAE shuffle patches: the seed makes runs comparable."""
     torch.manual_seed(5)
     if "timm" in type(model).__module__:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import gossamer as gm
+from gossamer.anatomy.session import Layout
 
 from . import two_processes
-from .table import BACKBONES, METHODS, Backbone, Row, adapt, disturb, pairs, run
+from .table import BACKBONES, METHODS, Backbone, Row, adapt, disturb, meets, pairs, run
 
 ROOT = Path(gm.__file__).parents[2]
 
@@ -92,22 +96,88 @@ def test_autocast_trains(backbone: Backbone, row: Row) -> None:
     assert all(p.dtype == torch.float32 for p in adapted.trainable().values())
 
 
-COMPILED: list[Any] = [("vit", "vpt"), ("vit", "lora"), ("timm", "cvpt"), ("bert", "houlsby"), ("llama", "apt")]
+KINDS = ("vit", "swin", "timm", "bert", "t5", "llama", "meter", "clip+bert", "dinov2+llama", "vit+t5")
+COMPILED = (
+    *(("vit", "vpt"), ("vit", "lora"), ("timm", "cvpt"), ("bert", "houlsby"), ("llama", "apt")),
+    *(("clip+bert", "memvp"), ("dinov2+llama", "dvp")),
+)
 
 
-@pytest.mark.parametrize(("backbone", "method"), COMPILED, ids=["-".join(pair) for pair in COMPILED])
+def of_kinds(default: Callable[[str, str], bool]) -> Any:
+    """Every method on each kind of structure, slow where it is not run by default; merged tokens are tested with their verb."""
+    merging = {name for name, row in METHODS.items() if "merges" in row.needs}
+    chosen = [(b, m) for b in KINDS for m in METHODS if meets(b, m) and m not in merging]
+    rows = [pytest.param(b, m, id=f"{b}-{m}", marks=() if default(b, m) else pytest.mark.slow) for b, m in chosen]
+    return pytest.mark.parametrize(("backbone", "method"), rows)
+
+
+@of_kinds(lambda backbone, method: (backbone, method) in COMPILED)
 def test_training_compiles_without_a_break(backbone: str, method: str) -> None:
     """`fullgraph` refuses to break a graph; the numbers are the same."""
     row = BACKBONES[backbone]
     adapted = disturb(adapt(row, METHODS[method])).train()
     inputs = row.inputs()
-    expected = adapted(**inputs).logits
+    expected = run(adapted, inputs)
     torch._dynamo.reset()
-    compiled = torch.compile(adapted, fullgraph=True, backend="eager")
-    output = compiled(**inputs).logits
+    adapted.compile(fullgraph=True, backend="eager")
+    output = run(adapted, inputs)
     output.square().mean().backward()
     assert float((output - expected).detach().abs().max()) <= 1e-5
-    assert all(p.grad is not None for n, p in adapted.trainable().items())
+    assert any(p.grad is not None for p in adapted.trainable().values())
+
+
+@of_kinds(lambda backbone, method: (backbone, method) == ("vit", "das-run"))
+def test_a_finished_model_compiles_without_a_break(backbone: str, method: str) -> None:
+    row = BACKBONES[backbone]
+    finished = disturb(adapt(row, METHODS[method])).finalize()
+    with torch.no_grad():
+        expected = run(finished, row.inputs())
+        torch._dynamo.reset()
+        finished.compile(fullgraph=True, backend="eager")
+        output = run(finished, row.inputs())
+    assert float((output - expected).abs().max()) <= 1e-5
+
+
+class Looks(TorchDispatchMode):
+    """Counts how often Python asks for a value of a tensor: on an accelerator it waits then for all that was asked before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def once(backbone: str, method: str) -> bool:
+    """Whether this kind is the one that a method meets by default."""
+    fit = [kind for kind in KINDS if meets(kind, method)]
+    return backbone == fit[zlib.crc32(method.encode()) % len(fit)]
+
+
+@of_kinds(once)
+def test_a_step_looks_at_no_value_beyond_what_the_bare_model_does(backbone: str, method: str) -> None:
+    """Of whole texts none at all; transformers itself looks at a mask, once where it makes masks of attention from it."""
+    row = BACKBONES[backbone]
+    inputs: dict[str, Any] = row.inputs()
+    whole = {name: value for name, value in inputs.items() if name != "attention_mask"}
+    adapted = disturb(adapt(row, METHODS[method])).train()
+    for given, padding in ((whole, "none"), (inputs, "left" if "llama" in backbone else "right")):
+        bare, seeing = row.model("sdpa"), {}
+        if isinstance(bare, gm.VisionLanguage):
+            seeing = {"layout": Layout(padding, "all")}  # type: ignore[arg-type]
+        with Looks() as looks, torch.no_grad():
+            run(bare, {**given, **seeing})
+        with Looks() as ours:
+            run(adapted, {**given, **seeing}).square().mean().backward()
+        assert ours.count <= (looks.count if given is inputs else 0)
+
+
+def test_a_look_is_counted() -> None:
+    with Looks() as looks:
+        assert float(torch.ones(3).sum()) == 3.0
+    assert looks.count == 1
 
 
 def test_two_processes_have_the_gradient_of_one(tmp_path: Path) -> None:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import gossamer as gm
+from gossamer import export
 from gossamer.cli import main
 from gossamer.comparison import engines
 from gossamer.errors import UserError
-from gossamer.racing import shrink as shrinking
+from gossamer.racing import costs, final, trials, whole
+from gossamer.racing.costs import Costs
 from gossamer.racing.race import Raced
-from gossamer.racing.shrink import Shrink, shrink
+from gossamer.racing.shrink import shrink
+from gossamer.racing.trials import Trials
+from gossamer.racing.whole import Shrink, Smaller, Whole
+from gossamer.runs.progress import Journal
 from gossamer.training.train import train
 
 from . import idle
@@ -66,9 +72,9 @@ def decided(monkeypatch: Any, accuracy: dict[int, float]) -> list[int]:
             yield cell, False, None
             yield cell, True, None
 
-    monkeypatch.setattr(shrinking, "race", raced)
+    monkeypatch.setattr(trials, "race", raced)
     monkeypatch.setattr(engines, "perform", performed)
-    monkeypatch.setattr(shrinking._Shrinking, "_latency", lambda self, cell: {"latency_ratio_at_1": 0.4})
+    monkeypatch.setattr(final, "latencies", lambda whole, cell: {"latency_ratio_at_1": 0.4})
     return asked
 
 
@@ -91,7 +97,7 @@ def test_the_most_blocks_within_the_tolerance(
     assert found["reference"]["items"] == 40
     assert [t["blocks"] for t in found["tried"]] == numbers
     assert all(0 < t["cost"] < 1 for t in found["tried"])
-    assert found["chosen"] == (None if chosen is None else {"skipped": list(range(chosen)), "merged": 0})
+    assert found["chosen"] == (None if chosen is None else {"skipped": list(range(chosen)), "merged": 0, "int8": False})
     assert len(found["final"]) == (0 if chosen is None else 1)
     assert ("40.0 points are lost" in found["why"]) == (chosen is None)
     assert json.loads((tmp_path / "report.json").read_text()) == found
@@ -117,7 +123,7 @@ def test_a_speed_that_is_asked_for(trained: Path, tmp_path: Path, monkeypatch: A
     ratios = json.loads((tmp_path / "a" / "ratios.json").read_text())
     least = min(int(m.partition(" ")[0]) for m, ratio in ratios.items() if ratio <= 1 / 1.8)
     assert asked[0] == least == 3
-    assert found["chosen"] == {"skipped": [0, 1, 2], "merged": 0}
+    assert found["chosen"] == {"skipped": [0, 1, 2], "merged": 0, "int8": False}
     asked.clear()
     found = shrink(Shrink(run=str(trained), output=str(tmp_path / "b"), cost="macs", faster=2.9))
     assert asked == [4]
@@ -130,12 +136,53 @@ def test_a_speed_that_is_asked_for(trained: Path, tmp_path: Path, monkeypatch: A
 def test_tokens_are_merged_on_top_where_there_are_many(trained: Path, tmp_path: Path, monkeypatch: Any) -> None:
     """Two of five blocks go; of the four patches three, then two in the three blocks left are too many, one is not."""
     level = reference(trained)
-    monkeypatch.setattr(shrinking, "MANY", 5)
+    monkeypatch.setattr(whole, "MANY", 5)
     decided(monkeypatch, {m: level if m <= 2 else 0.0 for m in range(5)})
     found = shrink(Shrink(run=str(trained), output=str(tmp_path), cost="macs"))
     assert [(t["blocks"], t["merged"]) for t in found["tried"]] == [(2, 0), (3, 0), (2, 1)]
-    assert found["chosen"] == {"skipped": [0, 1], "merged": 1}
+    assert found["chosen"] == {"skipped": [0, 1], "merged": 1, "int8": False}
     assert "2 of 5 blocks skipped and 1 tokens merged in each other: the cheapest" in found["why"]
+
+
+@pytest.mark.parametrize(("accuracy", "within"), [(0.0, True), (-0.4, False)])
+def test_the_cheapest_is_tried_in_eight_bits(
+    trained: Path, tmp_path: Path, monkeypatch: Any, accuracy: float, within: bool
+) -> None:
+    """Two of five blocks go; the file in 8 bits is cheaper, and chosen where it is as good."""
+    level = reference(trained)
+    decided(monkeypatch, {m: level if m <= 2 else 0.0 for m in range(5)})
+    monkeypatch.setattr(
+        export, "export_run", lambda *_, **__: {"accuracy": {"exported": level + accuracy, "adapter": level}}
+    )
+    monkeypatch.setattr(Costs, "of", lambda self, smaller: 1 - 0.1 * smaller.blocks)
+    monkeypatch.setattr(costs, "file_share", lambda whole, file, count: 0.3)
+    monkeypatch.setattr(final, "file_share", lambda whole, file, count: 0.2 * count)
+    found = shrink(Shrink(run=str(trained), output=str(tmp_path)))
+    assert [(t["blocks"], t["int8"], t["within"]) for t in found["tried"]] == [
+        (2, False, True), (3, False, False), (2, True, within),
+    ]  # fmt: skip
+    assert found["chosen"]["int8"] == within
+    assert found["why"].startswith(f"2 of 5 blocks skipped{', in 8 bits' if within else ''}: the cheapest")
+    if within:
+        assert found["tried"][2]["cost"] == 0.3
+        assert found["final"][0]["latency_ratio_at_32"] == pytest.approx(6.4)
+        assert (found["final"][0]["accuracy"], found["final"][0]["float_accuracy"]) == (level, level)
+        assert found["final"][0]["file"].endswith("model.int8.onnx")
+
+
+@pytest.mark.slow
+def test_a_file_in_eight_bits_is_scored_and_timed(trained: Path, tmp_path: Path) -> None:
+    """The run itself, with nothing skipped, as a file that onnxruntime reads; a second time nothing is written anew."""
+    run = shutil.copytree(trained, tmp_path / "run")
+    asked = Whole(Shrink(run=str(run)))
+    tried = Trials(asked, Costs(asked, tmp_path / "ratios.json"), tmp_path, Journal(tmp_path / "log"))
+    tried.in_eight_bits(Smaller(), str(run))
+    assert tried.tried[0]["accuracy"] == pytest.approx(tried.reference["accuracy"], abs=0.1)
+    assert tried.tried[0]["cost"] > 0
+    written = (run / "model.int8.onnx").stat().st_mtime_ns
+    tried.in_eight_bits(Smaller(), str(run))
+    assert tried.tried[1] == tried.tried[0]
+    assert (run / "model.int8.onnx").stat().st_mtime_ns == written
 
 
 def test_what_cannot_be_shrunk(

@@ -37,7 +37,7 @@ def test_options_override_the_run_file_in_both_spellings(file: str) -> None:
         training=Training(epochs=3, lr=1e-3),
         seed=4,
     )
-    assert switches == {"resume": True, "overwrite": False}
+    assert switches == {"resume": True, "overwrite": False, "json": False}
 
 
 def test_a_run_needs_no_file() -> None:
@@ -68,6 +68,10 @@ def test_every_setting_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
+        (
+            "epochs=3",
+            r"epochs=3 \(did you mean 'training.epochs' or 'search.epochs'\?\); known: model, data, methods, output",
+        ),
         ("training.epoch=3", r"--training.epoch=3 \(did you mean 'training.epochs'\?\); known: .*training.batch"),
         ("training.epochs=x", "training.epochs.*Expected a <class 'int'>.*x"),
         ("training.epochs=-1", r"training.epochs must not be negative, got -1"),
@@ -88,7 +92,7 @@ def test_unfit_settings_are_refused(file: str, option: str, message: str) -> Non
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("modle: {name: a}", "modle.*known: model.name"),
+        ("modle: {name: a}", "modle.*known: model, data, methods"),
         ("model: {nam: a}", r"'nam' \(did you mean 'name'\?\); known: model.name"),
         ("model: {name: a", r"bad.yaml, line 2, column 1 is not YAML"),
         ("seed: 1", "required: model.name, data.name, methods, output"),

@@ -298,7 +298,7 @@ class Anatomy(Changes):
         narrow = {c.block.key for c in self.log if isinstance(c, shortened.Narrowed)}
         for behind in column[column.index(block) + 1 :]:
             if behind.key not in gone | narrow:
-                self._do(shortened.Narrowed(behind), behind)
+                self._do(shortened.Narrowed(behind, self.session), behind)
         waiting = [b for b in column[column.index(block) + 1 :] if part.proportional and b.key not in gone | told]
         with self.bare() if waiting else nullcontext():  # what methods placed inside would answer a trial as well
             # A block whose attention gives nothing shows nothing in a trial: one of its kind is enough.

@@ -78,7 +78,7 @@ class LedBlock(WidenedBlock):
         if p == 0:
             return mask
         visible = self.inserted.part.visible(x.shape[0])
-        if mask is None and (visible is None or bool(visible.all())) and causal == self.causal:
+        if mask is None and visible is None and causal == self.causal:
             return None
         if mask is None:
             mask = open_mask(x, past, length, causal=self.causal)

@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
-from torch.utils.weak import WeakIdKeyDictionary
 
 from gossamer.anatomy import call
 from gossamer.anatomy.stack import Stack
 from gossamer.anatomy.tokens import Ledger
+
+BESIDE = "beside_gossamer"  # attribute of a cache
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What is known of a batch of texts with images, so that no pass has to wait for a device to look at its tensors.
+
+    Attributes:
+        padding: on which side texts are padded.
+        images: which texts have one.
+    """
+
+    padding: Literal["none", "left", "right"]
+    images: Literal["all", "some", "none"]
+
+    @classmethod
+    def of(cls, mask: Tensor | None, index: Tensor | None) -> Layout:
+        """Looked up in the mask [B, n] of texts and the image of each [B], -1 for none. None: nothing is padded, all have one."""
+        padding, images = "none", "all"
+        if mask is not None and not bool(mask.all()):
+            padding = "right" if bool(mask[:, 0].all()) else "left"
+        if index is not None and not bool((index >= 0).all()):
+            images = "some" if bool((index >= 0).any()) else "none"
+        return cls(padding, images)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -23,11 +48,13 @@ class Scene:
         rows: for each reader its tensors [B, ...]; None where no text of the call has an image.
         present: [B], whether a text has an image; None: all have.
         question: [B, n], which tokens are the question: neither padding nor answer; None: all.
+        layout: what is known of the batch.
     """
 
     rows: list[tuple[Tensor, ...]] | None
     present: Tensor | None
     question: Tensor | None
+    layout: Layout
 
 
 @dataclass
@@ -42,6 +69,11 @@ class Beside:
     prompts: dict[Any, dict[int, tuple[Tensor, Tensor]]] = field(default_factory=dict)
     firsts: dict[nn.Module, Tensor] = field(default_factory=dict)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Beside:
+        """Of a copied cache: the same modules, and tensors that grow apart from those of the first one."""
+        prompts = {owner: copy.deepcopy(stored, memo) for owner, stored in self.prompts.items()}
+        return Beside(prompts, {module: copy.deepcopy(first, memo) for module, first in self.firsts.items()})
+
 
 class Session:
     """What the changes of one model know of the pass that runs now. Nothing of it is state: a copy begins anew."""
@@ -49,7 +81,6 @@ class Session:
     def __init__(self) -> None:
         self.scene: Scene | None = None
         self.ledgers: dict[str, Ledger] = {}
-        self.caches = WeakIdKeyDictionary()
 
     @classmethod
     def of(cls, model: nn.Module) -> Session:
@@ -67,15 +98,18 @@ class Session:
         return self.ledgers.get(_column(stack))
 
     def beside(self, cache: Any) -> Beside:
-        """What is kept beside the self-attention of a cache; of none at all, for nobody."""
+        """What is kept beside the self-attention of a cache; of none at all, for nobody.
+
+        It is the cache's own attribute, as dictionaries of weak references cannot be compiled, and goes where the cache goes.
+        """
         if cache is None:
             return Beside()
         cache = call.own(cache)
         while isinstance(cache, View):
             cache = cache.cache
-        if cache not in self.caches:
-            self.caches[cache] = Beside()
-        return self.caches[cache]
+        if not hasattr(cache, BESIDE):
+            setattr(cache, BESIDE, Beside())
+        return getattr(cache, BESIDE)
 
     @contextmanager
     def showing(self, scene: Scene | None) -> Iterator[None]:

@@ -204,6 +204,32 @@ class Shortened(Change):
         return super().__getstate__() | {"merging": None}
 
 
+class Known:
+    """What is known of states, for as long as they live, by a pass that a backward pass may make again.
+
+    A compiler makes such passes itself, from what it has traced once: under it nothing is kept, and nothing is found.
+    """
+
+    def __init__(self) -> None:
+        self.of = WeakIdKeyDictionary()
+
+    def find(self, states: Tensor | None) -> Any:
+        """What was kept with these states; None: nothing."""
+        return None if torch.compiler.is_compiling() else self.of.get(states)
+
+    def keep(self, value: Any, *states: Tensor | None) -> None:
+        """Keeps a value with states that a backward pass may need again."""
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            for one in states:
+                self.of[one] = value
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__()
+
+
 class Passes:
     """What is known of the rows that enter a block, pass by pass.
 
@@ -213,7 +239,7 @@ class Passes:
 
     def __init__(self, block: Block):
         self.block = block
-        self.known = WeakIdKeyDictionary()
+        self.known = Known()
         self.came: Tensor | None = None
 
     def hooks(self, norm: nn.Module, ask: Callable[[Tensor], Any], tell: Callable[[Any], None]) -> list[Any]:
@@ -236,24 +262,20 @@ class Passes:
         """Asks, or finds what was known."""
         x, came = self.block.arguments.read(args, kwargs).states, self.came
         self.came = None
-        found = self.known.get(came)
+        found = self.known.find(came)
         if found is None:
             found = self.ask(x)
-            if torch.is_grad_enabled():
-                self.known[x] = self.known[came] = found
+            self.known.keep(found, x, came)
         self.tell(found)
 
     def again(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """Tells what was known, where the block is run again without its hooks."""
-        found = self.known.get(args[0])
+        found = self.known.find(args[0])
         if found is not None:
             self.tell(found)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"known": None, "came": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, known=WeakIdKeyDictionary())
+        return self.__dict__ | {"came": None}
 
 
 class Proportional(Change):
@@ -294,9 +316,9 @@ class Proportional(Change):
 class Narrowed(Change):
     """A block behind gets masks, which models make for all tokens, for the rows that are left; none of them may hide a token."""
 
-    def __init__(self, block: Block):
+    def __init__(self, block: Block, session: Session):
         super().__init__()
-        self.block, self.takes = block, block.arguments
+        self.block, self.takes, self.session = block, block.arguments, session
 
     def apply(self) -> None:
         """Hooks in."""
@@ -308,12 +330,25 @@ class Narrowed(Change):
         mask, rows = call.mask, call.states.shape[1]
         if mask is None or mask.shape[-1] == rows:
             return None
-        if type(mask) is Tensor and not mask.is_meta and not torch.compiler.is_compiling():
-            visible = mask == 0 if mask.is_floating_point() and mask.dim() > 2 else mask.bool()
-            if not bool(visible.all()):
-                raise UserError("a mask hides some of the tokens, and which of them became one nobody can tell by it")
+        ledger = self.session.ledger(self.block.stack)
+        if ledger is not None and ledger.shows is not mask:
+            _require_visible(mask)
+            ledger.shows = mask
         call.mask = mask[..., :rows] if mask.dim() == 2 or mask.shape[-2] == 1 else mask[..., :rows, :rows]
         return self.takes.write(call, args, kwargs)
+
+
+def _require_visible(mask: Tensor) -> None:
+    """UserError where a mask hides a token. Blocks of a pass share a mask, so that a device is waited for once.
+
+    A compiled pass does not wait: it ends with torch's own error.
+    """
+    visible = (mask == 0 if mask.is_floating_point() and mask.dim() > 2 else mask.bool()).all()
+    message = "a mask hides some of the tokens, and which of them became one nobody can tell by it"
+    if torch.compiler.is_compiling():
+        torch._assert_async(visible, message)  # type: ignore[attr-defined]  # the one that needs no value
+    elif type(mask) is Tensor and not mask.is_meta and not bool(visible):
+        raise UserError(message)
 
 
 class Restored(Change):
@@ -322,7 +357,7 @@ class Restored(Change):
     def __init__(self, last: Block, session: Session):
         super().__init__()
         self.last, self.session = last, session
-        self.known = WeakIdKeyDictionary()  # as in `Passes`
+        self.known = Known()
         self.came: Tensor | None = None
 
     def apply(self) -> None:
@@ -339,22 +374,15 @@ class Restored(Change):
     def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """The rows of all tokens."""
         came, self.came = self.came, None
-        found: Any = self.known.get(came)
+        found: Any = self.known.find(came)
         if found is None:
             ledger = self.session.ledger(self.last.stack)
             if ledger is None or ledger.places is None:
                 return output
             found = ledger.places, ledger.at, ledger.count
             ledger.restore()
-            if torch.is_grad_enabled():
-                self.known[came] = found
+            self.known.keep(found, came)
         return with_states(output, restored(states(output), *found))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"known": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, known=WeakIdKeyDictionary())
 
 
 def restored(y: Tensor, places: Tensor, at: int, count: int) -> Tensor:

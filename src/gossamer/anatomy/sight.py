@@ -24,8 +24,9 @@ class Reader(Part):
         """States [I, N, d_v] behind the tower's last block and which of them exist [I, N] (None: all) -> what is kept, [I, ...]."""
         raise NotImplementedError
 
-    def rows(self, kept: tuple[Tensor, ...], index: Tensor | None) -> tuple[Tensor, ...]:
-        """What was kept, for B texts: row index[b] for each (None: row b); a text without an image (-1) gets any row."""
+    def rows(self, kept: tuple[Tensor, ...], index: Tensor | None, present: Tensor | None) -> tuple[Tensor, ...]:
+        """What was kept, for B texts: row index[b] for each (None: row b). One without an image (index -1, and False in `present`
+        [B]; None: all have one) gets any row."""
         return kept if index is None else tuple(t[index.clamp(min=0)] for t in kept)
 
 
@@ -95,7 +96,7 @@ def question_end(question: Tensor | None, states: Tensor) -> Tensor:
 def last(x: Tensor, mask: Tensor) -> Tensor:
     """Rows of x [B, n, ...] with those that the mask [B, n] leaves out moved to the front, so that the last stand at -k .. -1."""
     order = mask.long().argsort(dim=1, stable=True)
-    return torch.stack([row[places] for row, places in zip(x, order, strict=True)])
+    return x[torch.arange(len(x), device=x.device)[:, None], order]
 
 
 def patch_count(image: int | tuple[int, int], patch: int | tuple[int, int]) -> int:

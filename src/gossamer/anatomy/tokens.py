@@ -30,6 +30,7 @@ class Ledger:
             None  # [B, own tokens as they were]: the own row that holds each now; None: its own
         )
         self.sizes: Tensor | None = None  # [B, own rows]: tokens that each row stands for; None: one
+        self.shows: Any = None  # the mask of the pass, once it is known to hide no token
         self._wide: dict[tuple[Any, ...], list[tuple[Any, Any]]] = {}
 
     # ---- longer ----

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def command(arguments: Sequence[str]) -> None:
         "--workers", type=positive, default=1, help="cells at a time, on each machine (default: %(default)s)"
     )
     parser.add_argument("--engine", default="local", help="where cells run: local, or ray (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     asked = parser.parse_intermixed_args(arguments)
 
     from gossamer.comparison import plan
@@ -32,9 +34,13 @@ def command(arguments: Sequence[str]) -> None:
     comparison = plan.read(asked.file, asked.settings)
     rows = compare(comparison, engine=asked.engine, workers=asked.workers)
     failed = [row for row in rows if row["error"]]
-    for row in failed:
-        print(f"failed: {row['method']} on {row['task']}, seed {row['seed']}: {row['error']}")
-    print(f"{len(rows) - len(failed)} of {len(rows)} cells; the report is {Path(comparison.output, REPORT)}")
+    page = Path(comparison.output, REPORT)
+    if asked.json:
+        print(json.dumps({"report": str(page), "rows": rows}, indent=2))
+    else:
+        for row in failed:
+            print(f"failed: {row['method']} on {row['task']}, seed {row['seed']}: {row['error']}")
+        print(f"{len(rows) - len(failed)} of {len(rows)} cells; the report is {page}")
     if failed:
         raise SystemExit(1)
 

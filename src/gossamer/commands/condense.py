@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def command(arguments: Sequence[str]) -> None:
     parser.add_argument("--controls", action="store_true", help="train the controls as well: full, random, scratch")
     parser.add_argument("--resume", action="store_true", help="continue what an earlier process began in the folder")
     parser.add_argument("--overwrite", action="store_true", help="remove an earlier run in the folder")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.add_argument("training", nargs="*", metavar="training.NAME=VALUE", help="what differs in the tuning")
     asked = parser.parse_intermixed_args(arguments)
     from gossamer import tasks
@@ -40,12 +42,15 @@ def command(arguments: Sequence[str]) -> None:
     run = condensed_run.planned(asked.run, settings, output, asked.training)
     switches = {"resume": asked.resume, "overwrite": asked.overwrite}
     metrics = condensed_run.train(run, **switches)
+    found = {"condensed": metrics}
+    if asked.controls:
+        found |= {n: condensed_run.train(control, **switches) for n, control in condensed_run.controls(run).items()}
+    if asked.json:
+        print(json.dumps({"output": run.output, **found}, indent=2))
+        return
     for split in ("val", "test"):
         if split in metrics:
             print(f"{split}\n{tasks.kind(run).table(metrics[split])}")
     if asked.controls:
-        found = {
-            name: condensed_run.train(control, **switches) for name, control in condensed_run.controls(run).items()
-        }
-        print(condensed_run.compared(run, {"condensed": metrics, **found}))
+        print(condensed_run.compared(run, found))
     print(f"everything is in {run.output}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,12 +17,16 @@ def command(arguments: Sequence[str]) -> None:
     parser.add_argument("--format", default="onnx", help="onnx or torch (default: %(default)s)")
     parser.add_argument("--int8", action="store_true", help="8-bit weights (onnx only), with their accuracy beside it")
     parser.add_argument("--output", help="file (default: model.onnx or model.pt2 in the folder of the run)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     asked = parser.parse_args(arguments)
 
     from gossamer.export import export_run, file_of
 
     file = Path(asked.output or file_of(asked.run, asked.format, int8=asked.int8))
     found = export_run(asked.run, file, format=asked.format, int8=asked.int8)
+    if asked.json:
+        print(json.dumps({"file": str(file), **found}, indent=2))
+        return
     times, size = found["latency"], f"{found['mib']:.1f} MiB"
     print(f"{file}: {size}; logits differ from the adapter's by at most {found['difference']:.1g}")
     print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from gossamer.runs import run_file
 def command(arguments: Sequence[str]) -> None:
     """Searches and prints what was found."""
     run, switches = run_file.parse(arguments, "search")
+    as_json = switches.pop("json")
 
     from gossamer.racing.race import FOLDER as RACE
     from gossamer.racing.race import race
@@ -22,12 +24,20 @@ def command(arguments: Sequence[str]) -> None:
     if run.search.by == "race":
         with alone(Path(run.output)):
             raced = race(run, **switches)
-        folder = Path(run.output) / RACE
-        print(f"{raced.name} won after {len(raced.rows)} runs: {', '.join(raced.arms[i] for i in raced.chosen)}")
-        print(f"rows.jsonl and the picture are in {folder}; next: gossamer train {folder / FOUND}")
+        folder, found, after = Path(run.output) / RACE, raced, f"{len(raced.rows)} runs"
+        said = f"{raced.name} won after {after}"
+        beside = "rows.jsonl"
+    else:
+        searched = search_run(run, **switches)
+        folder, found, after = Path(run.output) / FOLDER, searched, f"{searched.updates} updates"
+        said, beside = f"found after {after}", HISTORY
+    if not processes.first():
         return
-    found = search_run(run, **switches)
-    if processes.first():
-        folder = Path(run.output) / FOLDER
-        print(f"found after {found.updates} updates: {', '.join(found.arms[i] for i in found.chosen)}")
-        print(f"{HISTORY} and the picture are in {folder}; next: gossamer train {folder / FOUND}")
+    arms = [found.arms[i] for i in found.chosen]
+    if as_json:
+        print(
+            json.dumps({"by": run.search.by, "chosen": arms, "after": after, "run_file": str(folder / FOUND)}, indent=2)
+        )
+        return
+    print(f"{said}: {', '.join(arms)}")
+    print(f"{beside} and the picture are in {folder}; next: gossamer train {folder / FOUND}")

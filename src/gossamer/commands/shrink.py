@@ -40,7 +40,8 @@ def command(arguments: Sequence[str]) -> None:
     parser.add_argument("--export", metavar="FILE.onnx", help="write the model as one file, too")
     given = vars(parser.parse_args(arguments))
     export = given.pop("export")
-    from gossamer.racing.shrink import REPORT, Shrink, shrink
+    from gossamer.racing.shrink import REPORT, shrink
+    from gossamer.racing.whole import Shrink
 
     asked = Shrink(**given)
     found = shrink(asked)
@@ -48,7 +49,7 @@ def command(arguments: Sequence[str]) -> None:
     if export and found["final"]:
         from gossamer.export import export_run
 
-        export_run(found["final"][0]["run"], Path(export), format="onnx", int8=False)
+        export_run(found["final"][0]["run"], Path(export), format="onnx", int8=found["chosen"]["int8"])
         print(f"exported to {export}")
     print(f"everything is in {asked.folder}; {REPORT} has all numbers")
 
@@ -60,7 +61,7 @@ def table(found: dict[str, Any]) -> str:
     lines.append(f"{'none (the run)':<20}{found['reference']['accuracy']:>10.2%}")
     for t in sorted(found["tried"], key=lambda t: -t["cost"]):
         mark = "" if t["within"] else "  not within"
-        name = f"{t['blocks']}, {t['merged']}"
+        name = f"{t['blocks']}, {t['merged']}{', 8 bits' if t['int8'] else ''}"
         lines.append(f"{name:<20}{t['accuracy']:>10.2%}{t['cost']:>20.3f}{mark}")
     lines.append(found["why"])
     final = found["final"]

@@ -1,7 +1,8 @@
-"""`gossamer train RUN.yaml`: a run from its file to its folder."""
+"""`gossamer train RUN.yaml`, or a folder of images: a run from its file to its folder."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from gossamer.runs import run_file
@@ -10,6 +11,7 @@ from gossamer.runs import run_file
 def command(arguments: Sequence[str]) -> None:
     """Trains and prints the final scores."""
     run, switches = run_file.parse(arguments)
+    as_json = switches.pop("json")
 
     from gossamer import tasks
     from gossamer.condensation.run import train
@@ -17,6 +19,9 @@ def command(arguments: Sequence[str]) -> None:
 
     metrics = train(run, **switches)
     if not processes.first():
+        return
+    if as_json:
+        print(json.dumps({"output": run.output, **metrics}, indent=2))
         return
     for split in ("val", "test"):
         if split in metrics:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
 from collections.abc import Mapping
@@ -67,6 +68,14 @@ class Comparison:
     def reference(self) -> str:
         """The method that the others are set against."""
         return self.baseline or next(iter(self.methods))
+
+
+def written(comparison: Comparison) -> str:
+    """A comparison as the file that it is read from."""
+    import yaml
+
+    values = {k: v for k, v in dataclasses.asdict(comparison).items() if v is not None}
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
 def _require_distinct_folders(kind: str, names: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gossamer import tasks
+from gossamer import batches, tasks
 from gossamer.adapting import adapt
 from gossamer.cost.measure import Measured, measure
 from gossamer.methods.linear_probe import LinearProbe
@@ -42,22 +42,21 @@ def timed(adapted: Adapted, run: Run, split: str, *, tuned: bool) -> dict[str, f
         tuned: whether steps of training are part of the run.
     """
     task, sets = tasks.of(adapted), load_sets(run)
-    steps = _steps(adapted, task, sets["train"], run) if tuned else {}
-    return passes(adapted, task, sets[split].subset([0])) | steps
+    taken = steps(adapted, task, sets["train"], run) if tuned else {}
+    return passes(adapted, task, sets[split].subset([0])) | taken
 
 
-def passes(adapted: Adapted, task: Task, items: Any) -> dict[str, float]:
+def passes(adapted: Adapted, task: Task, items: Any, *, repeats: int = REPEATS) -> dict[str, float]:
     """`latency`, `answer` and their like of a batch of items, as in `timed`; the adapter is taken off its backbone."""
     inputs = _on(adapted, task.asked(task.prepare(items)))
     finished = adapted.attach().finalize()
-    bare = _bare(adapted)
-    bare = bare if adapted.num_labels is None else bare.finalize()
-    others = {f"bare_{name}": call for name, call in task.timed(bare, inputs).items()}
+    others = {f"bare_{name}": call for name, call in task.timed(bare(adapted), inputs).items()}
     with torch.no_grad():
-        return _columns(measure({**others, **task.timed(finished, inputs)}, repeats=REPEATS), "bare_")
+        return _columns(measure({**others, **task.timed(finished, inputs)}, repeats=repeats), "bare_")
 
 
-def _steps(adapted: Adapted, task: Task, train: Any, run: Run) -> dict[str, float]:
+def steps(adapted: Adapted, task: Task, train: Any, run: Run, *, repeats: int = STEP_REPEATS) -> dict[str, float]:
+    """`step`, `text_step` and their like of a training set's first batch, as in `timed`; the adapter is taken off its backbone."""
     prepared: Any = task.prepare(train.subset(range(min(run.training.batch, len(train)))))
     prepared.settle(adapted)
     batch = _on(adapted, prepared.collate([prepared[i] for i in range(len(prepared))]))
@@ -66,18 +65,26 @@ def _steps(adapted: Adapted, task: Task, train: Any, run: Run) -> dict[str, floa
         trained.activation_checkpointing_enable()
     rule = optimizer(trained, run.training)
     calls = {"step": functools.partial(_step, trained, task, batch, run.training, rule)}
-    bare = _bare(adapted)
-    alone = task.texts_alone(bare, batch)
+    frozen = _frozen(adapted)
+    alone = task.texts_alone(frozen, batch)
     if alone is not None:
-        calls["text_step"] = functools.partial(_step, bare, task, alone, run.training)
-    taken = measure(calls, repeats=STEP_REPEATS)
+        calls["text_step"] = functools.partial(_step, frozen, task, alone, run.training)
+    taken = measure(calls, repeats=repeats)
     return _columns(taken, "text_") | {f"{name}_mib": of.peak_bytes / MIB for name, of in taken.items()}
 
 
-def _bare(adapted: Adapted) -> Any:
+def bare(adapted: Adapted) -> Any:
+    """The backbone without the adapter, which is taken off, as a finished model with a head of its size where it has one."""
+    found = _frozen(adapted)
+    return found if adapted.num_labels is None else found.finalize()
+
+
+def _frozen(adapted: Adapted) -> Any:
     """The frozen backbone without the adapter, with a head of its size where it has one."""
-    device, bare = next(adapted.parameters()).device, adapted.detach().requires_grad_(False)
-    return bare if adapted.num_labels is None else adapt(bare, LinearProbe(), num_labels=adapted.num_labels).to(device)
+    device, model = next(adapted.parameters()).device, adapted.detach().requires_grad_(False)
+    return (
+        model if adapted.num_labels is None else adapt(model, LinearProbe(), num_labels=adapted.num_labels).to(device)
+    )
 
 
 def _step(
@@ -104,5 +111,4 @@ def _columns(taken: Mapping[str, Measured], other: str) -> dict[str, float]:
 
 def _on(adapted: Adapted, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """The batch where the model is."""
-    device = next(adapted.parameters()).device
-    return {name: tensor.to(device) for name, tensor in batch.items()}
+    return batches.on(next(adapted.parameters()).device, batch)

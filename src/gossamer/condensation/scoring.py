@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
+from gossamer import batches
 from gossamer.anatomy import inserted, memory, seams
 from gossamer.errors import UserError
 from gossamer.methods.vpt import Prompts, RememberedPrompts, prompts_of
@@ -156,7 +157,7 @@ def _inputs(batch: Any, device: torch.device) -> dict[str, Any]:
     if not hasattr(named, "keys") or "labels" not in named:
         found = ", ".join(named) if hasattr(named, "keys") else type(named).__name__
         raise UserError(f"prompts are scored by the loss, for which data must have 'labels'; a batch has {found}")
-    return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in named.items()}
+    return batches.on(device, named)
 
 
 def _loss(adapted: Adapted, inputs: dict[str, Any]) -> Tensor:

@@ -41,7 +41,7 @@ class EvaAttention(BiasedApart):
 
     def __init__(self, original: Any):
         super().__init__(original)
-        self.head_dim: int = original.head_dim
+        self.head_dim: int = original.proj.in_features // self.num_heads  # timm 1.0.25 keeps no head_dim
         self.front: int = original.num_prefix_tokens
         self.halves: bool = getattr(original, "rotate_half", False)  # newer timm only, as the next
         self.gate: nn.Module | None = getattr(original, "gate", None)
@@ -78,6 +78,7 @@ _APART = AttentionNames(
     v="attn.v_proj",
     out="attn.proj",
     norm="norm1",
+    heads="num_heads",
     scaling="scale",
     q_norm="attn.q_norm",
     k_norm="attn.k_norm",

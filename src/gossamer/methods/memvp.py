@@ -201,13 +201,13 @@ class VisualMemory(sight.Reader):
         memory = visual_memory(projected, self.slots, self.config.visual_scale, mask)
         return memory + self.keys, memory + self.values
 
-    def rows(self, kept: tuple[Tensor, ...], index: Tensor | None) -> tuple[Tensor, ...]:
+    def rows(self, kept: tuple[Tensor, ...], index: Tensor | None, present: Tensor | None) -> tuple[Tensor, ...]:
         """K, U [B, m, d] for B texts; P_K, P_V for those without an image."""
-        if index is None:
-            return kept
-        absent = (index < 0)[:, None, None]
-        found = super().rows(kept, index)
-        return tuple(torch.where(absent, own, t) for own, t in zip((self.keys, self.values), found, strict=True))
+        found = super().rows(kept, index, present)
+        if present is None:
+            return found
+        there = present[:, None, None]
+        return tuple(torch.where(there, t, own) for own, t in zip((self.keys, self.values), found, strict=True))
 
     def now(self) -> tuple[Tensor, ...]:
         """K, U [S, m, d] of the texts at hand; S is 1 where none has an image."""

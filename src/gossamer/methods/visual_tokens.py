@@ -124,8 +124,7 @@ class Projected(Lead):
         Raises:
             ValueError: padding would stand between the tokens and a text whose distance to them counts.
         """
-        question = self.seeing.scene.question
-        if self.beside_text and question is not None and not bool(question[:, 0].all()):
+        if self.beside_text and self.seeing.scene.layout.padding == "left":
             raise UserError(
                 "visual tokens stand in front of the first place, where a text of this batch is padded: pad on the right"
             )

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,12 @@ from transformers import PreTrainedConfig
 
 from gossamer import hosts, reading
 from gossamer.anatomy import call as calls
-from gossamer.anatomy.session import Scene, Session
+from gossamer.anatomy.session import Layout, Scene, Session
 from gossamer.anatomy.sight import Seen, Sight
 from gossamer.errors import UserError, WrongKind
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class VisionLanguageConfig(PreTrainedConfig):
@@ -71,7 +75,7 @@ class VisionLanguage(hosts.Halves):
         self.config = VisionLanguageConfig(vision_config=vision.config, text_config=language.config)  # type: ignore[attr-defined]
         self.session = Session()
         self.sight = Sight(self.session)
-        self.last_block, self.image_size = tower.blocks()[-1].name, _pair(tower.owner().config.image_size)  # type: ignore[union-attr]
+        self.tap, self.image_size = _Tap(tower.blocks()[-1].module), _pair(tower.owner().config.image_size)  # type: ignore[union-attr]
         self.decoder_only = reader.readout.causal and list(reader.stacks) == ["decoder"]
         self.class_first = next(iter(reader.stacks.values()))[0].prefix > 0
 
@@ -103,10 +107,11 @@ class VisionLanguage(hosts.Halves):
             states = self.states(torch.stack([pixel_values[i] for i in places]))
             found |= dict(zip(places, states, strict=True))
         rows = [found[i] for i in range(len(sizes))]
+        if len({len(r) for r in rows}) == 1:
+            return self.keep(torch.stack(rows))
         lengths = torch.tensor([len(r) for r in rows], device=rows[0].device)
         states = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        mask = torch.arange(states.shape[1], device=states.device) < lengths[:, None]
-        return self.keep(states, None if bool(mask.all()) else mask)
+        return self.keep(states, torch.arange(states.shape[1], device=states.device) < lengths[:, None])
 
     def keep(self, states: Tensor, mask: Tensor | None = None) -> Seen:
         """What the methods keep of features that are there already.
@@ -120,35 +125,38 @@ class VisionLanguage(hosts.Halves):
 
     def states(self, pixel_values: Tensor) -> Tensor:
         """Images [I, 3, H, W] -> every token [I, N, d_v] behind the tower's last block; give them to `keep`, or to any call."""
-        output = _Output()
-        handle = self.vision.get_submodule(self.last_block).register_forward_hook(output.keep)
         takes = inspect.signature(self.vision.forward).parameters  # DINOv2 always interpolates
         other = "interpolate_pos_encoding" in takes and pixel_values.shape[-2:] != self.image_size
-        try:
+        with self.tap as tap:
             self.vision(pixel_values=pixel_values, **({"interpolate_pos_encoding": True} if other else {}))
-        finally:
-            handle.remove()
-        return output.states
+            return tap.states
 
-    def _scene(self, seen: Seen | None, index: Tensor | None, batch: int, question: Tensor | None) -> Scene:
-        if seen is None or (index is not None and bool((index < 0).all())):
-            return Scene(None, None, question)
-        if index is None and seen.images != batch:
+    def forget(self) -> None:
+        """Told that methods came or went: what they do behind the tower's last block is done before its states are taken."""
+        self.tap.last()
+
+    def _layout(self, given: Layout | None, mask: Tensor | None, index: Tensor | None, seen: Seen | None) -> Layout:
+        """What the caller says of a batch, else what its tensors say; in a graph, which cannot look, what holds for any."""
+        if given is not None:
+            found = given
+        elif torch.compiler.is_compiling():
+            found = Layout("none" if mask is None else "right", "all" if index is None else "some")
+        else:
+            found = Layout.of(None if mask is None or mask.dim() != 2 or mask.is_meta else mask, index)
+        if found.padding == "left" and self.class_first:
             raise UserError(
-                f"{seen.images} images and {batch} texts: say with image_index [{batch}] which image belongs to each text "
-                "(-1: none)"
+                f"{type(self.language).__name__} has its class token at the first place, where a text of this batch is padded: "
+                "pad on the right"
             )
-        if index is not None:
-            first, last = int(index.min()), int(index.max())
-            if index.shape != (batch,) or not -1 <= first <= last < seen.images:
-                raise UserError(
-                    f"image_index must give each of {batch} texts one of {seen.images} images (0 is the first), or -1; "
-                    f"it is {list(index.shape)} long and reaches from {first} to {last}"
-                )
+        return found if seen is not None else replace(found, images="none")
+
+    def _scene(self, seen: Seen | None, index: Tensor | None, question: Tensor | None, layout: Layout) -> Scene:
+        if seen is None or layout.images == "none":
+            return Scene(None, None, question, layout)
         readers: list[Any] = self.sight.readers
-        rows = [reader.rows(kept, index) for reader, kept in zip(readers, seen.kept, strict=True)]
-        present = None if index is None or bool((index >= 0).all()) else index >= 0
-        return Scene(rows, present, question)
+        present = None if index is None or layout.images == "all" else index >= 0
+        rows = [reader.rows(kept, index, present) for reader, kept in zip(readers, seen.kept, strict=True)]
+        return Scene(rows, present, question, layout)
 
     # ---- being a language model ----
 
@@ -161,6 +169,7 @@ class VisionLanguage(hosts.Halves):
         seen: Seen | None = None,
         states: Tensor | None = None,
         labels: Tensor | None = None,
+        layout: Layout | None = None,
         **inputs: Any,
     ) -> Any:
         """What the language model returns for the texts, each with its image.
@@ -174,15 +183,22 @@ class VisionLanguage(hosts.Halves):
             states: what `states` gave, in place of `pixel_values`.
             labels: tokens to predict, -100 where none is asked for; in decoder-only models what has a label is the answer, and
                 what stands before it the question.
+            layout: what a collator knows of masks and indices, which are then not looked at: on an accelerator that would wait.
+                None: they are, once, before anything is computed.
             inputs: what else the language model takes.
 
         Raises:
             ValueError: images and texts do not belong together, or a text is padded on the left where a class token stands first.
         """
         text: Any = input_ids if input_ids is not None else inputs["inputs_embeds"]
-        self._check_padding(attention_mask)
+        seen = self._seen(pixel_values, seen, states)
+        if layout is None:
+            _check_index(image_index, len(text), seen)
+        layout = self._layout(layout, attention_mask, image_index, seen)
+        if layout.padding == "none" and attention_mask is not None and attention_mask.dim() == 2:
+            attention_mask = None  # of ones: attention without a mask is faster, and nobody has to look at it again
         question = _question(attention_mask, labels if self.decoder_only else None)
-        scene = self._scene(self._seen(pixel_values, seen, states), image_index, text.shape[0], question)
+        scene = self._scene(seen, image_index, question, layout)
         named = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
         given = {k: v for k, v in named.items() if v is not None} | inputs
         with self.session.showing(scene):
@@ -197,6 +213,7 @@ class VisionLanguage(hosts.Halves):
         image_index: Tensor | None = None,
         seen: Seen | None = None,
         states: Tensor | None = None,
+        layout: Layout | None = None,
         **options: Any,
     ) -> Any:
         """The language model's `generate` with its options; images are looked at once, for all steps and beams.
@@ -211,8 +228,11 @@ class VisionLanguage(hosts.Halves):
                 f"{type(language).__name__} does not generate: compose a language model such as LlamaForCausalLM"
             )
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        self._check_padding(mask)
-        scene = self._scene(self._seen(pixel_values, seen, states), image_index, len(input_ids), mask.bool())
+        seen = self._seen(pixel_values, seen, states)
+        if layout is None:
+            _check_index(image_index, len(input_ids), seen)
+        layout = self._layout(layout, mask, image_index, seen)
+        scene = self._scene(seen, image_index, mask.bool(), layout)
         with self.session.showing(scene):
             return language.generate(input_ids=input_ids, attention_mask=mask, **options)
 
@@ -222,15 +242,6 @@ class VisionLanguage(hosts.Halves):
         if states is not None:
             return self.keep(states)
         return self.see(pixel_values) if pixel_values is not None else seen
-
-    def _check_padding(self, mask: Tensor | None) -> None:
-        if mask is None or mask.is_meta or not self.class_first or torch.compiler.is_compiling():
-            return  # where it is traced there are no values: a graph takes any mask
-        if not bool(mask[:, 0].all()):
-            raise UserError(
-                f"{type(self.language).__name__} has its class token at the first place, where a text of this batch is padded: "
-                "pad on the right"
-            )
 
     def _positions(self, given: dict[str, Any]) -> dict[str, Tensor]:
         """Positions that count real tokens, so that padding on the left moves nothing; for decoder-only models."""
@@ -275,13 +286,48 @@ class VisionLanguage(hosts.Halves):
         """Nothing: the halves were told already."""
 
 
-class _Output:
-    """Keeps what the block that it hooks returns."""
+class _Tap:
+    """Takes what a block gives, behind whatever else listens to it, while the context lasts. A hook that is made anew for each
+    call would break a compiled graph."""
 
-    states: Tensor
+    def __init__(self, block: nn.Module):
+        self.block, self.open, self.states = block, False, torch.empty(0)
+        self.handle = block.register_forward_hook(self.keep)
+
+    def last(self) -> None:
+        """Stands behind all that listen now."""
+        self.handle.remove()
+        self.handle = self.block.register_forward_hook(self.keep)
 
     def keep(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self.states = output[0] if isinstance(output, tuple) else output
+        """Takes the states [B, N, d]."""
+        if self.open:
+            self.states = output[0] if isinstance(output, tuple) else output
+
+    def __enter__(self) -> Self:
+        self.open = True
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.open, self.states = False, torch.empty(0)
+
+
+def _check_index(index: Tensor | None, batch: int, seen: Seen | None) -> None:
+    """UserError where it is not said, or said wrongly, which of the images belongs to each of `batch` texts."""
+    if seen is None:
+        return
+    if index is None and seen.images != batch:
+        raise UserError(
+            f"{seen.images} images and {batch} texts: say with image_index [{batch}] which image belongs to each text "
+            "(-1: none)"
+        )
+    if index is not None and not torch.compiler.is_compiling():
+        first, last = int(index.min()), int(index.max())
+        if index.shape != (batch,) or not -1 <= first <= last < seen.images:
+            raise UserError(
+                f"image_index must give each of {batch} texts one of {seen.images} images (0 is the first), or -1; "
+                f"it is {list(index.shape)} long and reaches from {first} to {last}"
+            )
 
 
 def _pair(size: Any) -> tuple[int, int]:

@@ -49,7 +49,9 @@ def frontier(tried: Sequence[dict[str, Any]], reference: dict[str, Any], within:
             color="C0" if t["within"] else "0.6",
         )
         axes.annotate(
-            f"{t['blocks']} skipped" + (f", {t['merged']} merged" if t["merged"] else ""),
+            f"{t['blocks']} skipped"
+            + (f", {t['merged']} merged" if t["merged"] else "")
+            + (", int8" if t["int8"] else ""),
             (t["cost"], 100 * t["accuracy"]),
             xytext=(6, 4),
             textcoords="offset points",

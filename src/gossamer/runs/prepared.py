@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from gossamer import batches
 from gossamer.data import ImageDataset, Preprocessing
 from gossamer.data.images import every, to_rgb
 from gossamer.errors import UserError
@@ -131,6 +132,10 @@ def outputs(
     of: Callable[..., Tensor], items: PreparedSet, *, device: torch.device, batch: int = BATCH, workers: int = 0
 ) -> Tensor:
     """What `of(pixel_values=..., ...)` gives for every item, [n, ...] on the CPU in float32."""
-    loader: Any = DataLoader(items, batch_size=batch, num_workers=workers, collate_fn=items.collate)  # type: ignore[arg-type]
-    inputs = ({name: tensor.to(device) for name, tensor in b.items() if name != "labels"} for b in loader)
+    pinned = device.type == "cuda"
+    loader: Any = DataLoader(
+        items,  # type: ignore[arg-type]
+        batch_size=batch, num_workers=workers, collate_fn=items.collate, pin_memory=pinned,
+    )  # fmt: skip
+    inputs = (batches.on(device, {name: value for name, value in b.items() if name != "labels"}) for b in loader)
     return torch.cat([of(**given).float().cpu() for given in inputs])

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
 from gossamer.documents import naming
 from gossamer.runs import processes
-
-T = TypeVar("T")
 
 
 class Journal:
@@ -77,12 +75,6 @@ class Bar(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Removes the bar."""
         self.progress.stop()
-
-
-def shown(items: Sequence[T], of: str) -> Iterable[T]:
-    """The items, with a bar on the terminal (stderr) that says how many are done; without a terminal nothing is shown."""
-    console = Console(stderr=True)
-    return track(items, of, console=console, transient=True, disable=not console.is_terminal)
 
 
 def epochs(log_history: list[dict[str, Any]]) -> list[dict[str, Any]]:

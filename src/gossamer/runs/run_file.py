@@ -18,15 +18,22 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 RUN_FILE = "run.yaml"
-SWITCHES = ("resume", "overwrite")
+SWITCHES = {
+    "resume": "continue the run in the output folder",
+    "overwrite": "remove an earlier run in the output folder",
+    "json": "print the results as JSON",
+}
+SHORT = {"model": "name", "data": "name"}
+"""Parts that may be one word: `model: dinov2-small` is `model: {name: dinov2-small}`, `data: FOLDER` likewise."""
 T = TypeVar("T")
 
 
 def parse(arguments: Sequence[str], command: str = "train") -> tuple[Run, dict[str, bool]]:
-    """The run that the arguments of `gossamer train` (or another command) describe, and the switches "resume" and "overwrite".
+    """The run that the arguments of `gossamer train` (or another command) describe, and its switches (`SWITCHES`).
 
-    Arguments: a run file (YAML), and options `--training.epochs 3`, the same as `training.epochs=3`, which change what it says. Of
-    several files or equal options the later one wins.
+    Arguments: a run file (YAML), or a folder of images in place of the file that `gossamer init` would write for it, and options
+    `--training.epochs 3`, the same as `training.epochs=3`, which change what it says. Of several files or equal options the later
+    one wins.
 
     Raises:
         UserError: unknown name (the known ones are listed), missing or unfit value.
@@ -35,7 +42,7 @@ def parse(arguments: Sequence[str], command: str = "train") -> tuple[Run, dict[s
     files, options = _sorted(arguments)
     values: dict[str, Any] = {}
     for file in files:
-        values = merged(values, settings(file, Run, "run file"))
+        values = merged(values, _first(file) if Path(file).is_dir() else settings(file, Run, "run file"))
     given = _options(command, options)
     switches = {name: given.pop(name, False) for name in SWITCHES}
     return build(Run, merged(values, given)), switches
@@ -54,6 +61,7 @@ def settings(path: str | Path, kind: type, what: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         found = "nothing" if values is None else type(values).__name__
         raise UserError(f"{path} is no {what}: it holds {found}, not named settings")
+    values = _spelt_out(values)
     _check_names(kind, values, f"{path}: ")
     return values
 
@@ -66,6 +74,7 @@ def build(kind: type[T], values: dict[str, Any]) -> T:
     """
     from jsonargparse import ArgumentError
 
+    values = _spelt_out(values)
     _check_names(kind, values, "")
     parser = _parser_of(kind)
     try:
@@ -102,6 +111,25 @@ def to_yaml(run: Run) -> str:
     return command + yaml.safe_dump(_plain(dataclasses.asdict(run)), sort_keys=False, allow_unicode=True)
 
 
+def _first(folder: str) -> dict[str, Any]:
+    """The settings of the first run on a folder of images."""
+    from gossamer.data.folder import load_folder, split_folders
+    from gossamer.runs import first
+
+    if (Path(folder) / RUN_FILE).is_file():
+        raise UserError(f"{folder} is the folder of a run; to repeat it, give its {RUN_FILE} and another output=...")
+    splits = split_folders(documents.expanded(folder))
+    images = load_folder(folder, next(iter(splits)))
+    text = first.text(folder, len(images), len(images.classes), validated="val" in splits)
+    return _spelt_out(documents.parse_yaml(text, folder))
+
+
+def _spelt_out(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings with their parts in full (see `SHORT`)."""
+    full = {part: {name: values[part]} for part, name in SHORT.items() if isinstance(values.get(part), str)}
+    return {**values, **full}
+
+
 DESCRIPTIONS = {
     "train": "Adapt a model to labelled images. Every option can stand in the run file.",
     "scan": "Show where in its depth a model decides the task of a run file, or of a finished run's folder.",
@@ -115,7 +143,7 @@ def _options(command: str, options: Sequence[str]) -> dict[str, Any]:
 
     parser = ArgumentParser(
         prog=f"gossamer {command}",
-        usage=f"gossamer {command} [RUN.yaml] [--OPTION VALUE | OPTION=VALUE] ...",
+        usage=f"gossamer {command} [RUN.yaml | FOLDER] [--OPTION VALUE | OPTION=VALUE] ...",
         description=DESCRIPTIONS[command],
         exit_on_error=False,
         allow_abbrev=False,
@@ -123,8 +151,8 @@ def _options(command: str, options: Sequence[str]) -> dict[str, Any]:
     )
     parser.add_argument("--config", help="the run file; RUN.yaml alone means the same")
     parser.add_class_arguments(Run, as_group=False)
-    parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
-    parser.add_argument("--overwrite", action="store_true", help="remove an earlier run in the output folder")
+    for name, text in SWITCHES.items():
+        parser.add_argument(f"--{name}", action="store_true", help=text)
     for action in parser._actions:
         action.required = False  # what the options do not say, the file may
     try:
@@ -155,6 +183,9 @@ def _sorted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Files, and options in the form --KEY=VALUE or --KEY VALUE."""
     files, options, value_of = [], [], None
     for token in arguments:
+        for part, name in SHORT.items():
+            if token == f"--{part}" or token.startswith((f"--{part}=", f"{part}=")):
+                token = token.replace(part, f"{part}.{name}", 1)
         before, value_of = value_of, None
         if before is not None:
             files += [token] if before == "--config" else []
@@ -182,7 +213,7 @@ def _check_names(kind: type, values: Any, place: str, group: str = "") -> None:
         if name not in hints:
             close = difflib.get_close_matches(str(name), hints, n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
-            known = ", ".join(_names(kind, group))
+            known = ", ".join(_names(kind, group) if group else hints)
             where = f"{group} has" if group else "there is"
             raise UserError(f"{place}{where} no setting {name!r:.60}{hint}; known: {known}")
         kinds = typing.get_args(hints[name]) or (hints[name],)
@@ -204,14 +235,20 @@ def _names(kind: type, group: str = "") -> list[str]:
 
 
 def _explained(message: str) -> str:
-    """jsonargparse's message about an option on one line; for an unknown name with the nearest and all known names."""
+    """jsonargparse's message about an option on one line; for an unknown name with the nearest, and the names of its part."""
     line = " ".join(message.split())
     if "unrecognized" not in line:
         return line
-    known = _names(Run)
     asked = line.split()[-1].lstrip("-").partition("=")[0]
-    close = difflib.get_close_matches(asked, [*known, *(name.rpartition(".")[2] for name in known)], n=1)
-    return f"{line}{f' (did you mean {close[0]!r}?)' if close else ''}; known: {', '.join(known)}"
+    names, (group, _, last) = _names(Run), asked.rpartition(".")
+    ends = [name.rpartition(".")[2] for name in names]
+    close = [name for name, end in zip(names, ends, strict=True) if end == last and not group]
+    close = close or difflib.get_close_matches(asked, names, n=1)
+    if not close and (end := difflib.get_close_matches(last, ends, n=1)):
+        close = [name for name, of in zip(names, ends, strict=True) if of == end[0]]
+    inside = [name for name in names if group and name.startswith(f"{group}.")]
+    hint = f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
+    return f"{line}{hint}; known: {', '.join(inside or typing.get_type_hints(Run))}"
 
 
 def _plain(value: Any) -> Any:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gossamer import hosts
+from gossamer import batches, hosts
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.block import Block
 from gossamer.errors import UserError
@@ -160,7 +160,7 @@ def _looked(
             anatomy.observe(block, looks[-1], at="end")
         for place in range(0, len(order), BATCH):
             batch = items.collate([items[i] for i in order[place : place + BATCH]])
-            inputs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items() if k != "labels"}
+            inputs = batches.on(device, {k: v for k, v in batch.items() if k != "labels"})
             for look in looks:
                 look.inputs = inputs
             forward(**inputs)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
+from gossamer import batches
 from gossamer.adapting import adapt
 from gossamer.errors import Diverged, UserError
 from gossamer.methods import Method
@@ -105,8 +106,7 @@ class SuperNetwork:
 
     def _placed(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A batch where the model is."""
-        device = next(self.adapted.backbone.parameters()).device
-        return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        return batches.on(next(self.adapted.backbone.parameters()).device, batch)
 
     def savings(self, batch: dict[str, Any], unit: str) -> Savings:
         """What every arm saves for a batch."""

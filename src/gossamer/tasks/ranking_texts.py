@@ -23,8 +23,8 @@ from gossamer.data import Example, ImageTextDataset, Preprocessing
 from gossamer.data.given import names_images
 from gossamer.errors import UserError
 from gossamer.runs.prepared import BATCH, MEMORY
-from gossamer.runs.progress import shown
 from gossamer.runs.run import Run
+from gossamer.runs.shown import shown
 from gossamer.tasks import texts as shared
 from gossamer.tasks.base import Task
 from gossamer.tasks.recorded import preprocessing_of, recorded

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from gossamer import metrics, zoo
+from gossamer import batches, metrics, zoo
+from gossamer.anatomy.session import Layout
 from gossamer.data import Example, ImageTextDataset, Preprocessing, open_image
 from gossamer.data.images import every
 from gossamer.errors import UserError
@@ -132,13 +133,20 @@ class PreparedTexts(Dataset):
         seen = {"images": [(path, self.pictures[path]) for path in paths], "kind": self.pictures.kind}
         return {**seen, "target": self.task.target(self.texts, i), **self.tokens[i]}
 
-    def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """A batch for training: tokens, images and labels. Items may come from another set of the task."""
-        return {**self.task.padded(items), **self._seen(items), "labels": self.task.targets(items)}
+        return {**self._batch(items, answering=False), "labels": self.task.targets(items)}
 
-    def questions(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    def questions(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """A batch for answering: tokens and images alone."""
-        return {**self.task.padded(items, answering=True), **self._seen(items)}
+        return self._batch(items, answering=True)
+
+    def _batch(self, items: Sequence[dict[str, Any]], *, answering: bool) -> dict[str, Any]:
+        """With what a composed model would else have to look up in the masks, which by then are on its device."""
+        batch = {**self.task.padded(items, answering=answering), **self._seen(items)}
+        if self.task.images is not None:
+            return batch
+        return {**batch, "layout": Layout.of(batch["attention_mask"], batch.get("image_index"))}
 
     def _seen(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Images as the model takes them: one or two for each text, or each image of the batch once and whose it is."""
@@ -151,7 +159,9 @@ class PreparedTexts(Dataset):
             return {}
         index = [place[item["images"][0][0]] if item["images"] else -1 for item in items]
         kind = next(item["kind"] for item in items if item["images"])
-        return {kind: torch.stack(list(found.values())), "image_index": torch.tensor(index)}
+        seen = {kind: torch.stack(list(found.values()))}
+        own = index == list(range(len(found)))  # each text has an image of its own: nothing to be picked
+        return seen if own else {**seen, "image_index": torch.tensor(index)}
 
     def settle(self, adapted: Adapted) -> None:
         """Lets the vision tower of a composed model look at every image once, where nothing in it is trained."""
@@ -165,8 +175,9 @@ class PreparedTexts(Dataset):
         device = next(adapted.parameters()).device
         collate: Any = self.questions if answering else self.collate
         texts = self if places is None else Subset(self, places)
-        for found in DataLoader(texts, batch_size=batch, num_workers=workers, collate_fn=collate):
-            yield {name: tensor.to(device) for name, tensor in found.items()}
+        pinned = device.type == "cuda"
+        for found in DataLoader(texts, batch_size=batch, num_workers=workers, collate_fn=collate, pin_memory=pinned):
+            yield batches.on(device, found)
 
 
 class TextTask(Task):

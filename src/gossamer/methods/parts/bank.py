@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from gossamer import reading
+from gossamer import batches, reading
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.block import Block
 from gossamer.errors import UserError
@@ -95,9 +95,8 @@ class Bank:
             raise UserError(
                 "the pixel_mask hides a part of an image, whose patches are no tokens: resize images to one size"
             )
-        device = self.layers[0].device
         inputs = {k: v for k, v in batch.items() if k not in ("label", "labels")}
-        return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
+        return batches.on(self.layers[0].device, inputs)
 
     def _states(self, inputs: dict[str, Any], layers: Sequence[Block]) -> list[list[Tensor]]:
         """Of each layer and sample the tokens that enter; the model runs no further than the last of the layers."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
+from gossamer import batches
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.block import Block
 from gossamer.anatomy.seams import Part
@@ -211,7 +212,7 @@ def _inputs(batch: Any, anatomy: Anatomy) -> dict[str, Any]:
         batch = {"pixel_values": batch[0] if isinstance(batch, list | tuple) else batch}
     drop = () if anatomy.readout.name == "decoder" else ("label", "labels")
     device = next(anatomy.model.parameters()).device
-    return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items() if k not in drop}
+    return batches.on(device, {k: v for k, v in batch.items() if k not in drop})
 
 
 class Ends:
