@@ -67,7 +67,7 @@ UNKNOWN: dict[str, tuple[Callable[[], Any], Callable[[Any], dict[str, Tensor]], 
         image,
         {"num_labels": 4},
     ),
-    "mpnet-bare": (lambda: tf.MPNetModel(tf.MPNetConfig(**TEXT)), text, {"num_labels": LABELS}),
+    "albert-bare": (lambda: tf.AlbertModel(tf.AlbertConfig(**TEXT, embedding_size=9)), text, {"num_labels": LABELS}),
     "gpt-neox": (lambda: tf.GPTNeoXForCausalLM(tf.GPTNeoXConfig(**TEXT)), text, {}),
 }
 
