@@ -5,11 +5,12 @@
     python benchmarks/overhead.py --layers 2 --batch 1 --repeats 3
 
 By hand are: a linear head on the class token of transformers' own model; deep prompts in the sequence form, in a loop over its
-blocks; a bottleneck beside every FFN, in a loop over the parts of its blocks; and peft's own LoRA, whose finished model is the bare
-one with a head. One row of JSON for each method goes to benchmarks/results/overhead.jsonl: median ratios of ours against by hand,
-taken in turn within every repetition, on the clock and on the processor, of a training step (forward, backward, AdamW), of an
-inference by the adapter and of one by the finished model. Both must give equal logits to 1e-5. Weights are random: no time depends
-on them.
+blocks; a bottleneck beside every FFN, in a loop over the parts of its blocks; peft's own LoRA, whose finished model is the bare
+one with a head; a Linear in place of the middle half of the blocks; and ToMe without proportional attention, which merges 8 pairs
+in each block and gives no token its place back. One row of JSON for each method goes to benchmarks/results/overhead.jsonl: median
+ratios of ours against by hand, taken in turn within every repetition, on the clock and on the processor, of a training step
+(forward, backward, AdamW), of an inference by the adapter and of one by the finished model. Both must give equal logits to 1e-5.
+Weights are random: no time depends on them.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from gossamer.cost.measure import measure
 
 RESULTS = Path(__file__).parent / "results" / "overhead.jsonl"
 TOLERANCE, OF_ADAPTER, OF_FINISHED = 1e-5, 1.03, 1.01
-PROMPTS, HIDDEN = 10, 64
+PROMPTS, HIDDEN, PAIRS = 10, 64, 8
 
 
 class ByHand(nn.Module):
@@ -92,6 +93,71 @@ class Adapters(ByHand):
         return self.vit.layernorm(x)
 
 
+class Bridged(ByHand):
+    """x + x A + b in place of the middle half of the blocks."""
+
+    def __init__(self, vit: Any):
+        super().__init__(vit)
+        width = vit.config.hidden_size
+        self.gone, self.bridge = middle(len(vit.layers)), nn.Linear(width, width)
+
+    def states(self, images: Tensor) -> Tensor:
+        """The last states [B, N, d]."""
+        x = self.vit.embeddings(images)
+        for i, block in enumerate(self.vit.layers):
+            if i == self.gone[0]:
+                x = x + self.bridge(x)
+            elif i not in self.gone:
+                x = block(x)
+        return self.vit.layernorm(x)
+
+
+class Merging(ByHand):
+    """ToMe: in every block the most alike of every second token become one with their like among the others."""
+
+    def states(self, images: Tensor) -> Tensor:
+        """The last states [B, n, d], of the tokens that are left."""
+        x = self.vit.embeddings(images)
+        sizes = x.new_ones(*x.shape[:2], 1)
+        for block in self.vit.layers:
+            u, attention = block.layernorm_before(x), block.attention
+            q, k, v = (
+                part(u).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+                for part in (attention.q_proj, attention.k_proj, attention.v_proj)
+            )
+            attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+            x = x + attention.o_proj(attended)
+            with torch.no_grad():
+                rows, left = self.places(k.mean(1))
+            x, sizes = self.merge(x * sizes, rows, left), self.merge(sizes, rows, left)
+            x = x / sizes
+            x = x + block.mlp(block.layernorm_after(x))
+        return self.vit.layernorm(x)
+
+    @staticmethod
+    def places(metric: Tensor) -> tuple[Tensor, int]:
+        """For every token [B, N] the row that it has from now on, and how many rows there are; the class token has the first."""
+        count = min(PAIRS, (metric.shape[1] - 1) // 2)
+        metric = F.normalize(metric, dim=-1)
+        alike = metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)
+        alike[:, 0] = -torch.inf
+        best, partner = alike.max(-1)
+        gone = best.argsort(dim=-1, descending=True)[:, :count]
+        leaves = torch.zeros(metric.shape[:2], dtype=torch.long).scatter(1, 2 * gone, 1)
+        rows = (1 - leaves).cumsum(1) - 1
+        return rows.scatter(1, 2 * gone, rows.gather(1, 2 * partner.gather(1, gone) + 1)), metric.shape[1] - count
+
+    @staticmethod
+    def merge(x: Tensor, rows: Tensor, left: int) -> Tensor:
+        """Sums [B, left, d] of rows [B, N, d]."""
+        return x.new_zeros(len(x), left, x.shape[2]).scatter_add(1, rows[:, :, None].expand_as(x), x)
+
+
+def middle(layers: int) -> list[int]:
+    """Half of the blocks, behind the first."""
+    return list(range(1, 1 + layers // 2))
+
+
 def pairs(options: argparse.Namespace) -> dict[str, tuple[gm.Adapted, Any, Any]]:
     """Name -> our adapter, the same by hand, and by hand what its finished model computes."""
 
@@ -102,6 +168,8 @@ def pairs(options: argparse.Namespace) -> dict[str, tuple[gm.Adapted, Any, Any]]
         ("vpt", gm.VPT(prompts=PROMPTS, form="sequence"), Prompted),
         ("adapter", gm.Adapter(rank=HIDDEN, placement="parallel-normed"), Adapters),
         ("lora", by_us, ByHand),  # both start as nothing
+        ("bridge", gm.DAS(skip=tuple(middle(options.layers)), rank=0, bridge="per-run"), Bridged),
+        ("tome", gm.ToMe(r=PAIRS, proportional=False), Merging),
     ):
         ours, hand = gm.adapt(_backbone(options), method, num_labels=LABELS), kind(_backbone(options))
         if name != "lora":
@@ -131,6 +199,9 @@ def copy(ours: gm.Adapted, hand: Any) -> None:
         if isinstance(hand, Prompted):
             for i in range(len(hand.prompts)):
                 hand.prompts[i].copy_(tensors[f"vpt.vision.blocks.{i}.prompts"])
+        if isinstance(hand, Bridged):
+            for kind, tensor in hand.bridge.named_parameters():
+                tensor.copy_(tensors[f"das.vision.blocks.{hand.gone[0]}.bridge.up.{kind}"])
         if isinstance(hand, Adapters):
             for i, (down, up) in enumerate(zip(hand.down, hand.up, strict=True)):
                 for leaf, module in (("down", down), ("up", up)):

@@ -23,7 +23,9 @@ def run(tmp_path: Path) -> Path:
 
 def test_the_onnx_file_of_a_run_answers_alone_like_the_adapter(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["export", str(run)]) == 0
-    assert "a batch of 8" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "a batch of 1: " in shown
+    assert "a batch of 32: " in shown
     adapted = gm.load(run / "adapter")
     images = Prepared(gm.data.load(squares.images(), "test"), preprocessing_of(adapted))
     expected = classify(adapted, images)
@@ -35,8 +37,9 @@ def test_the_onnx_file_of_a_run_answers_alone_like_the_adapter(run: Path, capsys
         torch.testing.assert_close(found, expected[:count], rtol=0, atol=1e-4)
     exports = adapted.metadata["exports"]["model.onnx"]
     assert exports["difference"] < 1e-4
-    assert exports["latency"]["exported"] > 0
-    assert "## Exports\n\n- model.onnx: a batch of 8 in" in (run / "adapter" / "README.md").read_text()
+    assert [t["batch"] for t in exports["latency"]] == [1, 32]
+    assert all(t["torch"] > 0 and t["exported"] > 0 for t in exports["latency"])
+    assert "## Exports\n\n- model.onnx: a batch of 1 in" in (run / "adapter" / "README.md").read_text()
 
 
 def test_a_torch_program_is_read_back_and_takes_any_batch(run: Path) -> None:

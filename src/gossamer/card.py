@@ -76,11 +76,9 @@ def _listed(values: dict[str, Any]) -> list[str]:
 
 def _exported(found: dict[str, Any]) -> str:
     """One exported file in words: how fast, how equal, and how accurate where it is not meant to be equal."""
-    time, accuracy = found["latency"], found.get("accuracy")
-    said = (
-        f"a batch of {time['batch']} in {time['exported']:.1f} ms, {time['torch']:.1f} ms in torch; logits differ by "
-        f"{found['difference']:.1g}"
-    )
+    times, accuracy = found["latency"], found.get("accuracy")
+    batches = [f"a batch of {t['batch']} in {t['exported']:.1f} ms, {t['torch']:.1f} ms in torch" for t in times]
+    said = f"{', '.join(batches)}; logits differ by {found['difference']:.1g}"
     if accuracy:
         said += f"; {accuracy['split']} accuracy {accuracy['exported']:.2%}, as trained {accuracy['adapter']:.2%}"
     return said

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,22 +103,19 @@ def accuracy_against_compute(methods: Mapping[str, Mapping[str, Any]], path: str
     A line joins those on the frontier: none of the others is as accurate at as few GMACs. `methods` maps a name to a record with
     accuracy (0 to 1), gmacs, bare_gmacs and trainable_parameters, and latency_ratio_at_1 where the time was measured.
     """
-    figure, (axes,) = figure_of(6, 4)
+    figure, (axes,) = figure_of(6, 4.6)
     for name, record in methods.items():
-        axes.scatter(record["gmacs"], 100 * record["accuracy"], s=80, zorder=3)
-        text = f"{name}\n{record['trainable_parameters']:,} trained"
+        place = record["gmacs"], 100 * record["accuracy"]
+        text = f"{name}: {record['trainable_parameters']:,} trained"
         if "latency_ratio_at_1" in record:
-            text += f"\n{record['latency_ratio_at_1']:.2f} of the time"
-        right = record["gmacs"] > statistics.fmean(r["gmacs"] for r in methods.values())
-        axes.annotate(
-            text, (record["gmacs"], 100 * record["accuracy"]), xytext=(-8 if right else 8, 0), textcoords="offset points",
-            va="center", ha="right" if right else "left",
-        )  # fmt: skip
+            text += f", {record['latency_ratio_at_1']:.2f} of the bare backbone's time"
+        axes.scatter(*place, s=80, zorder=3, label=text)
+        axes.annotate(name, place, xytext=(0, 8), textcoords="offset points", ha="center")
     best = frontier([(record["gmacs"], 100 * record["accuracy"]) for record in methods.values()])
     axes.plot(*zip(*best, strict=True), color="0.6", zorder=1)
     bare = next(iter(methods.values()))["bare_gmacs"]
     axes.axvline(bare, color="0.6", linestyle=":", zorder=0, label="bare backbone")
-    axes.legend(loc="lower left", frameon=False)
+    figure.legend(loc="outside lower center", frameon=False)
     axes.margins(0.2, 0.35)
     axes.set_xlim(left=0)
     axes.set(xlabel="GMACs per image, finished model", ylabel="accuracy, %", title=title)

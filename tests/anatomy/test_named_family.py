@@ -28,7 +28,7 @@ def _unknown(model: nn.Module) -> nn.Module:
 
 
 def _llama() -> nn.Module:
-    torch.manual_seed(1)
+    torch.default_generator.manual_seed(1)
     return _unknown(tf.LlamaForCausalLM(tf.LlamaConfig(**LLAMA))).eval()
 
 
@@ -37,7 +37,7 @@ def test_it_is_adapted_as_the_family_itself_and_comes_back(tmp_path: Path) -> No
     with pytest.raises(TypeError, match="say family='llama', or add its model type"):
         gm.adapt(_llama(), gm.VPT(prompts=3))
     adapted = disturb(gm.adapt(_llama(), [gm.VPT(prompts=3), LoraConfig(r=2, target_modules=["q"])], family="llama"))
-    torch.manual_seed(1)
+    torch.default_generator.manual_seed(1)
     known = gm.adapt(tf.LlamaForCausalLM(tf.LlamaConfig(**LLAMA)).eval(), list(adapted.applied))
     known.load_state_dict({k: v for k, v in adapted.state_dict().items() if k != "_extra_state"}, strict=False)
     expected = run(known.eval(), inputs)

@@ -80,7 +80,7 @@ def answer(output: Any) -> Tensor:
 def test_life_without_an_anatomy(row: str, method: str, tmp_path: Path) -> None:
     """A training step, cost, saving, loading, finishing, detaching."""
     build, inputs_of, options = UNKNOWN[row]
-    torch.manual_seed(1)
+    torch.default_generator.manual_seed(1)
     model = build().eval()
     assert not hosts.read(model).stacks
     if row == "gpt-neox" and method == "probe":

@@ -27,11 +27,9 @@ def command(arguments: Sequence[str]) -> None:
     if asked.json:
         print(json.dumps({"file": str(file), **found}, indent=2))
         return
-    times, size = found["latency"], f"{found['mib']:.1f} MiB"
-    print(f"{file}: {size}; logits differ from the adapter's by at most {found['difference']:.1g}")
-    print(
-        f"a batch of {times['batch']}: {times['torch']:.1f} ms in torch, {times['exported']:.1f} ms in the file's runtime"
-    )
+    print(f"{file}: {found['mib']:.1f} MiB; logits differ from the adapter's by at most {found['difference']:.1g}")
+    for t in found["latency"]:
+        print(f"a batch of {t['batch']}: {t['torch']:.1f} ms in torch, {t['exported']:.1f} ms in the file's runtime")
     if "accuracy" in found:
         of = found["accuracy"]
         print(
