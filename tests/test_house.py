@@ -23,7 +23,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("state",),
     ("anatomy.call", "anatomy.stack", "anatomy.apart", "anatomy.displaced", "anatomy.projection"),
     ("anatomy.block",),
-    ("anatomy.memory",),  # up to here, what a family may speak of
+    ("anatomy.memory",),
+    ("anatomy.window_attention",),  # up to here, what a family may speak of
     ("families",),
     ("anatomy",),
     ("reading",),

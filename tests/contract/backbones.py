@@ -83,6 +83,11 @@ def _timm_swin() -> nn.Module:
     return timm.create_model("swin_tiny_patch4_window7_224", num_classes=LABELS, **sizes)
 
 
+def _timm_swin_v2() -> nn.Module:
+    sizes = {("img_size" if k == "image_size" else k): v for k, v in SWIN.items()}
+    return timm.create_model("swinv2_tiny_window8_256", num_classes=LABELS, **sizes)
+
+
 METER = {
     "vision_config": {**VISION, "num_hidden_layers": 2},
     "text_config": {**TEXT, "num_hidden_layers": 2, "max_position_embeddings": 40},
@@ -178,6 +183,14 @@ BACKBONES: dict[str, Backbone] = {
     ),
     "swin-bare": Backbone(of(tf.SwinModel, tf.SwinConfig, SWIN), STAGES, num_labels=LABELS, windows=True),
     "timm-swin": Backbone(_timm_swin, STAGES, eager=False, windows=True),
+    "swin-v2": Backbone(
+        of(tf.Swinv2ForImageClassification, tf.Swinv2Config, SWIN, num_labels=LABELS),
+        STAGES,
+        eager=False,
+        windows=True,
+        post_norm=True,
+    ),
+    "timm-swin-v2": Backbone(_timm_swin_v2, STAGES, eager=False, windows=True, post_norm=True, like="swin-v2"),
     "timm": Backbone(_timm(num_classes=LABELS, init_values=0.2), {"vision": twins.TIMM}, eager=False, meets_all=True),
     "timm-avg": Backbone(
         _timm(num_classes=LABELS, global_pool="avg", reg_tokens=2, qk_norm=True),

@@ -41,8 +41,6 @@ def text(model: Any) -> dict[str, Tensor]:
 
 
 UNKNOWN: dict[str, tuple[Callable[[], Any], Callable[[Any], dict[str, Tensor]], dict[str, Any]]] = {
-    "swinv2": (lambda: tf.Swinv2ForImageClassification(tf.Swinv2Config(**SWIN, num_labels=LABELS)), image, {}),
-    "swinv2-bare": (lambda: tf.Swinv2Model(tf.Swinv2Config(**SWIN)), image, {"num_labels": LABELS}),
     "pvt": (
         lambda: tf.PvtForImageClassification(
             tf.PvtConfig(
@@ -109,9 +107,9 @@ def test_life_without_an_anatomy(row: str, method: str, tmp_path: Path) -> None:
 
 
 def test_methods_that_need_blocks_say_what_is_not_known() -> None:
-    model = UNKNOWN["swinv2"][0]()
+    model = UNKNOWN["pvt"][0]()
     for method in (gm.VPT(prompts=2), gm.Adapter(rank=2), gm.DAS(skip=(1,), rank=2)):
-        with pytest.raises(TypeError, match=r"cannot read Swinv2ForImageClassification"):
+        with pytest.raises(TypeError, match=r"cannot read PvtForImageClassification"):
             gm.adapt(model, method)
     with pytest.raises(TypeError, match=r"cannot read|looks like"):
         gm.adapt(model, LoraConfig(r=2, target_modules=["q", "v"]))
@@ -200,8 +198,10 @@ def test_a_tower_in_stages_is_refused() -> None:
     llama = tf.LlamaForCausalLM(tf.LlamaConfig(**LARGE))
     with pytest.raises(TypeError, match="SwinModel attends in windows and merges its patches"):
         gm.VisionLanguage(tf.SwinModel(tf.SwinConfig(**SWIN)), llama)
-    with pytest.raises(TypeError, match="cannot read Swinv2Model"):
+    with pytest.raises(TypeError, match="Swinv2Model attends in windows and merges its patches"):
         gm.VisionLanguage(tf.Swinv2Model(tf.Swinv2Config(**SWIN)), llama)
+    with pytest.raises(TypeError, match="cannot read PvtModel"):
+        gm.VisionLanguage(UNKNOWN["pvt"][0]().pvt, llama)
 
 
 @pytest.mark.parametrize("method", ["dvp", "visual_tokens"])

@@ -297,34 +297,23 @@ class OwnAttention(nn.Module):
             self.add_module(name, child)
         self.train(original.training)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, scale: float, dropout: float) -> Tensor:
-        """softmax(q k^T s + mask) v over this module's memory and the given keys; [B, heads, N, d_h] -> the same."""
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, scale: float, dropout: float, unit: bool = False
+    ) -> Tensor:
+        """softmax(q k^T s + mask) v over this module's memory and the given keys; [B, heads, N, d_h] -> the same.
+
+        With `unit` keys, those of the memory too, are made of length 1.
+        """
         dropout = dropout if self.training else 0.0
-        found = attended_apart(self, q, k, v, mask, False, scale, dropout)
+        found = None if unit else attended_apart(self, q, k, v, mask, False, scale, dropout)
         if found is not None:
             return found
         k, v, count = join(self, k, v)
+        k = F.normalize(k, dim=-1) if unit else k
         mask = weigh(self, widen(mask, count), k)
         show(self, q, k, mask, None, scale)
         shared = q.shape[1] != k.shape[1]
         return F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scale, enable_gqa=shared)
-
-
-class WindowAttention(OwnAttention):
-    """Base of the attentions in windows: a bias by relative position, and a mask in windows of parts that do not touch.
-
-    Tokens in front of a window's own (x has more rows than the bias) have no position: no bias, and no mask.
-    """
-
-    def attend_in_windows(
-        self, q: Tensor, k: Tensor, v: Tensor, *, bias: Tensor, mask: Tensor | None, scale: float, dropout: float
-    ) -> Tensor:
-        """q, k, v [B windows, heads, p + w^2, d_h], bias [1, heads, w^2, w^2], mask [windows, w^2, w^2] -> as q."""
-        front = q.shape[2] - bias.shape[-1]
-        both = bias
-        if mask is not None:
-            both = bias + mask.repeat(q.shape[0] // mask.shape[0], 1, 1)[:, None]
-        return self.attend(q, k, v, mask=F.pad(both, (front, 0, front, 0)).to(q.dtype), scale=scale, dropout=dropout)
 
 
 def attach(block: Block, branch: str = "attention") -> Memory:

@@ -68,6 +68,7 @@ class WindowNames:
     merging: str
     grid: str = "input_resolution"
     dimensions: str | None = None
+    norms_last: bool = False  # merging: behind its `reduction`, not before it
     merges_first: bool = False
 
 

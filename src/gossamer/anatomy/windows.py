@@ -32,9 +32,10 @@ def out_of_windows(windows: Tensor, samples: int, count: int) -> tuple[Tensor, T
     return tokens, windows[:, count:]
 
 
-def merge(tokens: Tensor, merging: Any) -> Tensor:
+def merge(tokens: Tensor, merging: Any, *, norms_last: bool = False) -> Tensor:
     """Tokens [B, p, d] as a merging of patches makes them of four equal ones -> [B, p, 2 d]."""
-    return merging.reduction(merging.norm(tokens.repeat(1, 1, 4)))
+    four = tokens.repeat(1, 1, 4)
+    return merging.norm(merging.reduction(four)) if norms_last else merging.reduction(merging.norm(four))
 
 
 class WindowInserted(Inserted):
@@ -94,7 +95,9 @@ class WindowedBlock:
         self.following: WindowedBlock | None = None
         self.tokens: Tensor | None = None  # that enter the block
         self.middle: Tensor | None = None  # behind its attention
-        self.read: Tensor | None = None  # what the second norm has read last, additions of other methods included
+        self.read: Tensor | None = (
+            None  # what the FFN's norm, or first Linear, has read last, additions of other methods included
+        )
         self.left: Tensor | None = None  # that leave it
 
     def apply(self) -> list[Any]:
@@ -104,7 +107,7 @@ class WindowedBlock:
         return [
             attention.register_forward_pre_hook(self.before_attention, prepend=True),
             attention.register_forward_hook(self.after_attention),
-            self.block.part("norm2").register_forward_hook(self.after_norm),
+            self.block.part("norm2" if self.block.ffn.norm else "up").register_forward_hook(self.after_reader),
             module.register_forward_hook(self.after),
         ]
 
@@ -115,30 +118,43 @@ class WindowedBlock:
     def before_attention(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """The windows with the normalised tokens in front."""
         assert self.tokens is not None, "the tokens entered"
-        return (into_windows(self.block.part("norm1").forward(self.tokens), args[0]), *args[1:])
+        tokens = self.block.part("norm1").forward(self.tokens) if self.block.attention.norm else self.tokens
+        return (into_windows(tokens, args[0]), *args[1:])
 
     def after_attention(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """The windows alone; the tokens get what the attention made of them."""
         assert self.tokens is not None, "the tokens entered"
         attended, windows = out_of_windows(states(output), *self.tokens.shape[:2])
-        self.middle = self.tokens + attended
+        closing = self.block.active("closing1")
+        self.middle = self.tokens + (attended if closing is None else closing.forward(attended))
         return with_states(output, windows)
 
-    def after_norm(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        """Keeps the stream between attention and FFN as the norm sees it."""
+    def _fed(self, x: Tensor) -> Tensor:
+        """What the FFN makes of tokens, by the modules around its two Linears, with what other methods placed there."""
+        ffn = self.block.ffn
+        if ffn.norm:
+            x = self.block.part("norm2")(x)
+        for name in dict.fromkeys(path.rpartition(".")[0] for path in (ffn.up, ffn.down)):
+            x = get(self.block.module, name)(x)
+        closing = self.block.active("closing2")
+        return x if closing is None else closing(x)
+
+    def after_reader(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        """Keeps the stream between attention and FFN as the FFN reads it."""
         self.read = args[0]
 
     def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """The tokens go through norm and FFN, with what other methods placed there, and are handed to the next block."""
         assert self.middle is not None, "the attention ran"
-        ffn = get(self.block.module, self.block.ffn.up.rpartition(".")[0])
-        answer = ffn(self.block.part("norm2")(self.middle))
+        answer = self._fed(self.middle)
         assert self.read is not None, "the norm read the tokens"
         left = self.left = self.read + answer
         self.read = None
         if self.following is not None:
             merging = self.following.block.merging
-            self.following.tokens = left if merging is None else merge(left, merging)
+            last = self.following.block.stack.windows
+            assert last is not None, "all of them have windows"
+            self.following.tokens = left if merging is None else merge(left, merging, norms_last=last.norms_last)
 
     def __getstate__(self) -> dict[str, Any]:
         # What a forward pass has left behind is not state.

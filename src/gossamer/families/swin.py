@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gossamer.anatomy.memory import WindowAttention
 from gossamer.anatomy.stack import AttentionNames, FfnNames, Stack, WindowNames
+from gossamer.anatomy.window_attention import WindowAttention
 from gossamer.errors import UserError
 
 

@@ -22,7 +22,6 @@ class BiasedApart(OwnAttention):
     def __init__(self, original: Any):
         super().__init__(original)
         self.num_heads: int = original.num_heads
-        self.scale: float = original.scale
         apart = (
             getattr(original, "q_bias", None) is not None
         )  # attentions without biases, or with others, have no such names
@@ -46,6 +45,7 @@ class BeitAttention(BiasedApart):
 
     def __init__(self, original: Any):
         super().__init__(original)
+        self.scale: float = original.scale
         self.window_size = original.window_size
         self.relative_position_bias_table: nn.Parameter | None = original.relative_position_bias_table
         self.register_buffer("relative_position_index", original.relative_position_index, persistent=False)

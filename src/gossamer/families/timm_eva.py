@@ -41,6 +41,7 @@ class EvaAttention(BiasedApart):
 
     def __init__(self, original: Any):
         super().__init__(original)
+        self.scale: float = original.scale
         self.head_dim: int = original.proj.in_features // self.num_heads  # timm 1.0.25 keeps no head_dim
         self.front: int = original.num_prefix_tokens
         self.halves: bool = getattr(original, "rotate_half", False)  # newer timm only, as the next
