@@ -116,8 +116,8 @@ def attended_apart(
     causal, length = _is_causal(module, query.shape[2], mask, causal), query.shape[2]
     if causal:  # an unfilled static cache: only the first `length` keys exist
         key, value = key[:, :, :length], value[:, :, :length]
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    return apart.merged(query, key, value, found, mask=mask, causal=causal, scale=scale)
+    usual: float = query.shape[-1] ** -0.5
+    return apart.merged(query, key, value, found, mask=mask, causal=causal, scale=usual if scale is None else scale)
 
 
 def columns_of(attention: nn.Module, part: nn.Module) -> slice:
