@@ -27,7 +27,7 @@ import rows
 import torch
 from das_latency import backbone
 from peft import LoraConfig
-from torch import Tensor, nn
+from torch import nn
 
 import gossamer as gm
 from gossamer.cost.measure import measure
