@@ -27,7 +27,7 @@ import rows
 import torch
 from das_latency import backbone
 from peft import LoraConfig
-from torch import Tensor, nn
+from torch import nn
 
 import gossamer as gm
 from gossamer.cost.measure import measure
@@ -50,7 +50,7 @@ class Bench:
         self.backend = "eager" if self.tiny else "inductor"
         self.found: list[dict[str, Any]] = []
 
-    def inference(self, model: nn.Module, inputs: dict[str, Tensor]) -> Run:
+    def inference(self, model: nn.Module, inputs: dict[str, Any]) -> Run:
         """One forward pass without gradients."""
 
         def run() -> None:
@@ -59,7 +59,7 @@ class Bench:
 
         return run
 
-    def step(self, model: Any, inputs: dict[str, Tensor], compiled: bool) -> Run:
+    def step(self, model: Any, inputs: dict[str, Any], compiled: bool) -> Run:
         """Forward, backward and AdamW on what is trained; of a model that trains nothing, down to its inputs."""
         model.train()
         rule = torch.optim.AdamW(model.trainable().values(), lr=1e-3, fused=True)
@@ -124,9 +124,9 @@ def prompts(bench: Bench, model: str) -> None:
     """Exact and sequence form, LoRA and the bare model."""
     size = 32 if bench.tiny else MODELS[model]
     images = torch.randn(bench.batch, 3, size, size, device=bench.device)
-    inputs = {"pixel_values": images}
+    inputs: dict[str, Any] = {"pixel_values": images}
     if not model.startswith("dinov2"):
-        inputs |= {"interpolate_pos_encoding": True} if bench.tiny else {}  # type: ignore[dict-item]
+        inputs |= {"interpolate_pos_encoding": True} if bench.tiny else {}
     labels = torch.randint(0, LABELS, (bench.batch,), device=bench.device)
     for compiled in (False, True):
         for count in bench.prompts if not compiled else [p for p in bench.prompts if bench.tiny or p == COMPILED]:

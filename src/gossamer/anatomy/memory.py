@@ -110,14 +110,13 @@ def attended_apart(
     memory = memory_of(module)
     if memory is None or memory.looked_at or memory.keeps or not apart.fits(query, key, value, mask, dropout):
         return None
-    found = remembered(module, key)
+    found, length = remembered(module, key), query.shape[2]
     if found is None or found[0].shape[2] == 0:
         return None
-    causal, length = _is_causal(module, query.shape[2], mask, causal), query.shape[2]
-    if causal:  # an unfilled static cache: only the first `length` keys exist
+    if causal := _is_causal(module, length, mask, causal):  # of an unfilled static cache only the first keys exist
         key, value = key[:, :, :length], value[:, :, :length]
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    return apart.merged(query, key, value, found, mask=mask, causal=causal, scale=scale)
+    usual: float = query.shape[-1] ** -0.5
+    return apart.merged(query, key, value, found, mask=mask, causal=causal, scale=usual if scale is None else scale)
 
 
 def columns_of(attention: nn.Module, part: nn.Module) -> slice:
