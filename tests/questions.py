@@ -70,7 +70,7 @@ def model(name: str) -> Path:
     folder = squares.home() / f"{name}-for-questions"
     logging.disable_progress_bar()
     with torch.random.fork_rng():
-        torch.manual_seed(7)
+        torch.default_generator.manual_seed(7)
         build().save_pretrained(folder)
     if family is not None:
         _tokenizer(family).save_pretrained(folder)

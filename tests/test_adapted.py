@@ -35,7 +35,7 @@ METHODS: dict[str, Any] = {
 
 def adapted_model(row: str = "vit", method: str = "vpt", **options: Any) -> gm.Adapted:
     backbone = BACKBONES[row]
-    torch.manual_seed(3)
+    torch.default_generator.manual_seed(3)
     if backbone.num_labels is not None:
         options.setdefault("num_labels", backbone.num_labels)
     return gm.adapt(backbone.model(), METHODS[method], **options)
@@ -108,7 +108,7 @@ def test_a_resumed_run_ends_with_the_same_weights(method: str, tmp_path: Path) -
                 raise KeyboardInterrupt
 
     def fresh() -> gm.Adapted:
-        torch.manual_seed(3)
+        torch.default_generator.manual_seed(3)
         prompts = gm.VPT(prompts=3, dropout=0.3)
         return gm.adapt(VIT.model(), prompts if method == "vpt" else METHODS[method])
 
@@ -121,7 +121,7 @@ def test_a_resumed_run_ends_with_the_same_weights(method: str, tmp_path: Path) -
         cut.train()
     saved = safetensors.torch.load_file(tmp_path / "cut" / "checkpoint-3" / "model.safetensors")
     assert set(saved) == set(through.state_dict())  # nothing of the frozen backbone
-    torch.manual_seed(99)
+    torch.default_generator.manual_seed(99)
     resumed = gm.adapt(VIT.model(), through.applied and [m.config if m.name == "peft" else m for m in through.applied])
     made = trainer(resumed, tmp_path / "cut", **options)
     made.train(resume_from_checkpoint=True)
@@ -244,7 +244,7 @@ READ = [
 @pytest.mark.parametrize("row", READ)
 def test_features_are_what_the_last_linear_reads(row: str) -> None:
     adapted, inputs = adapted_model(row).eval(), BACKBONES[row].inputs()
-    torch.manual_seed(5)
+    torch.default_generator.manual_seed(5)
     features = adapted.features(**inputs)
     assert features.ndim == (3 if row == "llama-classifier" else 2)
     last = [m for m in adapted.head.modules() if isinstance(m, nn.Linear)][-1]
@@ -279,7 +279,7 @@ def test_a_text_model_without_text() -> None:
 
 
 def test_training_mode_reaches_methods_and_head_only() -> None:
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     model = tf.BertForSequenceClassification(tf.BertConfig(**TEXT, num_labels=3))
     adapted = gm.adapt(model, gm.Adapter(rank=2)).train()
     assert not any(m.training for m in adapted.backbone.bert.modules())

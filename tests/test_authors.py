@@ -19,7 +19,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def vit(heads: int, width: int = 192, pool: str = "token") -> Any:
-    torch.manual_seed(4)
+    torch.default_generator.manual_seed(4)
     model = timm.create_model(
         "vit_tiny_patch16_224", img_size=48, depth=2, embed_dim=width, num_heads=heads, num_classes=0, global_pool=pool,
     )  # fmt: skip

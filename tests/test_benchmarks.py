@@ -183,3 +183,16 @@ def test_overhead_stops_where_the_two_differ(run, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(sys.modules["overhead"], "copy", lambda ours, hand: None)
     with pytest.raises(SystemExit, match="probe: logits differ by"):
         run("overhead", *TINY, "--out", str(tmp_path / "b"))
+
+
+@pytest.mark.slow
+def test_the_device_benchmark_runs_to_its_end(run, tmp_path: Path) -> None:
+    run("device", "--tiny", "--out", str(tmp_path / "rows.jsonl"))
+    found = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    seen = {(row["group"], row["model"], row["pass"], row["compiled"], row["what"]) for row in found}
+    assert ("prompts", "dinov2-small", "step", True, "exact") in seen
+    assert ("das", "vit-b16", "inference", False, "skip 1") in seen
+    assert ("sight", "llama-1b", "step", False, "memvp") in seen
+    assert all(row["seconds"] > 0 and row["ratio"] > 0 for row in found)
+    firsts = [row for row in found if row["what"] == row["against"]]
+    assert {row["ratio"] for row in firsts} == {1.0}

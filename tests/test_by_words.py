@@ -47,7 +47,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dual encoder of random weights with a tokenizer of sixteen words."""
     root = tmp_path_factory.mktemp("pair")
     model = dual()
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.3 * torch.randn_like(p))

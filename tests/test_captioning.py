@@ -132,7 +132,7 @@ def test_without_the_scorers_nothing_is_trained(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.skipif(shutil.which("java") is None, reason="COCO's caption evaluation needs Java")
 def test_captions_are_learned_and_scored_by_cocos_own_code(tmp_path: Path) -> None:
     pytest.importorskip("pycocoevalcap")
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     run = questions.run(tmp_path / "run", "llama", "coco", (MEMVP,), texts=TEXTS, epochs=30, lr=1e-2)
     found = train(run)["test"]
     history = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]

@@ -32,7 +32,7 @@ TIMM: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth
 
 def jolted(model: Any) -> Any:
     """A model whose weights nobody made by a formula."""
-    torch.manual_seed(4)
+    torch.default_generator.manual_seed(4)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

@@ -22,7 +22,7 @@ VIT = BACKBONES["vit"]
 
 
 def vpt(row: str = "vit", attention: str = "sdpa", **options: Any) -> gm.Adapted:
-    torch.manual_seed(3)
+    torch.default_generator.manual_seed(3)
     return disturb(gm.adapt(BACKBONES[row].model(attention), gm.VPT(**{"prompts": 5, **options}))).eval()
 
 
@@ -74,7 +74,7 @@ def test_both_forms_have_the_same_maps(row: str) -> None:
     options = {} if BACKBONES[row].num_labels is None else {"num_labels": 3}
     maps = []
     for form in ("exact", "sequence"):
-        torch.manual_seed(3)
+        torch.default_generator.manual_seed(3)
         adapted = disturb(gm.adapt(BACKBONES[row].model(), gm.VPT(prompts=5, form=form), **options)).eval()  # type: ignore
         maps.append(pictures.prompt_attention(adapted, **inputs))
     assert len(maps[0]) == 3

@@ -95,7 +95,7 @@ def test_numbers_without_a_point_are_rates_too() -> None:
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved adapter: VPT on the table's ViT, trained as far as chance does."""
-    torch.manual_seed(3)
+    torch.default_generator.manual_seed(3)
     adapted = disturb(gm.adapt(VIT.model(), gm.VPT(prompts=5)).eval())
     adapted.metadata |= {"labels": ["cat", "dog", "owl"], "task": "animals", "results": {"accuracy": 0.75}}
     folder = tmp_path_factory.mktemp("saved") / "adapter"
@@ -189,7 +189,7 @@ def test_heads_come_back_trained_or_not(row: str, trained: bool, tmp_path: Path)
 
 def test_a_head_that_was_kept_comes_back_on_a_model_with_another(original: Path) -> None:
     """The head is part of the adapter: loading does not depend on the one that the backbone brings."""
-    torch.manual_seed(1)
+    torch.default_generator.manual_seed(1)
     model = tf.ViTForImageClassification(tf.ViTConfig(**VISION, num_labels=9))
     model.vit.load_state_dict(VIT.model().vit.state_dict())
     expected = gm.load(original, VIT.model())
@@ -295,7 +295,7 @@ def test_an_adapter_from_the_hub(original: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def _vit(**sizes: Any) -> tf.ViTForImageClassification:
-    torch.manual_seed(1)
+    torch.default_generator.manual_seed(1)
     return tf.ViTForImageClassification(tf.ViTConfig(**{**VISION, **sizes}, num_labels=3)).eval()
 
 

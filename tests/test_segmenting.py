@@ -167,7 +167,7 @@ def upernet() -> Any:
 def test_heads_of_transformers_are_resized_saved_with_their_statistics_and_cost_something(
     build: Any, tmp_path: Path
 ) -> None:
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     build().save_pretrained(tmp_path / "model")
     method = gm.BitFit() if build is segformer else gm.CVPT(prompts=2)
     adapted = gm.adapt(gm.zoo.load(tmp_path / "model"), method, num_labels=3)

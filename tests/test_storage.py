@@ -523,7 +523,7 @@ def test_check_tensors():
 
 
 def test_fingerprint_tells_weights_apart_and_nothing_else():
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     weights = {"w": torch.randn(301, 217), "b": torch.randn(3, dtype=torch.bfloat16), "n": torch.tensor(7)}
     weights |= {"mask": torch.tensor([True, False, True]), "none": torch.zeros(0, 2), "z": torch.ones(5).cfloat()}
     base = fingerprint(weights.items())

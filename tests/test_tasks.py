@@ -131,7 +131,7 @@ def test_a_run_that_was_stopped_ends_with_the_numbers_of_one_that_was_not(
         patched.setattr(ClassifierTrainer, "training_step", stopped)
         with pytest.raises(KeyboardInterrupt):
             train(run)
-    torch.manual_seed(99)
+    torch.default_generator.manual_seed(99)
     resumed = train(run, resume=True)
     assert {k: v for k, v in resumed.items() if k != "seconds"} == {k: v for k, v in whole.items() if k != "seconds"}
     ours, theirs = (load_adapter(tmp_path / name).state_dict() for name in ("stopped", "whole"))

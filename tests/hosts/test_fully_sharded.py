@@ -24,7 +24,7 @@ SIZES = {{
 
 
 def adapted():
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     return gm.adapt(tf.ViTForImageClassification(tf.ViTConfig(**SIZES)), {method})
 
 
@@ -37,7 +37,7 @@ def step(model, pixels, labels):
 
 dist.init_process_group("gloo")
 rows = slice(2 * dist.get_rank(), 2 * dist.get_rank() + 2)
-torch.manual_seed(5)
+torch.default_generator.manual_seed(5)
 pixels, labels = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 0])
 sharded = adapted()
 fully_shard(sharded, mesh=dist.device_mesh.init_device_mesh("cpu", (2,)))

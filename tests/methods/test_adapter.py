@@ -30,7 +30,7 @@ EVERY = pytest.mark.parametrize(("row", "stack"), HOUSES, ids=[r for r, _ in HOU
 
 def adapted_model(row: str, **options: Any) -> gm.Adapted:
     backbone = BACKBONES[row]
-    torch.manual_seed(3)
+    torch.default_generator.manual_seed(3)
     return gm.adapt(backbone.model(), gm.Adapter(**{"rank": 5, **options})).eval()
 
 

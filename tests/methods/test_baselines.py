@@ -104,7 +104,7 @@ TRAINED = {"full": gm.FullFineTuning(), "bitfit": gm.BitFit()}
 
 @pytest.mark.parametrize("method", [*TRAINED.values(), gm.LinearProbe(), gm.VPT(prompts=2)], ids=lambda m: m.name)
 def test_dropout_of_the_backbone_is_on_only_where_the_backbone_is_trained(method: Any) -> None:
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     model = BertForSequenceClassification(BertConfig(**TEXT, hidden_dropout_prob=0.4, classifier_dropout=0.0))
     adapted, inputs = gm.adapt(model, method).train(), BACKBONES["bert"].inputs()
     same = torch.equal(adapted(**inputs).logits, adapted(**inputs).logits)
@@ -113,7 +113,7 @@ def test_dropout_of_the_backbone_is_on_only_where_the_backbone_is_trained(method
 
 
 def test_dropout_in_front_of_the_head_belongs_to_the_head() -> None:
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     head = nn.Sequential(nn.Dropout(0.5), nn.Linear(12, 3))
     model = ViTForImageClassification(ViTConfig(**VISION, num_labels=3))
     model.classifier = head

@@ -36,7 +36,7 @@ def items(row: str) -> list[dict[str, Any]]:
 
 
 def test_the_closed_form_is_ridge_regression_on_centred_tokens() -> None:
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     x = torch.randn(57, 7, dtype=torch.float64) + 3
     added = torch.randn(57, 7, dtype=torch.float64) - 1
     a, b = moments(x, added).affine(0.04)
@@ -49,7 +49,7 @@ def test_the_closed_form_is_ridge_regression_on_centred_tokens() -> None:
 
 def test_a_rank_is_the_best_fit_of_that_rank() -> None:
     """Of all A of rank 2 the one nearest in X A: the SVD of X A cut off."""
-    torch.manual_seed(1)
+    torch.default_generator.manual_seed(1)
     x, added = torch.randn(40, 6, dtype=torch.float64), torch.randn(40, 6, dtype=torch.float64)
     found = moments(x, added)
     whole, _ = found.affine(0.01)
@@ -60,7 +60,7 @@ def test_a_rank_is_the_best_fit_of_that_rank() -> None:
 
 
 def test_tokens_that_span_less_than_the_width_have_a_least_squares_fit() -> None:
-    torch.manual_seed(2)
+    torch.default_generator.manual_seed(2)
     basis, exact = torch.randn(3, 8, dtype=torch.float64), torch.randn(8, 8, dtype=torch.float64)
     x = torch.randn(30, 3, dtype=torch.float64) @ basis
     a, b = moments(x, x @ exact + 2).affine(0.0)
@@ -78,7 +78,7 @@ class Affine(ViTLayer):
 
 def affine(model: Any, indices: tuple[int, ...]) -> Any:
     """A ViT of which these blocks are affine."""
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     for block in (layer for i, layer in enumerate(model.vit.layers) if i in indices):
         block.__class__ = Affine
         block.affine = nn.Linear(model.config.hidden_size, model.config.hidden_size)
@@ -164,7 +164,7 @@ def test_per_block_from_zero_is_what_it_was() -> None:
     weights = []
     for method in (from_dict(old), gm.DAS(skip=(1,), rank=3)):
         model = BACKBONES["vit"].model()
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         adapted = gm.adapt(model, method)
         weights.append({k: v.clone() for k, v in adapted.methods["das"].state_dict().items()})
         assert method.rate("vision.blocks.1.shortcut.adapter.down.weight") == 1.0

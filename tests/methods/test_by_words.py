@@ -23,7 +23,7 @@ METHODS = {
 
 
 def adapted(name: str, pair: Any = None) -> Any:
-    torch.manual_seed(1)
+    torch.default_generator.manual_seed(1)
     found = gm.adapt(made(pair), METHODS[name])
     with torch.no_grad():
         for key, p in found.trainable().items():

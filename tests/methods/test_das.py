@@ -195,7 +195,9 @@ def supernet(row: str = "vit", **options: Any) -> tuple[gm.Adapted, Switchboard]
     return adapted, adapted.methods["das"]  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("row", ["vit", "bert", "llama", "timm"])
+@pytest.mark.parametrize(
+    "row", ["vit", "bert", *(pytest.param(row, marks=pytest.mark.slow) for row in ("llama", "timm"))]
+)
 @pytest.mark.parametrize("modules", ["block", "attention"])
 def test_the_supernet_with_a_subset_is_the_method_with_that_subset(row: str, modules: Any) -> None:
     adapted, board = supernet(row, modules=modules)

@@ -237,7 +237,7 @@ def test_nothing_to_merge_is_the_model_bit_for_bit(method: Any) -> None:
 
 def test_merging_is_linear_and_copying_back_is_its_inverse() -> None:
     """The sizes sum up to N, M U = 1, and M of ones is ones."""
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     metric, sizes = torch.randn(2, 11, 5), torch.ones(2, 11)
     merge = Merge(holders(*pairs(metric, 3, 2), rows=11), sizes, 8)
     totals = merge.totals()
@@ -258,7 +258,7 @@ def test_equal_pairs_go_in_the_order_of_their_rows() -> None:
 
 def test_permuted_patches_have_the_same_sizes() -> None:
     """Within even and within odd rows, between which pairs are sought."""
-    torch.manual_seed(1)
+    torch.default_generator.manual_seed(1)
     metric = torch.randn(1, 13, 6)
     order = torch.tensor([0, 3, 2, 1, 6, 7, 4, 11, 10, 5, 8, 9, 12])
     found = []
@@ -296,7 +296,7 @@ def test_two_passes_before_one_backward_pass_are_kept_apart() -> None:
 
 
 def test_a_model_that_is_cheaper_and_what_a_copy_of_it_gives() -> None:
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     config = ViTConfig(
         hidden_size=24, num_hidden_layers=4, num_attention_heads=3, intermediate_size=40, image_size=24, patch_size=4
     )
@@ -341,6 +341,6 @@ def test_bad_settings() -> None:
 def test_the_order_of_scores_is_stable() -> None:
     scores = torch.tensor([[0.3, 0.5, 0.3, float("-inf"), 0.5], [0.0, 0.0, 0.0, 0.0, 0.0]])
     assert falling(scores).tolist() == [[1, 4, 0, 2, 3], [0, 1, 2, 3, 4]]
-    torch.manual_seed(3)
+    torch.default_generator.manual_seed(3)
     drawn = torch.rand(3, 40)
     assert torch.equal(falling(drawn), drawn.sort(dim=-1, descending=True, stable=True).indices)

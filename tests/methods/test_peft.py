@@ -31,7 +31,7 @@ from ..contract.table import BACKBONES, disturb, run
 
 
 def adapted_model(row: str, *configs: Any) -> gm.Adapted:
-    torch.manual_seed(3)
+    torch.default_generator.manual_seed(3)
     return gm.adapt(BACKBONES[row].model(), list(configs)).eval()
 
 
@@ -185,7 +185,7 @@ TUNERS: dict[str, tuple[str, Any]] = {
 def test_merged_is_unmerged_and_nothing_is_left_behind(row: str, configs: Any) -> None:
     model, inputs = BACKBONES[row].model(), BACKBONES[row].inputs()
     before, structure = {k: v.clone() for k, v in model.state_dict().items()}, repr(model)
-    torch.manual_seed(3)
+    torch.default_generator.manual_seed(3)
     adapted = disturb(gm.adapt(model, configs).eval())
     names = [n for n, _ in adapted.named_parameters() if adapted.get_parameter(n).requires_grad]
     assert len(names) == len(adapted.trainable()) == len({id(p) for p in adapted.trainable().values()})

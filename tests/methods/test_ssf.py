@@ -22,7 +22,7 @@ LOOSE = 0.3  # so far from 1 and 0 that a scale that is forgotten shows
 
 
 def adapted_model(row: str, **options: Any) -> gm.Adapted:
-    torch.manual_seed(3)
+    torch.default_generator.manual_seed(3)
     backbone = BACKBONES[row]
     labels = {} if backbone.num_labels is None else {"num_labels": backbone.num_labels}
     return gm.adapt(backbone.model(), gm.SSF(**{"std": LOOSE, **options}), **labels).eval()
@@ -114,7 +114,7 @@ def test_a_norm_without_a_bias_gets_no_shift() -> None:
 
 def test_it_starts_around_one_and_zero() -> None:
     numbers, std = 20_000, 0.02
-    torch.manual_seed(7)
+    torch.default_generator.manual_seed(7)
     part = Rescale(numbers, True, std, torch.device("cpu"))
     for found, mean in ((part.gamma, 1.0), (part.beta, 0.0)):
         assert isinstance(found, nn.Parameter)

@@ -25,7 +25,7 @@ VIT = BACKBONES["vit"]
 
 def vpt(model: Any = None, **options: Any) -> gm.Adapted:
     """A tiny ViT with prompts as after training: of size 1, so that what they do shows."""
-    torch.manual_seed(3)
+    torch.default_generator.manual_seed(3)
     adapted = gm.adapt(VIT.model() if model is None else model, gm.VPT(**{"prompts": 5, **options})).eval()
     with torch.no_grad():
         for name, parameter in adapted.trainable().items():
@@ -47,7 +47,7 @@ def close(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
 
 
 def vit_of(blocks: int, **more: Any) -> ViTForImageClassification:
-    torch.manual_seed(1)
+    torch.default_generator.manual_seed(1)
     return ViTForImageClassification(ViTConfig(**{**VISION, "num_hidden_layers": blocks}, num_labels=3, **more)).eval()
 
 
@@ -72,7 +72,7 @@ def test_with_one_block_shallow_is_deep(form: str) -> None:
 def test_forms_agree_with_another_number_of_prompts_in_each_block() -> None:
     results = []
     for form in ("exact", "sequence"):
-        torch.manual_seed(3)
+        torch.default_generator.manual_seed(3)
         methods = [gm.VPT(prompts=p, blocks=(i,), form=form) for i, p in ((2, 1), (0, 7))]  # type: ignore[arg-type]
         adapted = disturb(gm.adapt(VIT.model(), methods).eval())
         assert [tuple(p.shape) for p in prompts_of(adapted)] == [(1, 12), (7, 12)]
@@ -125,7 +125,7 @@ def test_deep_prompts_are_read_up_to_shift_and_scale(form: str) -> None:
 def test_gradients_of_deep_prompts_are_orthogonal_to_shift_and_scale(
     form: str, dtype: torch.dtype, bound: float
 ) -> None:
-    torch.manual_seed(3)
+    torch.default_generator.manual_seed(3)
     adapted = gm.adapt(VIT.model(), gm.VPT(prompts=5, form=form)).eval().to(dtype)  # type: ignore[arg-type]
     run(adapted, {k: v.to(dtype) for k, v in VIT.inputs().items()}).square().sum().backward()
     for prompts in prompts_of(adapted):
@@ -353,7 +353,7 @@ def test_prompts_run_as_tokens_where_the_exact_form_is_not_possible() -> None:
     attention.forward = _deaf(attention)
     with pytest.warns(UserWarning, match=r"vit\.layers\.1: prompts run as tokens here.*does not read a memory"):
         adapted = gm.adapt(model, gm.VPT(prompts=5)).eval()
-    torch.manual_seed(3)
+    torch.default_generator.manual_seed(3)
     expected = gm.adapt(VIT.model(), gm.VPT(prompts=5, form="sequence")).eval()
     expected.load_state_dict(adapted.state_dict())
     close(logits(adapted), logits(expected))

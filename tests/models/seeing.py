@@ -49,7 +49,7 @@ DEPTH = 3
 
 def composed(tower: str, language: Callable[[], nn.Module]) -> gm.VisionLanguage:
     """Frozen halves whose parameters all matter."""
-    torch.manual_seed(1)
+    torch.default_generator.manual_seed(1)
     model = gm.VisionLanguage(TOWERS[tower](), language()).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -60,7 +60,7 @@ def composed(tower: str, language: Callable[[], nn.Module]) -> gm.VisionLanguage
 def adapted(tower: str, language: Callable[[], nn.Module], method: Any, labels: int | None = None) -> Any:
     """An adapter as after training."""
     model = gm.adapt(composed(tower, language), method, num_labels=labels).eval()
-    torch.manual_seed(2)
+    torch.default_generator.manual_seed(2)
     with torch.no_grad():
         for parameter in model.trainable().values():
             parameter.add_(0.2 * torch.randn(parameter.shape))

@@ -38,7 +38,7 @@ SIZES: dict[str, Any] = {
 
 
 def build(kind: Any = MeterModel, layers: int = 3, **options: Any) -> Any:
-    torch.manual_seed(1)
+    torch.default_generator.manual_seed(1)
     sizes = {**SIZES, "cross_modal_config": {**SIZES["cross_modal_config"], "num_hidden_layers": layers}}
     model = kind(MeterConfig(**sizes, **options))
     with torch.no_grad():

@@ -62,7 +62,7 @@ LINEAR, NAIVE = gm.Decoder(outputs=5), gm.Decoder(outputs=5, kind="setr-naive", 
 
 
 def made(build: Any = dinov2, decoder: gm.Decoder = LINEAR) -> Any:
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     model = gm.Segmenter(build(), decoder)
     with torch.no_grad():
         for p in model.parameters():
@@ -301,7 +301,7 @@ def test_checkpointing_changes_no_gradient(name: str) -> None:
     grads = []
     for checkpointed in (False, True):
         adapted = gm.adapt(made(BACKBONES[name], NAIVE), gm.VPT(prompts=2))
-        torch.manual_seed(4)
+        torch.default_generator.manual_seed(4)
         with torch.no_grad():
             for p in adapted.trainable().values():
                 p.add_(0.1 * torch.randn_like(p))

@@ -98,7 +98,7 @@ def folders() -> dict[str, str]:
     logging.disable_progress_bar()
     found = {name: squares.home() / f"{name}-to-start-from" for name in ("vision", "words")}
     with torch.random.fork_rng():
-        torch.manual_seed(6)
+        torch.default_generator.manual_seed(6)
         vision().save_pretrained(found["vision"])
         words().save_pretrained(found["words"])
     tokenizer().save_pretrained(found["words"])

@@ -37,7 +37,7 @@ WORDS = (
 
 @pytest.fixture
 def towers(tmp_path: Path) -> dict[str, str]:
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     tower = Dinov2Config(
         hidden_size=24, num_hidden_layers=2, num_attention_heads=3, image_size=56, patch_size=14, mlp_ratio=2
     )

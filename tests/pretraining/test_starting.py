@@ -30,7 +30,7 @@ def image_tokens(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         tokens = model(**inputs).last_hidden_state[:, 2:]
         grid = images.shape[-1] // model.config.patch_size
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         order = torch.stack([torch.multinomial(torch.ones(grid**2), grid**2) for _ in images])
     patches = torch.empty_like(tokens[:, 1:])
     patches.scatter_(1, order[..., None].expand_as(patches), tokens[:, 1:])
@@ -90,7 +90,7 @@ def test_the_towers_of_meter_are_the_originals(tmp_path: Path) -> None:
 
 
 def test_the_fusion_starts_as_published() -> None:
-    torch.manual_seed(2)
+    torch.default_generator.manual_seed(2)
     model = starting.meter(made.vision(hidden_size=96), made.words(hidden_size=96, initializer_range=0.02))
     for name, tensor in model.named_parameters():
         if name.startswith(("vision_model", "text_model")):

@@ -25,7 +25,7 @@ def backbone() -> Path:
     """The folder of the backbone; the images are in `images` beside it."""
     folder = squares.home() / "idle" / "vit"
     with torch.random.fork_rng():
-        torch.manual_seed(5)
+        torch.default_generator.manual_seed(5)
         config = ViTConfig(
             hidden_size=24, num_hidden_layers=5, num_attention_heads=3, intermediate_size=40, image_size=16, patch_size=8,
             initializer_range=0.3, num_labels=7,

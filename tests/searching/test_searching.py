@@ -39,7 +39,7 @@ RULES: dict[str, Any] = {"interval": 1, "warmup": 1, "eta": 2.0}
 
 
 def backbone(idle: tuple[int, ...] = IDLE, branches: tuple[str, ...] = ("attention.o_proj", "mlp.fc2")) -> Any:
-    torch.manual_seed(11)
+    torch.default_generator.manual_seed(11)
     config = ViTConfig(
         hidden_size=24, num_hidden_layers=6, num_attention_heads=3, intermediate_size=40, image_size=16, patch_size=8,
         initializer_range=0.25, num_labels=5,
@@ -404,7 +404,7 @@ def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
 
 
 def network(method: gm.DAS = METHOD) -> tuple[SuperNetwork, Batches]:
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     found = SuperNetwork(backbone(), [method], 0, TRAINING, None)
     return found, Batches(Items(60), None, SETTINGS, TRAINING, None, 0)
 
@@ -513,7 +513,7 @@ def test_rewards_by_saving() -> None:
 
 def test_among_equals_the_one_that_saves_most_is_found() -> None:
     """Attention costs less than a block of FFN: blocks with a wider FFN save more, and all of these do nothing."""
-    torch.manual_seed(3)
+    torch.default_generator.manual_seed(3)
     model, wide = backbone((0, 1, 2, 3, 4, 5)), nn.Linear(24, 400)
     model.vit.layers[2].mlp.fc1, model.vit.layers[2].mlp.fc2 = wide, nn.Linear(400, 24)
     nn.init.zeros_(model.vit.layers[2].mlp.fc2.weight)

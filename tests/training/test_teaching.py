@@ -25,7 +25,7 @@ LORA = {"method": "peft", "peft_type": "LORA", "r": 2}
 
 
 def test_the_divergence_is_that_of_softened_probabilities() -> None:
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     teacher, student = 3 * torch.randn(5, 4), 3 * torch.randn(5, 4)
     p, q = (teacher / 2.5).softmax(1), (student / 2.5).softmax(1)
     expected = 2.5**2 * (p * (p / q).log()).sum(1).mean()
@@ -34,7 +34,7 @@ def test_the_divergence_is_that_of_softened_probabilities() -> None:
 
 
 def test_scores_are_probabilities_of_their_own() -> None:
-    torch.manual_seed(1)
+    torch.default_generator.manual_seed(1)
     teacher, student = torch.randn(3, 4), torch.randn(3, 4)
     p, q = (teacher / 2).sigmoid(), (student / 2).sigmoid()
     each = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
@@ -55,7 +55,7 @@ def lesson(folder: Path, **training: Any) -> tuple[Any, Any, Any, gm.Adapted]:
 def moved() -> gm.Adapted:
     """The adapter of the shared run with other weights."""
     adapted = gm.load(squares.trained() / "adapter").eval()
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     with torch.no_grad():
         for parameter in adapted.trainable().values():
             parameter.add_(0.3 * torch.randn(parameter.shape))

@@ -220,6 +220,7 @@ def _kill_when(run: Any, folder: Path, sign: str, how: signal.Signals = signal.S
     return process.returncode, said
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_run_as_ctrl_c_does_and_it_goes_on(tmp_path: Path, uninterrupted: Path) -> None:
     folder = tmp_path / "run"
     run = squares.run(folder, KILLED, **SETTINGS)

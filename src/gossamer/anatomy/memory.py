@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
+from gossamer.anatomy import apart
 from gossamer.anatomy.displaced import Displaced
 from gossamer.errors import UnknownName
 
@@ -71,20 +72,52 @@ def memory_of(attention: nn.Module) -> Memory | None:
 
 def join(module: nn.Module, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, int]:
     """Keys and values [B, heads_kv, N, d_h] with the module's memories in front, and how many were added."""
-    batch, heads, _, width = keys.shape
-    joined_keys, joined_values, count = [keys], [values], 0
-    memory = memory_of(module)
-    for part in () if memory is None else memory.parts:
-        own_keys, own_values = (
-            rows.to(keys.dtype).unflatten(-1, (heads, width)).transpose(1, 2) for rows in part(batch)
-        )
-        joined_keys.insert(0, own_keys.expand(batch, -1, -1, -1))
-        joined_values.insert(0, own_values.expand(batch, -1, -1, -1))
-        count += own_keys.shape[2]
+    memory, found = memory_of(module), remembered(module, keys)
     if memory is not None and memory.keeps:
-        others = [k.detach().expand(batch, -1, -1, -1) for k in joined_keys[:-1]]
-        memory.kept = torch.cat(others, dim=2) if others else None
-    return torch.cat(joined_keys, dim=2), torch.cat(joined_values, dim=2), count
+        memory.kept = None if found is None else found[0].detach().expand(len(keys), -1, -1, -1)
+    if found is None:
+        return keys, values, 0
+    own_keys, own_values = (rows.expand(len(keys), -1, -1, -1) for rows in found)
+    return torch.cat([own_keys, keys], dim=2), torch.cat([own_values, values], dim=2), own_keys.shape[2]
+
+
+def remembered(module: nn.Module, like: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Keys and values [1 or B, heads_kv, p, d_h] that a module remembers beside keys `like` [B, heads_kv, N, d_h]; None: nothing.
+
+    The part that came last stands first.
+    """
+    batch, heads, _, width = like.shape
+    memory = memory_of(module)
+    parts = [] if memory is None else memory.parts
+    found = [
+        [r.to(like.dtype).unflatten(-1, (heads, width)).transpose(1, 2) for r in p(batch)] for p in reversed(parts)
+    ]
+    if len(found) < 2:
+        return (found[0][0], found[0][1]) if found else None
+    most = max(len(keys) for keys, _ in found)
+    keys, values = (torch.cat([pair[i].expand(most, -1, -1, -1) for pair in found], dim=2) for i in (0, 1))
+    return keys, values
+
+
+def attended_apart(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool | None,
+    scale: float | None, dropout: float,
+) -> Tensor | None:  # fmt: skip
+    """Attention to a module's memory and to its own keys and values, merged (see `gossamer.anatomy.apart`); [B, heads, N, d_h].
+
+    None where they are to be joined: there is no memory, somebody wants something of the weights, or it does not pay off here.
+    """
+    memory = memory_of(module)
+    if memory is None or memory.looked_at or memory.keeps or not apart.fits(query, key, value, mask, dropout):
+        return None
+    found = remembered(module, key)
+    if found is None or found[0].shape[2] == 0:
+        return None
+    causal, length = _is_causal(module, query.shape[2], mask, causal), query.shape[2]
+    if causal:  # an unfilled static cache: only the first `length` keys exist
+        key, value = key[:, :, :length], value[:, :, :length]
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    return apart.merged(query, key, value, found, mask=mask, causal=causal, scale=scale)
 
 
 def columns_of(attention: nn.Module, part: nn.Module) -> slice:
@@ -144,6 +177,11 @@ def sdpa_with_memory(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Transformers' own sdpa attention over joined keys and values; [B, N, heads, d_h]."""
+    if position_bias is None:
+        scale, dropout = kwargs.get("scaling"), kwargs.get("dropout", 0.0)
+        found = attended_apart(module, query, key, value, attention_mask, is_causal, scale, dropout)
+        if found is not None:
+            return found.transpose(1, 2).contiguous(), None
     key, value, mask, bias, causal = _joined(module, query, key, value, attention_mask, position_bias, is_causal)
     show(module, query, key, mask, bias, kwargs.get("scaling"))
     attend = AttentionInterface()["sdpa"]
@@ -223,9 +261,8 @@ def _joined(
     bias: Tensor | None,
     causal: bool | None,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, bool]:
-    causal = bool(getattr(module, "is_causal", False)) if causal is None else bool(causal)
     length = query.shape[2]
-    causal = causal and mask is None and length > 1
+    causal = _is_causal(module, length, mask, causal)
     if causal and key.shape[2] > length:  # an unfilled static cache: only the first `length` keys exist
         key, value = key[:, :, :length], value[:, :, :length]
         bias = None if bias is None else bias[..., :length]
@@ -239,6 +276,12 @@ def _joined(
     if bias is not None and count:
         bias = torch.cat([bias.new_zeros((*bias.shape[:-1], count)), bias], dim=-1)
     return key, value, mask, bias, causal
+
+
+def _is_causal(module: nn.Module, length: int, mask: Tensor | None, said: bool | None) -> bool:
+    """Whether each of `length` queries sees what stands before it alone, as a flag and not in a mask."""
+    said = bool(getattr(module, "is_causal", False)) if said is None else bool(said)
+    return said and mask is None and length > 1
 
 
 AttentionInterface.register(NAMES["sdpa"], sdpa_with_memory)
@@ -256,11 +299,14 @@ class OwnAttention(nn.Module):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, scale: float, dropout: float) -> Tensor:
         """softmax(q k^T s + mask) v over this module's memory and the given keys; [B, heads, N, d_h] -> the same."""
+        dropout = dropout if self.training else 0.0
+        found = attended_apart(self, q, k, v, mask, False, scale, dropout)
+        if found is not None:
+            return found
         k, v, count = join(self, k, v)
         mask = weigh(self, widen(mask, count), k)
         show(self, q, k, mask, None, scale)
         shared = q.shape[1] != k.shape[1]
-        dropout = dropout if self.training else 0.0
         return F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scale, enable_gqa=shared)
 
 

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from gossamer.anatomy import memory
 from gossamer.anatomy.block import Block, get, has, place
-from gossamer.anatomy.call import Arguments
 from gossamer.anatomy.states import states, tokens_of
 
 TOKENS = 5
@@ -159,34 +158,35 @@ def _arguments(block: Block, tokens: int) -> tuple[tuple[Any, ...], dict[str, An
     others: dict[str, Any] = {}
     if names is not None:
         grid = tuple(getattr(block.module, names.grid))
-        x = _states((2, *grid, sizes.width), like.device, dtype)
+        x = made_up((2, *grid, sizes.width), like.device, dtype)
         if names.dimensions is not None:
             x, others[names.dimensions] = tokens_of(x), grid
     else:
         if block.stack.fixed is not None:
             tokens, others = block.stack.fixed(block.module)
-        x = _states((tokens, sizes.width) if block.stack.packed else (2, tokens, sizes.width), like.device, dtype)
-    given = {**_required(block.module), **others}
+        x = made_up((tokens, sizes.width) if block.stack.packed else (2, tokens, sizes.width), like.device, dtype)
+    given = {**required(block.module), **others}
     call = takes.read((), given)
     call.states = x
     if takes.takes("rotary"):
         call.rotary = block.tables(x, torch.arange(x.shape[-2], device=like.device)[None])
     if block.cross is not None:
         width = getattr(block.part("cross.k"), "in_features", sizes.width)
-        call.context = _states((2, 3, width), like.device, dtype)
+        call.context = made_up((2, 3, width), like.device, dtype)
     args, kwargs = takes.write(call, (), given)
     kwargs.pop(takes.names["states"])
     return (x, *args), kwargs, x
 
 
-def _required(module: nn.Module) -> dict[str, None]:
+def required(module: nn.Module) -> dict[str, None]:
     """Arguments that a module must be given, be it None."""
     parameters = list(inspect.signature(type(module).forward).parameters.values())[1:]
     named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     return {p.name: None for p in named if p.default is p.empty}
 
 
-def _states(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+def made_up(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """States of a shape, the same ones each time."""
     count = torch.Size(shape).numel()
     return torch.arange(count, device=device, dtype=torch.float32).mul(0.7).sin().view(shape).to(dtype)
 
@@ -307,81 +307,3 @@ def _is_sum(found: Tensor | None, expected: Tensor | None, added: Tensor | None,
     apart = (found.reshape(expected.shape).float() - expected.float()).abs().max()  # type: ignore[union-attr]
     rounding = 8 * torch.finfo(added.dtype).eps * (1 + float(expected.float().abs().max()))  # type: ignore[union-attr]
     return float(apart) <= rounding + tolerance * float(added.float().abs().max())
-
-
-# ---- attention with a memory ----
-
-
-class _Rows(nn.Module):
-    """A memory of two fixed rows, to see whether an attention really reads memories."""
-
-    def __init__(self, width: int, like: Tensor):
-        super().__init__()
-        self.rows = torch.linspace(-1, 1, 2 * width, device=like.device, dtype=like.dtype).view(1, 2, width)
-
-    def forward(self, batch: int) -> tuple[Tensor, Tensor]:
-        return self.rows, 1 + self.rows
-
-
-@torch.no_grad()
-def remembering(block: Block, branch: str = "attention") -> str | None:
-    """Why a block's self- or cross-attention cannot remember, or None where a small probe shows that it can.
-
-    The probe: without a memory our attention equals the family's own; with one, the answer changes.
-    """
-    attention, own = block.part(branch), block.stack.own_attention
-    if memory.memory_of(attention) is not None:
-        return None
-    if own is None:
-        implementation = getattr(getattr(attention, "config", None), "_attn_implementation", None)
-        if implementation not in memory.NAMES:
-            return f"its attention implementation is {implementation!r}; load the model with 'sdpa' or 'eager'"
-    if hasattr(attention, memory.CHILD):
-        return f"{type(attention).__name__} has something of its own called {memory.CHILD!r}"
-    weight = block.part("out").weight
-    if weight.device.type == "meta":
-        return None  # nothing to compute with; the structure was checked when the model was read
-    cross, window = branch == "cross", block.window
-    rows = _Rows(block.sizes.cross_inner if cross else block.sizes.inner_kv, weight)
-    count = block.prefix + 3 if window is None else window[0] * window[1]
-    if block.stack.fixed is not None:
-        count = block.stack.fixed(block.module)[0]
-    was_training = attention.training
-    x = torch.arange(2 * count * block.sizes.width, device=weight.device).float().sin()
-    x = x.to(weight.dtype).view(2, count, -1)
-    x = x[0] if block.stack.packed else x
-    attention.eval()
-    try:
-        expected = attend(block, attention, x, cross=cross)
-        ours = memory.attach(block, branch)
-        try:
-            block.part(branch).eval()
-            found = attend(block, block.part(branch), x, cross=cross)
-            ours.parts.append(rows)
-            changed = attend(block, block.part(branch), x, cross=cross)
-        finally:
-            memory.detach(block, branch)
-    finally:
-        attention.train(was_training)
-    tolerance = 1e-5 if weight.dtype == torch.float32 else 2e-2
-    error = float((found - expected).abs().max() / (1 + expected.abs().max()))
-    if not error <= tolerance:
-        return f"without a memory our attention differs from {type(attention).__name__}'s own by {error:.1e} in a probe"
-    if torch.equal(changed, found):
-        return f"{type(attention).__name__} does not read a memory (it does not call the attention interface)"
-    return None
-
-
-def attend(block: Block, attention: Any, x: Tensor, *, cross: bool = False) -> Tensor:
-    """One bare call of an attention module: no mask, positions in order; cross-attention reads the same states."""
-    takes = Arguments(attention)
-    told = {} if block.stack.fixed is None else block.stack.fixed(block.module)[1]
-    given = {**_required(attention), **{name: value for name, value in told.items() if name in takes.order}}
-    call = takes.read((), given)
-    call.states, call.context = x, x if cross else None
-    if takes.takes("rotary"):
-        call.rotary = block.tables(x, torch.arange(x.shape[-2], device=x.device)[None])
-    args, kwargs = takes.write(call, (), given)
-    kwargs.pop(takes.names["states"])
-    output = attention(x, *args, **kwargs)
-    return output[0] if isinstance(output, tuple) else output

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from gossamer.anatomy import memory, probe
+from gossamer.anatomy import memory
 from gossamer.anatomy.call import Arguments
+from gossamer.anatomy.remembering import remembering
 from gossamer.anatomy.states import answer, states, tokens_of
 from gossamer.errors import WrongKind
 
@@ -181,7 +182,7 @@ class Remembered(Change):
 
 def memory_obstacle(block: Block, branch: str = "attention") -> str | None:
     """Why a block's attention cannot take extra keys and values, or None where a probe shows that it can."""
-    return probe.remembering(block, branch)
+    return remembering(block, branch)
 
 
 class Skipped(Change):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,20 @@ def bfloat16() -> list[str]:
         return [name for name in BFLOAT16 if known.get(name)]
     native = accelerator.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return [accelerator.type] if native else []
+
+
+def tf32() -> bool:
+    """Whether an accelerator here multiplies float32 in TF32."""
+    import torch
+
+    return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] >= 8
+
+
+def readers() -> int:
+    """Processes that should read images beside training: one for each processor, at most 8; none without an accelerator."""
+    import torch
+
+    return min(8, os.cpu_count() or 1) if torch.accelerator.is_available() else 0
 
 
 def precision(bf16: bool) -> str:

@@ -38,7 +38,7 @@ _CROSS = AttentionNames(
 
 _TEXT = Stack(
     name="text",
-    owners=("bert", "roberta", "xlm-roberta", "camembert", "data2vec-text", "ernie", "roc_bert", "layoutlm"),
+    owners=("bert", "roberta", "xlm-roberta", "camembert", "data2vec-text", "ernie", "roc_bert"),
     blocks="encoder.layer",
     attention=(_ATTENTION,),
     ffn=(_FFN,),

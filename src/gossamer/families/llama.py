@@ -69,7 +69,7 @@ STACKS = (
         dataclasses.replace(_ATTENTION, q_norm="self_attn.query_layernorm", k_norm="self_attn.key_layernorm"),
     ),
     _stack(
-        ("granite", "granite_swa"),
+        ("granite",),
         dataclasses.replace(_ATTENTION, layer_scale="residual_multiplier"),
         dataclasses.replace(_FFN, layer_scale="residual_multiplier"),
     ),

@@ -212,10 +212,15 @@ class Training:
         keep: what is saved at the end, the last epoch or the one with the best validation accuracy.
         bf16: compute in bfloat16 where torch's autocast deems it safe. auto: if the machine has it, since one that emulates it is
             faster in float32; the run's folder says which it was.
+        tf32: multiply float32 in TF32 on an accelerator that has it: faster, with 10 bits of mantissa. Elsewhere nothing changes.
+        fused: the optimizer's step as one kernel over all tensors. auto: on accelerators.
+        torch_compile: backend of torch.compile, such as inductor, that training steps run through: faster after the minutes in
+            which it compiles, on accelerators above all. None: they run as they are.
         attention: of training steps. fused: torch's choice. plain: products and a softmax, with memory for every pair. On a
             CPU the backward pass of torch's fused one is slow in bfloat16: up to some 200 tokens plain steps are faster there.
         gradient_checkpointing: compute activations again in the backward pass: less memory, about a third more time.
-        workers: processes that read images, for sets too large to be kept in memory.
+        workers: processes that read images and put batches together. None: on accelerators one for each processor, at most 8,
+            elsewhere none, since there they would take what training computes with.
         report_to: trackers of the Hugging Face Trainer, such as tensorboard or wandb.
         teacher: folder of a finished run of the same task, whose answers to training images are learnt beside the labels, such as
             the unskipped model's (Hinton et al., arXiv 1503.02531). None: labels alone.
@@ -236,9 +241,12 @@ class Training:
     warm_start: bool = True
     keep: Literal["last", "best"] = "last"
     bf16: bool | Literal["auto"] = False
+    tf32: bool = False
+    fused: bool | Literal["auto"] = "auto"
+    torch_compile: str | None = None
     attention: Literal["fused", "plain"] = "fused"
     gradient_checkpointing: bool = False
-    workers: int = 0
+    workers: int | None = None
     report_to: list[str] = field(default_factory=list)
     teacher: str | None = None
     teacher_weight: float = 0.5
@@ -260,10 +268,11 @@ class Training:
             object.__setattr__(self, "teacher", str(expanded(self.teacher)))
         _countable("training", self, "epochs", "batch")
         _require(self.batch > 0, f"training.batch must be 1 or more, got {self.batch}")
-        _require(self.workers <= MOST_WORKERS, f"training.workers must be at most {MOST_WORKERS}, got {self.workers}")
-        for name in ("epochs", "head_lr", "weight_decay", "clip", "workers"):
+        for name in ("epochs", "head_lr", "weight_decay", "clip"):
             _require(getattr(self, name) >= 0, f"training.{name} must not be negative, got {getattr(self, name)}")
-        for name in ("lr", "head_weight_decay"):
+        at_most = f"training.workers must be at most {MOST_WORKERS}, got {self.workers}"
+        _require(self.workers is None or self.workers <= MOST_WORKERS, at_most)
+        for name in ("lr", "head_weight_decay", "workers"):
             value = getattr(self, name)
             _require(value is None or value >= 0, f"training.{name} must not be negative, got {value}")
         if self.bf16 == "auto":
@@ -277,6 +286,13 @@ class Training:
     def bfloat16(self) -> bool:
         """`bf16`, of which no auto is left by now."""
         return self.bf16 is True
+
+    @property
+    def readers(self) -> int:
+        """`workers`, or as many as this machine should have."""
+        from gossamer.cost import machine  # as above
+
+        return machine.readers() if self.workers is None else self.workers
 
 
 @dataclass(frozen=True, kw_only=True)

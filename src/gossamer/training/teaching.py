@@ -87,7 +87,7 @@ class Teacher:
         """Those to every item [n, ...], on the CPU; the teacher is not needed any more."""
         items.settle(self.adapted)
         device = next(self.adapted.parameters()).device
-        return outputs(self.answer, items, device=device, workers=self.chosen.workers)
+        return outputs(self.answer, items, device=device, workers=self.chosen.readers)
 
 
 class Heard:

@@ -139,6 +139,12 @@ def _arguments(run: Run, folder: RunFolder, *, validate: bool) -> TrainingArgume
         raise UserError(
             f"training.report_to names {', '.join(absent)}; the trackers installed here are {', '.join(trackers) or 'none'}"
         )
+    if chosen.torch_compile is not None:
+        known = torch.compiler.list_backends(exclude_tags=())
+        if chosen.torch_compile not in known:
+            raise UserError(
+                f"training.torch_compile={chosen.torch_compile} is no backend of torch.compile; here are {', '.join(known)}"
+            )
     return trainer_arguments(
         folder / CHECKPOINTS,
         num_train_epochs=chosen.epochs,
@@ -146,7 +152,9 @@ def _arguments(run: Run, folder: RunFolder, *, validate: bool) -> TrainingArgume
         per_device_eval_batch_size=2 * chosen.batch,
         max_grad_norm=chosen.clip,
         bf16=chosen.bfloat16,
-        dataloader_num_workers=chosen.workers,
+        tf32=True if chosen.tf32 and machine.tf32() else None,
+        dataloader_num_workers=chosen.readers,
+        dataloader_persistent_workers=chosen.readers > 0,
         seed=run.seed,
         eval_strategy="epoch" if validate else "no",
         save_strategy="epoch",
@@ -219,7 +227,7 @@ def solve_head(adapted: Adapted, items: PreparedSet, run: Run) -> probe.Probe:
     assert items.labels is not None, "the probe needs one class for each item"
     adapted.eval()
     device = next(adapted.parameters()).device
-    features = outputs(adapted.features, items, device=device, workers=run.training.workers)
+    features = outputs(adapted.features, items, device=device, workers=run.training.readers)
     linear = heads.last_linear(adapted.head)  # type: ignore[arg-type]
     solved = probe.fit(features, items.labels, linear.out_features, seed=run.seed, subjects=items.subjects)
     solved.put_into(linear)
@@ -257,7 +265,7 @@ def _tune(
     if run.training.gradient_checkpointing:
         adapted.activation_checkpointing_enable()
 
-    held, workers, best = items.get("val") if solved else None, run.training.workers, run.training.keep == "best"
+    held, workers, best = items.get("val") if solved else None, run.training.readers, run.training.keep == "best"
     start: list[dict[str, Any]] = (
         folder.record(START)
         if checkpoint is not None
@@ -317,7 +325,7 @@ def _conclude(
 ) -> dict[str, Any]:
     """Scores, saves and draws; the metrics come last, since their presence says that the run has finished."""
     scores = {
-        name: task.score(adapted, split, workers=run.training.workers)
+        name: task.score(adapted, split, workers=run.training.readers)
         for name, split in items.items()
         if name != "train"
     }

@@ -25,6 +25,8 @@ from gossamer.runs.run import Training
 from gossamer.training import sharing
 from gossamer.training.attention import attention
 
+LOOK_EVERY = 20  # steps; on an accelerator a look at the loss waits for all that was asked of it
+
 
 class WatchedTrainer(Trainer):
     """The Hugging Face Trainer with no silence about a loss of NaN, and the seconds of training in its log.
@@ -37,24 +39,41 @@ class WatchedTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.remove_callback(PrinterCallback)
         self.remedy, self.epoch_began = remedy, time.monotonic()
+        self.worst: Tensor | None = None  # number and loss of the first step whose loss is not finite; 0: there is none
+        self.look_every = 1 if self.args.device.type == "cpu" else LOOK_EVERY
         self.model_accepts_loss_kwargs = False  # an Adapted hands unknown arguments to its backbone
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """One step.
 
         Raises:
-            FloatingPointError: the loss is NaN or infinite.
+            FloatingPointError: the loss is NaN or infinite, or was at one of the steps before that were not looked at.
         """
-        loss = super().training_step(*args, **kwargs)
-        if not torch.isfinite(loss):
-            step = self.state.global_step + 1
-            raise Diverged(
-                f"the loss is {float(loss)} at step {step} of {self.state.max_steps}: training has diverged; {self.remedy}"
-            )
+        loss, step = super().training_step(*args, **kwargs), self.state.global_step + 1
+        now = torch.stack([torch.full_like(loss, step, dtype=torch.float64), loss.detach().double()])
+        if self.worst is None:
+            self.worst = torch.zeros_like(now)
+        self.worst = torch.where(torch.isfinite(now[1]) | (self.worst[0] > 0), self.worst, now)
+        if step % self.look_every == 0:
+            self.look()
         return loss
 
+    def look(self) -> None:
+        """FloatingPointError where a loss was not finite since training began; on an accelerator this waits for it."""
+        if self.worst is None:
+            return
+        step, loss = self.worst.tolist()
+        if step:
+            raise Diverged(
+                f"the loss is {loss} at step {step:.0f} of {self.state.max_steps}: training has diverged; {self.remedy}"
+            )
+
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """Also where it is Trainer that writes, a full disk is said of the folder: torch and safetensors name no file."""
+        """Also where it is Trainer that writes, a full disk is said of the folder: torch and safetensors name no file.
+
+        Weights are written once all losses that made them were seen to be finite.
+        """
+        self.look()
         folder = Path(str(self.args.output_dir))
         free = shutil.disk_usage(folder if folder.is_dir() else folder.parent).free
         where = f"{folder}, where {free:,} bytes were free"
@@ -73,6 +92,7 @@ class WatchedTrainer(Trainer):
         """Adds the seconds that an epoch of training took to its record, so that they outlive a kill."""
         now = time.monotonic()
         if "loss" in logs:
+            self.look()
             logs["seconds"] = now - self.epoch_began
         self.epoch_began = now
         super().log(logs, start_time)
@@ -98,6 +118,7 @@ class ClassifierTrainer(WatchedTrainer):
         remedy = f"lower training.lr or training.head_lr{', or switch training.bf16 off' if chosen.bfloat16 else ''}"
         super().__init__(*args, remedy=remedy, **kwargs)
         self.chosen, self.loss, self.validate = chosen, loss, validate
+        self.compiled: Any = None
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer of the run over the groups of `groups`."""
@@ -126,6 +147,10 @@ class ClassifierTrainer(WatchedTrainer):
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The loss of one batch; of several processes each has its part in the mean over all rows."""
+        if self.chosen.torch_compile is not None:
+            if self.compiled is None:
+                self.compiled = torch.compile(model, backend=self.chosen.torch_compile)
+            model = self.compiled
         if self.loss is None:
             return super().compute_loss(model, inputs, *args, **kwargs)
         loss = self.loss(model, inputs)
@@ -177,7 +202,11 @@ def trainer_arguments(folder: Path, **options: Any) -> TrainingArguments:
 def optimizer(adapted: Adapted, chosen: Training, betas: tuple[float, float] = (0.9, 0.999)) -> torch.optim.Optimizer:
     """The optimizer of a run over the groups of `groups`; `betas` are AdamW's."""
     parts = groups(adapted, chosen)
-    return torch.optim.SGD(parts, momentum=0.9) if chosen.optimizer == "sgd" else torch.optim.AdamW(parts, betas=betas)
+    fused = next(adapted.parameters()).device.type != "cpu" if chosen.fused == "auto" else chosen.fused
+    fused = fused or None  # False would also refuse torch's own choice among the others
+    if chosen.optimizer == "sgd":
+        return torch.optim.SGD(parts, momentum=0.9, fused=fused)
+    return torch.optim.AdamW(parts, betas=betas, fused=fused)
 
 
 def groups(adapted: Adapted, chosen: Training) -> list[dict[str, Any]]:
