@@ -24,8 +24,6 @@ from gossamer.storage import CARD, CONFIG, TENSORS
 from .contract.backbones import VISION
 from .contract.table import BACKBONES, disturb, run
 
-pytestmark = pytest.mark.usefixtures("uncounted")
-
 VIT = BACKBONES["vit"]
 CONFIGS: list[Any] = [
     gm.VPT(), gm.VPT(prompts=3, project=7, dropout=0.1, form="sequence", blocks=(0, 2), stack="vision"),

@@ -129,7 +129,7 @@ def test_what_tensors_were_trained_on_comes_along_and_other_weights_are_told_of(
     with pytest.raises(gm.AdapterError, match="trained on other weights"):
         gm.load(tmp_path, backbone)
     with pytest.raises(RuntimeError, match="expected bytes of JSON"):
-        new.load_state_dict(saved | {"model._extra_state": torch.ones(2)})
+        new.load_state_dict(saved | {"model._extra_state": torch.full((2,), 0.5)})
 
 
 def test_tensors_are_not_put_in_place_of_those_that_blocks_use() -> None:
@@ -197,7 +197,7 @@ def test_a_trainers_folder_that_is_not_of_one_adapter_is_refused(tmp_path: Path)
             {f"{side}.{k}": v.clone() for side in "ab" for k, v in state.items()},
             "holds 2 adapters: a._extra_state",
         ),
-        "no bytes": (state | {"_extra_state": torch.ones(3)}, "expected bytes of JSON"),
+        "no bytes": (state | {"_extra_state": torch.full((3,), 1.5)}, "expected bytes of JSON"),
         "no json": (state | {"_extra_state": torch.ones(3, dtype=torch.uint8)}, "is not valid JSON"),
         "shape": (state | {"head.bias": torch.ones(5)}, r"shape \(5,\)"),
     }

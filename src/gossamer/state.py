@@ -25,10 +25,11 @@ def packed(config: dict[str, Any]) -> Tensor:
 
 
 def unpacked(said: Tensor, where: str | Path) -> dict[str, Any]:
-    """What `packed` made a tensor of; AdapterError for any other tensor."""
-    if said.dtype != torch.uint8 or said.dim() != 1:
+    """What `packed` made a tensor of, be it that a whole state dict was cast since; AdapterError for any other tensor."""
+    values = said.tolist() if said.dim() == 1 else []
+    if not values or not all(0 <= value < 256 and value == int(value) for value in values):
         raise AdapterError(f"{where}, {EXTRA}: expected bytes of JSON, found {said.dtype} of shape {tuple(said.shape)}")
-    return parse(bytes(said.tolist()), Path(where))
+    return parse(bytes(map(int, values)), Path(where))
 
 
 def found(folder: str | Path) -> bool:

@@ -193,7 +193,7 @@ class VisionLanguage(hosts.Halves):
         text: Any = input_ids if input_ids is not None else inputs["inputs_embeds"]
         seen = self._seen(pixel_values, seen, states)
         if layout is None:
-            _check_index(image_index, len(text), seen)
+            _check_index(image_index, text.shape[0], seen)
         layout = self._layout(layout, attention_mask, image_index, seen)
         if layout.padding == "none" and attention_mask is not None and attention_mask.dim() == 2:
             attention_mask = None  # of ones: attention without a mask is faster, and nobody has to look at it again
@@ -230,7 +230,7 @@ class VisionLanguage(hosts.Halves):
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         seen = self._seen(pixel_values, seen, states)
         if layout is None:
-            _check_index(image_index, len(input_ids), seen)
+            _check_index(image_index, input_ids.shape[0], seen)
         layout = self._layout(layout, mask, image_index, seen)
         scene = self._scene(seen, image_index, mask.bool(), layout)
         with self.session.showing(scene):
