@@ -74,10 +74,10 @@ def join(module: nn.Module, keys: Tensor, values: Tensor) -> tuple[Tensor, Tenso
     """Keys and values [B, heads_kv, N, d_h] with the module's memories in front, and how many were added."""
     memory, found = memory_of(module), remembered(module, keys)
     if memory is not None and memory.keeps:
-        memory.kept = None if found is None else found[0].detach().expand(len(keys), -1, -1, -1)
+        memory.kept = None if found is None else found[0].detach().expand(keys.shape[0], -1, -1, -1)
     if found is None:
         return keys, values, 0
-    own_keys, own_values = (rows.expand(len(keys), -1, -1, -1) for rows in found)
+    own_keys, own_values = (rows.expand(keys.shape[0], -1, -1, -1) for rows in found)
     return torch.cat([own_keys, keys], dim=2), torch.cat([own_values, values], dim=2), own_keys.shape[2]
 
 
@@ -94,7 +94,7 @@ def remembered(module: nn.Module, like: Tensor) -> tuple[Tensor, Tensor] | None:
     ]
     if len(found) < 2:
         return (found[0][0], found[0][1]) if found else None
-    most = max(len(keys) for keys, _ in found)
+    most = max(keys.shape[0] for keys, _ in found)
     keys, values = (torch.cat([pair[i].expand(most, -1, -1, -1) for pair in found], dim=2) for i in (0, 1))
     return keys, values
 
