@@ -26,6 +26,7 @@ backward_kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 def fits(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> bool:
     """Whether attention of queries [B, heads, N, d_h] over a sequence's keys and values is to be merged with that over a memory."""
     here = type(query) is Tensor and query.device.type == "cpu" and not torch.compiler.is_compiling()
+    here = here and torch.backends.cuda.flash_sdp_enabled()  # torch's switch of such kernels, on processors too
     alike = query.shape[1] == key.shape[1] and query.shape[-1] == value.shape[-1] and query.dtype == key.dtype
     takes = mask is None or (mask.dim() == 4 and mask.shape[-1] == key.shape[2] and not mask.requires_grad)
     return here and alike and takes and dropout == 0

@@ -60,7 +60,7 @@ def start(
     record = {**dataclasses.asdict(chosen), **dataclasses.asdict(done), "prompts_before": done.before}
     record |= {"prompts_after": done.after, "after_cut": None}
     if "val" in items:
-        found = task.score(adapted, items["val"], workers=run.training.workers)
+        found = task.score(adapted, items["val"], workers=run.training.readers)
         record["after_cut"] = {f"val_{name}": value for name, value in found.headline().items()}
         journal.say(f"right after the cut: validation accuracy {found.accuracy:.2%}")
     return adapted, record

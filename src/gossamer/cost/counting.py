@@ -23,6 +23,7 @@ from gossamer import hosts
 from gossamer.adapted import AdaptedModule, Finished
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.block import get
+from gossamer.anatomy.displaced import Displaced
 from gossamer.anatomy.plan import Plan
 from gossamer.errors import UserError
 
@@ -201,7 +202,7 @@ def on_meta(module: nn.Module) -> Any:
     ViLT samples its patches by looking at values; the copy takes them all, as ViLT does for one image of its own size.
     """
     memo: dict[int, Any] = {}
-    for part in module.modules():
+    for part in _every(module):
         held = [*part._parameters.values(), *part._buffers.values(), *part.__dict__.values()]
         held += [v for h in part.__dict__.values() if isinstance(h, dict) for v in h.values()]
         if isinstance(part, AdaptedModule) and part.placement is not None:
@@ -217,6 +218,14 @@ def on_meta(module: nn.Module) -> Any:
         if type(part).__name__ == "ViltEmbeddings":
             part.forward = MethodType(_embed_every_patch, part)  # type: ignore[assignment]
     return twin
+
+
+def _every(module: nn.Module) -> Iterator[nn.Module]:
+    """All modules in it, and those that are out of use in it."""
+    for part in module.modules():
+        yield part
+        for held in part.held if isinstance(part, Displaced) else ():
+            yield from _every(held)
 
 
 def _embed_every_patch(

@@ -243,7 +243,7 @@ def _sheet(model: Any, sample: Sample, batch: int) -> CostSheet:
         **parameters,
         methods=tuple(methods.to_dict(m) for m in applied),
         adapted=Macs(counted=forward, closed=_sum(sheet.bare.closed, more, overhead)),
-        per_batch=Macs(counted=once, closed=closed_once),
+        per_batch=Macs(counted=once, closed=None if sheet.bare.closed is None else closed_once),
         finished=Macs(counted=finished_macs.counted, closed=_sum(finished_macs.closed, more)),
         training_flops=round(step / batch),
     )
