@@ -1,7 +1,8 @@
 """`gossamer demo`: DINOv2-S learns to find defective solar cells, in minutes: linear probe, VPT-deep, and VPT-deep shrunk.
 
-The shrunk model has one bridge in place of half of its blocks, and is taught by the whole one. Settings of probe and VPT were chosen
-on held-out parts of the 1,000 training images, which blocks give way on another task; the 1,000 test images only give the final scores.
+The shrunk model has one bridge in place of half of its blocks, and is taught by the whole one. Settings of probe and VPT were
+chosen on held-out parts of the 1,000 training images, and which blocks give way on another task; the 1,000 test images only give
+the final scores.
 """
 
 from __future__ import annotations
