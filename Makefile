@@ -1,6 +1,6 @@
 # Everything from a fresh clone with only Python 3.10 or newer:
 #   make demo     teach a small vision transformer to find defective solar cells (some minutes, no network after install)
-#   make test     every test
+#   make test     the tests, but for the slow ones (pytest -m slow)
 #   make check    lint, format and types
 # Another Python: make test PYTHON=python3.12
 
