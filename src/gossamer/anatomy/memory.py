@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
-from gossamer.anatomy import apart
 from gossamer.anatomy.displaced import Displaced
 from gossamer.errors import UnknownName
 
@@ -99,26 +98,6 @@ def remembered(module: nn.Module, like: Tensor) -> tuple[Tensor, Tensor] | None:
     return keys, values
 
 
-def attended_apart(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool | None,
-    scale: float | None, dropout: float,
-) -> Tensor | None:  # fmt: skip
-    """Attention to a module's memory and to its own keys and values, merged (see `gossamer.anatomy.apart`); [B, heads, N, d_h].
-
-    None where they are to be joined: there is no memory, somebody wants something of the weights, or it does not pay off here.
-    """
-    memory = memory_of(module)
-    if memory is None or memory.looked_at or memory.keeps or not apart.fits(query, key, value, mask, dropout):
-        return None
-    found, length = remembered(module, key), query.shape[2]
-    if found is None or found[0].shape[2] == 0:
-        return None
-    if causal := _is_causal(module, length, mask, causal):  # of an unfilled static cache only the first keys exist
-        key, value = key[:, :, :length], value[:, :, :length]
-    usual: float = query.shape[-1] ** -0.5
-    return apart.merged(query, key, value, found, mask=mask, causal=causal, scale=usual if scale is None else scale)
-
-
 def columns_of(attention: nn.Module, part: nn.Module) -> slice:
     """Which of an attention's keys are those that a part supplies: the part that came last stands first.
 
@@ -176,11 +155,6 @@ def sdpa_with_memory(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Transformers' own sdpa attention over joined keys and values; [B, N, heads, d_h]."""
-    if position_bias is None:
-        scale, dropout = kwargs.get("scaling"), kwargs.get("dropout", 0.0)
-        found = attended_apart(module, query, key, value, attention_mask, is_causal, scale, dropout)
-        if found is not None:
-            return found.transpose(1, 2).contiguous(), None
     key, value, mask, bias, causal = _joined(module, query, key, value, attention_mask, position_bias, is_causal)
     show(module, query, key, mask, bias, kwargs.get("scaling"))
     attend = AttentionInterface()["sdpa"]
@@ -303,15 +277,12 @@ class OwnAttention(nn.Module):
 
         With `unit` keys, those of the memory too, are made of length 1.
         """
-        dropout = dropout if self.training else 0.0
-        found = None if unit else attended_apart(self, q, k, v, mask, False, scale, dropout)
-        if found is not None:
-            return found
         k, v, count = join(self, k, v)
         k = F.normalize(k, dim=-1) if unit else k
         mask = weigh(self, widen(mask, count), k)
         show(self, q, k, mask, None, scale)
         shared = q.shape[1] != k.shape[1]
+        dropout = dropout if self.training else 0.0
         return F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scale, enable_gqa=shared)
 
 
