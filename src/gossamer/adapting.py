@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from gossamer import methods, saving, state, tested_versions
 from gossamer.adapted import AdaptedModule, finish, occupant
 from gossamer.adapted.rebuilding import Keeping
 from gossamer.cost import CostSheet, cost
-from gossamer.errors import UserError
+from gossamer.errors import AdapterError, UserError
 
 
 class Adapted(AdaptedModule):
@@ -58,9 +59,12 @@ class Adapted(AdaptedModule):
     def set_extra_state(self, said: Tensor) -> None:
         """Takes from those bytes which pre-trained weights the tensors beside them were trained on; the rest stays as it is here.
 
-        Warns where this backbone has others.
+        Warns where this backbone has others, and where those are no bytes of ours: then it stays as it is.
         """
-        saving.adopt(self, state.unpacked(said, "state dict"))
+        try:
+            saving.adopt(self, state.unpacked(said, "state dict"))
+        except AdapterError as error:
+            warnings.warn(f"{error}; so nothing says what these tensors were trained on", stacklevel=4)
 
     def push_to_hub(self, repository: str, **options: Any) -> str:
         """Uploads what `save_pretrained` writes to "user/name" of the Hugging Face hub; returns the address."""
