@@ -42,7 +42,9 @@ def remembering(block: Block, branch: str = "attention") -> str | None:
         return f"{type(attention).__name__} has something of its own called {memory.CHILD!r}"
     weight = block.part("out").weight
     if weight.device.type == "meta" or type(weight.data) is not Tensor:
-        return None  # no values, or pieces of them (FSDP): nothing to compute with; it was tried when the model was whole
+        return (
+            None  # no values, or pieces of them (FSDP): nothing to compute with; it was tried when the model was whole
+        )
     cross, window = branch == "cross", block.window
     width = block.sizes.cross_inner if cross else block.sizes.inner_kv
     keys = torch.linspace(-1, 1, 2 * width, device=weight.device, dtype=weight.dtype).view(1, 2, width)
