@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from gossamer import methods, saving, state, tested_versions
+from gossamer import hosts, methods, saving, state, tested_versions
 from gossamer.adapted import AdaptedModule, finish, occupant
-from gossamer.adapted.rebuilding import Keeping
+from gossamer.adapted.rebuilding import Keeping, KeepingPlain
 from gossamer.cost import CostSheet, cost
 from gossamer.errors import AdapterError, UserError
 
@@ -41,6 +41,8 @@ class Adapted(AdaptedModule):
         finished: Any = finish(self)
         if isinstance(finished, PreTrainedModel):
             finished.save_pretrained = Keeping(finished, [methods.to_dict(m) for m in self.applied])
+        elif isinstance(self.host, hosts.Diffusers):
+            finished.save_pretrained = KeepingPlain(finished)
         return finished
 
     def cost(self, **sizes: Any) -> CostSheet:
