@@ -29,6 +29,14 @@ class ReadOut(NamedTuple):
         return kind(loss=None if labels is None else heads.loss(logits, labels), logits=logits)  # type: ignore[arg-type]
 
 
+class Latent(NamedTuple):
+    """What a denoiser reads of one sample: a noised map of the size that it was made for, and states of a text."""
+
+    channels: int
+    side: tuple[int, int] | None  # height and width of the map; None: it does not say
+    text_width: int | None  # of each token; None: it reads no text
+
+
 def unread(modality: Modality) -> Stack:
     """What is known of the states of a model that no family describes: what they stand for; a head reads their mean."""
     name = "vision" if modality == "vision" else "text"
@@ -73,6 +81,18 @@ class Host(ABC):
     @abstractmethod
     def modality(self, model: Any) -> Modality:
         """What a model reads."""
+
+    def latent(self, model: Any) -> Latent | None:
+        """What a model reads, where it is noised maps that it reads; None: other inputs. Default: others."""
+        return None
+
+    def denoising(self, model: Any, batch: int, side: tuple[int, int], text: int | None) -> dict[str, Any]:
+        """Inputs of a denoiser, zeros on its device: maps of height and width `side`, a text of so many tokens.
+
+        Raises:
+            TypeError: the model is no denoiser.
+        """
+        raise WrongKind(f"{type(model).__name__} reads no noised maps")
 
     def check_readable(self, model: Any, readout: ReadOut) -> None:  # noqa: B027 what a model does not say shows when it runs
         """Nothing, where a head that is built could read what the model gives.

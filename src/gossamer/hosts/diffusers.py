@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.utils.generic import ModelOutput
@@ -15,7 +16,7 @@ from gossamer.anatomy import Anatomy
 from gossamer.anatomy.stack import Modality
 from gossamer.errors import UserError, WrongKind
 from gossamer.hosts import checkpointing, settings
-from gossamer.hosts.base import Host, ReadOut
+from gossamer.hosts.base import Host, Latent, ReadOut
 
 
 @dataclass
@@ -49,6 +50,33 @@ class Diffusers(Host):
     def modality(self, model: Any) -> Modality:
         """Latents."""
         return "latent"
+
+    def latent(self, model: Any) -> Latent:
+        """What its configuration says."""
+        config, side = model.config, model.config.get("sample_size")
+        read = config.get("encoder_hid_dim") or config.get("caption_channels") or config.get("cross_attention_dim")
+        return Latent(
+            channels=config["in_channels"],
+            side=(side, side) if isinstance(side, int) else None if side is None else (side[0], side[1]),
+            text_width=read[0] if isinstance(read, tuple | list) else read,
+        )
+
+    def denoising(self, model: Any, batch: int, side: tuple[int, int], text: int | None) -> dict[str, Any]:
+        """Zeros under the names of its `forward`, and what SDXL reads beside: a vector of the text, six numbers on the image."""
+        config, told, first = model.config, self.latent(model), next(model.parameters())
+        like: dict[str, Any] = {"device": first.device, "dtype": first.dtype}
+        names = inspect.signature(model.forward).parameters
+        given: dict[str, Any] = {
+            next(iter(names)): torch.zeros(batch, told.channels, *side, **like),
+            "timestep": torch.zeros(batch, dtype=torch.long, device=first.device),
+        }
+        if text is not None:
+            given["encoder_hidden_states"] = torch.zeros(batch, text, told.text_width or 0, **like)
+        if config.get("addition_embed_type") == "text_time":
+            width = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
+            beside = {"text_embeds": torch.zeros(batch, width, **like), "time_ids": torch.zeros(batch, 6, **like)}
+            given["added_cond_kwargs"] = beside
+        return given
 
     def check_readable(self, model: Any, readout: ReadOut) -> None:
         """No head is built on it.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gossamer.errors import MissingPackage, UserError
 from gossamer.quiet import quiet
+from gossamer.zoo import denoisers
 from gossamer.zoo.sources import config as config_of
 from gossamer.zoo.sources import read_by_library, resolve
 
@@ -67,7 +67,9 @@ def load(
     if kind is not None:
         config = {**config, "architectures": [_checked(kind, task, config)]}
     if "_class_name" in config:
-        return _load_diffusers(folder, os.fspath(name), config, task, options).eval()
+        if task is not None:
+            raise UserError(f"{config['_class_name']} predicts noise and has no task {task!r}: leave task out")
+        return denoisers.load(folder, os.fspath(name), config["_class_name"], options)
     load_one = _load_timm if _is_timm(config) else _load_transformers
     model: Any = load_one(folder, config, task, num_labels, options).eval()
     model.name_or_path = os.fspath(name)
@@ -225,39 +227,4 @@ def _load_timm(
         model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True, **options)
     if num_labels is not None and num_labels != model.num_classes:
         model.reset_classifier(num_labels)
-    return model
-
-
-def _load_diffusers(
-    folder: Path, name: str, config: dict[str, Any], task: str | None, options: dict[str, Any]
-) -> nn.Module:
-    """A denoiser of diffusers from its own folder (the `unet` or `transformer` of a pipeline), its loading report checked."""
-    try:
-        library: Any = importlib.import_module("diffusers")
-    except ImportError as error:
-        raise MissingPackage(
-            f"{config['_class_name']} is a model of diffusers: pip install 'gossamer[diffusion]'"
-        ) from error
-    if task is not None:
-        raise UserError(f"{config['_class_name']} predicts noise and has no task {task!r}: leave task out")
-    kind = getattr(library, str(config["_class_name"]), None)
-    if not isinstance(kind, type) or not issubclass(kind, library.ModelMixin):
-        raise UserError(
-            f"{folder.name}: {config['_class_name']!r:.60} is no model class of diffusers {library.__version__}"
-        )
-    options = {("torch_dtype" if option == "dtype" else option): value for option, value in options.items()}
-    with quiet(), read_by_library(folder):
-        model, report = kind.from_pretrained(
-            folder,
-            use_safetensors=True,
-            local_files_only=True,
-            low_cpu_mem_usage=False,
-            output_loading_info=True,
-            **options,
-        )
-    faults = {what: keys for what, keys in report.items() if keys}
-    if faults:
-        found = "; ".join(f"{what.replace('_', ' ')}: {', '.join(map(str, keys[:5]))}" for what, keys in faults.items())
-        raise UserError(f"the stored weights do not fit {type(model).__name__}; {found}")
-    model.register_to_config(_name_or_path=name)
     return model
