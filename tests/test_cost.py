@@ -306,6 +306,7 @@ def test_stable_diffusion_is_counted_by_pass_and_by_image() -> None:
     assert f"{40 * sheet.finished.counted / 1e9:,.3f}" in text
 
 
+@pytest.mark.slow
 def test_denoisers_of_other_kinds_are_given_what_they_read() -> None:
     small: dict[str, Any] = {
         "block_out_channels": [8, 16, 16],

@@ -33,7 +33,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("models",),
     ("adapted", "data"),
     ("cost", "zoo"),
-    ("architectures", "origin"),
+    ("architectures", "origin", "drawing"),
     ("saving",),
     ("adapting",),
     ("runs",),

@@ -67,7 +67,7 @@ def drawn(pipe: Any, height: int = 16, width: int = 24) -> Tensor:
     ).images  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["apt", "lora"])
+@pytest.mark.parametrize("name", ["apt", pytest.param("lora", marks=pytest.mark.slow)])
 def test_a_pipeline_draws_with_an_adapted_denoiser(name: str, tmp_path: Path) -> None:
     model = unet()
     bare = drawn(pipeline(model))
@@ -140,6 +140,7 @@ def test_a_finished_denoiser_that_is_fused_says_that_its_read_outs_are_passed_by
         finished(torch.randn(1, 4, 8, 8), 5, torch.randn(1, 3, 20))
 
 
+@pytest.mark.slow
 def test_a_finished_denoiser_is_saved_where_diffusers_gives_it_again(tmp_path: Path) -> None:
     inputs = torch.randn(1, 4, 8, 8), 5, torch.randn(1, 3, 20)
     merged: Any = disturb(gm.adapt(unet(), METHODS["lora"])).eval().finalize()
