@@ -238,26 +238,19 @@ class DrawingImages(Task):
     ) -> DrawingScores:
         """At 8 timesteps of each image, evenly spread, with noise of one seed."""
         adapted.eval()
-        draw, sums = torch.Generator().manual_seed(0), torch.zeros(3, dtype=torch.float64)
+        device, draw = next(adapted.parameters()).device, torch.Generator().manual_seed(0)
+        last, apart, square, seen = len(self.system.schedule.alphas_cumprod) - 1, 0.0, 0.0, 0
         for first in range(0, len(prepared), batch):
             told = prepared.collate([prepared[i] for i in range(first, min(first + batch, len(prepared)))])
-            sums += self.apart(adapted, told, draw)
-        apart, square, count = sums.tolist()
-        return DrawingScores(n=len(prepared), loss=apart / count, accuracy=1 - apart / square)
-
-    @torch.no_grad()
-    def apart(self, model: Any, told: dict[str, Tensor], draw: torch.Generator) -> Tensor:
-        """Of latents and texts at every level: summed squares of what is missed, and of the target, and their number, [3]."""
-        device, last = next(model.parameters()).device, len(self.system.schedule.alphas_cumprod) - 1
-        told = {name: value.to(device) for name, value in told.items()}
-        x0, sums = told["latents"], torch.zeros(3, dtype=torch.float64)
-        for level in range(LEVELS):
-            noise = torch.randn(x0.shape, generator=draw).to(x0)
-            t = torch.full((len(x0),), round((level + 0.5) / LEVELS * last), device=device)
-            found, wanted, _ = self.predictions(model, x0, noise, t, told)
-            missed = float((found.float() - wanted).square().sum())
-            sums += torch.tensor([missed, float(wanted.square().sum()), wanted.numel()], dtype=torch.float64)
-        return sums
+            told = {name: value.to(device) for name, value in told.items()}
+            for level in range(LEVELS):
+                x0 = told["latents"]
+                noise = torch.randn(x0.shape, generator=draw).to(x0)
+                t = torch.full((len(x0),), round((level + 0.5) / LEVELS * last), device=device)
+                found, wanted, _ = self.predictions(adapted, x0, noise, t, told)
+                apart += float((found.float() - wanted).square().sum())
+                square, seen = square + float(wanted.square().sum()), seen + wanted.numel()
+        return DrawingScores(n=len(prepared), loss=apart / seen, accuracy=1 - apart / square)
 
     def asked(self, prepared: PreparedDrawings) -> dict[str, Tensor]:
         """The latents of a whole set at the middle of the schedule, with their texts."""
