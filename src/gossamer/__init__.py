@@ -17,6 +17,7 @@ _WHERE = {
     "adapt": "gossamer.adapting",
     "Adapted": "gossamer.adapting",
     "load": "gossamer.adapting",
+    "load_finished": "gossamer.adapting",
     "AdapterError": "gossamer.storage",
     "read": "gossamer.reading",
     "condense": "gossamer.condensation",
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from gossamer.adapting import Adapted as Adapted
     from gossamer.adapting import adapt as adapt
     from gossamer.adapting import load as load
+    from gossamer.adapting import load_finished as load_finished
     from gossamer.condensation import condense as condense
     from gossamer.cost import CostSheet as CostSheet
     from gossamer.methods import METHODS as METHODS

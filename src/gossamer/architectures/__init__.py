@@ -42,12 +42,12 @@ def build(name: str, image_size: int | None = None, **overrides: Any) -> nn.Modu
     found = [n for n in names() if n == name] or [n for n in names() if n.startswith(name)]
     if len(found) == 1:
         named = json.loads((FOLDER / f"{found[0]}.json").read_text(encoding="utf-8"))
-        return _transformers(named["class"], named["config"], named.get("arguments", {}), overrides)
+        return of_transformers(named["class"], named["config"], named.get("arguments", {}), overrides)
     config = config_of(_config_file(name))
     if "architecture" in config and "model_type" not in config:
         published = {k: config[k] for k in ("num_classes", "global_pool") if k in config}
         sized = {} if image_size is None else {"img_size": image_size}
-        return _timm(config["architecture"], {**published, **config.get("model_args", {}), **sized, **overrides})
+        return of_timm(config["architecture"], {**published, **config.get("model_args", {}), **sized, **overrides})
     return _published(name, config, overrides)
 
 
@@ -86,10 +86,13 @@ def _published(name: str, config: dict[str, Any], overrides: dict[str, Any]) -> 
     models.register()
     if kind not in transformers.CONFIG_MAPPING:
         raise UserError(f"{name}: model_type is {kind!r}, which transformers {transformers.__version__} does not know")
-    return _transformers(published if models.find(published) else "AutoModel", config, {}, overrides)
+    return of_transformers(published if models.find(published) else "AutoModel", config, {}, overrides)
 
 
-def _transformers(kind: str, config: dict[str, Any], arguments: dict[str, Any], overrides: dict[str, Any]) -> nn.Module:
+def of_transformers(
+    kind: str, config: dict[str, Any], arguments: dict[str, Any], overrides: dict[str, Any]
+) -> nn.Module:
+    """A model of transformers, or one of ours in its style, by the name of its class."""
     import transformers
 
     from gossamer import models
@@ -107,7 +110,8 @@ def _transformers(kind: str, config: dict[str, Any], arguments: dict[str, Any], 
         return make(values, **arguments).eval()
 
 
-def _timm(architecture: str, arguments: dict[str, Any]) -> nn.Module:
+def of_timm(architecture: str, arguments: dict[str, Any]) -> nn.Module:
+    """A model of timm by the name of its architecture."""
     try:
         import timm
     except ImportError as error:

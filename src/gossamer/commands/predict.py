@@ -22,7 +22,7 @@ def command(arguments: Sequence[str]) -> None:
         prog="gossamer predict",
         description="Classify images with a trained adapter, answer a text about them, rank texts or write captions for them.",
     )
-    parser.add_argument("run", help="folder of a run, or of an adapter")
+    parser.add_argument("run", help="folder of a run or of an adapter, or a file that gossamer export wrote")
     parser.add_argument(
         "images", nargs="+", help="image files, and folders of images; then the text to answer, or the texts to rank"
     )
@@ -41,13 +41,14 @@ def command(arguments: Sequence[str]) -> None:
     )
     asked = parser.parse_args(arguments)
 
-    from gossamer import looking, tasks
+    from gossamer import exported, looking, tasks
     from gossamer.data.files import listed
     from gossamer.data.given import image_files, readable
     from gossamer.runs.trained import load_adapter
 
-    adapted = load_adapter(asked.run)
-    task = tasks.of(adapted)
+    file = exported.names(asked.run)
+    adapted: Any = None if file else load_adapter(asked.run)
+    task, logits = exported.classifier(asked.run) if file else (tasks.of(adapted), None)
     if asked.picture is not None and task.unit != "texts":
         raise UserError(
             f"--picture draws where a model looks for an answer to a text; this is an adapter for {task.name}"
@@ -62,7 +63,9 @@ def command(arguments: Sequence[str]) -> None:
         raise UserError(f"there is nothing to predict for: {listed(faults)}")
     for fault in faults:
         print(f"gossamer predict: left out: {fault}", file=sys.stderr)
-    if isinstance(task, tasks.SegmentingImages) and asked.output is not None:
+    if isinstance(task, tasks.ClassifyingImages) and logits is not None:
+        found = list(task.told(files, logits))
+    elif isinstance(task, tasks.SegmentingImages) and asked.output is not None:
         found = task.write(adapted, files, Path(asked.output))
     elif asked.picture is not None:
         found = looking.answer(adapted, files, texts[0], asked.picture)
