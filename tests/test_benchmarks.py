@@ -154,6 +154,7 @@ def test_step_times_compares_each_method_with_lora(run, tmp_path: Path, monkeypa
         run("step_times", "--model", "dinov2-small", "--prompts", "5", "--check", *small)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_damaged_folders_are_loaded_or_refused_and_leave_no_trace(run, tmp_path: Path) -> None:
     """A few of the 10,000 loads of docs/saving.md."""
@@ -177,6 +178,7 @@ def test_overhead_compares_ours_with_the_same_by_hand(run, tmp_path: Path) -> No
         )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")  # peft's own way asks for it
 def test_overhead_stops_where_the_two_differ(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run("overhead", *TINY, "--out", str(tmp_path / "a"))
