@@ -241,7 +241,8 @@ def prompt_maps(images: Tensor, maps: Tensor, prompts: Sequence[int], path: str 
 def attention_of_run(adapted: Adapted, images: Any, path: str | Path) -> None:
     """`prompt_maps` of examples of a prepared split, for the last block with prompts and those of them that vary most.
 
-    Examples are the first image of each of the first classes; the first images where items have no single class. Nothing is drawn for a model without prompts.
+    Examples are the first image of each of the first classes; the first images where items have no single class. Nothing is
+    drawn for a model without prompts.
 
     Raises:
         ValueError: its prompts cannot be drawn; the message says why.
