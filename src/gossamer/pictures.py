@@ -234,7 +234,7 @@ def prompt_maps(images: Tensor, maps: Tensor, prompts: Sequence[int], path: str 
                 weights.numpy(), cmap="inferno", norm=norm, alpha=0.5, extent=(-0.5, wide - 0.5, high - 0.5, -0.5)
             )
             axes.set_title(f"prompt {place}: {float(weights.mean()):.2g}", fontsize=7)
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle(title, fontsize=9, y=1 - 0.06 / figure.get_figheight())  # above the titles of the first row
     save_figure(figure, path)
 
 
