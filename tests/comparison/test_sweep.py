@@ -209,6 +209,7 @@ def test_the_same_command_again_performs_only_what_failed(
     assert "failed: no block on squares, seed 0: no block 9" in shown.out
     assert "3 of 4 cells; the report is" in shown.out
     assert shown.err.count("failed: no block 9") == 1
+    assert not {"\r", "\x1b"} & set(shown.err), "lines alone where nobody looks"
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert stored(Path(asked.output)) == rows
 
