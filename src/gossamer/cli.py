@@ -40,6 +40,7 @@ COMMANDS = {
     "predict": ("gossamer.commands.predict", "labels of image files, answers to questions about them"),
     "protocol": ("gossamer.commands.protocol", "write the run files of a published protocol on VTAB-1k or FGVC"),
     "export": ("gossamer.commands.export", "write a trained classifier as one file: ONNX or torch.export"),
+    "methods": ("gossamer.commands.methods", "which methods there are, and the settings of each"),
     "completion": (
         "gossamer.completion",
         "the lines by which bash, zsh or fish complete commands, options and settings",
