@@ -46,6 +46,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("commands",),
     ("",),  # the public surface
     ("cli",),
+    ("completion",),
     ("__main__",),
 )
 """From below. A room is a folder or a file; a file that has a room of its own is not in that of its folder. No room knows one of
