@@ -115,10 +115,8 @@ class Rescaled(Wrapped):
         self.scale = scale
         scale.borrow(wrapper=self)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+    def behind(self, y: Tensor) -> Tensor:
         """What the inner module gives, rescaled: [..., d], of a convolution [B, d, h, w]."""
-        assert self.inner is not None, "a wrapper that was merged is in no model"
-        y = self.inner(*args, **kwargs)
         behind = (-1, 1, 1) if isinstance(self.inner, nn.Conv2d) else (-1,)
         gamma, beta = (None if t is None else t.to(y.dtype).view(behind) for t in (self.scale.gamma, self.scale.beta))
         assert gamma is not None, "there always is a scale"

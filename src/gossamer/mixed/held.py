@@ -1,0 +1,118 @@
+"""An adapter on a skeleton of the backbone, and what it asked for there: what others can share a pass with, and what not."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from gossamer.adapting import Adapted
+from gossamer.anatomy import said
+from gossamer.anatomy.rewritten import SplitLinear, Wrapped
+from gossamer.anatomy.seams import Part
+
+BRANCHES = ("add", "middle", "remember", "enter")  # parts act on rows, and change neither depth nor length
+BUILDING = ("own", "split")  # place no part; what they make is the same function
+SHAPING = ("insert", "replace")  # adapters share them that ask for the same
+SWAPS = ("swap", "rewrite")
+ROWS = (nn.Linear, Conv1D, nn.LayerNorm, nn.Conv2d)  # what has rows of samples for input, and no other
+BASES = (".base_layer", ".inner")  # what a module is called by that stands in its place
+HEAD, LEAF = "head", "leaf"
+
+Key = tuple[Any, ...]
+
+
+class Node(NamedTuple):
+    """Something that an adapter asked for: by the same key others ask for it with a part of their own.
+
+    `asked` is the call of a verb; None for a head or another module of the backbone's with values of its own, whose name is in the
+    key.
+    """
+
+    key: Key
+    asked: said.Said | None
+    part: Any
+
+
+class Held:
+    """One adapter as a mixture holds it.
+
+    Args:
+        adapted: on a skeleton, in evaluation mode. Its parts get their finished form, where they stand in branches.
+        backbone: the bare one, whose weights the skeleton shares.
+
+    Attributes:
+        nodes: what it asked for, in order.
+        why: why it can share no pass with other adapters; None: it can.
+        shape: what adapters must have in common to share a pass.
+    """
+
+    def __init__(self, adapted: Adapted, backbone: nn.Module):
+        self.adapted = adapted
+        asked = said.calls(adapted.anatomy.log)
+        for one in reversed(asked):
+            if one.verb in BRANCHES and isinstance(one.part, Part):
+                one.part.finalize()
+        heads = dict(adapted.anatomy.heads)
+        asked = [one for one in asked if not (one.verb == "swap" and dict(one.given)["name"] in heads)]
+        own = _own_leaves(adapted, backbone)
+        self.nodes = [Node((LEAF, name), None, adapted.backbone.get_submodule(path)) for name, path in own.items()]
+        counts: Counter[Key] = Counter()
+        for one in asked:
+            counts[one.key] += 1
+            self.nodes.append(Node((one.key, counts[one.key]), one, one.part))
+        self.nodes += [Node((HEAD, name), None, head) for name, head in heads.items()]
+        self.why = _alone(adapted, asked, [adapted.backbone.get_submodule(path) for path in own.values()])
+        self.shape: Key = (adapted.head_built is None, *(_shaped(adapted, one) for one in asked if one.verb in SHAPING))
+
+
+def _own_leaves(adapted: Adapted, backbone: nn.Module) -> dict[str, str]:
+    """Modules of the backbone whose parameters are an adapter's own: name in the bare backbone -> path where they are now."""
+    heads = {id(p) for head in adapted.anatomy.heads.values() for p in head.parameters()}
+    shared = {name: parameter.data_ptr() for name, parameter in backbone.named_parameters()}
+    found: dict[str, str] = {}
+    for name, parameter in adapted.backbone.named_parameters():
+        bare = functools.reduce(lambda place, base: place.replace(base, ""), BASES, name)
+        if id(parameter) not in heads and shared.get(bare, parameter.data_ptr()) != parameter.data_ptr():
+            found[bare.rpartition(".")[0]] = name.rpartition(".")[0]
+    return found
+
+
+def _alone(adapted: Adapted, asked: list[said.Said], leaves: list[nn.Module]) -> str | None:
+    """Why an adapter shares no pass, in words."""
+    verbs = {one.verb for one in asked}
+    others = sorted(verbs - {*BRANCHES, *BUILDING, *SHAPING, *SWAPS})
+    names = ", ".join(method.name for method in adapted.applied)
+    if others:
+        return f"{names} works on all samples of a pass at once ({', '.join(others)})"
+    if any(block.stack.packed for block in adapted.anatomy):
+        return "states of this backbone are rows of all images, one after another"
+    thirds = [m for whole in adapted.backbone.modules() if isinstance(whole, SplitLinear) for m in (whole.q, whole.k, whole.v)]
+    if any(type(third) is nn.Linear and any(p.requires_grad for p in third.parameters()) for third in thirds):
+        return f"{names} trains a third of a fused Linear of the backbone"
+    for module in leaves:
+        if not isinstance(module, ROWS):
+            return f"{names} trains a {type(module).__name__} of the backbone"
+    for one in asked:
+        if one.verb in SWAPS and not (isinstance(one.part, Wrapped) or _of_peft(one.part)):
+            return f"{names} puts a {type(one.part).__name__} in place of a module"
+    return None
+
+
+def _of_peft(module: nn.Module) -> bool:
+    """Whether a module is peft's, and stands in place of one that has samples for rows."""
+    return type(module).__module__.startswith("peft.") and isinstance(getattr(module, "base_layer", None), ROWS)
+
+
+@torch.no_grad()
+def _shaped(adapted: Adapted, one: said.Said) -> Key:
+    """What is asked for of a stream's depth or length, and how many tokens it is."""
+    if one.verb == "replace":
+        return one.key
+    blocks = {block.key: block for block in adapted.anatomy}
+    block, like = blocks[dict(one.given)["first"].key], next(adapted.backbone.parameters())
+    return *one.key, one.part(like.new_zeros(1, 2, block.sizes.width)).shape[1]
