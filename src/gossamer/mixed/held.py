@@ -49,6 +49,7 @@ class Held:
         nodes: what it asked for, in order.
         why: why it can share no pass with other adapters; None: it can.
         shape: what adapters must have in common to share a pass.
+        shaping: the same in words; None where it leaves depth and length as they are.
     """
 
     def __init__(self, adapted: Adapted, backbone: nn.Module):
@@ -67,7 +68,10 @@ class Held:
             self.nodes.append(Node((one.key, counts[one.key]), one, one.part))
         self.nodes += [Node((HEAD, name), None, head) for name, head in heads.items()]
         self.why = _alone(adapted, asked, [adapted.backbone.get_submodule(path) for path in own.values()])
-        self.shape: Key = (adapted.head_built is None, *(_shaped(adapted, one) for one in asked if one.verb in SHAPING))
+        shaping = [one for one in asked if one.verb in SHAPING]
+        self.shape: Key = (adapted.head_built is None, *(_shaped(adapted, one) for one in shaping))
+        places = {place.key: None for one in shaping for _, place in one.given if isinstance(place, said.Named)}
+        self.shaping = f"depth or length is another in {', '.join(places)}" if shaping else None
 
 
 def _own_leaves(adapted: Adapted, backbone: nn.Module) -> dict[str, str]:

@@ -29,7 +29,7 @@ class Group(NamedTuple):
 
     Attributes:
         names: of the adapters.
-        why: why others do not share it; None where all do.
+        why: what keeps others out of it; None: nothing, of those that leave depth and length as they are.
     """
 
     names: tuple[str, ...]
@@ -143,9 +143,9 @@ class Mixed(nn.Module):
                 group[name] = one
         made = []
         for group in grouped:
-            why = None if len(grouped) == 1 else next(iter(group.values())).why or SHAPES
+            first = next(iter(group.values()))
             mixture = Mixture(skeleton(self._bare[0]), group) if len(group) > 1 else None
-            made.append((Group(tuple(group), why), mixture))
+            made.append((Group(tuple(group), first.why or first.shaping), mixture))
         self._held, self._mixtures = held, made
         if self._active not in held:
             self._active = next(iter(held), None)
@@ -236,9 +236,6 @@ class Mixed(nn.Module):
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Mixed:
         raise UserError("adapters share the weights of this backbone where they are: move it before Mixed is made of it")
-
-
-SHAPES = "adapters of a pass change depth and length of the sequence alike, and place what they place in one order"
 
 
 def _fit(group: Mapping[str, Held]) -> bool:

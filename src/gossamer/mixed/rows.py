@@ -12,6 +12,9 @@ from torch import Tensor
 from gossamer.errors import UserError
 
 
+NOBODY = "__base__"  # peft's name for the backbone as it is
+
+
 class Share(NamedTuple):
     """The samples `start` to `stop` of a batch are an adapter's."""
 
@@ -32,20 +35,21 @@ def shares_of(names: Sequence[str]) -> list[Share]:
 
 
 class Rows:
-    """What the parts of a mixture know of the pass that runs now: one pass at a time.
+    """What the parts of a mixture know of the pass that runs now: one pass at a time. Outside of one, rows are nobody's.
 
     Args:
-        names: of all adapters that may have a share, in the order in which their tensors are stacked.
+        names: of all adapters that may have a share.
 
     Attributes:
+        numbers: of the adapters, and of nobody, in the order in which their tensors are stacked.
         shares: of the pass.
         size: samples of the pass.
     """
 
     def __init__(self, names: Sequence[str]):
-        self.numbers = {name: number for number, name in enumerate(names)}
-        self.shares: tuple[Share, ...] = ()
-        self.size = 0
+        self.numbers = {name: number for number, name in enumerate([*names, NOBODY])}
+        self.shares: tuple[Share, ...] = (Share(NOBODY, 0, 1),)
+        self.size = 1
         self._indices: dict[tuple[int, torch.device], Tensor] = {}
 
     @contextmanager
