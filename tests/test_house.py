@@ -36,7 +36,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("architectures", "origin"),
     ("saving",),
     ("adapting",),
-    ("runs",),
+    ("runs", "mixed"),
     ("tasks", "pictures", "protocols"),
     ("training", "evaluate", "looking"),
     ("condensation", "searching", "pretraining", "predict", "export"),

@@ -16,7 +16,8 @@ from torch import nn
 from gossamer.anatomy.block import Block, Site
 from gossamer.anatomy.places import Places
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Said:
 
 
 def verb(function: Callable[P, R]) -> Callable[P, R]:
-    """Makes a method of an anatomy a verb: the changes that a call of it makes know that call, the outermost where verbs call others."""
+    """Makes a method of an anatomy a verb: the changes that a call makes know it; where verbs call others, the outermost call."""
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -88,7 +89,9 @@ def verb(function: Callable[P, R]) -> Callable[P, R]:
 
 def _said(name: str, arguments: dict[str, Any]) -> Said:
     role = next((n for n, v in arguments.items() if isinstance(v, nn.Module)), None)
-    others = {n: v for n, v in arguments.items() if n != role and not inspect.isroutine(v)}  # how a part is merged is its own
+    others = {
+        n: v for n, v in arguments.items() if n != role and not inspect.isroutine(v)
+    }  # how a part is merged is its own
     return Said(
         name,
         tuple((n, Named.of(v) if isinstance(v, Block | Site) else v) for n, v in others.items()),

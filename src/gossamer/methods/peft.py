@@ -250,7 +250,7 @@ def _merged(layer: Any) -> nn.Module | None:
 
 
 def low_rank(layer: nn.Module) -> tuple[Tensor, Tensor] | None:
-    """D [r, in] and U [out, r], its scale in it, of what a layer of peft adds to a Linear, U D x; None where it does something else."""
+    """D [r, in] and U [out, r], with its scale, of what a layer of peft adds to a Linear, U D x; None where it does more."""
     from peft.tuners.lora import Linear
 
     if type(layer) is not Linear or layer.use_dora.get(ADAPTER) or layer.lora_bias.get(ADAPTER) or layer.lora_variant:

@@ -27,7 +27,9 @@ def samples(args: Sequence[Any], inputs: Mapping[str, Any]) -> int:
     size = max(sizes.values(), default=0)
     for name, rows in sizes.items():
         if rows not in (1, size):
-            raise UserError(f"{name} has {rows} rows and others {size}: every input has one for each sample, or one for all")
+            raise UserError(
+                f"{name} has {rows} rows and others {size}: every input has one for each sample, or one for all"
+            )
     return size
 
 
@@ -58,14 +60,14 @@ def together(parts: Sequence[tuple[Sequence[int], Any]], size: int, padding: int
     if isinstance(first, Tensor):
         return _tensor(found, [len(rows) for rows, _ in parts], order, padding)
     if isinstance(first, ModelOutput):
-        fields = {
-            name: _value([answer.get(name) for answer in found], parts, order, padding) for name in first
-        }
+        fields = {name: _value([answer.get(name) for answer in found], parts, order, padding) for name in first}
         return type(first)(**{name: value for name, value in fields.items() if value is not None})
     return tuple(_value([answer[i] for answer in found], parts, order, padding) for i in range(len(first)))
 
 
-def _value(values: Sequence[Any], parts: Sequence[tuple[Sequence[int], Any]], order: Tensor, padding: int | None) -> Any:
+def _value(
+    values: Sequence[Any], parts: Sequence[tuple[Sequence[int], Any]], order: Tensor, padding: int | None
+) -> Any:
     """One value of all passes; None where it is none of tensors with a row for each sample."""
     sizes = [len(rows) for rows, _ in parts]
     if all(isinstance(v, tuple) for v in values):
@@ -83,7 +85,9 @@ def _tensor(values: Sequence[Tensor], sizes: Sequence[int], order: Tensor, paddi
     if any(list(v.shape[1:]) != longest for v in values):
         value = -torch.inf if values[0].is_floating_point() else padding
         if value is None:
-            raise UserError("texts of different lengths come together here, and nothing says what fills them up: give pad_token_id")
+            raise UserError(
+                "texts of different lengths come together here, and nothing says what fills them up: give pad_token_id"
+            )
         values = [filled(v, [v.shape[0], *longest], value) for v in values]
     rows = torch.cat([v.unflatten(0, (n, -1)) for v, n in zip(values, sizes, strict=True)])
     return rows[order.to(rows.device)].flatten(0, 1)

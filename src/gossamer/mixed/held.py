@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from gossamer.adapting import Adapted
 from gossamer.anatomy import said
-from gossamer.anatomy.rewritten import SplitLinear, Wrapped
+from gossamer.anatomy.rewritten import SplitLinear
 from gossamer.anatomy.seams import Part
 
 BRANCHES = ("add", "middle", "remember", "enter")  # parts act on rows, and change neither depth nor length
@@ -36,6 +37,17 @@ class Node(NamedTuple):
     key: Key
     asked: said.Said | None
     part: Any
+
+    @property
+    def turn(self) -> tuple[int, int]:
+        """When it is placed, if it may be: what is split, then what gives its place, inner modules first, then the rest."""
+        verb = None if self.asked is None else self.asked.verb
+        if verb in BUILDING:
+            return 0, 0
+        if verb == "swap" or self.key[0] == LEAF:
+            name = self.key[1] if self.asked is None else dict(self.asked.given)["name"]
+            return 1, -name.count(".")
+        return (2 if verb == "rewrite" else 3), 0
 
 
 class Held:
@@ -67,7 +79,7 @@ class Held:
             counts[one.key] += 1
             self.nodes.append(Node((one.key, counts[one.key]), one, one.part))
         self.nodes += [Node((HEAD, name), None, head) for name, head in heads.items()]
-        self.why = _alone(adapted, asked, [adapted.backbone.get_submodule(path) for path in own.values()])
+        self.why = _alone(adapted, asked, own)
         shaping = [one for one in asked if one.verb in SHAPING]
         self.shape: Key = (adapted.head_built is None, *(_shaped(adapted, one) for one in shaping))
         places = {place.key: None for one in shaping for _, place in one.given if isinstance(place, said.Named)}
@@ -86,30 +98,35 @@ def _own_leaves(adapted: Adapted, backbone: nn.Module) -> dict[str, str]:
     return found
 
 
-def _alone(adapted: Adapted, asked: list[said.Said], leaves: list[nn.Module]) -> str | None:
-    """Why an adapter shares no pass, in words."""
-    verbs = {one.verb for one in asked}
-    others = sorted(verbs - {*BRANCHES, *BUILDING, *SHAPING, *SWAPS})
-    names = ", ".join(method.name for method in adapted.applied)
+def _alone(adapted: Adapted, asked: list[said.Said], leaves: Mapping[str, str]) -> str | None:
+    """Why an adapter shares no pass, in words. `leaves` are the modules of the backbone that it trained; see `_own_leaves`."""
+    anatomy, names = adapted.anatomy, ", ".join(method.name for method in adapted.applied)
+    others = sorted({one.verb for one in asked} - {*BRANCHES, *BUILDING, *SHAPING, *SWAPS})
     if others:
         return f"{names} works on all samples of a pass at once ({', '.join(others)})"
-    if any(block.stack.packed for block in adapted.anatomy):
+    if any(block.stack.packed for block in anatomy):
         return "states of this backbone are rows of all images, one after another"
-    thirds = [m for whole in adapted.backbone.modules() if isinstance(whole, SplitLinear) for m in (whole.q, whole.k, whole.v)]
+    thirds = [
+        m for whole in adapted.backbone.modules() if isinstance(whole, SplitLinear) for m in (whole.q, whole.k, whole.v)
+    ]
     if any(type(third) is nn.Linear and any(p.requires_grad for p in third.parameters()) for third in thirds):
         return f"{names} trains a third of a fused Linear of the backbone"
-    for module in leaves:
-        if not isinstance(module, ROWS):
-            return f"{names} trains a {type(module).__name__} of the backbone"
-    for one in asked:
-        if one.verb in SWAPS and not (isinstance(one.part, Wrapped) or _of_peft(one.part)):
-            return f"{names} puts a {type(one.part).__name__} in place of a module"
+    read = {*anatomy.keys(), *(name for stack in anatomy.stacks for name in anatomy.around(stack).values())}
+    swapped = {dict(one.given)["name"]: one.part for one in asked if one.verb == "swap"}
+    for name, module in {**{n: adapted.backbone.get_submodule(path) for n, path in leaves.items()}, **swapped}.items():
+        if not (name in read and _has_rows(module)):
+            return f"{names} changes {name}, of which nothing says that its rows are samples"
     return None
 
 
-def _of_peft(module: nn.Module) -> bool:
-    """Whether a module is peft's, and stands in place of one that has samples for rows."""
-    return type(module).__module__.startswith("peft.") and isinstance(getattr(module, "base_layer", None), ROWS)
+def _has_rows(module: nn.Module) -> bool:
+    """Whether a module, or what it stands in the place of, takes rows of samples and nothing else."""
+    while not isinstance(module, ROWS):
+        inside = getattr(module, "base_layer", None) or getattr(module, "inner", None)
+        if not isinstance(inside, nn.Module):
+            return False
+        module = inside
+    return True
 
 
 @torch.no_grad()

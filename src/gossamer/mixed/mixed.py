@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gossamer import saving
 from gossamer.adapted import Finished, occupant
@@ -56,7 +56,9 @@ class Mixed(nn.Module):
     def __init__(self, backbone: nn.Module, adapters: Mapping[str, Source] = MappingProxyType({})):
         super().__init__()
         if isinstance(backbone, Adapted) or occupant(backbone) is not None:
-            raise UserError("an adapter is attached to this backbone: detach() it, build Mixed on the bare model, and add() it then")
+            raise UserError(
+                "an adapter is attached to this backbone: detach() it, make Mixed of the bare model, and add() it then"
+            )
         self.backbone = backbone
         self._bare = [skeleton(backbone).eval()]  # in a list, so that it is no child
         self._held: dict[str, Held] = {}
@@ -123,8 +125,8 @@ class Mixed(nn.Module):
     def _take(self, source: Source) -> Held:
         if isinstance(source, Finished) or (isinstance(source, nn.Module) and not isinstance(source, Adapted)):
             raise WrongKind(
-                f"a {type(source).__name__} is no adapter: add the adapted model itself, or its folder. (Its parts are kept in their "
-                "finished form here, stored keys and values for instance; the backbone stays as it was pre-trained.)"
+                f"a {type(source).__name__} is no adapter: add the adapted model itself, or its folder. (Here its parts are "
+                "kept in their finished form, such as stored keys and values; the backbone stays as it was pre-trained.)"
             )
         ground = skeleton(self._bare[0])
         if isinstance(source, Adapted):
@@ -198,12 +200,16 @@ class Mixed(nn.Module):
     ) -> Any:
         held, mixtures = self._held, self._mixtures
         if inputs.get("labels") is not None:
-            raise UserError("a batch for several adapters has no loss: train and evaluate each of them by itself (`adapters`)")
+            raise UserError(
+                "a batch for several adapters has no loss: train and evaluate each of them by itself (`adapters`)"
+            )
         size = answers.samples(args, inputs)
         names = self._named(adapter if adapter_names is None else adapter_names, size)
         parts: list[tuple[list[int], Any]] = []
         for group, mixture in mixtures:
-            rows = sorted((i for i, n in enumerate(names) if n in group.names), key=lambda i: group.names.index(names[i]))
+            rows = sorted(
+                (i for i, n in enumerate(names) if n in group.names), key=lambda i: group.names.index(names[i])
+            )
             if not rows:
                 continue
             shares = shares_of([names[i] for i in rows])
@@ -235,12 +241,18 @@ class Mixed(nn.Module):
         return super().train(False)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Mixed:
-        raise UserError("adapters share the weights of this backbone where they are: move it before Mixed is made of it")
+        raise UserError(
+            "adapters share the weights of this backbone where they are: move it before Mixed is made of it"
+        )
 
 
 def _fit(group: Mapping[str, Held]) -> bool:
     """Whether adapters can share a pass."""
-    return not any(h.why for h in group.values()) and len({h.shape for h in group.values()}) == 1 and ordered(group) is not None
+    return (
+        not any(h.why for h in group.values())
+        and len({h.shape for h in group.values()}) == 1
+        and ordered(group) is not None
+    )
 
 
 def _copied(source: Adapted, ground: nn.Module) -> Adapted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import graphlib
+import heapq
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,17 +18,33 @@ from gossamer.mixed.parts import Answers, Behind, Heads, LowRank, Memories, Modu
 from gossamer.mixed.rows import Rows, Share
 
 
-def ordered(members: Mapping[str, Held]) -> list[Key] | None:
-    """What adapters ask for together, in an order that has everyone's own; None: there is none."""
+def ordered(members: Mapping[str, Held]) -> list[Node] | None:
+    """What adapters ask for together, each thing once, in an order that has everyone's own; None: there is none.
+
+    Where the order is free, modules that give their place come first: what listens to one is not to be left behind in it.
+    """
+    nodes: dict[Key, Node] = {}
     graph: dict[Key, set[Key]] = {}
     for held in members.values():
-        keys = [node.key for node in held.nodes]
-        for key, before in zip(keys, [None, *keys], strict=False):
-            graph.setdefault(key, set()).update(() if before is None else (before,))
+        before: set[Key] = set()
+        for node in held.nodes:
+            nodes.setdefault(node.key, node)
+            graph.setdefault(node.key, set()).update(before)
+            before = {node.key}
+    sorter, found = graphlib.TopologicalSorter(graph), list[Node]()
     try:
-        return list(graphlib.TopologicalSorter(graph).static_order())
+        sorter.prepare()
     except graphlib.CycleError:
         return None
+    ready: list[tuple[tuple[int, int], int, Key]] = []
+    places = {key: place for place, key in enumerate(nodes)}
+    while sorter.is_active():
+        for key in sorter.get_ready():
+            heapq.heappush(ready, (nodes[key].turn, places[key], key))
+        _, _, key = heapq.heappop(ready)
+        found.append(nodes[key])
+        sorter.done(key)
+    return found
 
 
 class Mixture(nn.Module):
@@ -49,16 +66,16 @@ class Mixture(nn.Module):
             for node in held.nodes:
                 found.setdefault(node.key, {})[name] = node
         with torch.no_grad():
-            for key in ordered(members) or ():
-                self._place(key, found[key])
+            for node in ordered(members) or ():
+                self._place(node, {name: own.part for name, own in found[node.key].items()})
         built = {name: held.adapted.head_built for name, held in members.items()}
         self.heads = None if first.head_built is None else Heads(self.rows, built)  # type: ignore[arg-type]
         self.eval().requires_grad_(False)
 
-    def _place(self, key: Key, nodes: Mapping[str, Node]) -> None:
-        asked, parts = next(iter(nodes.values())).asked, {name: node.part for name, node in nodes.items()}
+    def _place(self, node: Node, parts: Mapping[str, Any]) -> None:
+        asked = node.asked
         if asked is None:
-            kind, name = key
+            kind, name = node.key
             inner = self.backbone.get_submodule(name)
             self.anatomy.swap(name, Heads(self.rows, parts) if kind == HEAD else Modules(self.rows, inner, parts))
         elif asked.role is None:

@@ -79,7 +79,9 @@ class Memories(Part):
         for i, kind in enumerate(("keys", "values")):
             empty = some[i].new_zeros(0, some[i].shape[1])
             each = [found[name][i] if name in found else empty for name in rows.numbers]
-            self.register_buffer(kind, torch.stack([F.pad(t, (0, 0, 0, most - len(t))) for t in each]), persistent=False)
+            self.register_buffer(
+                kind, torch.stack([F.pad(t, (0, 0, 0, most - len(t))) for t in each]), persistent=False
+            )
 
     def forward(self, batch: int) -> tuple[Tensor, ...]:
         """Rows -> keys and values [batch, p, inner_kv] and, where not all have as many, which each sees [batch, p]."""
@@ -117,7 +119,9 @@ class Modules(Wrapped):
     def _own(self, share: Any, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         part = self.parts.get(share.name)
         if part is not None and not isinstance(part, Wrapped):
-            return part.forward(x, *args, **kwargs)  # what listens to it where its adapter stands alone is no part of it
+            return part.forward(
+                x, *args, **kwargs
+            )  # what listens to it where its adapter stands alone is no part of it
         assert self.inner is not None, "nothing is merged in a mixture"
         with self.rows.only(share):  # type: ignore[attr-defined]
             y = self.inner(x, *args, **kwargs)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from gossamer.errors import UserError
 
-
 NOBODY = "__base__"  # peft's name for the backbone as it is
 
 
@@ -75,8 +74,8 @@ class Rows:
             return x.reshape(self.size, 1, -1, x.shape[2])
         if x.shape[0] % self.size:
             raise UserError(
-                f"something with {x.shape[0]} rows passes between adapters in a batch of {self.size} samples, so nobody knows whose "
-                "rows these are: run these adapters in batches of their own"
+                f"something with {x.shape[0]} rows passes between adapters in a batch of {self.size} samples, so nobody "
+                "knows whose rows these are: run these adapters in batches of their own"
             )
         return x.unflatten(0, (self.size, -1))
 
