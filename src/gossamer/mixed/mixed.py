@@ -118,6 +118,18 @@ class Mixed(nn.Module):
         """Which adapters share a pass. A batch costs one pass of the backbone, over their rows alone, for each group in it."""
         return [group for group, _ in self._mixtures]
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights and stored tensors that are held, what is shared counted once."""
+        models = [
+            self._bare[0],
+            *(h.adapted for h in self._held.values()),
+            *(m for _, m in self._mixtures if m is not None),
+        ]
+        tensors = [t for model in models for t in (*model.parameters(), *model.buffers())]
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+        return sum(storages.values())
+
     def _known(self, name: str) -> None:
         if name not in self._held:
             raise UnknownName(f"no adapter {name!r}: there are {', '.join(self._held) or 'none'}")
