@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -140,7 +141,7 @@ def test_an_adapter_that_stepped_aside_is_taken_up_too() -> None:
 def test_texts_of_groups_are_padded() -> None:
     made = {"low": LoraConfig(r=2), "shallow": gm.VPT(prompts=2, deep=False)}
     mixed = gm.Mixed(LLAMA.model(), {n: gm.adapt(LLAMA.model(), m).eval() for n, m in made.items()})
-    inputs = LLAMA.inputs(2)
+    inputs: dict[str, Any] = dict(LLAMA.inputs(2))
     inputs["attention_mask"][:] = 1
     written = mixed.generate(**inputs, adapter=["shallow", "low"], max_new_tokens=5, do_sample=False)
     for row, name in enumerate(("shallow", "low")):

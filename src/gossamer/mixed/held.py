@@ -106,6 +106,8 @@ def _alone(adapted: Adapted, asked: list[said.Said], leaves: Mapping[str, str]) 
         return f"{names} works on all samples of a pass at once ({', '.join(others)})"
     if any(block.stack.packed for block in anatomy):
         return "states of this backbone are rows of all images, one after another"
+    if any(block.attention.bias is not None and block.stack.windows is None for block in anatomy):
+        return "this backbone's projections are of distances as well, which no sample has to itself"
     thirds = [
         m for whole in adapted.backbone.modules() if isinstance(whole, SplitLinear) for m in (whole.q, whole.k, whole.v)
     ]
