@@ -39,7 +39,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("runs", "mixed"),
     ("tasks", "pictures", "protocols"),
     ("training", "evaluate", "looking"),
-    ("condensation", "searching", "pretraining", "predict", "export"),
+    ("condensation", "searching", "pretraining", "predict", "export", "serving"),
     ("comparison",),
     ("racing",),
     ("commands",),

@@ -85,6 +85,14 @@ class Mixed(nn.Module):
         with self._changing:
             self._update(self._held | {name: taken})
 
+    def taken(self, folder: str | Path) -> Adapted:
+        """The adapter of a folder as a model of its own over these weights, which can be added, or looked at first.
+
+        Raises:
+            AdapterError: as `add`.
+        """
+        return saving.load(folder, skeleton(self._bare[0]), make=on_skeleton)
+
     def remove(self, name: str) -> None:
         """Lets an adapter go.
 
