@@ -211,3 +211,12 @@ def test_a_mixed_batch_against_other_ways(run, tmp_path: Path) -> None:
     assert all(r["adapters"] == 2 and r["seconds"] > 0 and r["throughput_against_one"] > 0 for r in found)
     weights = {(r["method"], r["way"]): r["weight_bytes"] for r in found}
     assert all(weights[method, "mixed"] < weights[method, "models"] for method in ("vpt", "lora"))
+
+
+@pytest.mark.slow
+def test_the_server_under_load(run, tmp_path: Path) -> None:
+    results = tmp_path / "rows.jsonl"
+    run("serve", "--tiny", "--clients", "1", "3", "--adapters", "2", "--seconds", "0.5", "--results", str(results))
+    found = [json.loads(line) for line in results.read_text().splitlines()]
+    assert [(r["clients"], r["not_ok"]) for r in found] == [(1, 0), (3, 0)]
+    assert all(r["requests"] > 0 and 0 < r["p50_seconds"] <= r["p99_seconds"] for r in found)
