@@ -19,6 +19,7 @@ _WHERE = {
     "load": "gossamer.adapting",
     "load_finished": "gossamer.adapting",
     "AdapterError": "gossamer.storage",
+    "Mixed": "gossamer.mixed",
     "read": "gossamer.reading",
     "condense": "gossamer.condensation",
     "VisionLanguage": "gossamer.models.vision_language",
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from gossamer.cost import CostSheet as CostSheet
     from gossamer.methods import METHODS as METHODS
     from gossamer.methods.parts.bandit import Bandit as Bandit
+    from gossamer.mixed import Mixed as Mixed
     from gossamer.models.segmenter import Decoder as Decoder
     from gossamer.models.segmenter import Segmenter as Segmenter
     from gossamer.models.vision_language import VisionLanguage as VisionLanguage

@@ -117,6 +117,16 @@ def load(folder: str | Path, backbone: nn.Module | None = None, *, make: Callabl
         raise
 
 
+def transfer(adapted: AdaptedModule, backbone: nn.Module, *, make: Callable[..., A]) -> A:
+    """The same adapter on another copy of its backbone, in evaluation mode; `make` as in `load`.
+
+    Raises:
+        AdapterError: it does not fit, or the backbone has other weights than those that it was trained on.
+    """
+    tensors = {name: tensor.detach() for name, tensor in adapted.tensors().items()}
+    return _place(backbone, list(adapted.applied), describe(adapted), tensors, make)
+
+
 def _place(
     backbone: nn.Module,
     applied: list[methods.Method],
