@@ -13,9 +13,9 @@ import argparse
 import json
 
 import rows
-from papers import apt, clip, cvpt, das, dvp, memvp, pc, segmentation, vpt
+from papers import apt, clip, cvpt, das, diffusion, dvp, memvp, pc, segmentation, vpt
 
-PAPERS = (vpt, cvpt, pc, apt, das, dvp, memvp, clip, segmentation)
+PAPERS = (vpt, cvpt, pc, apt, das, dvp, memvp, clip, diffusion, segmentation)
 
 
 def main() -> None:

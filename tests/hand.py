@@ -92,8 +92,8 @@ def block(call: Call, changes: Changes | None = None) -> Tensor:
 def _ffn(names: Names, module: nn.Module, x: Tensor) -> Tensor:
     *gate, up, down = (module.get_submodule(n) for n in names.ffn)
     if not gate and up.out_features == 2 * down.in_features:
-        first, second = up(x).chunk(2, dim=-1)
-        return down(names.act(first) * second)
+        gated, entering = up(x).chunk(2, dim=-1)[:: -1 if names.gate_last else 1]
+        return down(names.act(gated) * entering)
     return down(names.act(gate[0](x)) * up(x) if gate else names.act(up(x)))
 
 
@@ -209,6 +209,7 @@ def _understood(row: str, stack: str, module: nn.Module, args: Any, kwargs: dict
         found["bias"] = names.bias(module, found["x"].shape[1])
     if row == "mpnet":  # it repeats one for all samples
         found["bias"] = found["bias"][:1]
+    found |= {n: found[n][:, None] for n in ("mask", "side_mask") if found.get(n) is not None and found[n].dim() == 3}
     if isinstance(tables := found.get("rotary"), Tensor):  # timm's, the sine in front
         found["rotary"] = tables[None].chunk(2, dim=-1)[::-1]
     elif tables is not None and tables[0].dim() == 2:

@@ -17,9 +17,10 @@ import gossamer as gm
 from gossamer import architectures, hosts
 from gossamer.commands.cost import answer
 from gossamer.cost import cost
-from gossamer.cost.counting import on_meta
+from gossamer.cost.counting import Sample, on_meta
 from gossamer.cost.measure import measure, peak_bytes
 from gossamer.errors import UserError
+from gossamer.methods.base import added
 
 from .contract.backbones import LABELS, VISION
 from .contract.table import BACKBONES, METHODS, Backbone, Row, adapt, pairs
@@ -51,6 +52,13 @@ def test_closed_form_is_counted(backbone: Backbone, row: Row) -> None:
         assert {getattr(sheet, name).closed for name in ("bare", "adapted", "finished")} == {None}
     anatomy = gm.read(backbone.model())
     anatomy.heads = hosts.of(anatomy.model).heads(anatomy.model, anatomy)
+    if backbone.map:  # what methods add has a closed form on every level of the map, of sides that are not halves
+        sample = Sample.of(anatomy.model, (5, 7), 6)
+        closed, wide = (
+            added(adapted.applied, anatomy, sample.tokens(anatomy)),
+            cost(adapted, image_size=(5, 7), tokens=6),
+        )
+        assert wide.finished.counted - wide.bare.counted == closed
     (applied,) = adapted.applied
     assert sheet.method_parameters == applied.parameters(anatomy)
     assert sheet.method_parameters + sheet.head_parameters == sheet.trained_parameters
@@ -269,6 +277,9 @@ PARAMETERS = {
     "qwen3-0.6b": 596_049_920,
     "swin-b": 86_743_224,
     "t5-base": 222_903_552,
+    "sd-1.5": 859_520_964,
+    "sd-2.1": 865_910_724,
+    "sdxl": 2_567_463_684,
     "vilt-b32": 111_595_008,
     "vit-b16": 85_798_656,
     "vit-l16": 303_301_632,
@@ -280,6 +291,41 @@ def test_every_architecture_has_its_published_size() -> None:
     built = {name: architectures.build(name) for name in architectures.names()}
     assert {n: sum(p.numel() for p in m.parameters()) for n, m in built.items()} == PARAMETERS
     assert all(t.is_meta for m in built.values() for t in m.parameters())
+
+
+def test_stable_diffusion_is_counted_by_pass_and_by_image() -> None:
+    sheet = cost(gm.adapt(architectures.build("sd-1.5"), gm.APT()), steps=20)
+    assert (sheet.image, sheet.tokens, sheet.passes) == ((64, 64), {"text": 77}, 40)
+    assert sheet.method_parameters == 5_191_712
+    assert sheet.bare.counted / 1e9 == pytest.approx(401.637, abs=5e-4)
+    assert sheet.finished.counted - sheet.bare.counted == 9_240_576_000
+    assert sheet.per_batch.counted == 39_936_000
+    text = str(sheet)
+    assert "64 x 64 places, 77 tokens" in text
+    assert "one image, 40 passes, GMACs" in text
+    assert f"{40 * sheet.finished.counted / 1e9:,.3f}" in text
+
+
+@pytest.mark.slow
+def test_denoisers_of_other_kinds_are_given_what_they_read() -> None:
+    small: dict[str, Any] = {
+        "block_out_channels": [8, 16, 16],
+        "transformer_layers_per_block": [1, 2, 1],
+        "norm_num_groups": 4,
+    }
+    small |= {"cross_attention_dim": 12, "attention_head_dim": 2}
+    model = architectures.build("sdxl", **small, projection_class_embeddings_input_dim=6 * 256 + 10)
+    sheet = cost(gm.adapt(model, gm.APT(prompts=3, rank=2)), image_size=(9, 6), tokens=5, guidance=False)
+    places = [15] * 4 + [6] * (2 + 1 + 3) + [15] * 6  # of 9 x 6, by level: down, middle, up
+    assert sheet.passes == 50
+    assert sheet.finished.counted - sheet.bare.counted == sum(2 * 2 * n * 3 * 16 for n in places)
+
+
+def test_steps_are_of_denoisers_alone() -> None:
+    with pytest.raises(UserError, match="is no denoiser, so steps=5 mean nothing to it"):
+        cost(vit(), steps=5)
+    with pytest.raises(UserError, match="steps must be a whole number from 1, got 0"):
+        cost(BACKBONES["unet"].model(), steps=0)
 
 
 def test_vilt_is_counted_without_weights() -> None:

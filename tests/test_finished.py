@@ -52,6 +52,13 @@ def test_a_model_of_timm_by_its_name(tmp_path: Path) -> None:
     assert torch.equal(gm.load_finished(tmp_path / "one")(pixels), finished(pixels))
 
 
+def test_a_denoiser(tmp_path: Path) -> None:
+    backbone = BACKBONES["unet"]
+    adapted = disturb(adapt(backbone, METHODS["apt"]))
+    finished = adapted.finalize(save=tmp_path / "one")
+    assert torch.equal(run(gm.load_finished(tmp_path / "one"), backbone.inputs()), run(finished, backbone.inputs()))
+
+
 def test_what_ties_stays_tied_and_is_stored_once(tmp_path: Path) -> None:
     adapted = disturb(gm.adapt(BACKBONES["gpt2"].model(), gm.VPT(prompts=2)).eval())
     adapted.finalize(save=tmp_path / "one")

@@ -17,7 +17,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     (
         *("version", "tested_versions", "documents", "arguments", "quiet", "metrics", "carriers", "hub", "fingerprint"),
-        *("pixels", "made", "batches"),
+        *("pixels", "made", "batches", "noising"),
     ),
     ("storage", "report", "card"),
     ("state",),
@@ -33,7 +33,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("models",),
     ("adapted", "data"),
     ("cost", "zoo"),
-    ("architectures", "origin"),
+    ("architectures", "origin", "drawing"),
     ("saving",),
     ("finished",),
     ("adapting",),

@@ -37,6 +37,7 @@ class Names:
     apart: tuple[str, str] | None = None  # biases of q and v that a fused projection lacks
     pairs: bool = False  # rotary positions turn neighbours, not halves
     bias: Callable[[Any, int], Tensor] | None = None  # what the block adds to the scores of so many tokens
+    gate_last: bool = False  # of gate and up in one Linear, up stands first
 
 
 def _under(path: str, *names: str) -> Any:
@@ -173,4 +174,11 @@ MPNET = replace(
     BERT,
     attention=_under("attention.attn", "q", "k", "v", "o"),
     norms=("attention.LayerNorm", "output.LayerNorm"),
+)
+DENOISER = Names(
+    _under("attn1", "to_q", "to_k", "to_v", "to_out.0"),
+    ("ff.net.0.proj", "ff.net.2"),
+    ("norm1", "norm2", "norm3"),
+    cross=_under("attn2", "to_q", "to_k", "to_v", "to_out.0"),
+    gate_last=True,
 )

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from gossamer import finished as finished_folder
-from gossamer import methods, saving, state, tested_versions
+from gossamer import hosts, methods, saving, state, tested_versions
 from gossamer.adapted import AdaptedModule, finish, occupant
-from gossamer.adapted.rebuilding import Keeping
+from gossamer.adapted.rebuilding import Keeping, KeepingPlain
 from gossamer.cost import CostSheet, cost
 from gossamer.errors import AdapterError, UserError
 
@@ -48,6 +48,8 @@ class Adapted(AdaptedModule):
         finished: Any = finish(self)
         if isinstance(finished, PreTrainedModel):
             finished.save_pretrained = Keeping(finished, [methods.to_dict(m) for m in self.applied])
+        elif isinstance(self.host, hosts.Diffusers):
+            finished.save_pretrained = KeepingPlain(finished)
         if save is not None:
             finished_folder.save(self, finished, save)
         return finished

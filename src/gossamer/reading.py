@@ -55,7 +55,7 @@ def _read(model: nn.Module, family: str | None) -> tuple[Anatomy, dict[str, str]
     unfit: dict[str, str] = {}
     for name, module in model.named_modules():
         for stack in _descriptions(module, family):
-            found = list(listed(module, stack.blocks))
+            found = list(listed(module, stack))
             if not found:
                 continue
             if any(blocks[0].module is found[0][2] for blocks in stacks.values()):

@@ -62,6 +62,7 @@ class Backbone:
     pickles: bool = True  # after a pass; upstream hooks local functions onto a tower that it taps
     counted: bool = False  # what reads its tower takes as many rows as there are patches
     packed: bool = False  # the states of its tower are rows of all images
+    map: bool = False  # its tokens are the places of a map, of several widths
     tapped: bool = False  # its tower is read before its end
     images_in_text: int = 0  # tokens of each text that stand for its image
     gives: Callable[[dict[str, Tensor]], dict[str, Tensor]] = (
@@ -99,6 +100,10 @@ class Backbone:
     def takes_more(self) -> bool:
         """Whether its output may be longer than its input."""
         return not (self.generates or self.causal or self.counted)
+
+    @property
+    def one_width(self) -> bool:
+        return not (self.windows or self.map)
 
     @property
     def unwindowed(self) -> bool:

@@ -35,6 +35,7 @@ from .backbone import (
     of,
     vision,
 )  # fmt: skip
+from .denoisers import DENOISERS
 from .newer import NEWER
 
 
@@ -271,4 +272,5 @@ BACKBONES: dict[str, Backbone] = {
         post_norm=True,
     ),
     **NEWER,
+    **DENOISERS,
 }

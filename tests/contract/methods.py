@@ -12,7 +12,7 @@ import gossamer as gm
 
 WINDOWS = {"unwindowed": "attends in windows"}
 GROWS = {"grows": "has none for others|its states are rows of all images"}
-HARVESTS = {"unwindowed": "SPT harvests tokens of one width", "apart": "SPT harvests tokens of samples"}
+HARVESTS = {"one_width": "SPT harvests tokens of one width", "apart": "SPT harvests tokens of samples"}
 BETWEEN = {"between": "its FFN stands beside its attention|cannot be changed alone"}
 STAYS = {"takes_more": "tokens cannot stay"}
 RUNS = {**GROWS, "untapped": "it reads the states behind block -2"}
@@ -54,7 +54,7 @@ METHODS: dict[str, Row] = {
     "vpt-none": Row(gm.VPT(prompts=0), identity=True, needs=NOTHING),
     "vpt-uneven": Row(gm.VPT(prompts=(3, 0, 2), blocks=(0, 1, 2))),
     "vpt-projected": Row(
-        gm.VPT(prompts=3, project=7, blocks=(0, 2)), needs={"unwindowed": "project=7 maps to one width"}
+        gm.VPT(prompts=3, project=7, blocks=(0, 2)), needs={"one_width": "project=7 maps to one width"}
     ),
     "vpt-dropout": Row(gm.VPT(prompts=3, dropout=0.3)),
     "linear-probe": Row(gm.LinearProbe(), identity=True, needs=NOTHING),

@@ -22,8 +22,8 @@ NOT_APPLICABLE = {"sees", "crosses", "headed", "biases"}  # facts without which 
 REASONS = {  # fact that is missing -> why the method is refused
     "unwindowed": "its blocks attend in windows, and its stages differ in width",
     "apart": "the states of its tower are rows of all images, none of which belongs to one sample",
-    "grows": "every block gives each of its tokens a position of its own, and has none for tokens that are let in; or its states "
-    "are rows of all images",
+    "grows": "every block gives each of its tokens a position of its own, and has none for tokens that are let in; or its tokens "
+    "are the places of a map, or its states rows of all images",
     "damps_apart": "it damps its attention in the sum itself, and would damp what takes the attention's place",
     "pre_norm": "no norm stands before its attention, which that form reads",
     "between": "its FFN stands beside its attention behind one norm, so no stream is between them, and none reads alone",
@@ -32,6 +32,7 @@ REASONS = {  # fact that is missing -> why the method is refused
     "classed": "it has no class token by which tokens are chosen",
     "untapped": "its tower is read behind a block before the last, where tokens that run through would be too many",
     "takes_more": "it reads its own answer by position, or its tower's row by row, so tokens cannot stay in it",
+    "one_width": "its blocks differ in width",
 }
 NUMBERS = {fact: number for number, fact in enumerate(REASONS, start=1)}
 

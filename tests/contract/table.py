@@ -139,4 +139,4 @@ def run(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
     output = model(**inputs)
     if isinstance(output, Tensor):
         return output
-    return output.logits if "logits" in output else output.last_hidden_state
+    return next(output[name] for name in ("logits", "last_hidden_state", "sample") if name in output)

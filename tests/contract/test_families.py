@@ -35,6 +35,8 @@ def check_norm(anatomy: Anatomy, last: Block, inputs: dict[str, Tensor]) -> None
     name = anatomy.around(last.stack.name).get("norm")
     assert (name is None) == (last.stack.final_norm == ())
     if name is None:
+        if last.stack.modality == "latent":  # a map follows
+            return
         assert last.ffn.after is not None
         left, norm = Watched(last.module), Watched(last.part("norm2"))
         run(anatomy.model, inputs)
@@ -65,9 +67,11 @@ def check_patches(anatomy: Anatomy, first: Block, inputs: dict[str, Tensor]) -> 
     assert convolution is anatomy.model.get_submodule(name)
     made, enters = Watched(convolution), Watched(first.module)
     run(anatomy.model, inputs)
-    assert made.read[0].numel() == inputs["pixel_values"].numel()  # of all tiles
+    assert (
+        made.read[0].numel() == inputs["sample" if stack.modality == "latent" else "pixel_values"].numel()
+    )  # of all tiles
     high, wide = made.gave[0].shape[-2:]
-    if stack.counts_as is None and stack.modality == "vision":
+    if stack.counts_as is None and stack.modality in ("vision", "latent"):
         assert tokens_of(enters.read[0]).shape[1] == first.prefix + high * wide
     if stack.modality == "both":
         assert enters.read[0].shape[1] == inputs["input_ids"].shape[1] + stack.visual_prefix + high * wide

@@ -142,6 +142,7 @@ class AdaptedModule(nn.Module):
         an ImageClassifierOutput, and a positional image tensor alone with its own logits.
         """
         self._must_be_attached()
+        self.host.check_called(self.backbone)
         named = {
             "input_ids": input_ids, "pixel_values": pixel_values, "attention_mask": attention_mask,
             "token_type_ids": token_type_ids, "pixel_mask": pixel_mask, "position_ids": position_ids,

@@ -84,6 +84,7 @@ class Placement:
     ):
         _require_present(backbone)
         self.backbone, self.host, self.anatomy = backbone, hosts.of(backbone), hosts.read(backbone, head, family)
+        self.host.check_called(backbone)
         if head is None:
             self._check_claimed()
         self._check_read(applied)

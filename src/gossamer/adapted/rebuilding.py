@@ -114,6 +114,30 @@ class Keeping:
         )
 
 
+class KeepingPlain:
+    """`save_pretrained` of a finished model of diffusers, whose folders hold the plain class alone."""
+
+    def __init__(self, model: Any):
+        self.model = model
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """Saves the model, so that `from_pretrained` gives it again.
+
+        Raises:
+            UserError: that would give another model, because something of a method runs beside its weights.
+        """
+        kind = type(self.model)
+        with torch.device("meta"):
+            plain = kind.from_config(self.model.config)
+        if held(plain) != held(self.model):
+            raise UserError(
+                f"{kind.__name__}.from_pretrained would not give this finished model again: what its methods left in it is no part "
+                "of that class. Keep the adapter (adapted.save_pretrained; then gm.load and finalize()); methods that are merged "
+                "into weights (LoRA) can be saved so"
+            )
+        return kind.save_pretrained(self.model, *arguments, **options)
+
+
 def _lost(plain: PreTrainedModel, model: PreTrainedModel, applied: Sequence[dict[str, Any]]) -> str | None:
     """What would not come again of a finished model, in an empty one of its class; None where all would."""
     try:
@@ -128,7 +152,7 @@ def _lost(plain: PreTrainedModel, model: PreTrainedModel, applied: Sequence[dict
     return min((n for n in {*there, *here} if there.get(n) != here.get(n)), default=None)
 
 
-def held(model: nn.Module) -> dict[str, Any]:
+def held(model: Any) -> dict[str, Any]:
     """Shapes of what is saved, how often each module is hooked, and buffers that nobody saves."""
     stored: dict[str, Any] = {n: tuple(t.shape) for n, t in model.state_dict().items()}
     unsaved = {f"{n} (not saved)": tuple(b.shape) for n, b in model.named_buffers() if n not in stored}

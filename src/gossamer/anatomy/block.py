@@ -18,7 +18,10 @@ from gossamer.errors import UnknownName
 
 
 class Sizes(NamedTuple):
-    """Widths of one block: residual stream, attention (queries; keys and values), FFN and number of FFN matrices."""
+    """Widths of one block: residual stream, attention (queries; keys and values), FFN and number of FFN matrices.
+
+    `cross_inner` is that of its cross-attention, `context` that of the states which that reads; 0 where there is none.
+    """
 
     width: int
     inner: int
@@ -26,6 +29,11 @@ class Sizes(NamedTuple):
     ffn: int
     ffn_matrices: int
     cross_inner: int = 0
+    context: int = 0
+
+    def read(self, branch: str) -> int:
+        """Width of the states that the keys and values of a branch are made of."""
+        return self.context if branch == "cross" else self.width
 
     def macs(self, tokens: int, context: int = 0, *, windows: int = 1, window: int | None = None) -> int:
         """Multiply-adds of the block's Linears and attention products for `tokens` tokens of one sample.
@@ -45,7 +53,8 @@ class Sizes(NamedTuple):
     ) -> int:
         """Those of its "attention" or its "cross"-attention alone."""
         if branch == "cross":
-            return 2 * (tokens + context) * self.width * self.cross_inner + 2 * tokens * context * self.cross_inner
+            own, read = tokens * self.width, context * self.context
+            return 2 * (own + read) * self.cross_inner + 2 * tokens * context * self.cross_inner
         window = tokens if window is None else window
         return windows * window * (2 * self.width * (self.inner + self.inner_kv) + 2 * window * self.inner)
 
@@ -162,9 +171,10 @@ class Block:
         fused = self.attention.fused is not None and "qkv" in self.roles()
         inner_kv = (len(matrix(self.part("qkv"))) - inner) // 2 if fused else len(matrix(self.part("k")))
         cross = matrix(self.part("cross.out")).shape[1] if self.cross else 0
+        context = matrix(self.part("cross.k")).shape[1] if self.cross else 0
         ffn = matrix(self.part("down")).shape[1]
         entering = sum(len(matrix(self.part(role))) for role in ("up", "gate") if self.path(role))
-        return Sizes(width, inner, inner_kv, ffn, 1 + entering // ffn, cross)
+        return Sizes(width, inner, inner_kv, ffn, 1 + entering // ffn, cross, context)
 
     @property
     def window(self) -> tuple[int, int] | None:
@@ -177,10 +187,12 @@ class Block:
     def extent(self, counts: Mapping[str, int]) -> Extent:
         """The tokens in this block when its stack is given so many ("vision"), in so many rows ("vision.rows"; None: a square)."""
         given, window = counts[self.stack.counts_as or self.stack.name], self.window
-        if window is None:
+        if window is None and self.stack.level is None:
             return Extent(given, 1, given)
         rows = counts.get(f"{self.stack.name}.rows", math.isqrt(given))
         sides = [-(-side // 2**self.stage) for side in (rows, given // rows)]
+        if window is None:
+            return Extent(sides[0] * sides[1], 1, sides[0] * sides[1])
         high, wide = (-(-side // size) for side, size in zip(sides, window, strict=True))
         return Extent(sides[0] * sides[1], high * wide, window[0] * window[1])
 
@@ -316,18 +328,30 @@ class Site(NamedTuple):
         return [p for module in self.modules() for p in module.parameters() if id(p) not in stay]
 
 
-def listed(owner: nn.Module, path: str) -> Iterator[tuple[int, str, nn.Module]]:
-    """Stage, dotted name and module of every block in the list at a path, or in the lists of all stages at a path with a star."""
+def listed(owner: nn.Module, stack: Stack) -> Iterator[tuple[int, str, nn.Module]]:
+    """Stage, dotted name and module of every block of a stack, as they run.
+
+    The stage is the level of its map where the family says that; else the number in place of the star, 0 where there is none.
+    """
+    for path in stack.paths:
+        for stage, name in _written_out(owner, path):
+            found = get(owner, name)
+            if isinstance(found, nn.ModuleList | nn.Sequential):
+                for i, block in enumerate(found):
+                    level = stage if stack.level is None else stack.level(owner, f"{name}.{i}")
+                    yield level, f"{name}.{i}", block
+
+
+def _written_out(owner: nn.Module, path: str, stage: int = 0) -> Iterator[tuple[int, str]]:
+    """Every module that a path with stars means, in order, with the number in place of the first star (0: there is none)."""
     before, star, after = path.partition(".*.")
-    paths = [path]
-    if star:
-        paths = (
-            [f"{before}.{i}.{after}" for i, _ in enumerate(get(owner, before).children())] if has(owner, before) else []
-        )
-    for stage, name in enumerate(paths):
-        found = get(owner, name) if has(owner, name) else None
-        if isinstance(found, nn.ModuleList | nn.Sequential):
-            yield from ((stage, f"{name}.{i}", block) for i, block in enumerate(found))
+    if not has(owner, before):
+        return
+    if not star:
+        yield stage, path
+        return
+    for i, child in enumerate(get(owner, before).children()):
+        yield from ((i, f"{before}.{i}.{rest}") for _, rest in _written_out(child, after, i))
 
 
 def lacking(block: nn.Module, names: AttentionNames) -> str | None:

@@ -38,6 +38,7 @@ WHATEVER_THE_LENGTH = {  # arguments that stay right when a sequence grows
     "query_states", "rel_embeddings", "relative_pos",  # DeBERTa's, which lets no tokens in
     "cu_seqlens", "max_seqlen",  # of packed rows, as well
     "query_length",  # Q-Formers', as well
+    "timestep", "class_labels", "cross_attention_kwargs", "added_cond_kwargs",  # of denoisers, one for each sample
 }  # fmt: skip
 TAPS = "config.vision_feature_layer"  # what a model calls the block of its tower behind which it reads; -1: the last
 PLACES = (

@@ -104,6 +104,8 @@ class Changes(Places):
             return f"its attention and its FFN both read what {block.ffn.norm} gives, so that of one cannot be changed alone"
         if verb == "insert" and block.stack.packed:
             return "its states are rows of all images one after another, in which no place belongs to one sample"
+        if verb == "insert" and block.stack.modality == "latent":
+            return "its tokens are the places of a map, which has none for others; keys and values beside them are possible"
         if verb == "insert" and block.attention.bias is not None and block.stack.windows is None:
             return (
                 f"it gives each of its tokens a position of its own ({block.attention.bias}), and has none for others"

@@ -48,7 +48,7 @@ class Leading(Inserted):
     def __init__(self, owner: nn.Module, span: list[Block], part: Lead, session: Session, *, both_ways: bool):
         super().__init__(span, part, session)
         stack = span[0].stack
-        blocks = owner.get_submodule(stack.blocks)
+        blocks = owner.get_submodule(stack.paths[0])
         self.first_attention: Any = (
             blocks.get_submodule(f"0.{span[0].attention.module}") if stack.relative_bias else None
         )

@@ -16,6 +16,7 @@ from gossamer.anatomy.stack import Stack
 from gossamer.errors import UnknownName, UserError, WrongKind
 
 STACK_ORDER = (
+    "denoiser",
     "fusion",
     "vision",
     "connector",

@@ -113,7 +113,7 @@ def _apart(found: Tensor, expected: Tensor) -> float:
 
 
 def attend(block: Block, attention: Any, x: Tensor, *, cross: bool = False, unturned: int = 0) -> Tensor:
-    """One bare call of an attention module: no mask, positions in order; cross-attention reads the same states.
+    """One bare call of an attention module: no mask, positions in order; cross-attention reads some states of their width.
 
     Of x [B, N, d] the first `unturned` have no position.
     """
@@ -121,7 +121,9 @@ def attend(block: Block, attention: Any, x: Tensor, *, cross: bool = False, untu
     told = {} if block.stack.fixed is None else block.stack.fixed(block.module)[1]
     given = {**required(attention), **{name: value for name, value in told.items() if name in takes.order}}
     call = takes.read((), given)
-    call.states, call.context = x, x if cross else None
+    call.states, call.context = x, None
+    if cross:
+        call.context = made_up((*x.shape[:-1], block.sizes.context), x.device, x.dtype)
     if takes.takes("rotary"):
         cosine, sine = block.tables(x, torch.arange(x.shape[-2] - unturned, device=x.device)[None])
         still = cosine[..., :unturned, :]

@@ -47,7 +47,8 @@ def resembling(model: nn.Module, path: str, families: Iterable[Stack]) -> str | 
 
 def _trial(model: nn.Module, path: str, block: nn.Module, stack: Stack) -> str | None:
     """What a trial of a block finds that is not as a family says; None where all is."""
-    owner = model.get_submodule(path.removesuffix(stack.blocks).removesuffix("."))
+    own = next(end for end in stack.paths if f".{path}".endswith(f".{end}"))
+    owner = model.get_submodule(path.removesuffix(own).removesuffix("."))
     return next(iter(probe(Block(stack, 0, block, f"{path}.0", owner, 0)).apart.values()), None)
 
 
@@ -57,7 +58,7 @@ def _said(stack: Stack) -> str:
 
 def _ends(path: str, stack: Stack) -> bool:
     """Whether a family's list of blocks may stand at a path."""
-    return bool(stack.blocks) and f".{path}".endswith(f".{stack.blocks}")
+    return any(end and f".{path}".endswith(f".{end}") for end in stack.paths)
 
 
 def _share(block: nn.Module, stack: Stack) -> float:

@@ -15,7 +15,7 @@ from gossamer.anatomy import memory
 from gossamer.anatomy.call import Arguments
 from gossamer.anatomy.remembering import remembering
 from gossamer.anatomy.states import answer, states, tokens_of
-from gossamer.errors import WrongKind
+from gossamer.errors import UserError, WrongKind
 
 if TYPE_CHECKING:
     from gossamer.anatomy.block import Block
@@ -114,8 +114,14 @@ class Added(Change):
     def left(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Adds the part's answer to the branch's output."""
         x, self.x = self.x, None
-        if x is None or self.suspended:
-            return output  # or a probe called the attention on its own; the branch was not entered
+        if self.suspended:
+            return output
+        if x is None:
+            raise UserError(
+                f"{type(self.part).__name__} stands from a {type(self.enter).__name__} to the {type(self.leave).__name__} that "
+                "ends the same branch, and the branch ran without the first: its weights were fused, or what calls it was "
+                "exchanged; take that back"
+            )
         return output + answer(self.part, x, output)
 
 

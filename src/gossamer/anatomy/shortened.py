@@ -400,6 +400,7 @@ def obstacle(block: Block) -> str | None:
         "its states are rows of all images one after another": stack.packed,
         "its FFN stands beside its attention, not behind it": stack.parallel,
         "it is causal: its tokens have an order": stack.causal,
+        "its tokens are the places of a map, and the map is read as a whole behind it": stack.modality == "latent",
         "it reads text, whose tokens have an order": stack.modality != "vision",
         "it reads another stack, whose rows nobody merges": block.cross is not None,
         "it is a post-norm block: no norm stands before its attention and its FFN": None

@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 from torch import nn
 
+Modality = Literal["vision", "text", "both", "latent"]
+"""What tokens stand for: both has the text in front; latent are the places of a noised map."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionNames:
@@ -85,23 +88,30 @@ class Stack:
     the class that computes attention from the block's Linears, for families that offer no public seam inside theirs.
     """
 
-    name: Literal["vision", "connector", "text", "encoder", "decoder", "fusion"]
+    name: Literal["vision", "connector", "text", "encoder", "decoder", "fusion", "denoiser"]
     owners: tuple[str, ...]  # config.model_type, or package.Class for models without a Hugging Face config
-    blocks: str  # the list of blocks, relative to the owner; with a star, the lists of all stages
+    blocks: (
+        str | tuple[str, ...]
+    )  # the list of blocks, relative to the owner; with stars, all such lists; several: as they run
+    level: Callable[[Any, str], int] | None = (
+        None  # of the owner and the name of a block: how often its map was halved before it
+    )
     kinds: tuple[
         str, ...
     ] = ()  # classes of blocks, where an owner may have others with parts of the same names; (): any
     attention: tuple[AttentionNames, ...]  # alternatives in order of preference
     ffn: tuple[FfnNames, ...]
     patch_convolution: tuple[str, ...]  # in the owner, alternatives: makes tokens of patches; (): it reads no images
-    final_norm: tuple[str, ...]  # in the owner, alternatives: the norm behind the last block; (): blocks end with one
+    final_norm: tuple[
+        str, ...
+    ]  # in the owner, alternatives: the norm behind the last block; (): blocks end with one, or a map follows them
     cross: AttentionNames | None = None  # of those blocks that have it
     prefix: int | tuple[str, ...] = 0  # a number, or attributes of the owner to try, in order
     extra_prefix: int = 0
     causal: bool = False
     whole: bool = False  # a causal stack that only ever reads whole texts: its blocks take no key/value cache
-    readout: Literal["first", "last", "mean", "pooled"] = "first"
-    modality: Literal["vision", "text", "both"] = "vision"  # both: the text stands in front
+    readout: Literal["first", "last", "mean", "pooled"] | None = "first"  # None: no vector a sample is read from it
+    modality: Modality = "vision"
     visual_prefix: int = 0  # of both: class-like tokens between text and patches
     patches: str | None = None  # in the owner: gives the patch tokens [B, n, d] before positions are added
     patches_norm: str | None = None  # in the owner: a norm behind the positions puts tokens on another scale
@@ -121,10 +131,17 @@ class Stack:
         True  # what the bare model computes has a closed form here; False: cost sheets have what was counted alone
     )
     counts_as: str | None = None  # the stack whose number of tokens its blocks see; None: a number of its own
-    context: tuple[str, ...] = ()  # stacks whose tokens the cross-attention may read: the first that the model has
+    context: tuple[
+        str, ...
+    ] = ()  # stacks whose tokens the cross-attention may read: the first that the model has, or is given
     relative_bias: bool = False  # the first block computes a bias that the others receive
     returns_tuple: int = 0  # a block returns a tuple of so many, the states first, and not the states alone
     windows: WindowNames | None = None
     needs_zero: str | None = (
         None  # an attribute of the owner; above 0 it sees only a part of its input, and cannot be adapted
     )
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Where its blocks are, one path or several."""
+        return (self.blocks,) if isinstance(self.blocks, str) else self.blocks

@@ -6,6 +6,7 @@ new name.
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import nn
 
 from gossamer.documents import expanded
 from gossamer.errors import MissingPackage, UserError
+from gossamer.zoo import denoisers
 from gossamer.zoo.sources import config as config_of
 from gossamer.zoo.sources import read_by_library
 
@@ -42,8 +44,12 @@ def build(name: str, image_size: int | None = None, **overrides: Any) -> nn.Modu
     found = [n for n in names() if n == name] or [n for n in names() if n.startswith(name)]
     if len(found) == 1:
         named = json.loads((FOLDER / f"{found[0]}.json").read_text(encoding="utf-8"))
+        if "model_type" not in named["config"]:
+            return of_diffusers(named["class"], named["config"], overrides)
         return of_transformers(named["class"], named["config"], named.get("arguments", {}), overrides)
     config = config_of(_config_file(name))
+    if "_class_name" in config:
+        return of_diffusers(config["_class_name"], config, overrides)
     if "architecture" in config and "model_type" not in config:
         published = {k: config[k] for k in ("num_classes", "global_pool") if k in config}
         sized = {} if image_size is None else {"img_size": image_size}
@@ -108,6 +114,18 @@ def of_transformers(
     with quiet(), torch.device("meta"), read_by_library(f"of {kind} with this configuration"):
         make = model_class.from_config if kind == "AutoModel" else model_class
         return make(values, **arguments).eval()
+
+
+def of_diffusers(kind: str, config: dict[str, Any], overrides: dict[str, Any]) -> nn.Module:
+    """A model of diffusers by the name of its class."""
+    model_class = denoisers.kind(kind)
+    fields = inspect.signature(model_class.__init__).parameters
+    for field in overrides:
+        if field not in fields:
+            raise UserError(f"{kind} has no setting {field!r}")
+    values = {name: value for name, value in config.items() if not name.startswith("_")}
+    with torch.device("meta"), read_by_library(f"of {kind} with this configuration"):
+        return model_class.from_config({**values, **overrides}).eval()
 
 
 def of_timm(architecture: str, arguments: dict[str, Any]) -> nn.Module:

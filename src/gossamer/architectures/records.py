@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from gossamer import hosts
-from gossamer.architectures import of_timm, of_transformers
+from gossamer.architectures import of_diffusers, of_timm, of_transformers
 from gossamer.errors import UserError
 from gossamer.models.segmenter import Segmenter
 from gossamer.models.vision_language import VisionLanguage
@@ -41,6 +41,10 @@ def described(model: nn.Module) -> dict[str, Any]:
                 f"this {type(model).__name__} was not made by timm.create_model, so nothing says how to make it again"
             )
         return {"architecture": name, "arguments": {"num_classes": host.outputs(model), **host.options(model)}}
+    if isinstance(host, hosts.Diffusers):
+        told: Any = model.config
+        said = {name: value for name, value in dict(told).items() if not name.startswith("_")}
+        return {"class": type(model).__name__, "config": json.loads(json.dumps(said))}
     if not isinstance(model, PreTrainedModel) or type(model).__module__.partition(".")[0] not in (
         "transformers",
         "gossamer",
@@ -66,4 +70,6 @@ def made(record: Mapping[str, Any]) -> nn.Module:
         with torch.device("meta"):
             parts = {half: made(part) for half, part in record["parts"].items()}
             return COMPOSED[kind](**parts, **record["arguments"]).eval()
+    if "model_type" not in record["config"]:
+        return of_diffusers(kind, record["config"], {})
     return of_transformers(kind, record["config"], {}, {})

@@ -14,7 +14,8 @@ from gossamer.errors import UserError
 if TYPE_CHECKING:
     from gossamer.methods.base import Method
 
-SETTINGS = ("image_size", "tokens", "batch", "num_labels")  # what may be set besides the fields of the methods
+SIZES = ("image_size", "tokens", "batch", "steps", "guidance")
+SETTINGS = (*SIZES, "num_labels")  # what may be set besides the fields of the methods
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -31,7 +32,7 @@ def command(arguments: Sequence[str]) -> None:
         "--method", action="append", default=[], help="vpt, adapter, ..., peft; may be given more than once"
     )
     parser.add_argument(
-        "settings", nargs="*", metavar="NAME=VALUE", help="image_size, tokens, num_labels, and the method's own"
+        "settings", nargs="*", metavar="NAME=VALUE", help="image_size, tokens, steps, num_labels, and the method's own"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     asked = parser.parse_intermixed_args(arguments)
@@ -50,7 +51,7 @@ def answer(model: str, method: list[str], settings: dict[str, Any], as_json: boo
     Args:
         model: an architecture of `gossamer.architectures`, a config.json, a folder, or a model of the hub; no weights are read.
         method: names of methods ("vpt", "adapter", ..., "peft"); none for the bare backbone.
-        settings: image_size, tokens, batch and num_labels, and any field of these methods; strings are read as YAML.
+        settings: image_size, tokens, batch, steps, guidance, num_labels, and any field of these methods; strings are read as YAML.
         as_json: the sheet as JSON.
 
     Raises:
@@ -71,7 +72,7 @@ def answer(model: str, method: list[str], settings: dict[str, Any], as_json: boo
     if labels is not None and not applied:
         raise UserError(f"num_labels={labels} asks for a head, which comes with a method: add --method linear_probe")
     adapted = adapt(backbone, applied, num_labels=labels) if applied else backbone
-    sizes = {k: settings[k] for k in ("image_size", "tokens", "batch") if k in settings}
+    sizes = {k: settings[k] for k in SIZES if k in settings}
     sheet = dataclasses.replace(cost(adapted, **sizes), model=model)
     return json.dumps(sheet.to_dict(), indent=2) if as_json else str(sheet)
 

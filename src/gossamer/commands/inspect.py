@@ -76,7 +76,7 @@ def _heads(found: Anatomy, blocks: list[Block]) -> Any:
 def _heads_of(found: Anatomy, block: Block) -> int | None:
     owner = found.owner(block.stack.name)
     places = [getattr(owner, "config", None), block.part("attention")]
-    names = ("num_attention_heads", "num_heads", "encoder_attention_heads", "n_heads")
+    names = ("num_attention_heads", "num_heads", "encoder_attention_heads", "n_heads", "heads")
     if block.stack.name == "decoder":
         names = ("decoder_attention_heads", *names)
     values = [getattr(place, name, None) for place in places for name in names]
@@ -97,7 +97,7 @@ def text(seen: dict[str, Any]) -> str:
         if stack["windows"]:
             lines += [f"  {'windows':<15}{_runs(stack['windows'])} tokens, merged 2 x 2 between stages"]
         lines += [f"  {'prefix tokens':<15}{stack['prefix_tokens']}{', causal' if stack['causal'] else ''}"]
-        lines += [f"  {'read out':<15}{stack['reads_out']}", "  parts"]
+        lines += [f"  {'read out':<15}{stack['reads_out'] or 'nothing: a map'}", "  parts"]
         lines += [f"    {role:<13}{path}" for role, path in stack["parts"].items()]
         lines += ["  verbs"] + [
             f"    {verb:<13}{'yes' if why is None else f'no: {why}'}" for verb, why in stack["verbs"].items()

@@ -20,11 +20,14 @@ def command(arguments: Sequence[str]) -> None:
     """
     parser = argparse.ArgumentParser(
         prog="gossamer predict",
-        description="Classify images with a trained adapter, answer a text about them, rank texts or write captions for them.",
+        description="Classify images with a trained adapter, answer a text about them, rank texts or write captions for them, "
+        "or draw an image of a text.",
     )
     parser.add_argument("run", help="folder of a run or of an adapter, or a file that gossamer export wrote")
     parser.add_argument(
-        "images", nargs="+", help="image files, and folders of images; then the text to answer, or the texts to rank"
+        "images",
+        nargs="+",
+        help="image files, and folders of images; then the text to answer, or the texts to rank; or texts to draw images of",
     )
     parser.add_argument(
         "--top", type=positive, default=3, help="labels or texts shown for each image (default: %(default)s)"
@@ -33,8 +36,11 @@ def command(arguments: Sequence[str]) -> None:
         "--words", nargs="+", metavar="WORDS", help="of an adapter that classifies by words, other classes than its own"
     )
     parser.add_argument(
-        "--output", metavar="FOLDER", help="write the masks of images, and overlays of them, into this folder"
+        "--output",
+        metavar="PLACE",
+        help="write the masks of images, and overlays of them, into this folder; or the image that is drawn of a text to this file",
     )
+    parser.add_argument("--seed", type=int, default=0, help="of an image that is drawn (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON, with every label or text")
     parser.add_argument(
         "--picture", metavar="FILE", help="draw where a model with DVP or MemVP looked for its answer, as a PNG"
@@ -48,13 +54,12 @@ def command(arguments: Sequence[str]) -> None:
 
     file = exported.names(asked.run)
     adapted: Any = None if file else load_adapter(asked.run)
+    task: Any
     task, logits = exported.classifier(asked.run) if file else (tasks.of(adapted), None)
     if asked.picture is not None and task.unit != "texts":
         raise UserError(
             f"--picture draws where a model looks for an answer to a text; this is an adapter for {task.name}"
         )
-    if asked.output is not None and not isinstance(task, tasks.SegmentingImages):
-        raise UserError(f"--output writes masks of images; this is an adapter for {task.name}")
     if asked.words and not isinstance(task, tasks.ClassifyingByWords):
         raise UserError(f"--words are for adapters that classify by words; this is one for {task.name}")
     named, texts = task.named(asked.images)
@@ -63,12 +68,12 @@ def command(arguments: Sequence[str]) -> None:
         raise UserError(f"there is nothing to predict for: {listed(faults)}")
     for fault in faults:
         print(f"gossamer predict: left out: {fault}", file=sys.stderr)
-    if isinstance(task, tasks.ClassifyingImages) and logits is not None:
-        found = list(task.told(files, logits))
-    elif isinstance(task, tasks.SegmentingImages) and asked.output is not None:
-        found = task.write(adapted, files, Path(asked.output))
+    if asked.output is not None:
+        found = task.write_to(adapted, files, texts, Path(asked.output), asked.seed)
     elif asked.picture is not None:
         found = looking.answer(adapted, files, texts[0], asked.picture)
+    elif logits is not None:
+        found = list(task.told(files, logits))
     else:
         found = task.replies(adapted, files, asked.words or texts)
     print(json.dumps(found, indent=2) if asked.json else _table(found, asked.top))

@@ -19,12 +19,13 @@ def command(arguments: Sequence[str]) -> None:
     parser.add_argument("model", choices=PRETRAINED, help="; ".join(f"{n}: {about}" for n, about in PRETRAINED.items()))
     asked = parser.parse_args(arguments)
     from gossamer.carriers import sha256
-    from gossamer.pretraining import aligning
+    from gossamer.pretraining import aligning, denoising
     from gossamer.pretraining.pretrain import RECORD, pretrain
 
-    folder = aligning.align() if asked.model == aligning.NAME else pretrain(asked.model)
+    others = {aligning.NAME: aligning.align, denoising.NAME: denoising.denoise}
+    folder = others[asked.model]() if asked.model in others else pretrain(asked.model)
     found = read_json(folder / RECORD)["held_out"]
     for what, share in found.items():
         print(f"{what:<10}{share:>8.1%}")
-    print(f"SHA-256 of the weights {sha256(folder / 'model.safetensors')}")
+    print(f"SHA-256 of the weights {sha256(next(folder.glob('*.safetensors')))}")
     print(f"{asked.model} is in {folder}; use it by its name")

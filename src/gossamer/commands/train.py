@@ -17,7 +17,7 @@ def command(arguments: Sequence[str]) -> None:
     from gossamer.condensation.run import train
     from gossamer.runs import processes
 
-    metrics = train(run, **switches)
+    metrics = train(run, resume=switches["resume"], overwrite=switches["overwrite"])
     if not processes.first():
         return
     if as_json:

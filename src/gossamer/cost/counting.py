@@ -28,12 +28,14 @@ from gossamer.anatomy.plan import Plan
 from gossamer.errors import UserError
 
 TEXT_TOKENS = 32  # tokens of a text where none are asked for
+PROMPT_TOKENS = 77  # of what a denoiser reads, which CLIP's text tower pads to so many
 
 
 @dataclass(frozen=True)
 class Sample:
     """The size of one sample: pixels (height, width) of its image, and tokens of its text and of what the decoder reads.
 
+    Of a denoiser the image is the map that it reads, in places.
     Where a sample has several images (NLVR2), the backbone runs once for each, with the whole text.
     """
 
@@ -55,6 +57,8 @@ class Sample:
             ValueError: a size for something that the model does not read, or longer than it can read.
         """
         backbone = hosts.of(backbone).inner(backbone)
+        if (latent := hosts.of(backbone).latent(backbone)) is not None:
+            return cls(_map(backbone, latent.side, image_size), _prompt(backbone, latent.text_width, tokens), None)
         texts = _texts(backbone, tokens)
         images = 2 if "ForImagesAndText" in type(backbone).__name__ else 1
         return cls(_image(backbone, image_size), texts.get("text", texts.get("encoder")), texts.get("decoder"), images)
@@ -62,6 +66,9 @@ class Sample:
     def inputs(self, backbone: nn.Module, batch: int) -> dict[str, Any]:
         """What the model is called with, on its device, in a batch."""
         backbone = hosts.of(backbone).inner(backbone)
+        host = hosts.of(backbone)
+        if host.latent(backbone) is not None and self.image is not None:
+            return host.denoising(backbone, batch, self.image, self.text)
         device, config = next(backbone.parameters()).device, getattr(backbone, "config", None)
         given: dict[str, Any] = {}
         if self.text is not None:
@@ -108,10 +115,13 @@ class Sample:
                 dropped = setting(getattr(anatomy.model, "config", None), "mask_ratio") or 0  # masked autoencoders
                 patches = int(patches * (1 - dropped))
             text = self.decoder if name == "decoder" and self.decoder is not None else self.text
-            if stack.windows is not None and self.image is not None:
+            if stack.modality == "latent":
+                counts |= dict.fromkeys(stack.context, self.text or 0)
+            if (stack.windows or stack.level) is not None and self.image is not None:
                 counts[f"{name}.rows"] = self.image[0] // anatomy.patch_convolution(name).stride[0]
             both = (text or 0) + 1 + patches
-            counts[name] = {"vision": patches + blocks[0].prefix, "text": text or 0, "both": both}[stack.modality]
+            seen = {"vision": patches + blocks[0].prefix, "text": text or 0, "both": both, "latent": patches}
+            counts[name] = seen[stack.modality]
         return counts
 
 
@@ -128,6 +138,23 @@ def _image(backbone: nn.Module, asked: int | tuple[int, int] | None) -> tuple[in
     if config is None and image != _pair(own) and not getattr(backbone, "dynamic_img_size", False):
         raise UserError(f"this timm {name} reads {_pair(own)} pixels, not {image}: create it with img_size={image[0]}")
     return image
+
+
+def _map(backbone: nn.Module, own: tuple[int, int] | None, asked: int | tuple[int, int] | None) -> tuple[int, int]:
+    if asked is None and own is None:
+        raise UserError(
+            f"{type(backbone).__name__} does not say what maps it was made for: give image_size=..., in places"
+        )
+    return _pair(own if asked is None else asked)
+
+
+def _prompt(backbone: nn.Module, width: int | None, asked: int | dict[str, int] | None) -> int | None:
+    name = type(backbone).__name__
+    if width is None and asked is not None:
+        raise UserError(f"{name} reads no text, so tokens={asked} means nothing to it")
+    if asked is not None and (not isinstance(asked, int) or asked < 1):
+        raise UserError(f"tokens={asked}: {name} reads a whole number from 1")
+    return None if width is None else PROMPT_TOKENS if asked is None else asked
 
 
 def _made_for(backbone: nn.Module) -> tuple[int, int] | None:

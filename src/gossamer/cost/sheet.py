@@ -23,6 +23,7 @@ from gossamer.errors import UserError
 from gossamer.methods.base import Method, added, foreseen
 from gossamer.methods.linear_probe import LinearProbe
 
+STEPS = 50  # that a denoiser takes to draw an image where none are asked for
 UNITS = "1 MAC = 1 multiplication + 1 addition = 2 FLOPs; MACs and FLOPs are those of one sample"
 
 
@@ -41,7 +42,7 @@ class CostSheet:
     Attributes:
         model: class of the backbone.
         methods: what it is adapted by, as JSON; empty for a bare backbone.
-        image: height and width in pixels, None for models without images.
+        image: height and width in pixels, of a denoiser in places of its map; None for models without images.
         tokens: of the text, the encoder and the decoder, where the model has them.
         batch: samples that share what is computed once per batch.
         backbone_parameters, method_parameters, head_parameters: pre-trained ones without task heads; those that the methods train
@@ -52,6 +53,7 @@ class CostSheet:
         finished: forward pass after `finalize()`.
         training_flops: forward and backward pass of one training step, the share of `per_batch` included.
         full_training_flops: the same for full fine-tuning of the same backbone and head.
+        passes: forward passes of a denoiser for one image: its steps, twice that with guidance; None for other models.
     """
 
     model: str
@@ -70,6 +72,7 @@ class CostSheet:
     finished: Macs
     training_flops: int
     full_training_flops: int
+    passes: int | None = None
 
     @property
     def trained_percent(self) -> float:
@@ -105,6 +108,7 @@ class CostSheet:
             ("  bare backbone", _giga(self.bare.counted), "x 1.000"),
             ("  adapted, in training", _giga(self.adapted.counted), f"x {self.ratios['adapted']:.3f}{once}"),
             ("  finished", _giga(self.finished.counted), f"x {self.ratios['finished']:.3f}"),
+            *self._drawing(),
             ("training step, GFLOPs per sample", "", ""),
             ("  adapted", _giga(self.training_flops), f"x {self.ratios['training']:.3f}"),
             ("  full fine-tuning", _giga(self.full_training_flops), "x 1.000"),
@@ -116,8 +120,19 @@ class CostSheet:
         lines = [f"{name:<34}{value:>15}  {remark}".rstrip() for name, value, remark in rows]
         return "\n".join([head, *lines, self._agreement(), UNITS])
 
+    def _drawing(self) -> list[tuple[str, str, str]]:
+        """Rows on one image of a denoiser, whose passes alone say little."""
+        if self.passes is None:
+            return []
+        return [
+            (f"one image, {self.passes} passes, GMACs", "", "without decoder and text"),
+            ("  bare backbone", _giga(self.passes * self.bare.counted), "x 1.000"),
+            ("  finished", _giga(self.passes * self.finished.counted), f"x {self.ratios['finished']:.3f}"),
+        ]
+
     def _sample(self) -> str:
-        parts = [] if self.image is None else [f"{self.image[0]} x {self.image[1]} pixels"]
+        unit = "pixels" if self.passes is None else "places"
+        parts = [] if self.image is None else [f"{self.image[0]} x {self.image[1]} {unit}"]
         parts += [f"{count} {'' if side == 'text' else side + ' '}tokens" for side, count in self.tokens.items()]
         return ", ".join(parts)
 
@@ -151,6 +166,8 @@ def cost(
     image_size: int | tuple[int, int] | None = None,
     tokens: int | dict[str, int] | None = None,
     batch: int = 1,
+    steps: int | None = None,
+    guidance: bool = True,
 ) -> CostSheet:
     """The cost sheet of an adapted model, or of a bare backbone.
 
@@ -159,9 +176,11 @@ def cost(
 
     Args:
         model: adapted, or any model of transformers or timm.
-        image_size: pixels a side, or (height, width). None: what the model was made for.
-        tokens: length of the text; {"encoder": n, "decoder": m} for two. None: 32.
+        image_size: pixels a side, or (height, width), of a denoiser places of its map. None: what the model was made for.
+        tokens: length of the text; {"encoder": n, "decoder": m} for two. None: 32, of a denoiser 77.
         batch: samples that share what is computed once per batch (keys and values of exact prompts).
+        steps: that a denoiser takes to draw an image. None: 50, of a denoiser.
+        guidance: whether each of these steps is two passes, with the text and without.
 
     Raises:
         ValueError: sizes that the model cannot read, a model that needs values and has none, or one that needs more inputs than
@@ -171,9 +190,10 @@ def cost(
         raise UserError(f"batch must be a whole number from 1, got {batch!r}")
     backbone: Any = model.backbone if isinstance(model, AdaptedModule) else model
     sample = Sample.of(backbone, image_size, tokens)
+    passes = _passes(backbone, steps, guidance)
     try:
         with torch.random.fork_rng(devices=[]):
-            return _counted(model, backbone, sample, batch)
+            return dataclasses.replace(_counted(model, backbone, sample, batch), passes=passes)
     except UserError:
         raise
     except Exception as error:
@@ -182,6 +202,18 @@ def cost(
         raise UserError(
             f"{type(backbone).__name__} cannot be counted, since it does not run on {sample}: {reason}"
         ) from error
+
+
+def _passes(backbone: nn.Module, steps: int | None, guidance: bool) -> int | None:
+    inside = hosts.of(backbone).inner(backbone)
+    if hosts.of(inside).latent(inside) is None:
+        if steps is not None:
+            raise UserError(f"{type(backbone).__name__} is no denoiser, so steps={steps} mean nothing to it")
+        return None
+    steps = STEPS if steps is None else steps
+    if not isinstance(steps, int) or steps < 1:
+        raise UserError(f"steps must be a whole number from 1, got {steps!r}")
+    return steps * (2 if guidance else 1)
 
 
 def _counted(model: nn.Module, backbone: nn.Module, sample: Sample, batch: int) -> CostSheet:

@@ -8,6 +8,7 @@ train, held = data.split(train, fraction=0.2)      # for choosing settings
 DataLoader(train, collate_fn=data.Collate(data.Preprocessing(size=224)))
 """
 
+from gossamer.data.captioned import CaptionedImages, caption_splits, has_captions, load_captions, load_subject
 from gossamer.data.image_text import Example, ImageTextDataset
 from gossamer.data.images import ImageDataset, joined, open_image, to_rgb
 from gossamer.data.masks import MaskDataset
@@ -31,18 +32,23 @@ __all__ = [
     "IMAGENET_STD",
     "IMAGE_TEXT_SETS",
     "MASK_SETS",
+    "CaptionedImages",
     "Collate",
     "Example",
     "ImageDataset",
     "ImageTextDataset",
     "MaskDataset",
     "Preprocessing",
+    "caption_splits",
+    "has_captions",
     "has_masks",
     "joined",
     "keep_classes",
     "load",
+    "load_captions",
     "load_image_text",
     "load_masks",
+    "load_subject",
     "mask_set_splits",
     "names",
     "offline_names",

@@ -17,15 +17,17 @@ from gossamer.hosts import heads
 from gossamer.hosts.around import Around
 from gossamer.hosts.base import Host, ReadOut
 from gossamer.hosts.composed import Composed, Halves
+from gossamer.hosts.diffusers import Diffusers
 from gossamer.hosts.hugging_face import HuggingFace
 from gossamer.hosts.timm import Timm
 from gossamer.hosts.timm_wrapper import TimmWrapper
 from gossamer.hosts.wrappers import check_plain
 
-HOSTS: tuple[Host, ...] = (Composed(), TimmWrapper(), Timm(), HuggingFace(), Around())
+HOSTS: tuple[Host, ...] = (Composed(), TimmWrapper(), Timm(), HuggingFace(), Diffusers(), Around())
 
 __all__ = [
-    "HOSTS", "Around", "Composed", "Halves", "Host", "HuggingFace", "ReadOut", "Timm", "TimmWrapper", "check_plain", "of", "read",
+    "HOSTS", "Around", "Composed", "Diffusers", "Halves", "Host", "HuggingFace", "ReadOut", "Timm", "TimmWrapper", "check_plain",
+    "of", "read",
 ]  # fmt: skip
 
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
 from gossamer.anatomy import Anatomy
+from gossamer.anatomy.stack import Modality
 from gossamer.errors import UserError, WrongKind
 from gossamer.hosts.base import Host, ReadOut
+from gossamer.hosts.diffusers import Diffusers
 from gossamer.hosts.hugging_face import HuggingFace
 from gossamer.hosts.timm import Timm
 from gossamer.hosts.timm_wrapper import TimmWrapper
 
-INSIDE: tuple[Host, ...] = (TimmWrapper(), Timm(), HuggingFace())
+INSIDE: tuple[Host, ...] = (TimmWrapper(), Timm(), HuggingFace(), Diffusers())
 
 
 class Around(Host):
@@ -43,7 +45,7 @@ class Around(Host):
 
     # ---- inputs and outputs ----
 
-    def modality(self, model: Any) -> Literal["vision", "text", "both"]:
+    def modality(self, model: Any) -> Modality:
         """That of the model in it."""
         host, inside = _of(model)
         return host.modality(inside)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from transformers.modeling_outputs import ImageClassifierOutput, SequenceClassifierOutput
 
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.session import Session
-from gossamer.anatomy.stack import Stack
+from gossamer.anatomy.stack import Modality, Stack
 from gossamer.errors import UserError, WrongKind
 from gossamer.hosts import heads
 
@@ -29,7 +29,15 @@ class ReadOut(NamedTuple):
         return kind(loss=None if labels is None else heads.loss(logits, labels), logits=logits)  # type: ignore[arg-type]
 
 
-def unread(modality: Literal["vision", "text", "both"]) -> Stack:
+class Latent(NamedTuple):
+    """What a denoiser reads of one sample: a noised map of the size that it was made for, and states of a text."""
+
+    channels: int
+    side: tuple[int, int] | None  # height and width of the map; None: it does not say
+    text_width: int | None  # of each token; None: it reads no text
+
+
+def unread(modality: Modality) -> Stack:
     """What is known of the states of a model that no family describes: what they stand for; a head reads their mean."""
     name = "vision" if modality == "vision" else "text"
     return Stack(
@@ -56,6 +64,13 @@ class Host(ABC):
         """The pre-trained model that reads the inputs: the model, or the one inside a module of the user's."""
         return model
 
+    def check_called(self, model: Any) -> None:  # noqa: B027 most models have no way of running without their parts
+        """Nothing, where the modules that methods are placed at are called when the model runs.
+
+        Raises:
+            UserError: a switch of the library lets the model run past them.
+        """
+
     # ---- inputs and outputs ----
 
     def read_out(self, anatomy: Anatomy) -> ReadOut:
@@ -64,8 +79,20 @@ class Host(ABC):
         return ReadOut(stack, "encoder" in anatomy.stacks, anatomy.session)
 
     @abstractmethod
-    def modality(self, model: Any) -> Literal["vision", "text", "both"]:
+    def modality(self, model: Any) -> Modality:
         """What a model reads."""
+
+    def latent(self, model: Any) -> Latent | None:
+        """What a model reads, where it is noised maps that it reads; None: other inputs. Default: others."""
+        return None
+
+    def denoising(self, model: Any, batch: int, side: tuple[int, int], text: int | None) -> dict[str, Any]:
+        """Inputs of a denoiser, zeros on its device: maps of height and width `side`, a text of so many tokens.
+
+        Raises:
+            TypeError: the model is no denoiser.
+        """
+        raise WrongKind(f"{type(model).__name__} reads no noised maps")
 
     def check_readable(self, model: Any, readout: ReadOut) -> None:  # noqa: B027 what a model does not say shows when it runs
         """Nothing, where a head that is built could read what the model gives.

@@ -7,7 +7,7 @@ import dataclasses
 import inspect
 import typing
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from gossamer.anatomy import Anatomy
+from gossamer.anatomy.stack import Modality
 from gossamer.errors import UserError, WrongKind
 from gossamer.hosts import checkpointing, dense, heads, settings
 from gossamer.hosts.base import Host, ReadOut
@@ -39,7 +40,7 @@ class HuggingFace(Host):
 
     # ---- inputs and outputs ----
 
-    def modality(self, model: Any) -> Literal["vision", "text", "both"]:
+    def modality(self, model: Any) -> Modality:
         """By the name of the main input, and of those beside it."""
         takes = {"input_ids", "pixel_values"} & set(inspect.signature(model.forward).parameters)
         return "both" if len(takes) == 2 else "vision" if model.main_input_name.startswith("pixel_values") else "text"

@@ -37,7 +37,7 @@ def difference(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def _told(config: PreTrainedConfig) -> dict[str, Any]:
-    return _plain(config.to_dict())
+    return plain(config.to_dict())
 
 
 def _defaults(config: PreTrainedConfig) -> dict[str, Any]:
@@ -47,14 +47,14 @@ def _defaults(config: PreTrainedConfig) -> dict[str, Any]:
         return {}
 
 
-def _plain(values: Any) -> Any:
+def plain(values: Any) -> Any:
     """As JSON gives it back, without what is neutral."""
     if isinstance(values, Mapping):
         return {
-            str(k): _plain(v) for k, v in values.items() if k not in NEUTRAL and not _IN_TRAINING_ALONE.search(str(k))
+            str(k): plain(v) for k, v in values.items() if k not in NEUTRAL and not _IN_TRAINING_ALONE.search(str(k))
         }
     if isinstance(values, list | tuple | set | frozenset):
-        return [_plain(v) for v in (sorted(values) if isinstance(values, set | frozenset) else values)]
+        return [plain(v) for v in (sorted(values) if isinstance(values, set | frozenset) else values)]
     return values if isinstance(values, str | int | float | bool) or values is None else str(values)
 
 

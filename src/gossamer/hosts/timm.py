@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gossamer.anatomy import Anatomy
+from gossamer.anatomy.stack import Modality
 from gossamer.errors import WrongKind
 from gossamer.hosts import checkpointing, settings
 from gossamer.hosts.base import Host, ReadOut
@@ -27,7 +28,7 @@ class Timm(Host):
 
     # ---- inputs and outputs ----
 
-    def modality(self, model: Any) -> Literal["vision", "text", "both"]:
+    def modality(self, model: Any) -> Modality:
         """Images."""
         return "vision"
 

@@ -105,7 +105,7 @@ class VPT(Method):
         if not prompted:
             return tree
         self._check_widths(targets)
-        width, finals = targets[0].sizes.width, [column[-1] for column in anatomy.columns(self.stack)]
+        finals = [column[-1] for column in anatomy.columns(self.stack)]
         left_out = [b.index for b in finals if b not in targets]
         if self.stay and self.deep and left_out:
             raise UserError(
@@ -119,7 +119,7 @@ class VPT(Method):
         }
         projection = None
         if self.project is not None:
-            projection = nn.Linear(self.project, width, device=targets[0].device)
+            projection = nn.Linear(self.project, self._widths(targets)[0], device=targets[0].device)
             nn.init.kaiming_normal_(projection.weight, mode="fan_out")
             tree.add_module("projection", projection)
         for block, count in prompted:
@@ -131,7 +131,7 @@ class VPT(Method):
                     grow(tree, key, remembered)
                     anatomy.remember(block, remembered, branch)
                 else:
-                    tokens = InsertedPrompts(block, count, self, bound, projection)
+                    tokens = InsertedPrompts(block, count, self, bound, projection, branch)
                     grow(tree, key, tokens)
                     last = block if self.deep else anatomy.column(block)[-1]
                     stay = self.stays(block) and last in finals
@@ -139,11 +139,15 @@ class VPT(Method):
         return tree
 
     def _check_widths(self, targets: list[Block]) -> None:
-        widths = [block.sizes.width for block in targets]
+        widths = self._widths(targets)
         if self.project is not None and len(set(widths)) > 1:
             raise UserError(
                 f"project={self.project} maps to one width, and the blocks have {min(widths)} to {max(widths)}"
             )
+
+    def _widths(self, blocks: list[Block]) -> list[int]:
+        """Widths of the prompts of each block and attention."""
+        return [block.sizes.read(branch) for block in blocks for branch in BRANCHES[self.attention]]
 
     def stays(self, block: Block) -> bool:
         """Whether prompts that come out of the last block of a block's stack are read out."""
@@ -174,8 +178,9 @@ class VPT(Method):
         """N p d for deep prompts, p d for shallow ones; with projection N p d_p + d_p d + d. For both attentions twice N."""
         prompted, tables = self.prompted(anatomy), len(BRANCHES[self.attention])
         if self.project is None or not prompted:
-            return tables * sum(p * block.sizes.width for block, p in prompted)
-        return tables * sum(p for _, p in prompted) * self.project + (self.project + 1) * prompted[0][0].sizes.width
+            return sum(p * sum(self._widths([block])) for block, p in prompted)
+        width = self._widths([prompted[0][0]])[0]
+        return tables * sum(p for _, p in prompted) * self.project + (self.project + 1) * width
 
     def foresee(self, plan: Plan) -> None:
         """Prompts that run as tokens are in one block, shallow ones from where they enter to the end; both columns read these."""
@@ -202,11 +207,11 @@ class VPT(Method):
     def training_macs(self, plan: Plan) -> tuple[int, int]:
         """Once per batch: 2 p d inner_kv for K_P, V_P of each block (with dropout for each sample), p d_p d where projected."""
         anatomy, prompted = plan.anatomy, self.prompted(plan.anatomy)
-        projection = len(BRANCHES[self.attention]) * sum(p * (self.project or 0) * b.sizes.width for b, p in prompted)
+        projection = sum(p * (self.project or 0) * sum(self._widths([b])) for b, p in prompted)
         exact = [(b, p) for b, p in prompted if self.attention != "cross" and self._exact(anatomy, b)]
         keys_values = sum(2 * p * b.sizes.width * b.sizes.inner_kv for b, p in exact)
         if self.attention != "self":
-            keys_values += sum(2 * p * b.sizes.width * b.sizes.cross_inner for b, p in prompted)
+            keys_values += sum(2 * p * b.sizes.context * b.sizes.cross_inner for b, p in prompted)
         return (keys_values, projection) if self.dropout else (0, projection + keys_values)
 
     def _exact(self, anatomy: Anatomy, block: Block, warn: bool = False) -> bool:
@@ -246,9 +251,9 @@ class Prompts(Part):
     projection: nn.Linear | None
     folded: Tensor
 
-    def __init__(self, block: Block, count: int, config: VPT, bound: float, projection: nn.Linear | None):
+    def __init__(self, block: Block, count: int, config: VPT, bound: float, projection: nn.Linear | None, branch: str):
         super().__init__()
-        width = config.project or block.sizes.width
+        width = config.project or block.sizes.read(branch)
         self.prompts: nn.Parameter | None = nn.Parameter(
             torch.empty(count, width, device=block.device).uniform_(-bound, bound)
         )
@@ -293,7 +298,7 @@ class RememberedPrompts(Prompts):
     values: Tensor
 
     def __init__(self, block: Block, count: int, config: VPT, bound: float, projection: nn.Linear | None, branch: str):
-        super().__init__(block, count, config, bound, projection)
+        super().__init__(block, count, config, bound, projection, branch)
         self.branch = branch
         self.register_buffer("keys", None)
         self.register_buffer("values", None)

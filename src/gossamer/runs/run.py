@@ -19,7 +19,8 @@ class Model:
     """The pre-trained backbone.
 
     Args:
-        name: a model of the zoo such as dinov2-small, a local folder, or a model of the Hugging Face hub.
+        name: a model of the zoo such as dinov2-small, a local folder, or a model of the Hugging Face hub; of what draws images
+            diffusion-small-desk, or the folder of a pipeline of diffusers.
         revision: branch, tag or commit of the hub. None: the newest.
         head: what the classifier reads. published: what the model's own classification class reads (DINOv2: the class token
             and the mean of the patches); plain: what its family reads out, for a ViT the class token; words: of a pair of towers
@@ -135,6 +136,49 @@ class Masks:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """How a denoiser is taught to draw, where images have captions (a folder with metadata.jsonl) or a subject has a prompt.
+
+    Args:
+        prompt: of a subject: what is said of every image of the folder data.name, with a rare word, such as "a photo of sks dog".
+        prior: of a subject: what is said of its class, "a photo of dog"; images of it that the frozen model draws are learnt beside
+            the subject's, so that the class is not forgotten. None: none are.
+        prior_images: how many.
+        prior_weight: of their loss.
+        min_snr: gamma of min-SNR weights of timesteps (5 in its paper), of the subject's own half where there is a prior. None:
+            all timesteps weigh the same.
+        offset: of noise that is the same all over a channel, added to each sample's.
+        empty: part of the captions that are replaced by none, so that guidance goes on working.
+        repeats: passes over the images in one epoch, for a few images of a subject.
+        shown: prompts that are drawn after every epoch, and at the end. None: the subject's, or the first captions.
+        steps: of DDIM in drawing.
+        guidance: how far a drawing follows its text; 1: no pass without it.
+    """
+
+    prompt: str | None = None
+    prior: str | None = None
+    prior_images: int = 100
+    prior_weight: float = 1.0
+    min_snr: float | None = None
+    offset: float = 0.0
+    empty: float = 0.1
+    repeats: int = 1
+    shown: list[str] | None = None
+    steps: int = 20
+    guidance: float = 2.0
+
+    def __post_init__(self) -> None:
+        _finite("drawing", self, "prior_weight", "min_snr", "offset", "empty", "guidance")
+        _countable("drawing", self, "prior_images", "repeats", "steps")
+        for name in ("prior_images", "repeats", "steps"):
+            _require(getattr(self, name) > 0, f"drawing.{name} must be 1 or more, got {getattr(self, name)}")
+        _require(0 <= self.empty <= 1, f"drawing.empty must be 0 to 1, got {self.empty}")
+        _require(self.min_snr is None or self.min_snr > 0, f"drawing.min_snr must be above 0, got {self.min_snr}")
+        _require(self.prior is None or self.prompt is not None, "drawing.prior is of a subject: give drawing.prompt")
+        _require(self.shown != [], "drawing.shown names no prompt; leave it out for the usual ones")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Data:
     """Labelled images, or texts about images.
 
@@ -142,7 +186,8 @@ class Data:
         name: a set with a name such as elpv, desk/location, vtab/dtd or fgvc/cub, a folder of images (class/image.jpg, or
             train/class/image.jpg), a parquet or arrow file or folder, or a data set of the hub; or a set of texts about images
             such as easy-vqa, vqav2 or nlvr2, or of images with captions (coco, flickr30k), to be ranked, or
-            written where model.vision is set; or images with masks: ade20k, desk/garments, or a folder of images/ and masks/.
+            written where model.vision is set; or images with masks: ade20k, desk/garments, or a folder of images/ and masks/; or
+            images to be drawn: a folder with metadata.jsonl, or of a subject where drawing.prompt is set.
         path: folder of the files of a published benchmark such as vtab/dtd. None: $GOSSAMER_DATA/vtab-1k and the like.
         image: the column of images, for parquet, arrow and hub. None: found by its type.
         label: the column of labels, likewise.
@@ -401,6 +446,7 @@ class Run:
         images: how images are prepared.
         texts: how texts about images are read and answered.
         masks: how every pixel is classified.
+        drawing: how a denoiser is taught to draw.
         training: optimisation.
         search: how `gossamer search` finds the arms of a method; training alone does not read it.
         seed: of prompts, held-out images, order of the images and dropout.
@@ -415,6 +461,7 @@ class Run:
     images: Images = field(default_factory=Images)
     texts: Texts = field(default_factory=Texts)
     masks: Masks = field(default_factory=Masks)
+    drawing: Drawing = field(default_factory=Drawing)
     training: Training = field(default_factory=Training)
     search: Search = field(default_factory=Search)
     seed: int = 0

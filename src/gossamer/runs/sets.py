@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from gossamer import data, zoo
-from gossamer.data import ImageDataset, ImageTextDataset, MaskDataset, Preprocessing, fewshot
+from gossamer.data import CaptionedImages, ImageDataset, ImageTextDataset, MaskDataset, Preprocessing, fewshot
 from gossamer.data.masks import joined as mask_joined
+from gossamer.documents import expanded
 from gossamer.errors import UserError
 from gossamer.runs.run import Run
 
@@ -21,6 +22,10 @@ def load_sets(run: Run) -> dict[str, Any]:
     Raises:
         UserError: an image is in two of them.
     """
+    if run.drawing.prompt is not None or data.has_captions(run.data.name):
+        sets = load_drawn(run)
+        data.require_apart(sets)
+        return sets
     masks = data.has_masks(run.data.name)
     sets = load_texts(run) if run.data.name in data.IMAGE_TEXT_SETS else load_masks(run) if masks else load_images(run)
     data.require_apart(sets)
@@ -51,6 +56,35 @@ def load_images(run: Run) -> dict[str, ImageDataset]:
         sets["train"] = fewshot.few(sets["train"], chosen.shots, run.seed)
         if "val" in sets:
             sets["val"] = fewshot.few(sets["val"], min(chosen.shots, VALIDATED), run.seed)
+    return sets
+
+
+def load_drawn(run: Run) -> dict[str, CaptionedImages]:
+    """Images with captions, or of a subject, by split: "val" is published, or held out of "train" where an image can be.
+
+    Raises:
+        UserError: settings of other sets are given.
+    """
+    chosen = run.data
+    given = [name for name in ("path", "image", "label", "subset", "shots") if getattr(chosen, name) is not None]
+    if given:
+        raise UserError(f"{chosen.name} is a folder of images to be drawn; leave out data.{given[0]}")
+    if run.drawing.prompt is not None:
+        sets = {"train": data.load_subject(chosen.name, run.drawing.prompt)}
+    else:
+        parts = [s for s in data.caption_splits(expanded(chosen.name)) if s != "test" or chosen.test]
+        if "train" not in parts:
+            raise UserError(f"{chosen.name} has captions of {', '.join(parts)} and none of train")
+        sets = {split: data.load_captions(chosen.name, split) for split in parts}
+    order = {
+        name: torch.randperm(len(s), generator=torch.Generator().manual_seed(run.seed)) for name, s in sets.items()
+    }
+    sets = {name: s.subset(sorted(order[name][: chosen.limit_of(name)].tolist())) for name, s in sets.items()}
+    held = round(chosen.validation * len(sets["train"])) if "val" not in sets else 0
+    if held:
+        drawn = torch.randperm(len(sets["train"]), generator=torch.Generator().manual_seed(run.seed)).tolist()
+        train, val = (sets["train"].subset(sorted(part)) for part in (drawn[held:], drawn[:held]))
+        sets = {"train": train, "val": val, **{name: s for name, s in sets.items() if name == "test"}}
     return sets
 
 

@@ -15,6 +15,7 @@ from gossamer.tasks.base import Task
 from gossamer.tasks.classifying_answers import ClassifyingAnswers
 from gossamer.tasks.classifying_by_words import ClassifyingByWords
 from gossamer.tasks.classifying_images import ClassifyingImages
+from gossamer.tasks.drawing_images import DrawingImages
 from gossamer.tasks.ranking_texts import RankingTexts
 from gossamer.tasks.segmenting_images import SegmentingImages
 from gossamer.tasks.writing_answers import WritingAnswers
@@ -34,6 +35,7 @@ TASKS: dict[str, type[Task]] = {
         WritingCaptions,
         RankingTexts,
         SegmentingImages,
+        DrawingImages,
     )
 }
 """Every task by the name that is saved with an adapter."""
@@ -47,6 +49,10 @@ def kind(run: Run) -> type[Task]:
     """
     from gossamer import data
 
+    if run.drawing.prompt is not None or data.has_captions(run.data.name):
+        if run.condense is not None:
+            raise UserError(f"condense is for runs on labelled images, and {run.data.name} has images to be drawn")
+        return DrawingImages
     if run.data.name not in data.IMAGE_TEXT_SETS:
         masks = data.has_masks(run.data.name)
         if masks and run.condense is not None:

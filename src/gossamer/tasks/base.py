@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from torch import Tensor, nn
 
 from gossamer.data import Preprocessing
+from gossamer.errors import UserError
 from gossamer.runs.prepared import BATCH, PreparedSet
 from gossamer.runs.run import Run
 
@@ -116,6 +117,25 @@ class Task(ABC):
     @abstractmethod
     def table(scores: dict[str, Any]) -> str:
         """Scores (as JSON) as lines for people."""
+
+    def sizes(self) -> dict[str, Any]:
+        """What a cost sheet is asked about. Default: images as they are prepared."""
+        return {"image_size": self.preprocessing.size}
+
+    def watch(self, adapted: Adapted, folder: Path, epoch: int) -> None:  # noqa: B027 most have nothing to show
+        """Pictures of what a model does at the end of an epoch, in the folder of a run."""
+
+    def write_to(
+        self, adapted: Adapted, files: Sequence[Path], texts: Sequence[str], place: Path, seed: int
+    ) -> list[dict[str, Any]]:
+        """What `gossamer predict --output` writes to a folder or a file; records as of `replies`.
+
+        Raises:
+            UserError: the task writes no pictures.
+        """
+        raise UserError(
+            f"--output writes masks of images, and images that are drawn; this is an adapter for {self.name}"
+        )
 
     def draw(self, scores: Any, folder: Path, split: str) -> None:  # noqa: B027 most have no picture
         """Pictures of scores, in the folder of a run."""

@@ -221,7 +221,9 @@ class SegmentingImages(Task):
         """The share of each class in each image, as "probabilities", largest first."""
         return [self.shares(file, mask) for file, _, mask in self.masks(adapted, files)]
 
-    def write(self, adapted: Adapted, files: Sequence[Path], folder: Path) -> list[dict[str, Any]]:
+    def write_to(
+        self, adapted: Adapted, files: Sequence[Path], texts: Sequence[str], place: Path, seed: int
+    ) -> list[dict[str, Any]]:
         """The same, and in a folder NAME.png, the mask with a palette, and NAME.overlay.png.
 
         Raises:
@@ -230,12 +232,12 @@ class SegmentingImages(Task):
         names = [file.stem for file in files]
         if again := [name for name in names if names.count(name) > 1]:
             raise UserError(f"two images are called {again[0]}, and their masks would be one file; predict them apart")
-        folder.mkdir(parents=True, exist_ok=True)
+        place.mkdir(parents=True, exist_ok=True)
         found = []
         for file, image, mask in self.masks(adapted, files):
-            picture_of(mask).save(folder / f"{file.stem}.png")
-            overlay(image, mask).save(folder / f"{file.stem}.overlay.png")
-            found.append({**self.shares(file, mask), "mask": str(folder / f"{file.stem}.png")})
+            picture_of(mask).save(place / f"{file.stem}.png")
+            overlay(image, mask).save(place / f"{file.stem}.overlay.png")
+            found.append({**self.shares(file, mask), "mask": str(place / f"{file.stem}.png")})
         return found
 
     def shares(self, file: Path, mask: np.ndarray) -> dict[str, Any]:

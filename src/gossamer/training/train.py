@@ -32,6 +32,7 @@ from gossamer.runs.sets import load_sets
 from gossamer.tasks.base import Scores, Task
 from gossamer.training import solving, starting, teaching
 from gossamer.training.trainer import ClassifierTrainer, trainer_arguments
+from gossamer.training.watching import Watching
 
 PREPARED = "prepared.json"
 CUT = (
@@ -256,7 +257,7 @@ def _tune(
         train_dataset=data,
         eval_dataset=items.get("val"),
         data_collator=collate,
-        callbacks=[bar],
+        callbacks=[Watching(adapted, task, folder.path), bar],
     )
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.accelerator.unwrap_model(adapted, keep_fp32_wrapper=False)  # or its forward would stay under autocast
@@ -298,7 +299,7 @@ def _conclude(
         now = scores["val"].headline()["accuracy"]
         if (worse := starting.warning(start["val_accuracy"], now, task.measure, run.training.keep)) is not None:
             journal.say(worse)
-    sheet = adapted.cost(image_size=adapted.metadata["preprocessing"]["size"], batch=run.training.batch)
+    sheet = adapted.cost(**task.sizes(), batch=run.training.batch)
     saving.save(adapted, folder / "adapter", sheet)
     metrics = {
         "seed": run.seed,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gossamer.errors import MissingPackage, UserError
 from gossamer.quiet import quiet
+from gossamer.zoo import denoisers
 from gossamer.zoo.sources import config as config_of
 from gossamer.zoo.sources import read_by_library, resolve
 
@@ -45,8 +46,8 @@ def load(
 
     `task=None` gives the model as it was published (`dinov2-small` is a Dinov2Model without a head, `smollm2-135m` a
     LlamaForCausalLM); a task of `TASKS` gives it the head of that task, new and random where the published model has
-    none or has another number of labels. `num_labels` needs a task with labels. A model of timm comes as timm's own
-    class. `kind` names another class of transformers to load it as: a part (`CLIPVisionModel` of a CLIP), or the bare model of
+    none or has another number of labels. `num_labels` needs a task with labels. A model of timm or diffusers comes as their
+    own class. `kind` names another class of transformers to load it as: a part (`CLIPVisionModel` of a CLIP), or the bare model of
     a published one with a head. `model.name_or_path` is `name`, so that loading it again gives the same backbone. `options` go to
     `from_pretrained` (`attn_implementation`, `dtype`, ...) or to `timm.create_model` (`img_size`, ...).
 
@@ -65,6 +66,10 @@ def load(
     config = config_of(folder / "config.json")
     if kind is not None:
         config = {**config, "architectures": [_checked(kind, task, config)]}
+    if "_class_name" in config:
+        if task is not None:
+            raise UserError(f"{config['_class_name']} predicts noise and has no task {task!r}: leave task out")
+        return denoisers.load(folder, os.fspath(name), config["_class_name"], options)
     load_one = _load_timm if _is_timm(config) else _load_transformers
     model: Any = load_one(folder, config, task, num_labels, options).eval()
     model.name_or_path = os.fspath(name)

@@ -121,7 +121,7 @@ class Bank:
         stack = self.layers[0].stack
         if stack.modality == "both":
             return list(states[:, inputs["input_ids"].shape[1] + stack.visual_prefix :])
-        if stack.modality == "vision":
+        if stack.modality in ("vision", "latent"):
             return list(states[:, self.layers[0].prefix :])
         return [x[keep] for x, keep in zip(states, self._valid(inputs), strict=True)]
 
@@ -147,7 +147,7 @@ def present(states: Tensor, block: Block, inputs: dict[str, Any]) -> Tensor:
         UserError: the inputs do not say which tokens of a text are there.
     """
     stack, found = block.stack, states.new_ones(states.shape[:2], dtype=torch.bool)
-    if stack.modality == "vision":
+    if stack.modality in ("vision", "latent"):
         return found
     if stack.name == "decoder" and "decoder_input_ids" not in inputs and "labels" in inputs:
         texts = inputs["labels"] >= 0

@@ -152,17 +152,22 @@ def macs(tokens: int, width: int, rank: int | None) -> int:
 
 
 def runs(blocks: Sequence[Block], anatomy: Anatomy) -> list[list[Block]]:
-    """Some blocks by runs of neighbours, those of one column that follow one another."""
+    """Some blocks by runs of neighbours, those of one list that follow one another with nothing between them."""
     chosen, found = {block.key for block in blocks}, []
     for column in (c for name in anatomy.stacks for c in anatomy.columns(name)):
         for i, block in enumerate(column):
             if block.key not in chosen:
                 continue
-            if i and column[i - 1].key in chosen:
+            before = column[i - 1] if i else block
+            if before is not block and before.key in chosen and _listed_in(before) == _listed_in(block):
                 found[-1].append(block)
             else:
                 found.append([block])
     return found
+
+
+def _listed_in(block: Block) -> str:
+    return block.name.rpartition(".")[0]
 
 
 def unstarted(adapted: Any) -> list[Bridge]:
