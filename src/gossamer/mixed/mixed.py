@@ -65,7 +65,7 @@ class Mixed(nn.Module):
         self._mixtures: list[tuple[Group, Mixture | None]] = []
         self._active: str | None = None
         self._changing = threading.Lock()
-        self._update({name: self._take(source) for name, source in adapters.items()})
+        self.update(adapters)
 
     # ---- which adapters there are ----
 
@@ -81,9 +81,13 @@ class Mixed(nn.Module):
             AdapterError: it does not fit this backbone, or was trained on other weights.
             WrongKind: it is a finished model, whose weights are no more those of the backbone.
         """
-        taken = self._take(source)
+        self.update({name: source})
+
+    def update(self, adapters: Mapping[str, Source]) -> None:
+        """Takes up several at once, all or none; see `add`."""
+        taken = {name: self._take(source) for name, source in adapters.items()}
         with self._changing:
-            self._update(self._held | {name: taken})
+            self._update(self._held | taken)
 
     def taken(self, folder: str | Path) -> Adapted:
         """The adapter of a folder as a model of its own over these weights, which can be added, or looked at first.
