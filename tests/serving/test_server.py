@@ -178,6 +178,12 @@ def test_it_reads_its_folders_again(folders: dict[str, Path], tmp_path: Path, ca
     shutil.rmtree(tmp_path / "cells")
     saved(folders["base"], tmp_path / "cells", gm.VPT(prompts=5), ("whole", "cracked", "dirty"), 7)
     running.server.reload()
+    mixed = running.server.catalogue["cells"].mixed
+    for _ in range(1000):  # the old one goes when nobody asks for it any more
+        if list(mixed.adapters) == [running.server.catalogue["cells"].key]:
+            break
+        time.sleep(0.01)
+    assert list(mixed.adapters) == [running.server.catalogue["cells"].key]
     after = running.ask("POST", "/adapters/cells/predict", picture())
     assert set(after[1]["probabilities"]) == {"whole", "cracked", "dirty"}
     (tmp_path / "cells" / "adapter_config.json").write_text("{")

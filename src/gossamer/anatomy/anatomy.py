@@ -102,10 +102,8 @@ class Anatomy(Changes):
         Raises:
             TypeError: ours would be another function.
         """
-        owned = not block.attention.bypassed or any(
-            isinstance(change, seams.Owned) and change.block is block for change in self.log
-        )
-        if not owned:
+        owned = [change for change in self.log if isinstance(change, seams.Owned) and change.block is block]
+        if block.attention.bypassed and not owned:
             self._do(seams.Owned(block), block)
 
     def _readers(self, block: Block) -> list[nn.Module]:
@@ -197,8 +195,7 @@ class Anatomy(Changes):
             raise UnknownName(f"no norm stands before the attention of {block.name}, a post-norm block")
         firsts = stream.Firsts(block.module, get(block.module, before), self.session) if first and before else None
         norm = before if at == "attention" else block.ffn.norm
-        readers = [norm] if norm else [n for n in (block.ffn.gate, block.ffn.up) if n]
-        modules = [get(block.module, name) for name in readers]
+        modules = [get(block.module, n) for n in ([norm] if norm else (block.ffn.gate, block.ffn.up)) if n]
         return stream.Reads(modules, part, behind=norm is not None, normed=normed, firsts=firsts)
 
     @verb

@@ -36,6 +36,13 @@ class Group(NamedTuple):
     why: str | None
 
 
+class Now(NamedTuple):
+    """Everything that runs at a time, put in place as one."""
+
+    held: dict[str, Held]
+    passes: Sequence[tuple[Group, Mixture | None]]
+
+
 class Mixed(nn.Module):
     """A frozen backbone with any number of adapters, for inference: each sample of a batch is answered by the adapter it names.
 
@@ -61,11 +68,10 @@ class Mixed(nn.Module):
             )
         self.backbone = backbone
         self._bare = [skeleton(backbone).eval()]  # in a list, so that it is no child
-        self._held: dict[str, Held] = {}
-        self._mixtures: list[tuple[Group, Mixture | None]] = []
+        self._now = Now({}, ())
         self._active: str | None = None
         self._changing = threading.Lock()
-        self._update({name: self._take(source) for name, source in adapters.items()})
+        self.update(adapters)
 
     # ---- which adapters there are ----
 
@@ -81,9 +87,13 @@ class Mixed(nn.Module):
             AdapterError: it does not fit this backbone, or was trained on other weights.
             WrongKind: it is a finished model, whose weights are no more those of the backbone.
         """
-        taken = self._take(source)
+        self.update({name: source})
+
+    def update(self, adapters: Mapping[str, Source]) -> None:
+        """Takes up several at once, all or none; see `add`."""
+        taken = {name: self._take(source) for name, source in adapters.items()}
         with self._changing:
-            self._update(self._held | {name: taken})
+            self._update(self._now.held | taken)
 
     def taken(self, folder: str | Path) -> Adapted:
         """The adapter of a folder as a model of its own over these weights, which can be added, or looked at first.
@@ -100,13 +110,13 @@ class Mixed(nn.Module):
             UnknownName: there is none of that name.
         """
         with self._changing:
-            self._known(name)
-            self._update({other: held for other, held in self._held.items() if other != name})
+            _known(name, self._now.held)
+            self._update({other: held for other, held in self._now.held.items() if other != name})
 
     @property
     def adapters(self) -> dict[str, Adapted]:
-        """The adapters by name, each as a model of its own over the same weights, in evaluation mode."""
-        return {name: held.adapted for name, held in self._held.items()}
+        """The adapters by name, each a model of its own over the same weights, for inference: its parts are finished."""
+        return {name: held.adapted for name, held in self._now.held.items()}
 
     def set_adapter(self, name: str) -> None:
         """This one answers from now on where a call names none.
@@ -114,7 +124,7 @@ class Mixed(nn.Module):
         Raises:
             UnknownName: there is none of that name.
         """
-        self._known(name)
+        _known(name, self._now.held)
         self._active = name
 
     @property
@@ -124,23 +134,19 @@ class Mixed(nn.Module):
 
     def groups(self) -> list[Group]:
         """Which adapters share a pass. A batch costs one pass of the backbone, over their rows alone, for each group in it."""
-        return [group for group, _ in self._mixtures]
+        return [group for group, _ in self._now.passes]
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of all weights and stored tensors that are held, what is shared counted once."""
         models = [
             self._bare[0],
-            *(h.adapted for h in self._held.values()),
-            *(m for _, m in self._mixtures if m is not None),
+            *self.adapters.values(),
+            *(m for _, m in self._now.passes if m is not None),
         ]
         tensors = [t for model in models for t in (*model.parameters(), *model.buffers())]
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
         return sum(storages.values())
-
-    def _known(self, name: str) -> None:
-        if name not in self._held:
-            raise UnknownName(f"no adapter {name!r}: there are {', '.join(self._held) or 'none'}")
 
     def _take(self, source: Source) -> Held:
         if isinstance(source, Finished) or (isinstance(source, nn.Module) and not isinstance(source, Adapted)):
@@ -168,7 +174,7 @@ class Mixed(nn.Module):
             first = next(iter(group.values()))
             mixture = Mixture(skeleton(self._bare[0]), group) if len(group) > 1 else None
             made.append((Group(tuple(group), first.why or first.shaping), mixture))
-        self._held, self._mixtures = held, made
+        self._now = Now(held, made)
         if self._active not in held:
             self._active = next(iter(held), None)
 
@@ -218,15 +224,15 @@ class Mixed(nn.Module):
         adapter: str | Sequence[str] | None,
         adapter_names: Sequence[str] | None,
     ) -> Any:
-        held, mixtures = self._held, self._mixtures
+        held, passes = self._now
         if inputs.get("labels") is not None:
             raise UserError(
                 "a batch for several adapters has no loss: train and evaluate each of them by itself (`adapters`)"
             )
         size = answers.samples(args, inputs)
-        names = self._named(adapter if adapter_names is None else adapter_names, size)
+        names = self._named(adapter if adapter_names is None else adapter_names, size, held)
         parts: list[tuple[list[int], Any]] = []
-        for group, mixture in mixtures:
+        for group, mixture in passes:
             rows = sorted(
                 (i for i, n in enumerate(names) if n in group.names), key=lambda i: group.names.index(names[i])
             )
@@ -240,15 +246,17 @@ class Mixed(nn.Module):
                 parts.append((rows, run(mixture, shares, own_args, own_inputs)))
         return answers.together(parts, size, self._padding(inputs))
 
-    def _named(self, adapter: str | Sequence[str] | None, size: int) -> list[str]:
+    def _named(self, adapter: str | Sequence[str] | None, size: int, held: Mapping[str, Held]) -> list[str]:
+        """The name of each sample's adapter."""
         if adapter is None and self._active is None:
             raise UserError("there is no adapter yet: add(name, adapter or folder) one")
-        names = [adapter or self._active] * size if adapter is None or isinstance(adapter, str) else list(adapter)
+        adapter = (self._active or "") if adapter is None else adapter
+        names = [adapter] * size if isinstance(adapter, str) else list(adapter)
         if len(names) != size:
             raise UserError(f"{len(names)} names of adapters for {size} samples: give one for all, or one for each")
         for name in names:
-            self._known(name)  # type: ignore[arg-type]
-        return names  # type: ignore[return-value]
+            _known(name, held)
+        return names
 
     def _padding(self, inputs: Mapping[str, Any]) -> int | None:
         said = getattr(getattr(self.backbone, "generation_config", None), "pad_token_id", None)
@@ -264,6 +272,12 @@ class Mixed(nn.Module):
         raise UserError(
             "adapters share the weights of this backbone where they are: move it before Mixed is made of it"
         )
+
+
+def _known(name: str, held: Mapping[str, Held]) -> None:
+    """UnknownName where there is no adapter of a name."""
+    if name not in held:
+        raise UnknownName(f"no adapter {name!r}: there are {', '.join(held) or 'none'}")
 
 
 def _fit(group: Mapping[str, Held]) -> bool:

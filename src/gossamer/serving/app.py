@@ -100,7 +100,7 @@ class Server:
         loop = asyncio.get_running_loop()
         pixels = await loop.run_in_executor(self.decoders, self._prepared, served, data)
         kind = id(served.mixed), served.preprocessing.size
-        return await self.batcher.ask((name, served, pixels), kind)
+        return await self.batcher.ask((served, pixels), kind)
 
     def _prepared(self, served: Served, data: bytes) -> Tensor:
         return served.preprocessing(decoded(data, self.limits.max_pixels))

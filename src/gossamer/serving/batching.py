@@ -80,13 +80,15 @@ class Batcher:
         self.thread.join()
 
     def _run(self) -> None:
-        while (first := self.waiting.get()) is not None:
-            some, ends = self._others(first), False
-            if some[-1] is None:
-                some, ends = some[:-1], True
-            self._answer([one for one in some if one is not None and not one.answer.cancelled()])
-            if ends:
-                return
+        while self._batch():
+            pass
+
+    def _batch(self) -> bool:
+        """Answers what comes next; whether more is to come. While it waits for that it holds on to nothing."""
+        first = self.waiting.get()
+        some = [None] if first is None else self._others(first)
+        self._answer([one for one in some if one is not None and not one.answer.cancelled()])
+        return some[-1] is not None
 
     def _others(self, first: Waiting) -> list[Waiting | None]:
         """Those that come in time to share a batch; None ends them."""

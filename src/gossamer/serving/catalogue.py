@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +31,7 @@ class Served:
         preprocessing: of its images.
         backbone: what it stands on, in words.
         mixed: the models of that backbone.
+        key: its name among these: another each time that a folder is read.
     """
 
     folder: Path
@@ -35,6 +39,7 @@ class Served:
     preprocessing: Preprocessing
     backbone: str
     mixed: Mixed
+    key: str
 
 
 def named(given: Sequence[str]) -> dict[str, Path]:
@@ -74,14 +79,17 @@ class Catalogue:
     def __init__(self, folders: Mapping[str, Path], device: torch.device | str = "cpu"):
         self.folders, self.device = dict(folders), device
         self._mixed: dict[str, Mixed] = {}
+        self._times = itertools.count()
         self.served: dict[str, Served] = {}
         self.reload()
 
     def reload(self) -> None:
         """Reads every folder again; what runs meanwhile ends with what it began with. Where one fails, all stay as they were."""
         found = {name: self._ready(name, folder) for name, folder in self.folders.items()}
-        for name, (served, source) in found.items():
-            served.mixed.add(name, source)
+        for mixed in self._mixed.values():
+            mixed.update({served.key: source for served, source in found.values() if served.mixed is mixed})
+        for served, _ in found.values():
+            weakref.finalize(served, _let_go, served.mixed, served.key).atexit = False
         self.served = {name: served for name, (served, _) in found.items()}
 
     def __getitem__(self, name: str) -> Served:
@@ -106,19 +114,24 @@ class Catalogue:
         task = tasks.of(source)
         if not isinstance(task, tasks.ClassifyingImages):
             raise UserError(f"{folder}: an adapter for {task.name}; only classifiers of images are served")
-        said = config["backbone"]
-        return Served(folder, task.labels, task.preprocessing, f"{said['class']} {said['name']}", mixed), source
+        said, key = config["backbone"], f"{name} {next(self._times)}"
+        return Served(folder, task.labels, task.preprocessing, f"{said['class']} {said['name']}", mixed, key), source
+
+
+def _let_go(mixed: Mixed, key: str) -> None:
+    """Lets an adapter go that was replaced, once no request waits for it any more; in a thread, for others wait."""
+    threading.Thread(target=mixed.remove, args=(key,), daemon=True).start()
 
 
 @torch.no_grad()
-def probabilities(asked: Sequence[tuple[str, Served, Tensor]]) -> list[dict[str, float]]:
+def probabilities(asked: Sequence[tuple[Served, Tensor]]) -> list[dict[str, float]]:
     """For images [3, S, S] of one size, each for a classifier of one backbone, the probability of every label, likeliest first."""
-    mixed = asked[0][1].mixed
+    mixed = asked[0][0].mixed
     device = next(mixed.backbone.parameters()).device
-    pixels = torch.stack([image for _, _, image in asked]).to(device)
-    logits: Any = mixed(pixel_values=pixels, adapter=[name for name, _, _ in asked]).logits
+    pixels = torch.stack([image for _, image in asked]).to(device)
+    logits: Any = mixed(pixel_values=pixels, adapter=[served.key for served, _ in asked]).logits
     found = []
-    for row, (_, served, _) in zip(logits.double(), asked, strict=True):
+    for row, (served, _) in zip(logits.double(), asked, strict=True):
         shares = row[: len(served.labels)].softmax(0).tolist()
         found.append(dict(sorted(zip(served.labels, shares, strict=True), key=lambda pair: -pair[1])))
     return found
