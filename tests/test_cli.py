@@ -200,7 +200,7 @@ def test_inspect_shows_parts_and_verbs(capsys: pytest.CaptureFixture[str]) -> No
     assert found["heads"] == {"classifier": "Linear"}
     assert (stack["blocks"], stack["attention_heads"], stack["prefix_tokens"], stack["main"]) == (3, 3, 1, True)
     assert stack["sizes"] == {
-        "width": 24, "inner": 24, "inner_kv": 24, "ffn": 40, "ffn_matrices": 2, "cross_inner": 0,
+        "width": 24, "inner": 24, "inner_kv": 24, "ffn": 40, "ffn_matrices": 2, "cross_inner": 0, "context": 0,
     }  # fmt: skip
     assert stack["parts"]["down"] == "mlp.fc2"
     assert set(stack["verbs"]) == {"add", "rewrite", "middle", "remember", "insert", "replace", "observe", "shorten"}

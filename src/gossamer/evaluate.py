@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gossamer.data import ImageDataset, ImageTextDataset
+from gossamer.documents import expanded
 from gossamer.errors import UserError
 from gossamer.runs.prepared import BATCH
 
@@ -50,6 +51,9 @@ def items_of(
     if data is not None and sources.has_masks(data):
         split = split or [*sources.mask_set_splits(data)][-1]
         return split, sources.load_masks(data, split, path=path)
+    if data is not None and sources.has_captions(data):
+        split = split or [*sources.caption_splits(expanded(data))][-1]
+        return split, sources.load_captions(data, split)
     if data is not None:
         split = split or ("test" if "test" in sources.splits(data) else "train")
         return split, sources.load(data, split, path=path)

@@ -14,6 +14,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 import gossamer as gm
 from gossamer import zoo
+from gossamer.cost import cost
 from gossamer.errors import UserError
 
 from ..contract.table import BACKBONES, disturb, run
@@ -192,3 +193,100 @@ def test_no_head_is_built_on_it() -> None:
         TypeError, match="a map of predicted noise for each sample, which no head reads: leave num_labels out"
     ):
         gm.adapt(unet(), METHODS["apt"], num_labels=3)
+
+
+# ---- transformers ----
+
+TRANSFORMERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "dit": (diffusers.DiTTransformer2DModel, {"num_embeds_ada_norm": 7}),
+    "pixart": (
+        diffusers.PixArtTransformer2DModel,
+        {"cross_attention_dim": 12, "caption_channels": 10, "out_channels": 8},
+    ),
+}
+
+
+def transformer(name: str) -> tuple[Any, dict[str, Any]]:
+    """A tiny one whose gates are not zero, and what it reads."""
+    torch.default_generator.manual_seed(1)
+    kind, settings = TRANSFORMERS[name]
+    model = kind(
+        num_attention_heads=3,
+        attention_head_dim=4,
+        num_layers=2,
+        sample_size=6,
+        patch_size=2,
+        in_channels=4,
+        **settings,
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    inputs: dict[str, Any] = {"hidden_states": torch.randn(3, 4, 6, 6), "timestep": torch.tensor([3, 510, 999])}
+    if name == "dit":
+        return model.eval(), {**inputs, "class_labels": torch.tensor([0, 4, 6])}
+    return model.eval(), {
+        **inputs,
+        "encoder_hidden_states": torch.randn(3, 5, 10),
+        "encoder_attention_mask": torch.ones(3, 5),
+    }
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_transformer_denoisers_are_read_out_beside_what_their_queries_read(name: str, tmp_path: Path) -> None:
+    """X is the modulated input of `to_q`, of PixArt's cross-attention the stream itself; O what `to_out.0` gives, unscaled."""
+    model, inputs = transformer(name)
+    bare = model(**inputs).sample
+    adapted = disturb(gm.adapt(model, gm.APT(prompts=3, rank=2))).eval()
+    sites = {"attention": "attn1", **({"cross": "attn2"} if name == "pixart" else {})}
+    leaves = ("prompts", "down", "up", "scale")
+    names = [f"apt.denoiser.blocks.{i}.{branch}.{leaf}" for i in range(2) for branch in sites for leaf in leaves]
+    assert sorted(adapted.trainable()) == sorted(names)
+    for branch, own in sites.items():
+        check_site(adapted, inputs, branch, model.transformer_blocks[1].get_submodule(own))
+    changed = adapted(**inputs).sample
+    assert not torch.allclose(changed, bare)
+    adapted.save_pretrained(tmp_path)
+    assert torch.equal(gm.load(tmp_path, transformer(name)[0])(**inputs).sample, changed)
+    assert torch.allclose(adapted.finalize()(**inputs).sample, changed, atol=1e-5)
+    high, wide = (4, 4) if name == "dit" else (4, 6)  # DiT reads squares alone
+    sheet = cost(adapted, image_size=(high, wide))
+    assert sheet.finished.counted - sheet.bare.counted == 2 * len(sites) * 2 * (high // 2 * (wide // 2)) * 3 * 12
+    assert torch.equal(adapted.detach()(**inputs).sample, bare)
+
+
+@torch.no_grad()
+def check_site(adapted: gm.Adapted, inputs: dict[str, Any], branch: str, attention: Any) -> None:
+    """What leaves `to_out.0` is e^s (O + w A P), O from its own weights, A from what `to_q` reads."""
+    part: Any = adapted.methods["apt"].get_submodule(f"denoiser.blocks.1.{branch}")
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+    modules = {"q": attention.to_q, "out": attention.to_out[0]}
+    hooks = [m.register_forward_hook(lambda _, a, y, n=n: seen.update({n: (a[0], y)})) for n, m in modules.items()]
+    adapted(**inputs)
+    for hook in hooks:
+        hook.remove()
+    (x, _), (before, found) = seen["q"], seen["out"]
+    scored = (x @ part.transformed().T).clamp(min=0)
+    own = torch.nn.functional.linear(before, modules["out"].weight, modules["out"].bias)
+    expected = part.scale.exp() * (own + scored.amax(-1, keepdim=True) * (scored @ part.prompts))
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+@pytest.mark.filterwarnings("ignore:.*prompts run as tokens")
+@pytest.mark.parametrize("method", [gm.CVPT(prompts=2), gm.VPT(prompts=2), gm.DAS(skip=(0,)), gm.ToMe(r=1)])
+def test_what_would_stand_between_modulated_parts_is_refused(name: str, method: Any) -> None:
+    with pytest.raises(UserError, match="the timestep of each sample scales"):
+        gm.adapt(transformer(name)[0], method)
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+@pytest.mark.parametrize("method", [gm.BitFit(), LoraConfig(r=2), gm.Adapter(rank=2, placement="parallel")])
+def test_other_methods_on_transformer_denoisers(name: str, method: Any) -> None:
+    model, inputs = transformer(name)
+    bare = model(**inputs).sample
+    adapted = gm.adapt(model, method).train()
+    adapted(**inputs).sample.square().mean().backward()
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in adapted.trainable().values())
+    assert not torch.allclose(disturb(adapted).eval()(**inputs).sample, bare)
+    assert torch.equal(adapted.detach()(**inputs).sample, bare)

@@ -98,6 +98,13 @@ class Changes(Places):
         """
         if verb not in VERBS:
             raise UnknownName(f"no verb {verb!r}: there are {', '.join(VERBS)}")
+        if block.stack.modulated and verb in ("middle", "remember", "insert", "replace", "shorten"):
+            return (
+                "the timestep of each sample scales what its branches read and give, which a call of the block alone does not "
+                "know; what is inside of a branch can be changed (add, rewrite)"
+            )
+        if block.stack.modulated:
+            return None  # no trial without a timestep; what is added says in a pass if its branch is not entered
         if verb == "middle" and branch == "middle" and block.stack.parallel:
             return "its FFN stands beside its attention, so there is no place between them; other places are before and behind"
         if verb == "middle" and branch in ("attention", "ffn") and block.attention.norm == block.ffn.norm is not None:

@@ -121,6 +121,9 @@ class Stack:
         None  # of a block: how many tokens it takes, and what it is told
     )
     packed: bool = False  # its states are the rows of all samples [N, d], and an argument says where each begins
+    modulated: bool = (
+        False  # factors of each sample's timestep stand between norms and branches, and between branches and sums
+    )
     parallel: bool = False  # attention and FFN both read what enters the block, and are added at once
     own_attention: type[nn.Module] | None = None
     pooled: int = 1  # widths of the stream in one vector that "pooled" reads out

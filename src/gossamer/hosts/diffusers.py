@@ -62,7 +62,7 @@ class Diffusers(Host):
         )
 
     def denoising(self, model: Any, batch: int, side: tuple[int, int], text: int | None) -> dict[str, Any]:
-        """Zeros under the names of its `forward`, and what SDXL reads beside: a vector of the text, six numbers on the image."""
+        """Zeros under the names of its `forward`, and what else it reads: a class (DiT), a vector of the text and sides (SDXL)."""
         config, told, first = model.config, self.latent(model), next(model.parameters())
         like: dict[str, Any] = {"device": first.device, "dtype": first.dtype}
         names = inspect.signature(model.forward).parameters
@@ -72,6 +72,11 @@ class Diffusers(Host):
         }
         if text is not None:
             given["encoder_hidden_states"] = torch.zeros(batch, text, told.text_width or 0, **like)
+        if config.get("norm_type") == "ada_norm_zero":
+            given["class_labels"] = torch.zeros(batch, dtype=torch.long, device=first.device)
+        if getattr(model, "use_additional_conditions", False):
+            sides = {"resolution": torch.zeros(batch, 2, **like), "aspect_ratio": torch.zeros(batch, 1, **like)}
+            given["added_cond_kwargs"] = sides
         if config.get("addition_embed_type") == "text_time":
             width = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
             beside = {"text_embeds": torch.zeros(batch, width, **like), "time_ids": torch.zeros(batch, 6, **like)}

@@ -92,6 +92,10 @@ def _roles(block: Block) -> list[str]:
 
 def _channels(module: Any) -> tuple[int, bool]:
     """Channels that a module gives, and whether it can hold a shift: norms only where they have a bias."""
+    if getattr(module, "weight", None) is None:
+        raise UserError(
+            f"SSF scales what Linears and norms with weights give, and this {type(module).__name__} has none"
+        )
     norm = module.weight.dim() == 1
     width = module.weight.shape[1] if isinstance(module, Conv1D) else len(module.weight)
     return width, not norm or getattr(module, "bias", None) is not None  # RMS norms have no such attribute
