@@ -113,8 +113,8 @@ def test_predict_writes_masks_of_the_size_of_the_image_and_overlays(
     assert (tmp_path / "out" / "0.overlay.png").is_file()
     assert cli.main(["predict", str(root / "run"), str(picture), "--picture", str(tmp_path / "x.png")]) == 2
     with pytest.raises(UserError, match="two images are called 0"):
-        tasks.of(load_adapter(root / "run")).write(
-            None, [picture, root / "pictures" / "train" / "images" / "0.png"], tmp_path
+        tasks.of(load_adapter(root / "run")).write_to(
+            None, [picture, root / "pictures" / "train" / "images" / "0.png"], [], tmp_path, 0
         )  # type: ignore[attr-defined]
 
 
