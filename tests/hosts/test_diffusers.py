@@ -134,6 +134,15 @@ def test_fused_projections_are_refused_before_and_after(name: str) -> None:
     assert torch.equal(adapted(*inputs).sample, before)
 
 
+def test_fused_projections_are_refused_inside_of_a_module_too() -> None:
+    holder: Any = nn.Module()
+    holder.unet = unet()
+    adapted = gm.adapt(holder, METHODS["apt"], head=())
+    holder.unet.fuse_qkv_projections()
+    with pytest.raises(UserError, match=FUSED):
+        adapted(torch.randn(1, 4, 8, 8))
+
+
 def test_a_finished_denoiser_that_is_fused_says_that_its_read_outs_are_passed_by() -> None:
     finished: Any = disturb(gm.adapt(unet(), METHODS["apt"])).eval().finalize()
     finished.fuse_qkv_projections()

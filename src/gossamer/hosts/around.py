@@ -43,6 +43,11 @@ class Around(Host):
         """The model in it."""
         return _of(model)[1]
 
+    def check_called(self, model: Any) -> None:
+        """Of the model in it."""
+        host, inside = _of(model)
+        host.check_called(inside)
+
     # ---- inputs and outputs ----
 
     def modality(self, model: Any) -> Modality:
