@@ -14,7 +14,7 @@ CARRIERS := requirements/carriers.txt
 SEAMS := tests/anatomy tests/contract tests/methods tests/models tests/reference
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock check test test-lowest test-newest demo clean
+.PHONY: help install lock check test test-lowest test-newest docs dist demo clean
 
 help:
 	@echo "make install      create $(VENV) with Gossamer and exactly the packages of $(LOCK) and $(CARRIERS)"
@@ -23,6 +23,8 @@ help:
 	@echo "make test-lowest  the tests of what other packages can break, with the lowest versions that pyproject.toml allows"
 	@echo "make test-newest  the same with the newest that there are, whatever pyproject.toml allows"
 	@echo "make lock         write $(LOCK) from pyproject.toml; keeps what it can, UPGRADE=--upgrade takes the newest"
+	@echo "make docs         the documentation site, in build/site"
+	@echo "make dist         wheel and source archive in dist, and their tests"
 	@echo "make demo         gossamer demo"
 	@echo "make clean        remove the environments and what the tools left behind"
 
@@ -68,6 +70,15 @@ test-lowest test-newest: test-%: install
 	$(BIN)/uv pip install --python $(VENV)-$*/bin/python --no-deps --no-build-isolation -e .
 	$(VENV)-$*/bin/python -c "from gossamer.cost.machine import versions; print(versions())"
 	$(VENV)-$*/bin/python -m pytest -n 2 $(ALLOWED) $(SEAMS)
+
+# The notice is of the successor of mkdocs; what is wrong with a page ends the build.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+dist: install
+	rm -rf dist
+	$(BIN)/uv build --no-build-isolation --python $(BIN)/python
+	$(BIN)/python -m pytest -m 'slow or not slow' tests/test_dist.py
 
 demo: install
 	$(BIN)/gossamer demo

@@ -14,7 +14,6 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 import gossamer as gm
-from gossamer.tasks.classifying_images import probabilities
 
 
 def main() -> None:
@@ -71,9 +70,9 @@ def main() -> None:
     again = gm.load(f"{chosen.output}/adapter")
     scores = gm.evaluate.evaluate(again, held_out)
     print(f"held-out accuracy {scores.accuracy:.1%} of {scores.n} images, balanced {scores.balanced_accuracy:.1%}")
-    found = probabilities(again, prepare(held_out[0]["image"])[None])[0]
-    label, share = next(iter(found.items()))
-    print(f"{held_out.describe(0)}: {label} ({share:.1%})")
+    with torch.no_grad():
+        shares = again(pixel_values=prepare(held_out[0]["image"])[None]).logits.softmax(1)[0]
+    print(f"{held_out.describe(0)}: {again.metadata['labels'][int(shares.argmax())]} ({float(shares.max()):.1%})")
 
 
 if __name__ == "__main__":

@@ -51,3 +51,9 @@ def a_sheet() -> gm.CostSheet:
 def uncounted(monkeypatch: pytest.MonkeyPatch, a_sheet: gm.CostSheet) -> None:
     """What is saved has some cost sheet: counting takes three times as long as all else, and `test_cost.py` sees to it."""
     monkeypatch.setattr("gossamer.saving.cost", lambda *_, **__: a_sheet)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs draw nothing, which takes a third of the time of a tiny one; tests of training and of pictures see to it."""
+    monkeypatch.setattr("gossamer.report.available", lambda: False)

@@ -24,7 +24,9 @@ def test_there_are_at_least_250() -> None:
     assert len([named for _, named in CASES.values() if named is not None]) >= 250
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow if i % 2 else ()) for i, case in enumerate(CASES)]
+)
 def test_it_is_named_or_handled(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

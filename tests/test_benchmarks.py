@@ -154,6 +154,7 @@ def test_step_times_compares_each_method_with_lora(run, tmp_path: Path, monkeypa
         run("step_times", "--model", "dinov2-small", "--prompts", "5", "--check", *small)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_damaged_folders_are_loaded_or_refused_and_leave_no_trace(run, tmp_path: Path) -> None:
     """A few of the 10,000 loads of docs/saving.md."""
@@ -177,6 +178,7 @@ def test_overhead_compares_ours_with_the_same_by_hand(run, tmp_path: Path) -> No
         )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")  # peft's own way asks for it
 def test_overhead_stops_where_the_two_differ(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run("overhead", *TINY, "--out", str(tmp_path / "a"))
@@ -196,3 +198,27 @@ def test_the_device_benchmark_runs_to_its_end(run, tmp_path: Path) -> None:
     assert all(row["seconds"] > 0 and row["ratio"] > 0 for row in found)
     firsts = [row for row in found if row["what"] == row["against"]]
     assert {row["ratio"] for row in firsts} == {1.0}
+
+
+def test_a_mixed_batch_against_other_ways(run, tmp_path: Path) -> None:
+    results = tmp_path / "rows.jsonl"
+    sizes = ("--models", "vit-b16", "--adapters", "2", "--batch", "5", "--repeats", "1", "--threads", "1")
+    run("mixed", "--tiny", *sizes, "--results", str(results))
+    found = [json.loads(line) for line in results.read_text().splitlines()]
+    assert [(r["method"], r["way"]) for r in found] == [
+        (method, way)
+        for method, more in (("vpt", ()), ("lora", ("peft",)))
+        for way in ("mixed", "one", "switched", *more, "models")
+    ]
+    assert all(r["adapters"] == 2 and r["seconds"] > 0 and r["throughput_against_one"] > 0 for r in found)
+    weights = {(r["method"], r["way"]): r["weight_bytes"] for r in found}
+    assert all(weights[method, "mixed"] < weights[method, "models"] for method in ("vpt", "lora"))
+
+
+@pytest.mark.slow
+def test_the_server_under_load(run, tmp_path: Path) -> None:
+    results = tmp_path / "rows.jsonl"
+    run("serve", "--tiny", "--clients", "1", "3", "--adapters", "2", "--seconds", "0.5", "--results", str(results))
+    found = [json.loads(line) for line in results.read_text().splitlines()]
+    assert [(r["clients"], r["not_ok"]) for r in found] == [(1, 0), (3, 0)]
+    assert all(r["requests"] > 0 and 0 < r["p50_seconds"] <= r["p99_seconds"] for r in found)

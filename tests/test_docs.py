@@ -1,4 +1,4 @@
-"""Every Python snippet of README and docs is run, page by page; every `gossamer` command there is one that exists."""
+"""Every Python snippet of README and docs is run, page by page, every file is read, and every command has what it is given."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import shlex
 from pathlib import Path
 
 import pytest
+
+from gossamer import methods
+from gossamer.comparison import plan
+from gossamer.runs import run_file
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
@@ -41,4 +45,34 @@ def test_commands_exist(command: str, capsys: pytest.CaptureFixture[str]) -> Non
         assert capsys.readouterr().out
         return
     assert main([verb, "--help"]) == 0
-    assert verb in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert verb in said
+    for option in (of.partition("=")[0] for of in rest if of.startswith("--")):
+        assert option in said, f"gossamer {verb} has no {option}"
+    settings = [of for of in rest if re.match(r"[\w.]+=", of)]
+    if verb == "serve":
+        return  # NAME=FOLDER is no setting
+    if verb == "compare":
+        plan.read(ROOT / "examples" / "comparison.yaml", settings)
+    elif settings:
+        run_file.parse([str(ROOT / "examples" / "image_classification.yaml"), *settings], verb)
+
+
+def files() -> list[tuple[str, str]]:
+    """The page and the text of each YAML file in README and docs."""
+    return [(page.name, block) for page in PAGES for block in blocks(page, "yaml")]
+
+
+@pytest.mark.parametrize(("page", "text"), files(), ids=lambda value: value if value.endswith(".md") else "")
+def test_files_are_read(page: str, text: str, tmp_path: Path) -> None:
+    """A run file, or one of a comparison, with settings and methods that there are."""
+    path = tmp_path / "file.yaml"
+    path.write_text(text, encoding="utf-8")
+    if "\ntasks:" in text:
+        comparison = plan.read(path)
+        cells = [*plan.cells(comparison, {}), *(c for of in plan.candidates(comparison).values() for c in of)]
+        runs = [cell.run for cell in cells]
+    else:
+        runs = [run_file.parse([str(path)])[0]]
+    for values in (values for run in runs for values in run.methods):
+        assert methods.from_dict(values)

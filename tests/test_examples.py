@@ -1,13 +1,19 @@
 from __future__ import annotations
 
 import runpy
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from gossamer.cli import main
 from gossamer.comparison import plan
+from gossamer.predict import predict
 from gossamer.runs.run_file import parse
+from gossamer.runs.trained import load_adapter
 from gossamer.zoo.sources import PRETRAINED
 
 from . import squares
@@ -26,6 +32,21 @@ def test_image_classification_from_loading_to_predicting(
     assert "forward pass, GMACs per sample" in shown
     assert "of 60 images, balanced" in shown
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_an_exported_file_is_used_without_gossamer(tmp_path: Path) -> None:
+    """In a process of its own, whose Python finds no Gossamer: the labels and shares that `predict` gives."""
+    run = Path(shutil.copytree(squares.trained(), tmp_path / "run"))
+    assert main(["export", str(run)]) == 0
+    files = sorted((squares.images() / "test").rglob("*.png"))[::17]
+    wide = tmp_path / "wide.png"
+    Image.open(files[0]).resize((57, 31)).save(wide)
+    files.append(wide)
+    code = f"import sys; sys.modules['gossamer'] = sys.modules['torch'] = None; sys.argv = ['', {str(run / 'model.onnx')!r}, "
+    code += f"*{[str(f) for f in files]}]; exec(open({str(EXAMPLES / 'onnx_alone.py')!r}).read())"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    expected = [f"{r['file']}  {r['label']} {r['probability']:.1%}" for r in predict(load_adapter(run), files)]
+    assert shown == expected
 
 
 def test_the_run_file_is_valid() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 import gossamer as gm
-from gossamer import cli, export
+from gossamer import cli, export, exported
 from gossamer.runs.prepared import Prepared
 from gossamer.tasks.classifying_images import classify
 from gossamer.tasks.recorded import preprocessing_of
@@ -42,6 +43,56 @@ def test_the_onnx_file_of_a_run_answers_alone_like_the_adapter(run: Path, capsys
     assert "## Exports\n\n- model.onnx: a batch of 1 in" in (run / "adapter" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("format", ["onnx", "torch"])
+def test_an_exported_file_says_what_it_is_and_is_asked_like_a_run(
+    run: Path, format: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["export", str(run), "--format", format]) == 0
+    file = run / f"model{exported.SUFFIX[format]}"
+    adapted = gm.load(run / "adapter")
+    told = exported.note(file)
+    assert told["labels"] == adapted.metadata["labels"]
+    assert told["preprocessing"] == adapted.metadata["preprocessing"]
+    assert told["methods"] == ["vpt"]
+    assert told["inputs"] == {"pixel_values": {"dtype": "float32", "shape": [None, 3, squares.SIZE, squares.SIZE]}}
+    assert told["cost"] == adapted.cost(image_size=squares.SIZE).to_dict()
+    written = json.loads((run / f"{file.name}.json").read_text())
+    assert {n: written[n] for n in told} == told
+    assert written["difference"] < 1e-4
+    pictures = sorted(map(str, (squares.images() / "test").rglob("*.png")))[:3]
+    said = []
+    for asked in (run, file):
+        capsys.readouterr()
+        assert cli.main(["predict", str(asked), *pictures, "--json"]) == 0
+        said.append(json.loads(capsys.readouterr().out))
+    for ours, theirs in zip(*said, strict=True):
+        assert ours["label"] == theirs["label"]
+        assert ours["probability"] == pytest.approx(theirs["probability"], abs=1e-4)
+
+
+def test_a_file_that_says_nothing_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = next((squares.images() / "test").rglob("*.png"))
+    program = torch.export.export(torch.nn.Flatten(), (torch.zeros(2, 3, 4, 4),))
+    torch.export.save(program, run / "other.pt2")
+    (run / "none.onnx").write_bytes(b"no graph")
+    for name, said in {
+        "other.pt2": "does not say what its outputs mean",
+        "none.onnx": "onnxruntime cannot read",
+        "absent.onnx": "there is no file",
+    }.items():
+        assert cli.main(["predict", str(run / name), str(image)]) != 0
+        assert said in capsys.readouterr().err
+
+
+def test_half_precision_becomes_float32_in_onnx(run: Path) -> None:
+    adapted = gm.load(run / "adapter").to(torch.bfloat16)
+    pixels = torch.randn(2, 3, squares.SIZE, squares.SIZE, dtype=torch.bfloat16)
+    found = export.export(adapted, {"pixel_values": pixels}, run / "half.onnx")
+    assert found["dtype"] == "float32"
+    logits = export.answers(run / "half.onnx")({"pixel_values": pixels.float()})
+    torch.testing.assert_close(logits, adapted(pixel_values=pixels).logits.float(), rtol=0.05, atol=0.05)
+
+
 def test_a_torch_program_is_read_back_and_takes_any_batch(run: Path) -> None:
     assert cli.main(["export", str(run), "--format", "torch"]) == 0
     adapted = gm.load(run / "adapter").eval()
@@ -60,6 +111,7 @@ def test_int8_comes_with_its_accuracy(run: Path, capsys: pytest.CaptureFixture[s
     assert abs(found["accuracy"]["exported"] - found["accuracy"]["adapter"]) < 0.1
     assert found["difference"] > 0
     onnx = export.answers(run / "model.int8.onnx")
+    assert exported.note(run / "model.int8.onnx")["labels"] == gm.load(run / "adapter").metadata["labels"]
     assert onnx({"pixel_values": torch.zeros(3, 3, squares.SIZE, squares.SIZE)}).shape == (3, 2)
 
 

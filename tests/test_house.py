@@ -35,16 +35,18 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("cost", "zoo"),
     ("architectures", "origin", "drawing"),
     ("saving",),
+    ("finished",),
     ("adapting",),
-    ("runs",),
+    ("runs", "mixed"),
     ("tasks", "pictures", "protocols"),
-    ("training", "evaluate", "looking"),
-    ("condensation", "searching", "pretraining", "predict", "export"),
+    ("training", "evaluate", "looking", "exported"),
+    ("condensation", "searching", "pretraining", "predict", "export", "serving"),
     ("comparison",),
     ("racing",),
     ("commands",),
     ("",),  # the public surface
     ("cli",),
+    ("completion",),
     ("__main__",),
 )
 """From below. A room is a folder or a file; a file that has a room of its own is not in that of its folder. No room knows one of

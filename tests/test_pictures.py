@@ -193,3 +193,8 @@ def test_pictures_are_written(tmp_path: Path) -> None:
 
 def test_a_run_with_prompts_has_its_picture() -> None:
     assert (squares.trained() / "attention.png").read_bytes().startswith(PNG)
+
+
+def test_a_run_shows_one_example_of_each_class() -> None:
+    assert pictures.examples(torch.tensor([2, 2, 5, 0, 5, 0])) == [3, 0, 2]
+    assert pictures.examples(torch.arange(30).flip(0)) == list(range(29, 21, -1))

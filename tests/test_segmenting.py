@@ -112,9 +112,10 @@ def test_predict_writes_masks_of_the_size_of_the_image_and_overlays(
     assert record["probabilities"] == pytest.approx({n: c for n, c in zip(NAMES, counts, strict=True) if c})
     assert (tmp_path / "out" / "0.overlay.png").is_file()
     assert cli.main(["predict", str(root / "run"), str(picture), "--picture", str(tmp_path / "x.png")]) == 2
-    twice = [picture, root / "pictures" / "train" / "images" / "0.png"]
     with pytest.raises(UserError, match="two images are called 0"):
-        tasks.of(load_adapter(root / "run")).write_to(None, twice, (), tmp_path, 0)  # type: ignore[arg-type]
+        tasks.of(load_adapter(root / "run")).write_to(
+            None, [picture, root / "pictures" / "train" / "images" / "0.png"], [], tmp_path, 0
+        )  # type: ignore[attr-defined]
 
 
 def test_what_does_not_fit_is_refused(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:

@@ -109,4 +109,10 @@ def test_import_works_outside() -> None:
 
 def test_our_own_bounds_are_those_of_the_four() -> None:
     ours = Path(__file__).parents[1].joinpath("pyproject.toml").read_text(encoding="utf-8")
-    assert sorted(re.findall(r'"(\w+)>=[\d.]+,<[\d.]+"', ours)) == ["peft", "timm", "torch", "transformers"]
+    assert sorted(re.findall(r'"(\w+)>=[\d.]+,<[\d.]+"', ours)) == [
+        "diffusers",
+        "peft",
+        "timm",
+        "torch",
+        "transformers",
+    ]

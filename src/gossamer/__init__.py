@@ -17,7 +17,9 @@ _WHERE = {
     "adapt": "gossamer.adapting",
     "Adapted": "gossamer.adapting",
     "load": "gossamer.adapting",
+    "load_finished": "gossamer.adapting",
     "AdapterError": "gossamer.storage",
+    "Mixed": "gossamer.mixed",
     "read": "gossamer.reading",
     "condense": "gossamer.condensation",
     "VisionLanguage": "gossamer.models.vision_language",
@@ -49,10 +51,12 @@ if TYPE_CHECKING:
     from gossamer.adapting import Adapted as Adapted
     from gossamer.adapting import adapt as adapt
     from gossamer.adapting import load as load
+    from gossamer.adapting import load_finished as load_finished
     from gossamer.condensation import condense as condense
     from gossamer.cost import CostSheet as CostSheet
     from gossamer.methods import METHODS as METHODS
     from gossamer.methods.parts.bandit import Bandit as Bandit
+    from gossamer.mixed import Mixed as Mixed
     from gossamer.models.segmenter import Decoder as Decoder
     from gossamer.models.segmenter import Segmenter as Segmenter
     from gossamer.models.vision_language import VisionLanguage as VisionLanguage

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from gossamer import finished as finished_folder
 from gossamer import hosts, methods, saving, state, tested_versions
 from gossamer.adapted import AdaptedModule, finish, occupant
 from gossamer.adapted.rebuilding import Keeping, KeepingPlain
@@ -32,10 +33,16 @@ class Adapted(AdaptedModule):
         family: of blocks that no family describes; see `adapt`.
     """
 
-    def finalize(self) -> nn.Module:
+    def finalize(self, save: str | Path | None = None) -> nn.Module:
         """A plain module, equal to this one in evaluation, without anything that only training needs.
 
         Prompt keys and values are stored, projections folded, peft's layers merged. A copy: this adapter stays as it is.
+
+        Args:
+            save: a folder that the module is written to, backbone included; `gossamer.load_finished` reads it.
+
+        Raises:
+            ValueError: with `save`, where the module cannot be made again from its description; the message says why.
         """
         self._must_be_attached()
         finished: Any = finish(self)
@@ -43,6 +50,8 @@ class Adapted(AdaptedModule):
             finished.save_pretrained = Keeping(finished, [methods.to_dict(m) for m in self.applied])
         elif isinstance(self.host, hosts.Diffusers):
             finished.save_pretrained = KeepingPlain(finished)
+        if save is not None:
+            finished_folder.save(self, finished, save)
         return finished
 
     def cost(self, **sizes: Any) -> CostSheet:
@@ -134,3 +143,14 @@ def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
     """
     tested_versions.warn_outside()
     return saving.load(folder, backbone, make=Adapted)
+
+
+def load_finished(folder: str | Path) -> nn.Module:
+    """The finished model that `finalize(save=folder)` wrote, backbone included: a plain module in evaluation mode, on the CPU.
+
+    It is called as the adapted model was. What was recorded of its training (labels, preprocessing, task) is its `metadata`.
+
+    Raises:
+        AdapterError: the folder holds something else, or not all of it.
+    """
+    return finished_folder.load(folder)

@@ -19,8 +19,8 @@ HALVES = {
 _MEANT = re.compile(r"([\\`*_{}\[\]<>()#+!|~&$-])")
 
 
-def text(config: dict[str, Any]) -> str:
-    """The card as Markdown, from what adapter_config.json says."""
+def text(config: dict[str, Any], call: str = "load") -> str:
+    """The card as Markdown, from what adapter_config.json says; `call` is what of ours reads the folder."""
     metadata, backbone = config["metadata"], config["backbone"]
     halves = HALVES.get(backbone["class"])
     parts = [backbone] if halves is None else [backbone["options"][half] for half in halves]
@@ -31,7 +31,7 @@ def text(config: dict[str, Any]) -> str:
     labels = [plain(label) for label in metadata.get("labels", [])]
     shown = ", ".join(labels[:20]) + (f", ... ({len(labels)} in all)" if len(labels) > 20 else "")
     lines += [f"Labels: {shown}.", ""] if labels else []
-    lines += ["```python", "import gossamer as gm", "", 'adapted = gm.load("this folder")', "```", "", "## Cost", ""]
+    lines += ["```python", "import gossamer as gm", "", f'model = gm.{call}("this folder")', "```", "", "## Cost", ""]
     lines += _listed(config["cost"])
     if metadata.get("results"):
         lines += ["", "## Results", "", *_listed(metadata["results"])]

@@ -38,8 +38,14 @@ COMMANDS = {
         "methods x tasks x seeds from one file, and a report of accuracy against cost",
     ),
     "predict": ("gossamer.commands.predict", "labels of image files, answers to questions about them"),
+    "serve": ("gossamer.commands.serve", "classify images over HTTP with adapters that share backbones"),
     "protocol": ("gossamer.commands.protocol", "write the run files of a published protocol on VTAB-1k or FGVC"),
     "export": ("gossamer.commands.export", "write a trained classifier as one file: ONNX or torch.export"),
+    "methods": ("gossamer.commands.methods", "which methods there are, and the settings of each"),
+    "completion": (
+        "gossamer.completion",
+        "the lines by which bash, zsh or fish complete commands, options and settings",
+    ),
     "new": ("gossamer.commands.new", "in a checkout of Gossamer: the skeleton of a new method or family"),
 }
 """Name -> module with a function `command(arguments)`, and one line of help."""
@@ -98,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def usage() -> str:
     """The help of the whole program."""
-    lines = [f"  {name:<10}{summary}" for name, (_, summary) in COMMANDS.items()]
+    lines = [f"  {name:<11}{summary}" for name, (_, summary) in COMMANDS.items()]
     return "\n".join(
         [
             "usage: gossamer COMMAND ...",

@@ -1,7 +1,7 @@
 """A finished adapter as one file for other runtimes: ONNX for onnxruntime, or a torch.export program; checked and measured.
 
 What is written is `adapted.finalize()`: prompt keys and values stored, projections folded, nothing that only training needs. The
-first dimension of every input is free, so a file serves any batch.
+first dimension of every input is free, so a file serves any batch. The file says what it is, and the same stands beside it as JSON.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import json
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +23,8 @@ from gossamer import hosts
 from gossamer.adapted import Finished
 from gossamer.cost.measure import measure
 from gossamer.errors import MissingPackage, UserError
+from gossamer.exported import NOTE, SUFFIX, Answer, answers
+from gossamer.version import __version__
 
 if TYPE_CHECKING:
     from gossamer.adapting import Adapted
@@ -29,9 +32,8 @@ if TYPE_CHECKING:
 
 # Largest difference of an exported model's logits from the adapter's, against their largest magnitude or 1.
 TOLERANCE = 1e-4
-SUFFIX = {"onnx": ".onnx", "torch": ".pt2"}
 REPEATS = {1: 15, 32: 5}  # samples of a batch -> how often its time is measured
-Answer = Callable[[Mapping[str, Tensor]], Tensor]
+HALF = (torch.bfloat16, torch.float16)
 
 
 class Logits(nn.Module):
@@ -69,9 +71,11 @@ def export(
             Only for ONNX; not equal to the adapter, so it is not held to `TOLERANCE`: measure its accuracy.
 
     Returns:
-        {"file", "format", "int8", "mib", "difference", "latency"}: `difference` is the largest of the logits, all samples at once
-        and the first one alone; `latency` has a record for 1 and for 32 samples, {"batch", "torch", "exported"}: milliseconds of
-        the finished model here and of the file in its runtime, medians of runs that took turns.
+        {"file", "format", "int8", "dtype", "mib", "difference", "latency"}: `difference` is the largest of the logits, all samples
+        at once and the first one alone; `latency` has a record for 1 and for 32 samples, {"batch", "torch", "exported"}:
+        milliseconds of the finished model here and of the file in its runtime, medians of runs that took turns. A model of 16-bit
+        weights becomes one of float32 in ONNX, whose runtime computes in few of them on processors: `dtype` says which it is.
+        This, and what `described` says, is written to FILE.json.
 
     Raises:
         ValueError: fewer than 2 samples, int8 for torch.export, or the file's answers differ by more than `TOLERANCE`; nothing
@@ -84,12 +88,18 @@ def export(
         raise FileNotFoundError(f"cannot export to {file}: there is no folder {file.parent}")
     finished = adapted.finalize().eval().cpu()
     tensors = {name: tensor.cpu() for name, tensor in inputs.items()}
-    model = Logits(finished, names).eval()
+    if format == "onnx" and any(p.dtype in HALF for p in finished.parameters()):
+        finished = finished.float()
+        tensors = {name: t.float() if t.dtype in HALF else t for name, t in tensors.items()}
+    model, said = Logits(finished, names).eval(), json.dumps(described(adapted, tensors))
     staged = file.with_name(f".{file.stem}.new{SUFFIX[format]}")
     try:
-        (_write_onnx if format == "onnx" else _write_torch)(model, tuple(tensors.values()), names, staged)
-        if int8:
-            _quantise(staged)
+        if format == "onnx":
+            _write_onnx(model, tensors, staged, said)
+            if int8:
+                _quantise(staged)
+        else:
+            _write_torch(model, tensors, staged, said)
         answer = answers(staged)
         difference = _difference(model, answer, tensors)
         if not int8 and not difference <= TOLERANCE:
@@ -101,19 +111,42 @@ def export(
         os.replace(staged, file)
     finally:
         staged.unlink(missing_ok=True)
-    mib = file.stat().st_size / 2**20
-    return {"file": file.name, "format": format, "int8": int8, "mib": mib, "difference": difference, "latency": latency}
+    found = {
+        "file": file.name, "format": format, "int8": int8, "dtype": _dtype(finished), "mib": file.stat().st_size / 2**20,
+        "difference": difference, "latency": latency,
+    }  # fmt: skip
+    beside(file).write_text(json.dumps(json.loads(said) | found, indent=2) + "\n")
+    return found
 
 
-def answers(file: str | os.PathLike[str]) -> Answer:
-    """A function that gives an exported file's logits [B, C] for named inputs, in the file's own runtime."""
-    if Path(file).suffix == SUFFIX["torch"]:
-        program = torch.export.load(file).module()
-        return lambda inputs: program(*inputs.values())
-    import onnxruntime
+def beside(file: Path) -> Path:
+    """Where what an exported file says of itself stands to be read without its runtime."""
+    return file.with_name(f"{file.name}.json")
 
-    session = onnxruntime.InferenceSession(os.fspath(file), providers=["CPUExecutionProvider"])
-    return lambda inputs: torch.from_numpy(session.run(None, {name: t.numpy() for name, t in inputs.items()})[0])
+
+def described(adapted: Adapted, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What an exported file says of itself, as JSON: what its outputs mean, and how an image becomes its input.
+
+    {"gossamer": version, "task", "labels", "preprocessing", ...: as recorded when it was trained; "methods": their names,
+    "backbone": name or class, "inputs": {name: {"dtype", "shape"}} with None for free dimensions, "outputs": ["logits"], "cost"}.
+    """
+    from gossamer import saving
+
+    told = saving.describe(adapted)
+    recorded = {n: v for n, v in told["metadata"].items() if n not in ("exports", "results")}
+    size = recorded.get("preprocessing", {}).get("size")
+    return recorded | {
+        "gossamer": __version__,
+        "methods": [m["method"] for m in told["methods"]],
+        "backbone": told["backbone"]["name"] or told["backbone"]["class"],
+        "inputs": {n: {"dtype": str(t.dtype)[6:], "shape": [None, *t.shape[1:]]} for n, t in inputs.items()},
+        "outputs": ["logits"],
+        "cost": adapted.cost(**({} if size is None else {"image_size": size})).to_dict(),
+    }
+
+
+def _dtype(model: nn.Module) -> str:
+    return str(next(p.dtype for p in model.parameters() if p.is_floating_point()))[6:]
 
 
 def file_of(run: str | Path, format: str, *, int8: bool) -> Path:
@@ -172,23 +205,27 @@ def _check(inputs: Mapping[str, Tensor], format: str, int8: bool) -> None:
                 raise MissingPackage(f"ONNX needs {package}: pip install 'gossamer[export]'") from error
 
 
-def _write_onnx(model: nn.Module, tensors: tuple[Tensor, ...], names: list[str], file: Path) -> None:
+def _write_onnx(model: nn.Module, inputs: Mapping[str, Tensor], file: Path, said: str) -> None:
+    tensors = tuple(inputs.values())
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # of the exporter, about itself
         program = torch.onnx.export(
             model,
             tensors,
             dynamo=True,
-            input_names=names,
+            input_names=list(inputs),
             output_names=["logits"],
             dynamic_shapes=(_free(tensors),),
         )
     assert program is not None
+    program.model.metadata_props[NOTE] = said
     program.save(file)
 
 
-def _write_torch(model: nn.Module, tensors: tuple[Tensor, ...], names: list[str], file: Path) -> None:
-    torch.export.save(torch.export.export(model, tensors, dynamic_shapes=(_free(tensors),)), file)
+def _write_torch(model: nn.Module, inputs: Mapping[str, Tensor], file: Path, said: str) -> None:
+    tensors = tuple(inputs.values())
+    program = torch.export.export(model, tensors, dynamic_shapes=(_free(tensors),))
+    torch.export.save(program, file, extra_files={f"{NOTE}.json": said})
 
 
 def _free(tensors: tuple[Tensor, ...]) -> tuple[dict[int, Any], ...]:

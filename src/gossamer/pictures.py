@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from gossamer.anatomy.block import Block
 
 SHARE = 0.9  # of the squared singular values that an effective rank holds
-SHOWN = 4  # images, and prompts of each, in a picture of attention
+SHOWN = 4  # prompts in a picture of attention, and images where they have no single class
+CLASSES = 8  # of which such a picture has an image each, at most
 
 
 # ---- arrays ----
@@ -233,14 +234,15 @@ def prompt_maps(images: Tensor, maps: Tensor, prompts: Sequence[int], path: str 
                 weights.numpy(), cmap="inferno", norm=norm, alpha=0.5, extent=(-0.5, wide - 0.5, high - 0.5, -0.5)
             )
             axes.set_title(f"prompt {place}: {float(weights.mean()):.2g}", fontsize=7)
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle(title, fontsize=9, y=1 - 0.06 / figure.get_figheight())  # above the titles of the first row
     save_figure(figure, path)
 
 
 def attention_of_run(adapted: Adapted, images: Any, path: str | Path) -> None:
-    """`prompt_maps` of the first images of a prepared split, for the last block with prompts and those of them that vary most.
+    """`prompt_maps` of examples of a prepared split, for the last block with prompts and those of them that vary most.
 
-    Nothing is drawn for a model without prompts.
+    Examples are the first image of each of the first classes; the first images where items have no single class. Nothing is
+    drawn for a model without prompts.
 
     Raises:
         ValueError: its prompts cannot be drawn; the message says why.
@@ -248,7 +250,8 @@ def attention_of_run(adapted: Adapted, images: Any, path: str | Path) -> None:
     if not any(isinstance(m, Prompts | CrossPrompts) for m in adapted.methods.modules()):
         return
     device = next(adapted.parameters()).device
-    pixels = torch.stack([torch.as_tensor(images[i]["pixel_values"]) for i in range(min(SHOWN, len(images)))])
+    places = examples(images.labels) if images.labels is not None else range(min(SHOWN, len(images)))
+    pixels = torch.stack([torch.as_tensor(images[i]["pixel_values"]) for i in places])
     maps = prompt_attention(adapted, pixel_values=pixels.to(device))
     key, last = list(maps.items())[-1]
     chosen = last.flatten(2).std(dim=2, correction=0).mean(dim=0).topk(min(SHOWN, last.shape[1])).indices.sort().values
@@ -256,3 +259,8 @@ def attention_of_run(adapted: Adapted, images: Any, path: str | Path) -> None:
     shown = pixels * torch.tensor(prepare.std)[:, None, None] + torch.tensor(prepare.mean)[:, None, None]
     title = f"how much patches read of the prompts in {key}; mean weights above"
     prompt_maps(shown, last.cpu(), chosen.tolist(), path, title=title)
+
+
+def examples(labels: Tensor) -> list[int]:
+    """Places of the first item of each class, for at most `CLASSES` classes, by class."""
+    return [int((labels == label).nonzero()[0, 0]) for label in labels.unique()[:CLASSES]]

@@ -24,6 +24,7 @@ FIELDS = {
     "methods": list, "family": str | None, "stacks": dict, "backbone": dict, "head": dict, "metadata": dict, "cost": dict,
     "versions": dict,
 }  # fmt: skip
+FINISHED = "finished"  # the one field of a finished model's folder, see `gossamer.finished`
 HEAD_FIELDS = {"outputs": int | None, "built": bool, "trained": bool, "modules": list | None}
 STATE = f"state dict, {state.EXTRA}"
 _NAMED = 2**16  # outputs of a head that cost nothing to name
@@ -49,7 +50,7 @@ def save(adapted: AdaptedModule, folder: str | Path, sheet: CostSheet | None = N
             f"the backbone was changed after adapt(), and a folder holds the adapter alone: {changed}; detach(), change the "
             "backbone, keep it under a name of its own, and adapt that"
         )
-    config = describe(adapted) | {"cost": _counted(adapted) if sheet is None else sheet.to_dict()}
+    config = describe(adapted) | {"cost": counted(adapted) if sheet is None else sheet.to_dict()}
     origin.warn(adapted, config["backbone"])
     storage.write(folder, config, adapted.tensors(), card.text(config))
 
@@ -79,7 +80,7 @@ def adopt(adapted: AdaptedModule, config: dict[str, Any]) -> None:
     origin.adopt(adapted, config["backbone"], f"{STATE}, backbone")
 
 
-def _counted(adapted: AdaptedModule) -> dict[str, Any]:
+def counted(adapted: AdaptedModule) -> dict[str, Any]:
     """The cost sheet; for a model that cannot be counted why not, since an adapter is worth more than a figure about it."""
     try:
         size = adapted.metadata.get("preprocessing", {}).get("size")
@@ -92,10 +93,12 @@ def load(folder: str | Path, backbone: nn.Module | None = None, *, make: Callabl
     """See `gossamer.load`; `make` builds the adapted model from backbone and methods."""
     folder = _local(folder)
     config, tensors = state.read(folder) if state.found(folder) else storage.read(folder)
+    if FINISHED in config:
+        raise AdapterError(f"{folder} holds a finished model, not an adapter: gm.load_finished reads it")
     storage.check_types(config, FIELDS, "adapter_config.json")
     storage.check_types(config["head"], HEAD_FIELDS, "adapter_config.json, head")
     origin.check(config["backbone"])
-    applied = _methods(config["methods"])
+    applied = methods_of(config["methods"])
     if isinstance(backbone, AdaptedModule):
         backbone = backbone.backbone
     if backbone is None:
@@ -112,6 +115,16 @@ def load(folder: str | Path, backbone: nn.Module | None = None, *, make: Callabl
         if isinstance(error, AdapterError):
             raise AdapterError(f"{folder}: {error}") from error.__cause__
         raise
+
+
+def transfer(adapted: AdaptedModule, backbone: nn.Module, *, make: Callable[..., A]) -> A:
+    """The same adapter on another copy of its backbone, in evaluation mode; `make` as in `load`.
+
+    Raises:
+        AdapterError: it does not fit, or the backbone has other weights than those that it was trained on.
+    """
+    tensors = {name: tensor.detach() for name, tensor in adapted.tensors().items()}
+    return _place(backbone, list(adapted.applied), describe(adapted), tensors, make)
 
 
 def _place(
@@ -175,7 +188,8 @@ def push_to_hub(adapted: AdaptedModule, repository: str, **options: Any) -> str:
         return str(api.upload_folder(repo_id=repository, folder_path=Path(folder) / "adapter"))
 
 
-def _methods(section: Any) -> list[methods.Method]:
+def methods_of(section: Any) -> list[methods.Method]:
+    """The methods that a file describes; AdapterError where it describes none, or wrongly."""
     if not isinstance(section, list) or not section or not all(isinstance(m, dict) for m in section):
         raise AdapterError(
             f"adapter_config.json, methods: expected a list of methods with their settings, found {section!r:.80}"

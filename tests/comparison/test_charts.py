@@ -55,11 +55,19 @@ def test_marks_sit_where_their_values_say_and_the_frontier_goes_through_its_poin
     assert chart.description == "On the frontier, cheapest first: a, b"
 
 
-def test_labels_keep_clear_of_each_other_and_stay_inside() -> None:
-    draw = random.Random(2)
-    points = {f"method {i}": (draw.uniform(1, 2), draw.uniform(70, 80)) for i in range(8)}
+@pytest.mark.parametrize("seed", range(8))
+def test_labels_keep_clear_of_each_other_and_stay_inside(seed: int) -> None:
+    """Also where twelve methods crowd; then some go without."""
+    draw = random.Random(seed)
+    wide = 1 if seed % 2 else 0.05
+    points = {f"a method called {i}": (1 + wide * draw.random(), 70 + 10 * draw.random()) for i in range(11)}
+    points["far off"] = (2.0, 60.0)
     chart = charts.scatter(points, list(points)[:1], title="t", x_title="x", y_title="y")
-    boxes = [charts._box(m.anchor, m.label_x, m.label_y, charts.CHARACTER * len(m.label)) for m in chart.marks]
+    labelled = [m for m in chart.marks if m.label]
+    assert len(labelled) >= (5 if wide == 1 else 4)
+    boxes = [charts._box(m.anchor, m.label_x, m.label_y, charts.CHARACTER * len(m.label)) for m in labelled]
+    for mark, box in itertools.product(chart.marks, boxes):
+        assert not (box[0] < mark.x < box[2] and box[1] < mark.y < box[3])
     for a, b in itertools.combinations(boxes, 2):
         assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
     for left, top, right, bottom in boxes:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gossamer.comparison import page
+from gossamer.comparison import charts, page
+from gossamer.methods import VPT
 
 from . import made
 from .pages import Page
@@ -49,7 +50,7 @@ def test_the_overview_follows_from_the_rows(shown: Page) -> None:
             over_seeds = of.mean(0)
             assert float(found or "nan") == pytest.approx(of.mean())
             assert printed == f"{100 * of.mean():.1f} \u00b1 {100 * over_seeds.std(ddof=1):.1f}"
-    costs = {2: "trainable_parameters", 3: "gmacs", 4: "training_gmacs", 5: "latency_ms", 6: "seconds"}
+    costs = {2: "trainable_parameters", 3: "gmacs", 4: "training_gmacs", 5: "latency_ratio", 6: "seconds"}
     for column, value in costs.items():
         for method, of in table(shown, value).items():
             found = body[method][column][0]
@@ -59,7 +60,8 @@ def test_the_overview_follows_from_the_rows(shown: Page) -> None:
     vpt = body["VPT-deep"]
     assert vpt[2][1] == "49,930"
     assert vpt[3][1] == f"0.810 \u00d7 {0.8101 / 0.8059:.3f}"
-    assert vpt[5][1].endswith(f"\u00d7 {table(shown, 'latency_ratio')['VPT-deep'].mean():.2f}")
+    ratio, milliseconds = (table(shown, f"latency_{unit}")["VPT-deep"].mean() for unit in ("ratio", "ms"))
+    assert vpt[5][1] == f"{ratio:.2f} {milliseconds:.1f} ms"
     assert body["linear probe"][4] == (None, "\u2013"), "a solved head has no training step"
 
 
@@ -114,7 +116,55 @@ def test_the_opening_sentence_follows_from_the_rows(shown: Page, text: str) -> N
     lede = " ".join(re.sub(r"<[^>]+>", "", re.findall(r'<p class="lede">(.*?)</p>', text, re.DOTALL)[0]).split())
     apart = (accuracy[best] - accuracy["linear probe"]).mean()
     assert lede.startswith(f"{best} is the most accurate on average: {100 * accuracy[best].mean():.1f}&nbsp;% at")
-    assert f"{100 * apart:+.1f} points against linear probe (95&nbsp;% interval" in lede
+    found = shown.body("differences")[best]
+    both = f"(95&nbsp;% interval over tasks {found[2][1]}, over pairs of task and seed {found[1][1]})"
+    assert lede.endswith(f"{100 * apart:+.1f} points against linear probe {both}.")
+
+
+def test_columns_are_those_that_the_rows_have(shown: Page) -> None:
+    assert [cell[1].partition(" ")[0] for cell in shown.tables["overview"][0]] == [
+        "Method", "Accuracy", "Balanced", "Trained", "Inference", "Step", "Latency", "Training",
+    ]  # fmt: skip
+    written = [
+        row | {"balanced_accuracy": None, "answer_ms": 40.0, "answer_ratio": 1.5, "step_ms": 9.0} for row in made.rows()
+    ]
+    shown = Page(page.render([row | {"step_ratio": 2.5, "step_mib": 70.0} for row in written], baseline="linear probe"))
+    heads = [cell[1] for cell in shown.tables["overview"][0]]
+    assert [head.partition(" ")[0] for head in heads] == [
+        "Method", "Accuracy", "Trained", "Inference", "Step", "Latency", "Answer", "Step", "Memory", "Training",
+    ]  # fmt: skip
+    assert [cell[1] for cell in shown.body("overview")["linear probe"][5:8]] == ["1.50 40 ms", "2.50 9 ms", "70"]
+    assert "Balanced" not in " ".join(cell[1] for cell in shown.tables["cells"][0])
+    assert "text alone" not in Page(page.render(written, baseline="linear probe")).tables["overview"][0][7][1]
+
+
+def test_which_method_had_which_rate(shown: Page) -> None:
+    rates = shown.body("rates")
+    assert [cell[1] for cell in rates["VPT-deep"]] == ["0.01", "0.03", "0.03"], "chosen for each task"
+    assert [cell[1] for cell in rates["LoRA r=8 on q, v"]] == ["0.001"] * 3
+    assert [cell[1] for cell in rates["linear probe"]] == ["\u2013"] * 3
+    usual = [row for row in made.rows() if row["method"] == "SPT-deep"]
+    for row in usual:
+        row["protocol"]["training"]["lr"] = None
+    assert page.rates(usual) == [f"{VPT.learning_rate:g}"]
+
+
+def test_curves_begin_before_the_first_step(text: str) -> None:
+    pictures = re.findall(r'<figure class="curves">(.*?)</figure>', text, re.DOTALL)
+    scored = next(p for p in pictures if "fashion: validation accuracy" in p)
+    first = re.findall(r'class="line s\d d\d" d="M([\d.]+) ', scored)
+    assert first == [f"{charts.LEFT}"] * (len(METHODS) - 1)
+    trained = next(p for p in pictures if "fashion: training loss" in p)
+    assert all(float(x) > charts.LEFT for x in re.findall(r'class="line s\d d\d" d="M([\d.]+) ', trained))
+
+
+def test_many_methods_are_told_apart() -> None:
+    many = [dict(row, method=f"{row['method']}, {i}") for i in range(3) for row in made.rows()]
+    style = page.content(many, "linear probe, 0")["style"]
+    assert len(style) == 27
+    assert len({(colour, shape) for colour, shape, _ in style.values()}) == 27
+    assert len({shape for _, shape, _ in list(style.values())[:8]}) == 8, "in black and white too"
+    assert len({(colour, dash) for colour, _, dash in list(style.values())[:21]}) == 21, "curves"
 
 
 def test_pictures_hold_the_same_values(text: str) -> None:
@@ -159,7 +209,7 @@ def test_nothing_is_fetched_from_anywhere(shown: Page, text: str) -> None:
 
 def test_tables_and_pictures_can_be_read_aloud(shown: Page, text: str) -> None:
     count = sum(tag == "table" for tag, _ in shown.tags)
-    assert count == sum(tag == "caption" for tag, _ in shown.tags) == len(shown.tables) == 8
+    assert count == sum(tag == "caption" for tag, _ in shown.tags) == len(shown.tables) == 9
     assert all(a.get("scope") in ("col", "row") for tag, a in shown.tags if tag == "th")
     ids = [a["id"] for _, a in shown.tags if "id" in a]
     assert len(ids) == len(set(ids))
@@ -198,7 +248,7 @@ def test_a_method_that_failed_somewhere_has_no_mean_over_tasks_there() -> None:
     text = page.render(rows, baseline="linear probe")
     assert Page(text).body("overview")["LoRA r=8 on q, v"][0] == (None, "\u2013")
     assert Page(text).body("tasks")["LoRA r=8 on q, v"][2] == (None, "\u2013")
-    assert "4 cells of 54 failed" in re.sub(r"<[^>]+>", "", text)
+    assert "4 cells of 81 failed" in re.sub(r"<[^>]+>", "", text)
 
 
 def test_one_method_one_task_one_seed_and_nothing_at_all() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -13,14 +14,19 @@ from typing import Any
 
 import filelock
 import pytest
+import torch
 import yaml
 
-import gossamer
-from gossamer import cli
+import gossamer as gm
+from gossamer import cli, tasks
 from gossamer.comparison import engines, plan, sweep
 from gossamer.comparison.cell import COLUMNS
 from gossamer.comparison.settings import Comparison, Selection
 from gossamer.comparison.sweep import compare
+from gossamer.runs.run import Images
+from gossamer.runs.sets import load_sets
+from gossamer.training import solving
+from gossamer.training.train import train
 
 from .. import squares
 from .pages import Page
@@ -56,8 +62,6 @@ def stored(output: Path) -> list[dict[str, Any]]:
 
 
 def file_of(comparison: Comparison, path: Path) -> str:
-    import dataclasses
-
     path.write_text(yaml.safe_dump(dataclasses.asdict(comparison), sort_keys=False))
     return str(path)
 
@@ -66,6 +70,7 @@ METHODS = {
     "probe": PROBE,
     "VPT": {**VPT, "grid": {"training.lr": [0.03, 1e30], "methods.0.prompts": [3, 5]}, "training": {"clip": 0.0}},
     "no block": {"methods": [{"method": "vpt", "blocks": [9]}]},
+    "LoRA": LORA,
 }
 
 
@@ -81,7 +86,7 @@ def test_every_cell_has_a_row_with_all_columns(done: tuple[Comparison, list[dict
     assert [(r["method"], r["task"], r["seed"]) for r in rows] == [(m, "squares", 0) for m in METHODS]
     assert all(tuple(row) == COLUMNS for row in rows)
     assert stored(Path(asked.output)) == rows
-    probe, vpt, _ = rows
+    probe, vpt, *_ = rows
     metrics = json.loads(Path(asked.output, "runs/squares/VPT/seed-0/metrics.json").read_text())
     assert (vpt["accuracy"], vpt["split"]) == (metrics["test"]["accuracy"], "test")
     assert vpt["gmacs"] == metrics["macs"]["finished"] / 1e9 > vpt["bare_gmacs"] == probe["gmacs"]
@@ -98,7 +103,7 @@ def test_every_cell_has_a_row_with_all_columns(done: tuple[Comparison, list[dict
 
 
 def test_settings_are_chosen_on_held_out_training_images(done: tuple[Comparison, list[dict[str, Any]]]) -> None:
-    asked, (_, vpt, _) = done
+    asked, (_, vpt, *_) = done
     scores = {
         (c["settings"]["training.lr"], c["settings"]["methods.0.prompts"]): c["validation_accuracy"]
         for c in vpt["selection"]
@@ -115,6 +120,59 @@ def test_settings_are_chosen_on_held_out_training_images(done: tuple[Comparison,
         metrics = json.loads(path.read_text())
         assert metrics["images"] == {"train": 49, "val": 21}
         assert "test" not in metrics
+
+
+def test_heads_are_solved_once_for_cells_that_begin_alike(
+    tmp_path: Path, done: tuple[Comparison, list[dict[str, Any]]]
+) -> None:
+    """LoRA begins as the bare backbone does, prompts do not; what is trained from a shared head is what a run alone comes to."""
+    asked, (probe, vpt, _, lora) = done
+    assert probe["probe"] == lora["probe"] != vpt["probe"]
+    assert len(probe["probe"]) == 64
+    solved = "another run of this comparison has solved it"
+    logs = [
+        Path(asked.output, f"runs/squares/{name}/seed-0/train.log").read_text() for name in ("probe", "VPT", "LoRA")
+    ]
+    assert [solved in log for log in logs] == [False, False, True]
+    run = next(cell.run for cell in plan.cells(asked, {}) if cell.method == "LoRA")
+    alone = train(dataclasses.replace(run, output=str(tmp_path / "alone")))
+    assert (alone["test"]["accuracy"], alone["warm_start"]["probe"]) == (lora["accuracy"], None)
+    history = (tmp_path / "alone" / "history.jsonl").read_text().splitlines()
+    assert numbers([json.loads(record) for record in history]) == numbers(lora["curve"])
+    assert not Path(asked.output, plan.SHARED).exists(), "nothing is left of it"
+    tried = sorted(Path(asked.output).glob("runs/squares/VPT/grid/*/seed-0/warm_start.json"))
+    heads = [json.loads(path.read_text())["probe"] for path in tried]
+    assert len(heads) == 4
+    assert len(set(heads)) == 2, "one for each number of prompts, whatever the rate"
+
+
+def test_a_shared_head_is_found_by_all_that_it_follows_from(tmp_path: Path) -> None:
+    run = squares.run(tmp_path, {"method": "linear_probe"}, limit=30)
+    sets = load_sets(run)
+    task = tasks.kind(run).begin(run, sets["train"])
+    items, adapted = (
+        task.prepare(sets["train"]),
+        gm.adapt(task.backbone(run), gm.LinearProbe(), num_labels=task.outputs),
+    )
+    place = solving.place_of(tmp_path, adapted, items, run)
+    assert place == solving.place_of(tmp_path, adapted, items, run)
+    solved = solving.solve(adapted, items, run)
+    solving.write(place, solved, 2.5)
+    again, seconds = solving.read(place)
+    assert (again.l2, again.held_out_accuracy, seconds) == (solved.l2, solved.held_out_accuracy, 2.5)
+    assert torch.equal(again.weight, solved.weight)
+    assert torch.equal(again.bias, solved.bias)
+    others = [
+        solving.place_of(tmp_path, adapted, items, dataclasses.replace(run, seed=8)),
+        solving.place_of(tmp_path, adapted, items, dataclasses.replace(run, images=Images(size=run.images.size))),
+    ]
+    items.labels[3] = 1 - items.labels[3]
+    others.append(solving.place_of(tmp_path, adapted, items, run))
+    items.labels[3] = 1 - items.labels[3]
+    with torch.no_grad():
+        next(adapted.backbone.parameters()).view(-1)[0] += 1
+    others.append(solving.place_of(tmp_path, adapted, items, run))
+    assert len({place, *others}) == 5
 
 
 def test_a_failing_cell_stops_no_other_and_is_told_of(done: tuple[Comparison, list[dict[str, Any]]]) -> None:
@@ -145,12 +203,13 @@ def test_the_same_command_again_performs_only_what_failed(
 ) -> None:
     asked, rows = done
     before = {path: path.stat().st_mtime_ns for path in Path(asked.output).rglob("row.json")}
-    assert len(before) == 6, "two cells and four candidates"
+    assert len(before) == 7, "three cells and four candidates"
     assert cli.main(["compare", file_of(asked, tmp_path / "c.yaml"), "--workers", "2"]) == 1
     shown = capsys.readouterr()
     assert "failed: no block on squares, seed 0: no block 9" in shown.out
-    assert "2 of 3 cells; the report is" in shown.out
+    assert "3 of 4 cells; the report is" in shown.out
     assert shown.err.count("failed: no block 9") == 1
+    assert not {"\r", "\x1b"} & set(shown.err), "lines alone where nobody looks"
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert stored(Path(asked.output)) == rows
 
@@ -179,7 +238,7 @@ def test_a_killed_comparison_ends_with_the_rows_of_one_that_was_not(tmp_path: Pa
     whole = compare(asked["whole"], workers=2)
     training = tmp_path / "killed/runs/squares/VPT/seed-0"
     command = [sys.executable, "-m", "gossamer", "compare", file_of(asked["killed"], tmp_path / "c.yaml")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(gossamer.__file__).parents[1])}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(gm.__file__).parents[1])}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
         limit, probe = time.monotonic() + 240, tmp_path / "killed/runs/squares/probe/seed-0/row.json"
@@ -214,7 +273,7 @@ def test_a_cell_ends_with_the_process_that_began_it(tmp_path: Path) -> None:
     import pickle
 
     (tmp_path / "parent.py").write_text(code)
-    environment = {**os.environ, "PYTHONPATH": str(Path(gossamer.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(gm.__file__).parents[1])}
     with filelock.FileLock(cell.folder / ".lock"):
         command = [sys.executable, str(tmp_path / "parent.py")]
         parent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)

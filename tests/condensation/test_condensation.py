@@ -280,7 +280,11 @@ def test_deleting_is_hiding_the_key_and_not_zeroing_the_prompt(form: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "family", ["vit", "timm", "bert", "vilt", "t5-gated-encoder", "llama-classifier", "swin", "timm-swin"]
+    "family",
+    [
+        *("vit", "bert", "t5-gated-encoder", "timm-swin"),
+        *(pytest.param(f, marks=pytest.mark.slow) for f in ("timm", "vilt", "llama-classifier", "swin")),
+    ],
 )
 def test_uneven_and_empty_blocks_are_the_same_in_both_forms(family: str, tmp_path: Path) -> None:
     backbone, results = BACKBONES[family], []

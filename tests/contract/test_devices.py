@@ -26,10 +26,12 @@ ROOT = Path(gm.__file__).parents[2]
 
 
 class Elsewhere:
-    """A device that is not there: tensors without values, of which torch knows where they would be."""
+    """A device that is not there: tensors without values, of which torch knows where they would be.
 
-    def __init__(self) -> None:
-        self.mode = FakeTensorMode()
+    One mode for all tests: transformers keeps the places of patches that it has computed for a size and a device, these too.
+    """
+
+    mode = FakeTensorMode()
 
     def tensor(self, here: Tensor) -> Tensor:
         here = here.detach()

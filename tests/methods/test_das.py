@@ -198,9 +198,15 @@ def supernet(row: str = "vit", **options: Any) -> tuple[gm.Adapted, Switchboard]
 
 
 @pytest.mark.parametrize(
-    "row", ["vit", "bert", *(pytest.param(row, marks=pytest.mark.slow) for row in ("llama", "timm"))]
+    ("row", "modules"),
+    [
+        pytest.param(
+            row, modules, marks=() if (row, modules) in {("vit", "block"), ("bert", "attention")} else pytest.mark.slow
+        )
+        for row in ("vit", "bert", "llama", "timm")
+        for modules in ("block", "attention")
+    ],
 )
-@pytest.mark.parametrize("modules", ["block", "attention"])
 def test_the_supernet_with_a_subset_is_the_method_with_that_subset(row: str, modules: Any) -> None:
     adapted, board = supernet(row, modules=modules)
     inputs = BACKBONES[row].inputs()

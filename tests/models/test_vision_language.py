@@ -302,13 +302,13 @@ def test_a_class_of_transformers_is_chosen_by_name_alone(tmp_path: Path) -> None
     ("tower", "language", "method"),
     [
         ("siglip", "flan", "dvp"),
-        ("vit", "llama", "dvp"),
         ("clip", "bert", "dvp-all"),
-        ("clip", "flan", "dvp-all"),
-        ("siglip", "bart", "memvp"),
         ("dinov2", "llama", "memvp"),
-        ("clip", "bert", "tokens"),
         ("registers", "flan", "patches"),
+        pytest.param("vit", "llama", "dvp", marks=pytest.mark.slow),
+        pytest.param("clip", "flan", "dvp-all", marks=pytest.mark.slow),
+        pytest.param("siglip", "bart", "memvp", marks=pytest.mark.slow),
+        pytest.param("clip", "bert", "tokens", marks=pytest.mark.slow),
     ],
 )
 def test_counted_multiplications_are_the_closed_form(tower: str, language: str, method: str) -> None:

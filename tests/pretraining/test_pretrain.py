@@ -13,7 +13,7 @@ import torch
 import gossamer as gm
 from gossamer import carriers, cli, zoo
 from gossamer.data import Preprocessing
-from gossamer.pretraining import aligning
+from gossamer.pretraining import aligning, denoising
 from gossamer.pretraining import pretrain as module
 from gossamer.pretraining.pretrain import RECIPES, pretrain
 from gossamer.training.trainer import WatchedTrainer
@@ -35,7 +35,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_name_of_the_zoo_has_a_recipe() -> None:
-    assert {*RECIPES, aligning.NAME} == set(PRETRAINED)
+    assert {*RECIPES, aligning.NAME, denoising.NAME} == set(PRETRAINED)
     assert set(PRETRAINED) < set(zoo.names())
 
 

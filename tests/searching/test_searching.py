@@ -330,8 +330,8 @@ def test_a_search_of_other_processes_is_not_resumed(tmp_path: Path, monkeypatch:
     ("file", "content", "message"),
     [
         ("settings.json", b"[]", r"settings.json is none of a search's files: overwrite begins the search anew"),
-        ("settings.json", b"{", r"settings.json, line 1, column 2 is not JSON"),
-        ("settings.json", b"{}", r"begun with other settings"),
+        pytest.param("settings.json", b"{", r"settings.json, line 1, column 2 is not JSON", marks=pytest.mark.slow),
+        pytest.param("settings.json", b"{}", r"begun with other settings", marks=pytest.mark.slow),
         ("state.safetensors", b"torn", r"state.safetensors is damaged .*: overwrite begins the search anew"),
         ("result.json", b"{}", r"this is no result of a search: it has nothing, not methods, arms"),
     ],

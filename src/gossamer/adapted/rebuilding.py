@@ -94,7 +94,7 @@ class Keeping:
         model, kind = self.model, type(self.model)
         with torch.device("meta"):
             plain = kind(copy.deepcopy(model.config))
-        if _held(plain) == _held(model):
+        if held(plain) == held(model):
             return kind.save_pretrained(model, *arguments, **options)
         lost = _lost(plain, model, self.applied)
         if lost:
@@ -129,7 +129,7 @@ class KeepingPlain:
         kind = type(self.model)
         with torch.device("meta"):
             plain = kind.from_config(self.model.config)
-        if _held(plain) != _held(self.model):
+        if held(plain) != held(self.model):
             raise UserError(
                 f"{kind.__name__}.from_pretrained would not give this finished model again: what its methods left in it is no part "
                 "of that class. Keep the adapter (adapted.save_pretrained; then gm.load and finalize()); methods that are merged "
@@ -148,11 +148,11 @@ def _lost(plain: PreTrainedModel, model: PreTrainedModel, applied: Sequence[dict
             )  # as `from_pretrained` does; some classes look for parts that a method took away
     except Exception as error:  # of a method or of a model of any kind
         return str(error)
-    there, here = _held(again), _held(model)
+    there, here = held(again), held(model)
     return min((n for n in {*there, *here} if there.get(n) != here.get(n)), default=None)
 
 
-def _held(model: Any) -> dict[str, Any]:
+def held(model: Any) -> dict[str, Any]:
     """Shapes of what is saved, how often each module is hooked, and buffers that nobody saves."""
     stored: dict[str, Any] = {n: tuple(t.shape) for n, t in model.state_dict().items()}
     unsaved = {f"{n} (not saved)": tuple(b.shape) for n, b in model.named_buffers() if n not in stored}

@@ -33,6 +33,7 @@ from transformers.pytorch_utils import Conv1D
 from gossamer.anatomy import inserted, leading, replaced, rewritten, seams, shortened, sight, stream, windows
 from gossamer.anatomy.block import Block, Site, get, has
 from gossamer.anatomy.changes import Changes
+from gossamer.anatomy.said import verb
 from gossamer.anatomy.seams import Part
 from gossamer.anatomy.stack import FfnNames
 from gossamer.errors import UnknownName, UserError
@@ -45,6 +46,7 @@ Place = Literal["start", "middle", "end", "attention", "ffn"]
 class Anatomy(Changes):
     """The parts of one model, and what methods may do with them."""
 
+    @verb
     def add(
         self,
         block: Block,
@@ -93,16 +95,15 @@ class Anatomy(Changes):
         else:
             self._do(seams.Added(enter, leave, part), block, branch)
 
+    @verb
     def own(self, block: Block) -> None:
         """A block's attention calls its projections from now on, where the family says that it goes past them.
 
         Raises:
             TypeError: ours would be another function.
         """
-        owned = not block.attention.bypassed or any(
-            isinstance(change, seams.Owned) and change.block is block for change in self.log
-        )
-        if not owned:
+        owned = [change for change in self.log if isinstance(change, seams.Owned) and change.block is block]
+        if block.attention.bypassed and not owned:
             self._do(seams.Owned(block), block)
 
     def _readers(self, block: Block) -> list[nn.Module]:
@@ -110,6 +111,7 @@ class Anatomy(Changes):
         ffn = block.ffn
         return [get(block.module, name) for name in ([ffn.norm] if ffn.norm else [ffn.gate, ffn.up]) if name]
 
+    @verb
     def rewrite(self, block: Block, role: str, module: nn.Module) -> None:
         """The Linear or norm that plays `role` is replaced by `module`: a `Wrapped`, which holds the old one, or any other.
 
@@ -125,6 +127,7 @@ class Anatomy(Changes):
         branch = "cross" if role.startswith("cross.") else "attention" if role in attention else "ffn"
         self._swap(f"{block.name}.{block.path(role)}", module, None, block, branch)
 
+    @verb
     def split(self, block: Block) -> None:
         """A fused qkv Linear becomes three Linears over views of the same weights, so that each can be rewritten."""
         fused = block.attention.fused
@@ -139,6 +142,7 @@ class Anatomy(Changes):
             thirds = rewritten.SplitLinear(whole, block.fused_ends)
             self._swap(f"{block.name}.{fused}", thirds, None, block, "attention")
 
+    @verb
     def swap(self, name: str, module: nn.Module, *, merge: rewritten.Merge | None = None) -> None:
         """The module called `name` is replaced, in whatever part of the model; `merge` as in `rewritten.Swapped`."""
         self._swap(name, module, merge, None, "around")
@@ -161,6 +165,7 @@ class Anatomy(Changes):
             change.merged()
         return untied
 
+    @verb
     def middle(
         self, block: Block, part: Part, *, at: Place = "middle", normed: bool = False, first: bool = False
     ) -> None:
@@ -190,10 +195,10 @@ class Anatomy(Changes):
             raise UnknownName(f"no norm stands before the attention of {block.name}, a post-norm block")
         firsts = stream.Firsts(block.module, get(block.module, before), self.session) if first and before else None
         norm = before if at == "attention" else block.ffn.norm
-        readers = [norm] if norm else [n for n in (block.ffn.gate, block.ffn.up) if n]
-        modules = [get(block.module, name) for name in readers]
+        modules = [get(block.module, n) for n in ([norm] if norm else (block.ffn.gate, block.ffn.up)) if n]
         return stream.Reads(modules, part, behind=norm is not None, normed=normed, firsts=firsts)
 
+    @verb
     def remember(self, block: Block, part: Part, branch: Branch = "attention") -> None:
         """The block's self-attention, or its cross-attention (`branch`), also attends to part(batch) = keys, values.
 
@@ -202,6 +207,7 @@ class Anatomy(Changes):
         """
         self._do(seams.Remembered(block, part, branch), block, branch)
 
+    @verb
     def insert(
         self, first: Block, part: Part, *, last: Block | None = None, stay: bool = False, read: bool = False
     ) -> None:
@@ -245,6 +251,7 @@ class Anatomy(Changes):
         beside = [b for column in others for b in column[start:end]]
         self._do(inserted.Inserted(span, part, self.session, stay, beside=beside, read=read))
 
+    @verb
     def lead(self, first: Block, part: leading.Lead, *, both_ways: bool = False) -> None:
         """part(x, side) [B, p, d] stands in front of x [B, N, d] from block `first` to the last, at the positions -p .. -1.
 
@@ -275,6 +282,7 @@ class Anatomy(Changes):
                 "so it cannot say what becomes of it in a longer sequence; only changes inside of branches work there"
             )
 
+    @verb
     def shorten(self, block: Block, part: shortened.Chooser) -> None:
         """Between attention and FFN of a pre-norm block some tokens become one, as part(seen) chooses; see `shortened`.
 
@@ -311,6 +319,7 @@ class Anatomy(Changes):
         if not any(isinstance(c, shortened.Restored) and c.last is column[-1] for c in self.log):
             self._do(shortened.Restored(column[-1], self.session))
 
+    @verb
     def look(self, part: sight.Reader) -> None:
         """part(states) keeps what it makes of the image tower's states [I, N, d_v], once per image; see `gossamer.anatomy.sight`.
 
@@ -319,14 +328,17 @@ class Anatomy(Changes):
         """
         self._do(seams.Looked(sight.of(self.model).readers, part))
 
+    @verb
     def skip(self, block: Block) -> None:
         """The block computes nothing: its states pass."""
         self._do(seams.Skipped(block.module))
 
+    @verb
     def withhold(self, block: Block, meaning: str) -> None:
         """The block gets None for one of its arguments ("bias", "mask": see `call.Call`), whatever the model passes on."""
         self._do(seams.Withheld(block.module, meaning))
 
+    @verb
     def replace(
         self, site: Site | Block, part: nn.Module, *, first: bool = False, active: bool = True
     ) -> replaced.Replaced:
@@ -372,10 +384,12 @@ class Anatomy(Changes):
             if isinstance(change, replaced.Replaced) and change.active:
                 change.prune()
 
+    @verb
     def observe(self, block: Block, part: nn.Module, *, at: Literal["start", "end"] = "start") -> None:
         """part(x) is called with the states x [B, N, d] that enter the block, or leave it ("end"); its result is ignored."""
         self._do(seams.Observed(block, part, at))
 
+    @verb
     def enter(self, block: Block, part: nn.Module) -> None:
         """Tokens that enter a column at its first block, before modality types are added, become part(tokens), [B, n, d] both.
 

@@ -13,6 +13,7 @@ from gossamer.anatomy import probe, replaced, seams, shortened
 from gossamer.anatomy.block import Block
 from gossamer.anatomy.displaced import Displaced
 from gossamer.anatomy.places import Places
+from gossamer.anatomy.said import Said
 from gossamer.anatomy.session import Session
 from gossamer.errors import UnknownName, UserError
 
@@ -35,6 +36,7 @@ class Changes(Places):
         self.session = Session.of(model)
         self.displaced = Displaced()  # what gave its place to something else meanwhile
         self.log: list[seams.Change] = []
+        self.asked: Said | None = None  # the call of a verb that runs now
         self._known: dict[Any, probe.Findings] = {}  # trials, by kind of block
 
     def _do(self, change: seams.Change, block: Block | None = None, where: str = "around") -> None:
@@ -43,7 +45,7 @@ class Changes(Places):
         Raises:
             ValueError: it would never run, because something else stands there.
         """
-        change.place = block, where
+        change.place, change.said = (block, where), self.asked
         gone = [c.site for c in self.log if isinstance(c, replaced.Replaced) and c.active and c.site.block is block]
         dead = [site.key for site in gone if where != "around" and site.branch in (None, where)]
         if dead:

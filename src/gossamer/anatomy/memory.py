@@ -4,7 +4,8 @@ Two seams carry it. Families of transformers that follow its `AttentionInterface
 functions registered here, which join the module's memory to its keys and values and widen mask and bias. Families without a
 public seam name a class (`Stack.own_attention`) that computes the same attention from the block's own Linears.
 
-A memory is a part: part(batch) = keys, values, each [1 or batch, p, inner_kv].
+A memory is a part: part(batch) = keys, values, each [1 or batch, p, inner_kv], and, where samples remember different numbers of
+them, which of these each sample sees, [batch, p].
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -69,33 +70,55 @@ def memory_of(attention: nn.Module) -> Memory | None:
     return found if isinstance(found, Memory) else None
 
 
-def join(module: nn.Module, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Keys and values [B, heads_kv, N, d_h] with the module's memories in front, and how many were added."""
+class Joined(NamedTuple):
+    """Keys and values [B, heads_kv, p + N, d_h] with a module's memories in front.
+
+    Attributes:
+        keys, values: all of them.
+        count: p, how many were remembered.
+        visible: [B, p], which of these each sample sees; None: all.
+    """
+
+    keys: Tensor
+    values: Tensor
+    count: int
+    visible: Tensor | None
+
+
+def join(module: nn.Module, keys: Tensor, values: Tensor) -> Joined:
+    """Keys and values [B, heads_kv, N, d_h] with the module's memories in front."""
     memory, found = memory_of(module), remembered(module, keys)
     if memory is not None and memory.keeps:
         memory.kept = None if found is None else found[0].detach().expand(keys.shape[0], -1, -1, -1)
     if found is None:
-        return keys, values, 0
-    own_keys, own_values = (rows.expand(keys.shape[0], -1, -1, -1) for rows in found)
-    return torch.cat([own_keys, keys], dim=2), torch.cat([own_values, values], dim=2), own_keys.shape[2]
+        return Joined(keys, values, 0, None)
+    own_keys, own_values = (rows.expand(keys.shape[0], -1, -1, -1) for rows in found[:2])
+    both = torch.cat([own_keys, keys], dim=2), torch.cat([own_values, values], dim=2)
+    return Joined(*both, own_keys.shape[2], found[2])
 
 
-def remembered(module: nn.Module, like: Tensor) -> tuple[Tensor, Tensor] | None:
+def remembered(module: nn.Module, like: Tensor) -> tuple[Tensor, Tensor, Tensor | None] | None:
     """Keys and values [1 or B, heads_kv, p, d_h] that a module remembers beside keys `like` [B, heads_kv, N, d_h]; None: nothing.
 
-    The part that came last stands first.
+    The part that came last stands first. The third are those that each sample sees, as in `Joined`.
     """
     batch, heads, _, width = like.shape
     memory = memory_of(module)
     parts = [] if memory is None else memory.parts
-    found = [
-        [r.to(like.dtype).unflatten(-1, (heads, width)).transpose(1, 2) for r in p(batch)] for p in reversed(parts)
-    ]
+    supplied = [part(batch) for part in reversed(parts)]
+    found = [[r.to(like.dtype).unflatten(-1, (heads, width)).transpose(1, 2) for r in s[:2]] for s in supplied]
+    seen = [s[2] if len(s) > 2 else None for s in supplied]
     if len(found) < 2:
-        return (found[0][0], found[0][1]) if found else None
+        return (found[0][0], found[0][1], seen[0]) if found else None
     most = max(keys.shape[0] for keys, _ in found)
     keys, values = (torch.cat([pair[i].expand(most, -1, -1, -1) for pair in found], dim=2) for i in (0, 1))
-    return keys, values
+    if all(s is None for s in seen):
+        return keys, values, None
+    rows = [
+        like.new_ones(batch, pair[0].shape[2], dtype=torch.bool) if s is None else s
+        for s, pair in zip(seen, found, strict=True)
+    ]
+    return keys, values, torch.cat(rows, dim=1)
 
 
 def columns_of(attention: nn.Module, part: nn.Module) -> slice:
@@ -136,6 +159,16 @@ def weigh(module: nn.Module, mask: Tensor | None, keys: Tensor) -> Tensor | None
     if mask is not None and mask.dtype == torch.bool:
         mask = torch.zeros_like(mask, dtype=keys.dtype).masked_fill(~mask, torch.finfo(keys.dtype).min)
     return columns if mask is None else mask + columns
+
+
+def hide(mask: Tensor | None, visible: Tensor | None, count: int) -> Tensor | None:
+    """A mask for `count` keys that also hides those of the first p that are not `visible` [B, p] (None: all are)."""
+    if visible is None:
+        return mask
+    shown = F.pad(visible, (0, count - visible.shape[1]), value=True)[:, None, None]
+    if mask is None:
+        return shown
+    return mask & shown if mask.dtype == torch.bool else mask.masked_fill(~shown, torch.finfo(mask.dtype).min)
 
 
 def causal_mask(length: int, count: int, device: torch.device) -> Tensor:
@@ -239,13 +272,13 @@ def _joined(
     if causal and key.shape[2] > length:  # an unfilled static cache: only the first `length` keys exist
         key, value = key[:, :, :length], value[:, :, :length]
         bias = None if bias is None else bias[..., :length]
-    key, value, count = join(module, key, value)
+    key, value, count, visible = join(module, key, value)
     memory = memory_of(module)
     if causal and (count or (memory is not None and memory.looked_at)):
         mask, causal = causal_mask(length, count, query.device), False
     else:
         mask = widen(mask, count)
-    mask = weigh(module, mask, key)
+    mask = hide(weigh(module, mask, key), visible, key.shape[2])
     if bias is not None and count:
         bias = torch.cat([bias.new_zeros((*bias.shape[:-1], count)), bias], dim=-1)
     return key, value, mask, bias, causal
@@ -277,9 +310,9 @@ class OwnAttention(nn.Module):
 
         With `unit` keys, those of the memory too, are made of length 1.
         """
-        k, v, count = join(self, k, v)
+        k, v, count, visible = join(self, k, v)
         k = F.normalize(k, dim=-1) if unit else k
-        mask = weigh(self, widen(mask, count), k)
+        mask = hide(weigh(self, widen(mask, count), k), visible, k.shape[2])
         show(self, q, k, mask, None, scale)
         shared = q.shape[1] != k.shape[1]
         dropout = dropout if self.training else 0.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,15 @@ class Wrapped(Part):
     def __init__(self, inner: nn.Module):
         super().__init__()
         self.inner = inner
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """What the inner module gives, and `behind` makes of it."""
+        assert self.inner is not None, "a wrapper that was merged is in no model"
+        return self.behind(self.inner(*args, **kwargs))
+
+    def behind(self, y: Tensor) -> Tensor:
+        """What becomes of what the inner module gives, sample by sample."""
+        raise NotImplementedError
 
     @property
     def weight(self) -> Tensor:

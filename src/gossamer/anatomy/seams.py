@@ -49,6 +49,7 @@ class Change:
 
     place: tuple[Block | None, str] = (None, "around")
     part: Any = None  # the module that a method placed there
+    said: Any = None  # the call of a verb (`said.Said`) that asked for it
     suspended = False  # while something else stands in place of the branch, whose norm and projections only pass on
 
     def __init__(self) -> None:

@@ -45,15 +45,15 @@ def build(name: str, image_size: int | None = None, **overrides: Any) -> nn.Modu
     if len(found) == 1:
         named = json.loads((FOLDER / f"{found[0]}.json").read_text(encoding="utf-8"))
         if "model_type" not in named["config"]:
-            return _diffusers(named["class"], named["config"], overrides)
-        return _transformers(named["class"], named["config"], named.get("arguments", {}), overrides)
+            return of_diffusers(named["class"], named["config"], overrides)
+        return of_transformers(named["class"], named["config"], named.get("arguments", {}), overrides)
     config = config_of(_config_file(name))
     if "_class_name" in config:
-        return _diffusers(config["_class_name"], config, overrides)
+        return of_diffusers(config["_class_name"], config, overrides)
     if "architecture" in config and "model_type" not in config:
         published = {k: config[k] for k in ("num_classes", "global_pool") if k in config}
         sized = {} if image_size is None else {"img_size": image_size}
-        return _timm(config["architecture"], {**published, **config.get("model_args", {}), **sized, **overrides})
+        return of_timm(config["architecture"], {**published, **config.get("model_args", {}), **sized, **overrides})
     return _published(name, config, overrides)
 
 
@@ -92,10 +92,13 @@ def _published(name: str, config: dict[str, Any], overrides: dict[str, Any]) -> 
     models.register()
     if kind not in transformers.CONFIG_MAPPING:
         raise UserError(f"{name}: model_type is {kind!r}, which transformers {transformers.__version__} does not know")
-    return _transformers(published if models.find(published) else "AutoModel", config, {}, overrides)
+    return of_transformers(published if models.find(published) else "AutoModel", config, {}, overrides)
 
 
-def _transformers(kind: str, config: dict[str, Any], arguments: dict[str, Any], overrides: dict[str, Any]) -> nn.Module:
+def of_transformers(
+    kind: str, config: dict[str, Any], arguments: dict[str, Any], overrides: dict[str, Any]
+) -> nn.Module:
+    """A model of transformers, or one of ours in its style, by the name of its class."""
     import transformers
 
     from gossamer import models
@@ -113,7 +116,8 @@ def _transformers(kind: str, config: dict[str, Any], arguments: dict[str, Any], 
         return make(values, **arguments).eval()
 
 
-def _diffusers(kind: str, config: dict[str, Any], overrides: dict[str, Any]) -> nn.Module:
+def of_diffusers(kind: str, config: dict[str, Any], overrides: dict[str, Any]) -> nn.Module:
+    """A model of diffusers by the name of its class."""
     model_class = denoisers.kind(kind)
     fields = inspect.signature(model_class.__init__).parameters
     for field in overrides:
@@ -124,7 +128,8 @@ def _diffusers(kind: str, config: dict[str, Any], overrides: dict[str, Any]) -> 
         return model_class.from_config({**values, **overrides}).eval()
 
 
-def _timm(architecture: str, arguments: dict[str, Any]) -> nn.Module:
+def of_timm(architecture: str, arguments: dict[str, Any]) -> nn.Module:
+    """A model of timm by the name of its architecture."""
     try:
         import timm
     except ImportError as error:

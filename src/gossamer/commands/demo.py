@@ -146,16 +146,16 @@ def table(methods: dict[str, dict[str, Any]]) -> str:
 
 def try_out(folder: str | Path) -> str:
     """Loads the shrunk model's adapter again and lets it classify the first test image; one sentence."""
-    from gossamer import data
+    from gossamer import data, tasks
     from gossamer.runs.trained import load_adapter
-    from gossamer.tasks.classifying_images import probabilities
-    from gossamer.tasks.recorded import preprocessing_of
+    from gossamer.tasks.classifying_images import classify, probabilities
 
     adapted: Adapted = load_adapter(Path(folder) / "shrunk")
     images = data.load("elpv", "test")
+    task: Any = tasks.of(adapted)
     item = images[0]
-    found = probabilities(adapted, preprocessing_of(adapted)(item["image"])[None])[0]
-    label, share = next(iter(found.items()))
+    logits = classify(adapted, task.prepare(images.subset([0])))
+    label, share = next(iter(probabilities(logits, task.labels)[0].items()))
     return f"{Path(images.describe(0)).name}: {label} ({share:.1%}); it is {images.classes[item['label']]}"
 
 

@@ -23,7 +23,7 @@ def command(arguments: Sequence[str]) -> None:
         description="Classify images with a trained adapter, answer a text about them, rank texts or write captions for them, "
         "or draw an image of a text.",
     )
-    parser.add_argument("run", help="folder of a run, or of an adapter")
+    parser.add_argument("run", help="folder of a run or of an adapter, or a file that gossamer export wrote")
     parser.add_argument(
         "images",
         nargs="+",
@@ -47,13 +47,15 @@ def command(arguments: Sequence[str]) -> None:
     )
     asked = parser.parse_args(arguments)
 
-    from gossamer import looking, tasks
+    from gossamer import exported, looking, tasks
     from gossamer.data.files import listed
     from gossamer.data.given import image_files, readable
     from gossamer.runs.trained import load_adapter
 
-    adapted = load_adapter(asked.run)
-    task = tasks.of(adapted)
+    file = exported.names(asked.run)
+    adapted: Any = None if file else load_adapter(asked.run)
+    task: Any
+    task, logits = exported.classifier(asked.run) if file else (tasks.of(adapted), None)
     if asked.picture is not None and task.unit != "texts":
         raise UserError(
             f"--picture draws where a model looks for an answer to a text; this is an adapter for {task.name}"
@@ -70,6 +72,8 @@ def command(arguments: Sequence[str]) -> None:
         found = task.write_to(adapted, files, texts, Path(asked.output), asked.seed)
     elif asked.picture is not None:
         found = looking.answer(adapted, files, texts[0], asked.picture)
+    elif logits is not None:
+        found = list(task.told(files, logits))
     else:
         found = task.replies(adapted, files, asked.words or texts)
     print(json.dumps(found, indent=2) if asked.json else _table(found, asked.top))

@@ -11,13 +11,13 @@ from gossamer.runs import run_file
 def command(arguments: Sequence[str]) -> None:
     """Trains and prints the final scores."""
     run, switches = run_file.parse(arguments)
-    as_json = switches.pop("json")
+    as_json = switches["json"]
 
     from gossamer import tasks
     from gossamer.condensation.run import train
     from gossamer.runs import processes
 
-    metrics = train(run, **switches)
+    metrics = train(run, resume=switches["resume"], overwrite=switches["overwrite"])
     if not processes.first():
         return
     if as_json:

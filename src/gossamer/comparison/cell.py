@@ -21,7 +21,7 @@ ROW, ERROR = "row.json", "error.txt"
 COLUMNS = (
     "method", "task", "seed", "split", "accuracy", "balanced_accuracy", "trainable_parameters", "gmacs", "bare_gmacs",
     "training_gmacs", "latency_ms", "bare_latency_ms", "latency_ratio", "answer_ms", "bare_answer_ms", "answer_ratio",
-    "step_ms", "text_step_ms", "step_ratio", "step_mib", "text_step_mib", "seconds", "images", "settings", "selection",
+    "step_ms", "text_step_ms", "step_ratio", "step_mib", "text_step_mib", "seconds", "probe", "images", "settings", "selection",
     "protocol", "curve", "versions", "hardware", "error",
 )  # fmt: skip
 """Of every row, see docs/compare.md."""
@@ -62,7 +62,7 @@ def perform(cell: Cell) -> None:
     from gossamer.condensation.run import train
 
     try:
-        metrics = train(cell.run, resume=True)
+        metrics = train(cell.run, resume=True, shared=cell.shared)
         found = _tried(cell, metrics) if cell.choosing else row(cell, metrics)
     except FloatingPointError as error:
         if not cell.choosing:
@@ -114,6 +114,7 @@ def row(cell: Cell, metrics: dict[str, Any]) -> dict[str, Any]:
         "training_gmacs": None if training is None else training / 2e9,
         **timed(load_adapter(cell.folder), cell.run, split, tuned=training is not None),
         "seconds": metrics["seconds"],
+        "probe": (metrics["warm_start"] or {}).get("probe"),
         "images": metrics[tasks.kind(cell.run).unit],
         "settings": cell.settings,
         "protocol": protocol,

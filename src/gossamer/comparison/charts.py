@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 WIDTH, HEIGHT = 360.0, 270.0
 LEFT, RIGHT, TOP, BOTTOM = 50.0, 12.0, 14.0, 44.0  # margins for tick labels and titles
-NAMES = 132.0  # the left margin where it holds names
-CHARACTER, LINE = 6.2, 14.0  # width and height of a label's letter
+NAMES = 152.0  # the left margin where it holds names
+CHARACTER, LINE = 7.0, 16.0  # width and height of a label's letter
+NEAR = 20.0  # up to so far above or below its mark a label needs no line to it
 LONGEST = 20  # letters of a label
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,10 @@ class Scale:
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """A point of `name`: centre, what a pointer over it shows, and where its label stands (`anchor` is SVG's text-anchor)."""
+    """A point of `name`: centre, what a pointer or a finger on it shows, where its label stands (`anchor` is SVG's text-anchor).
+
+    `leader` joins a label to its mark where it had to stand apart; there is no label where it would hide something.
+    """
 
     name: str
     x: float
@@ -52,6 +56,7 @@ class Mark:
     label_x: float = 0
     label_y: float = 0
     anchor: str = "start"
+    leader: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,40 +259,73 @@ def _path(points: Sequence[tuple[float, float]], x: Scale, y: Scale) -> str:
 def _labelled(
     centres: Mapping[str, tuple[float, float]], hovers: Mapping[str, str], corners: Sequence[tuple[float, float]]
 ) -> list[Mark]:
-    """Marks whose labels keep clear of each other, of marks, edges and a line with these corners, as far as they can."""
-    taken: list[tuple[float, float, float, float]] = [(x - 6, y - 6, x + 6, y + 6) for x, y in centres.values()]
-    for (a, b), (c, d) in itertools.pairwise(corners):
-        taken.append((min(a, c) - 1, min(b, d) - 1, max(a, c) + 1, max(b, d) + 1))
-    marks = []
+    """Marks whose labels hide neither each other nor a mark, stay inside the frame, and keep clear of a line where they can.
+
+    A mark for whose label no such place is left goes without: the legend has its name.
+    """
+    pairs = itertools.pairwise(corners)
+    line = [(min(a, c) - 1, min(b, d) - 1, max(a, c) + 1, max(b, d) + 1) for (a, b), (c, d) in pairs]
+    marks = {name: (x - 6, y - 6, x + 6, y + 6) for name, (x, y) in centres.items()}
+    labels: list[Box] = []
+    found = []
     for name, (x, y) in centres.items():
-        label = cut(name)
-        width = CHARACTER * len(label)
-        offers: list[tuple[str, float, float]] = [
-            (anchor, x + dx, y + dy)
-            for dy in (4, -9, 17, -22, 30)
-            for anchor, dx in (("start", 10), ("end", -10), ("middle", 0))
-            if not (anchor == "middle" and dy == 4)
+        others = [*labels, *(box for other, box in marks.items() if other != name)]
+        text = cut(name)
+        free = [
+            offer
+            for offer in _offers(x, y, CHARACTER * len(text))
+            if not _trouble(offer.box, [*others, marks[name]]) and not any(map(_inside(others), offer.leader))
         ]
-        boxes = [_box(anchor, left, base, width) for anchor, left, base in offers]
-        best = min(range(len(offers)), key=lambda i: (_trouble(boxes[i], taken), i))
-        taken.append(boxes[best])
-        anchor, label_x, label_y = offers[best]
-        place = {"label_x": round(label_x, 1), "label_y": round(label_y, 1), "anchor": anchor}
-        marks.append(Mark(name=name, x=x, y=y, hover=hovers[name], label=label, **place))  # type: ignore[arg-type]
-    return marks
+        if not free:
+            found.append(Mark(name=name, x=x, y=y, hover=hovers[name]))
+            continue
+        best = min(free, key=lambda offer: _trouble(offer.box, line))
+        labels += [best.box, *((a - 1, b - 1, a + 1, b + 1) for a, b in best.leader)]
+        leader = f"M{x} {y}L{best.leader[-1][0]:.1f} {best.leader[-1][1]:.1f}" if best.leader else ""
+        place = {"label_x": round(best.x, 1), "label_y": round(best.base, 1), "anchor": best.anchor, "leader": leader}
+        found.append(Mark(name=name, x=x, y=y, hover=hovers[name], label=text, **place))  # type: ignore[arg-type]
+    return found
 
 
-def _box(anchor: str, x: float, base: float, width: float) -> tuple[float, float, float, float]:
+@dataclass(frozen=True, kw_only=True)
+class _Offer:
+    """A place for a label: anchor, x and line, its box, and points of the line from the mark where it stands apart."""
+
+    anchor: str
+    x: float
+    base: float
+    box: Box
+    leader: tuple[tuple[float, float], ...]
+
+
+def _offers(x: float, y: float, width: float) -> Iterator[_Offer]:
+    """Places for a label of this width beside a mark, the usual one first."""
+    for dy in (4, -10, 19, -25, 34, -40, 49, -55, 64):
+        for anchor, dx in (("start", 10), ("end", -10), ("middle", 0)):
+            if anchor == "middle" and dy == 4:
+                continue
+            box = _box(anchor, x + dx, y + dy, width)
+            end = min(max(x, box[0]), box[2]), box[1] if dy > 0 else box[3]
+            steps = range(1, 13) if abs(dy - 4) > NEAR else ()
+            leader = tuple((x + (end[0] - x) * i / 12, y + (end[1] - y) * i / 12) for i in steps)
+            yield _Offer(anchor=anchor, x=x + dx, base=y + dy, box=box, leader=leader)
+
+
+def _inside(boxes: Sequence[Box]) -> Callable[[tuple[float, float]], bool]:
+    return lambda at: any(left < at[0] < right and top < at[1] < bottom for left, top, right, bottom in boxes)
+
+
+def _box(anchor: str, x: float, base: float, width: float) -> Box:
     left = {"start": x, "end": x - width, "middle": x - width / 2}[anchor]
     return left, base - LINE + 4, left + width, base + 4
 
 
-def _trouble(box: tuple[float, float, float, float], taken: Sequence[tuple[float, float, float, float]]) -> float:
+def _trouble(box: Box, taken: Sequence[Box]) -> float:
     """Area that a box shares with others, and its area outside the picture's frame."""
     left, top, right, bottom = box
 
-    def shared(a: Any) -> float:
+    def shared(a: Box) -> float:
         return max(0.0, min(right, a[2]) - max(left, a[0])) * max(0.0, min(bottom, a[3]) - max(top, a[1]))
 
-    inside = shared((LEFT, TOP - 8, WIDTH - 2, HEIGHT - BOTTOM))
-    return sum(map(shared, taken)) + (right - left) * (bottom - top) - inside
+    outside = (right - left) * (bottom - top) - shared((LEFT, TOP - 8, WIDTH - 2, HEIGHT - BOTTOM))
+    return sum(map(shared, taken)) + (outside if outside > 1e-6 else 0)

@@ -24,6 +24,41 @@ function sort(table, place, heading) {
   document.getElementById("told").textContent = `Sorted by ${name}, ${ascending ? "ascending" : "descending"}`;
 }
 
+// A tap on a picture shows the values of the nearest mark, as a pointer over it does; another one beside it hides them.
+const tip = document.getElementById("tip");
+addEventListener("click", (event) => {
+  tip.hidden = true;
+  const picture = event.target.closest("figure svg");
+  if (!picture) return;
+  const far = (mark) => {
+    const box = mark.querySelector(".halo").getBoundingClientRect();
+    return Math.hypot(event.clientX - box.x - box.width / 2, event.clientY - box.y - box.height / 2);
+  };
+  const [near] = [...picture.querySelectorAll(".mark")].sort((a, b) => far(a) - far(b));
+  if (!near || far(near) > 24) return;
+  tip.textContent = near.querySelector("title").textContent;
+  tip.hidden = false;
+  tip.style.left = `${Math.max(8, Math.min(event.clientX + 12, innerWidth - tip.offsetWidth - 8))}px`;
+  tip.style.top = `${Math.max(8, event.clientY - tip.offsetHeight - 12)}px`;
+});
+addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
+
+// The rows that the page carries, as a file; what has parts is JSON in its field, as in rows.csv.
+document.getElementById("save").addEventListener("click", () => {
+  const rows = JSON.parse(document.getElementById("rows").textContent);
+  const field = (value) => {
+    const text = value === null ? "" : typeof value === "object" ? JSON.stringify(value) : String(value);
+    return /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  };
+  const names = Object.keys(rows[0] ?? {});
+  const lines = [names, ...rows.map((row) => names.map((name) => row[name]))].map((row) => row.map(field).join(","));
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([`${lines.join("\n")}\n`], { type: "text/csv" }));
+  link.download = "rows.csv";
+  link.click();
+  URL.revokeObjectURL(link.href);
+});
+
 // On paper nothing can be opened, so everything is, but the long list of cells.
 addEventListener("beforeprint", () => {
   for (const details of document.querySelectorAll("details:not(#cells details)")) details.open = true;

@@ -24,6 +24,8 @@ from gossamer.comparison.statistics import (
 )
 from gossamer.comparison.timing import REPEATS, STEP_REPEATS
 from gossamer.cost.sheet import brief
+from gossamer.methods import METHODS
+from gossamer.methods.base import Method
 from gossamer.runs.folder import flat
 
 COSTS = {
@@ -36,15 +38,18 @@ OTHER_COSTS = (
     "bare_gmacs", "training_gmacs", "latency_ms", "bare_latency_ms", "seconds", "answer_ms", "answer_ratio", "step_ms",
     "step_ratio", "step_mib",
 )  # fmt: skip
-COLOURS = 8  # of methods, in page.css
+COLOURS, DASHES = 7, 3  # of methods and of their curves, in page.css; colours stay apart without red and green
 SHAPES = (
     "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0z",  # a disc
     "M-4.5-4.5h9v9h-9z",
     "M0-5.8L5.4 4.4H-5.4z",
     "M0-6.2L6.2 0L0 6.2L-6.2 0z",
     "M0 5.8L5.4-4.4H-5.4z",
+    "M-2-5.5h4v3.5h3.5v4h-3.5v3.5h-4v-3.5h-3.5v-4h3.5z",
+    "M0-6.2L1.8-1.8L6.2 0L1.8 1.8L0 6.2L-1.8 1.8L-6.2 0L-1.8-1.8z",
+    "M-5.5-2.4h11v4.8h-11z",
 )
-"""Marks of methods, SVG paths around 0; with the colours they tell forty methods apart."""
+"""Marks of methods, SVG paths around 0: eight methods differ in shape, and with the colours fifty-six are told apart."""
 WIDE = 8.0  # ratio of the largest to the smallest cost from which on the axis is logarithmic
 Rows = Sequence[Mapping[str, Any]]
 
@@ -82,6 +87,7 @@ def render(rows: Rows, *, baseline: str) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.policies["json.dumps_kwargs"] = {}  # in the order of the columns
     environment.filters |= {f.__name__: f for f in (percent, points, number, giga, shown, count_of)}
     size = {name.lower(): getattr(charts, name) for name in ("WIDTH", "LEFT", "RIGHT", "TOP", "BOTTOM", "NAMES")}
     files = {"stylesheet": _file("page.css"), "script": _file("page.js")}
@@ -106,11 +112,16 @@ def content(rows: Rows, baseline: str) -> dict[str, Any]:
         "seeds": sorted({row["seed"] for row in rows}),
         "baseline": baseline,
         "lines": lines,
-        "with_steps": any(line.costs["step_ms"] for line in lines),
-        "with_answers": any(line.costs["answer_ms"] for line in lines),
+        "known": {name for line in lines for name, value in line.costs.items() if value is not None},
+        "balanced": any(line.balanced_accuracy for line in lines),
+        "rates": {
+            (m, t): rates([r for r in done if (r["method"], r["task"]) == (m, t)]) for m in methods for t in tasks
+        },
         "gaps": gaps,
-        "summary": _summary(lines, gaps, baseline),
-        "style": {name: (i % COLOURS, i % len(SHAPES)) for i, name in enumerate((*methods, *kinds))},
+        "summary": _summary(lines, gaps),
+        "style": {
+            name: (i % COLOURS, i % len(SHAPES), i // COLOURS % DASHES) for i, name in enumerate((*methods, *kinds))
+        },
         "by_task": {(m, t): over_seeds(done, m, t) for m in methods for t in tasks},
         "best": {task: _best(done, methods, task) for task in tasks},
         "pareto": _scatters(
@@ -167,6 +178,16 @@ def gap(rows: Rows, method: str, baseline: str, tasks: Sequence[str]) -> Gap:
         tasks=over_task_means(differences),
         by_task={task: over_pairs({k: v for k, v in differences.items() if k[0] == task}) for task in tasks},
     )
+
+
+def rates(rows: Rows) -> list[str]:
+    """Learning rates of the methods in rows: those of the run file, else the usual ones; none where nothing was tuned."""
+    found: dict[str, None] = {}
+    for row in (row for row in rows if row["training_gmacs"] is not None):
+        given = row["protocol"]["training"]["lr"]
+        usual = [METHODS.get(of["method"], Method).learning_rate for of in row["protocol"]["methods"]]
+        found |= dict.fromkeys([f"{given:g}"] if given is not None else [f"{rate:g}" for rate in usual])
+    return list(found)
 
 
 def accuracy_by_prompts(rows: Rows, task: str) -> dict[str, list[list[tuple[float, float]]]]:
@@ -242,12 +263,12 @@ def _mean(values: Sequence[float]) -> float | None:
     return statistics.fmean(values) if values else None
 
 
-def _summary(lines: Sequence[Line], gaps: Sequence[Gap], baseline: str) -> dict[str, Any] | None:
+def _summary(lines: Sequence[Line], gaps: Sequence[Gap]) -> dict[str, Any] | None:
     """The most accurate method and its gap to the baseline, for the opening sentence; None where no method has a mean."""
     if not lines or lines[0].accuracy is None:
         return None
     best = lines[0]
-    return {"best": best, "gap": next((g.pairs for g in gaps if g.method == best.method), None), "baseline": baseline}
+    return {"best": best, "gap": next((g for g in gaps if g.method == best.method and g.pairs), None)}
 
 
 def _best(rows: Rows, methods: Sequence[str], task: str) -> float | None:

@@ -21,7 +21,7 @@ from gossamer.errors import UserError
 from gossamer.runs import run_file
 from gossamer.runs.run import Run
 
-SETTINGS_FILE = "compare.yaml"
+SETTINGS_FILE, SHARED = "compare.yaml", "shared"
 MOST = 10_000  # combinations of a grid
 OURS = ("output", "seed")  # of a run: set for every cell here
 
@@ -30,7 +30,8 @@ OURS = ("output", "seed")  # of a run: set for every cell here
 class Cell:
     """One run of a comparison: a method on a task with a seed.
 
-    `settings` are those from the method's grid; `choosing` says that the run tries them on validation images, and is no result.
+    `settings` are those from the method's grid; `choosing` says that the run tries them on validation images, and is no result;
+    `shared` is the folder of the heads that cells have in common.
     """
 
     method: str
@@ -38,6 +39,7 @@ class Cell:
     run: Run
     settings: dict[str, Any] = field(default_factory=dict)
     choosing: bool = False
+    shared: Path | None = None
 
     @property
     def folder(self) -> Path:
@@ -150,7 +152,8 @@ def _cell(
     except UserError as error:
         raise UserError(f"method {method!r} on task {task!r}: {error}") from error
     run = dataclasses.replace(run, methods=applied)
-    return Cell(method=method, task=task, run=run, settings=settings, choosing=extra is not None)
+    shared = Path(comparison.output, SHARED)
+    return Cell(method=method, task=task, run=run, settings=settings, choosing=extra is not None, shared=shared)
 
 
 def _grid(comparison: Comparison, method: str) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import itertools
 import json
+import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -61,6 +62,7 @@ def compare(comparison: Comparison, *, engine: str = "local", workers: int = 1) 
         rows = _Sweep(comparison, engine, workers).rows(offered)
         _write(output, rows)
         write_whole(output / REPORT, page.render(rows, baseline=comparison.reference))
+        shutil.rmtree(output / plan.SHARED, ignore_errors=True)
     return rows
 
 

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 CONTROLS = "controls.json"
 
 
-def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
+def train(run: Run, *, resume: bool = False, overwrite: bool = False, shared: Path | None = None) -> dict[str, Any]:
     """`gossamer.training.train.train` for any run: one with a section `condense` starts from the finished run that it names."""
     begin = None if run.condense is None else start
-    return training.train(run, resume=resume, overwrite=overwrite, start=begin)
+    return training.train(run, resume=resume, overwrite=overwrite, start=begin, shared=shared)
 
 
 def start(

@@ -16,7 +16,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.plan import Plan
@@ -247,6 +247,17 @@ def _merged(layer: Any) -> nn.Module | None:
     except NotImplementedError:
         return None
     return layer.get_base_layer()
+
+
+def low_rank(layer: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """D [r, in] and U [out, r], with its scale, of what a layer of peft adds to a Linear, U D x; None where it does more."""
+    from peft.tuners.lora import Linear
+
+    if type(layer) is not Linear or layer.use_dora.get(ADAPTER) or layer.lora_bias.get(ADAPTER) or layer.lora_variant:
+        return None
+    if list(layer.lora_A) != [ADAPTER]:
+        return None
+    return layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight * layer.scaling[ADAPTER]  # type: ignore[return-value]
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -14,8 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from gossamer.anatomy import Anatomy
+from gossamer.anatomy.block import Block
 from gossamer.anatomy.rewritten import Wrapped
 from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError
@@ -55,7 +57,7 @@ class SSF(Method):
         """Places them; their tree is `<stack>.blocks.<i>.<role>` and `<stack>.{patches,norm}`, each with `gamma` and `beta`."""
         tree = Part()
         for block in anatomy.blocks(self.stack, self.blocks):
-            for role in block.roles():
+            for role in _roles(block):
                 part = self._part(block.part(role), block.device)
                 grow(tree, f"{block.key}.{role}", part)
                 anatomy.rewrite(block, role, Rescaled(block.part(role), part))
@@ -78,9 +80,14 @@ class SSF(Method):
 
     def parameters(self, anatomy: Anatomy) -> int:
         """2 d for each of them, d for norms without a bias."""
-        modules = [block.part(role) for block in anatomy.blocks(self.stack, self.blocks) for role in block.roles()]
+        modules = [block.part(role) for block in anatomy.blocks(self.stack, self.blocks) for role in _roles(block)]
         modules += [anatomy.model.get_submodule(name) for name in self._around(anatomy).values()]
         return sum(width * (1 + shifts) for width, shifts in map(_channels, modules))
+
+
+def _roles(block: Block) -> list[str]:
+    """Roles of a block that something plays; ModernBERT's first block has no norm in front."""
+    return [role for role in block.roles() if not isinstance(block.part(role), nn.Identity)]
 
 
 def _channels(module: Any) -> tuple[int, bool]:
@@ -90,7 +97,8 @@ def _channels(module: Any) -> tuple[int, bool]:
             f"SSF scales what Linears and norms with weights give, and this {type(module).__name__} has none"
         )
     norm = module.weight.dim() == 1
-    return len(module.weight), not norm or getattr(module, "bias", None) is not None  # RMS norms have no such attribute
+    width = module.weight.shape[1] if isinstance(module, Conv1D) else len(module.weight)
+    return width, not norm or getattr(module, "bias", None) is not None  # RMS norms have no such attribute
 
 
 class Rescale(Part):
@@ -119,10 +127,8 @@ class Rescaled(Wrapped):
         self.scale = scale
         scale.borrow(wrapper=self)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+    def behind(self, y: Tensor) -> Tensor:
         """What the inner module gives, rescaled: [..., d], of a convolution [B, d, h, w]."""
-        assert self.inner is not None, "a wrapper that was merged is in no model"
-        y = self.inner(*args, **kwargs)
         behind = (-1, 1, 1) if isinstance(self.inner, nn.Conv2d) else (-1,)
         gamma, beta = (None if t is None else t.to(y.dtype).view(behind) for t in (self.scale.gamma, self.scale.beta))
         assert gamma is not None, "there always is a scale"

@@ -441,7 +441,7 @@ class Run:
         model: the pre-trained backbone.
         data: labelled images, or texts about images.
         methods: what is trained besides the head, as a list such as [{method: vpt, prompts: 10}]; peft's too: {method: peft,
-            peft_type: LORA, r: 8}.
+            peft_type: LORA, r: 8}. `gossamer methods` lists them with their settings.
         output: folder of this run: its settings, adapter, metrics, pictures and log. ~ is the home folder.
         images: how images are prepared.
         texts: how texts about images are read and answered.

@@ -100,4 +100,4 @@ class ClassifyingByWords(ClassifyingImages):
         """A label for each, of the words behind the images where there are any."""
         if texts:
             self.with_words(adapted, texts)
-        return list(self.predict(adapted, files))
+        return list(type(self).of(adapted).predict(adapted, files))

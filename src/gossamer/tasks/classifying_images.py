@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -76,12 +76,9 @@ def classify(adapted: Adapted, images: Prepared, *, batch: int = BATCH, workers:
     return outputs(lambda **x: adapted(**x).logits, images, device=device, batch=batch, workers=workers)
 
 
-@torch.no_grad()
-def probabilities(adapted: Adapted, pixels: Tensor) -> list[dict[str, float]]:
-    """For each prepared image of pixels [B, 3, S, S] the probability of every label, likeliest first."""
-    labels = labels_of(adapted)
-    device = next(adapted.parameters()).device
-    rows = adapted.eval()(pixel_values=pixels.to(device)).logits.double().softmax(1).tolist()
+def probabilities(logits: Tensor, labels: Sequence[str]) -> list[dict[str, float]]:
+    """For each row of logits [B, C] the probability of every label, likeliest first."""
+    rows = logits.double().softmax(1).tolist()
     return [dict(sorted(zip(labels, row, strict=True), key=lambda pair: -pair[1])) for row in rows]
 
 
@@ -163,10 +160,19 @@ class ClassifyingImages(Task):
 
     def predict(self, adapted: Adapted, files: Sequence[str | Path], *, batch: int = BATCH) -> Iterator[dict[str, Any]]:
         """For every image file {"file", "label", "probability", "probabilities": {label: p}}, likeliest first."""
+        adapted.eval()
+        device = next(adapted.parameters()).device
+        return self.told(files, lambda pixels: adapted(pixel_values=pixels.to(device)).logits, batch=batch)
+
+    @torch.no_grad()
+    def told(
+        self, files: Sequence[str | Path], logits: Callable[[Tensor], Tensor], *, batch: int = BATCH
+    ) -> Iterator[dict[str, Any]]:
+        """The same by any function from prepared images [B, 3, S, S] to logits [B, C]."""
         for start in range(0, len(files), batch):
             some = files[start : start + batch]
             pixels = torch.stack([self.preprocessing(open_image(file)) for file in some])
-            for file, found in zip(some, probabilities(adapted, pixels), strict=True):
+            for file, found in zip(some, probabilities(logits(pixels), self.labels), strict=True):
                 label, share = next(iter(found.items()))
                 yield {"file": str(file), "label": label, "probability": share, "probabilities": found}
 

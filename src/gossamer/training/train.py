@@ -22,20 +22,19 @@ from gossamer import methods, saving, tasks
 from gossamer.adapting import Adapted, adapt
 from gossamer.cost import machine
 from gossamer.errors import UserError
-from gossamer.hosts import heads
 from gossamer.runs import processes
 from gossamer.runs.folder import CHECKPOINTS, CONDENSED, START, RunFolder
 from gossamer.runs.lock import alone
-from gossamer.runs.prepared import PreparedSet, outputs
+from gossamer.runs.prepared import PreparedSet
 from gossamer.runs.progress import Bar, Journal, epochs, line
 from gossamer.runs.run import Run
 from gossamer.runs.sets import load_sets
 from gossamer.tasks.base import Scores, Task
-from gossamer.training import probe, starting, teaching
+from gossamer.training import solving, starting, teaching
 from gossamer.training.trainer import ClassifierTrainer, trainer_arguments
 from gossamer.training.watching import Watching
 
-PREPARED, WARM_START = "prepared.json", "warm_start.json"
+PREPARED = "prepared.json"
 CUT = (
     "run",
     "keep",
@@ -50,7 +49,9 @@ CUT = (
 Start = Callable[[Run, Task, dict[str, Any], RunFolder, Journal], tuple[Adapted, dict[str, Any]]]
 
 
-def train(run: Run, *, resume: bool = False, overwrite: bool = False, start: Start | None = None) -> dict[str, Any]:
+def train(
+    run: Run, *, resume: bool = False, overwrite: bool = False, start: Start | None = None, shared: Path | None = None
+) -> dict[str, Any]:
     """Trains as the run says, fills its folder, and returns what is in metrics.json.
 
     The folder holds run.yaml (every setting), adapter/ (for `gossamer.load`), metrics.json, history.jsonl (one line an epoch),
@@ -62,6 +63,8 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False, start: Sta
         overwrite: remove a run that is in the folder.
         start: gives the adapter that a run with a section `condense` begins with, and the record of what was cut from it;
             `gossamer.condensation.run.train` knows it. None: adapted anew.
+        shared: folder of solved heads, that of other runs on the same features is taken from and this one's left in; see
+            `solving`. None: the head is solved here.
 
     Raises:
         FileExistsError: the folder holds a run and neither was asked for.
@@ -81,10 +84,12 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False, start: Sta
         folder = processes.agreed(lambda: RunFolder(run, resume=resume, overwrite=overwrite))
         if processes.agreed(folder.finished):
             return processes.agreed(folder.metrics)
-        return _trained(run, applied, folder, start)
+        return _trained(run, applied, folder, start, shared)
 
 
-def _trained(run: Run, applied: list[methods.Method], folder: RunFolder, start: Start | None) -> dict[str, Any]:
+def _trained(
+    run: Run, applied: list[methods.Method], folder: RunFolder, start: Start | None, shared: Path | None
+) -> dict[str, Any]:
     journal = Journal(folder / "train.log")
     kind = tasks.kind(run)
     sets = load_sets(run)
@@ -106,7 +111,9 @@ def _trained(run: Run, applied: list[methods.Method], folder: RunFolder, start: 
     for split in items.values():
         split.settle(adapted)
     if cut is None:  # the others are given the head where they begin to train together
-        warm = processes.agreed(lambda: _warm_start(adapted, items["train"], run, folder, journal, checkpoint))
+        warm = processes.agreed(
+            lambda: solving.warm_start(adapted, items["train"], run, folder, journal, checkpoint, shared)
+        )
     solved = warm is not None or cut is not None
     history = _tune(adapted, task, items, run, arguments, folder, journal, checkpoint, solved=solved)
     done = {"warm": warm, "history": history, "prepared": prepared, "cut": cut}
@@ -188,51 +195,6 @@ def _prepare(
     seconds = time.monotonic() - start
     folder.write(PREPARED, json.dumps({"seconds": seconds}))
     return seconds
-
-
-def _warm_start(
-    adapted: Adapted, items: PreparedSet, run: Run, folder: RunFolder, journal: Journal, checkpoint: str | None
-) -> dict[str, Any] | None:
-    """Solves the head on what it reads before tuning; what came of it, as JSON. A run with a checkpoint is past this."""
-    if not run.training.warm_start:
-        return None
-    if adapted.head is None:
-        journal.say("no warm start: there is no head")
-        return None
-    if items.labels is None:
-        journal.say("no warm start: the linear probe needs one class for each training item, and a head")
-        return None
-    if len(adapted.head_modules()) > 1:
-        journal.say(f"no warm start: {run.model.name} has several heads ({', '.join(adapted.head_modules())})")
-        return None
-    if checkpoint is not None:
-        return folder.record(WARM_START)
-    start = time.monotonic()
-    unit = tasks.of(adapted).unit
-    journal.say(f"solving the head on features of {len(items):,} {unit}")
-    solved = solve_head(adapted, items, run)
-    found = {"l2": solved.l2, "held_out_accuracy": solved.held_out_accuracy, "seconds": time.monotonic() - start}
-    folder.write(WARM_START, json.dumps(found))
-    accuracy = solved.held_out_accuracy
-    quality = (
-        f"no {unit[:-1]} could be held out"
-        if accuracy is None
-        else f"accuracy {accuracy:.2%} on held-out training {unit}"
-    )
-    journal.say(f"head solved with l2={solved.l2:.3g}: {quality}")
-    return found
-
-
-def solve_head(adapted: Adapted, items: PreparedSet, run: Run) -> probe.Probe:
-    """Gives the head the linear probe of what it reads of these items now, and returns that probe."""
-    assert items.labels is not None, "the probe needs one class for each item"
-    adapted.eval()
-    device = next(adapted.parameters()).device
-    features = outputs(adapted.features, items, device=device, workers=run.training.readers)
-    linear = heads.last_linear(adapted.head)  # type: ignore[arg-type]
-    solved = probe.fit(features, items.labels, linear.out_features, seed=run.seed, subjects=items.subjects)
-    solved.put_into(linear)
-    return solved
 
 
 def _tune(

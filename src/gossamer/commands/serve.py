@@ -1,0 +1,133 @@
+"""`gossamer serve`: trained classifiers of images over HTTP."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ipaddress
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gossamer.arguments import positive
+from gossamer.errors import MissingPackage, UserError
+
+if TYPE_CHECKING:
+    from gossamer.serving.app import Server
+
+
+def command(arguments: Sequence[str]) -> None:
+    """`gossamer serve`: answers requests until it is told to stop (SIGTERM, Ctrl-C); SIGHUP reads the folders again."""
+    asked = _parser().parse_args(arguments)
+    token = _token(asked.token_file, asked.host)
+    try:
+        import uvicorn
+
+        from gossamer.serving.app import LOCAL, Limits, Server, application
+    except ModuleNotFoundError as error:
+        raise MissingPackage(f"{error.name} is not installed: pip install 'gossamer[serve]'") from error
+    from accelerate import PartialState
+
+    from gossamer.serving.catalogue import Catalogue, named
+
+    limits = Limits(
+        max_bytes=asked.max_bytes, max_pixels=asked.max_pixels, seconds=asked.timeout, room=asked.queue,
+        max_batch=asked.max_batch, max_wait=asked.max_wait / 1000,
+    )  # fmt: skip
+    catalogue = Catalogue(named(asked.folders), PartialState().device or "cpu")
+    server = Server(catalogue, limits)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    logging.getLogger("gossamer.serving").info("serving %s", ", ".join(catalogue.served))
+    _reload_on_hup(server)
+    hosts = LOCAL if token is None else ("*",)
+    config = uvicorn.Config(
+        application(server, token=token, hosts=hosts), host=asked.host, port=asked.port, log_level="info", access_log=False,
+        limit_concurrency=2 * asked.queue + asked.max_batch, timeout_keep_alive=5, server_header=False,
+    )  # fmt: skip
+    with contextlib.suppress(KeyboardInterrupt):  # every request was answered when uvicorn passes the signal on
+        uvicorn.Server(config).run()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gossamer serve",
+        description="Classify images over HTTP, with adapters that share backbones; GET /docs describes it.",
+    )
+    parser.add_argument("folders", nargs="+", metavar="[NAME=]FOLDER", help="folders of finished runs, or of adapters")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine alone)"
+    )
+    parser.add_argument("--port", type=int, default=8000, help="port; 0 takes a free one (default: %(default)s)")
+    parser.add_argument(
+        "--token-file", metavar="FILE", help="file with the token that requests must bring; needed elsewhere"
+    )
+    parser.add_argument("--max-batch", type=positive, default=32, help="images in a batch (default: %(default)s)")
+    parser.add_argument(
+        "--max-wait", type=_milliseconds, default=5.0, help="milliseconds a batch waits (default: %(default)s)"
+    )
+    parser.add_argument("--queue", type=positive, default=256, help="requests that may wait (default: %(default)s)")
+    parser.add_argument("--max-bytes", type=positive, default=10_000_000, help="of a request (default: %(default)s)")
+    parser.add_argument("--max-pixels", type=positive, default=25_000_000, help="of an image (default: %(default)s)")
+    parser.add_argument("--timeout", type=positive, default=30, help="seconds for a request (default: %(default)s)")
+    return parser
+
+
+def _milliseconds(text: str) -> float:
+    found = float(text)
+    if not 0 <= found < 60_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time to wait")
+    return found
+
+
+def _token(file: str | None, host: str) -> str | None:
+    """The token of a file; None where there is none and none is needed.
+
+    Raises:
+        UserError: others than this machine can reach the host, or the file has no token to speak of.
+    """
+    if file is None:
+        if _local(host):
+            return None
+        raise UserError(
+            f"--host {host} can be reached from elsewhere: give --token-file FILE, whose token requests must bring"
+        )
+    token = Path(file).read_text(encoding="utf-8").strip()
+    if len(token) < 16 or not token.isascii() or any(c.isspace() for c in token):
+        raise UserError(
+            f"{file}: a token is one word of at least 16 characters, such as what `openssl rand -hex 32` prints"
+        )
+    return token
+
+
+def _local(host: str) -> bool:
+    if host == "localhost":
+        return True
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False
+
+
+def _reload_on_hup(server: Server) -> None:
+    """SIGHUP reads the folders again, in a thread, while requests are answered."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGHUP, Reloading(server).begin)
+
+
+class Reloading:
+    """Begins a reload when a signal asks for it; one that comes while one runs is heeded behind it."""
+
+    def __init__(self, server: Server):
+        self.server, self.one = server, threading.Lock()
+
+    def begin(self, number: int, frame: Any) -> None:
+        """The signal's handler."""
+        threading.Thread(target=self.run, name="reload", daemon=True).start()
+
+    def run(self) -> None:
+        """One reload."""
+        with self.one:
+            self.server.reload()

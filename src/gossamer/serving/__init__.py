@@ -1,0 +1,1 @@
+"""A small HTTP server of image classifiers that share backbones."""

@@ -1,0 +1,95 @@
+"""What stands before the application: whose requests are taken, how large they may be, and how long they may take to arrive."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+OPEN = ("/health", "/docs", "/openapi.json")  # asked for without a token
+
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class TooLarge(Exception):
+    """A request has more bytes than are taken."""
+
+
+class TooSlow(Exception):
+    """A request takes longer to arrive than is waited for."""
+
+
+class Guard:
+    """An ASGI application before another: checks the token, and gives the other a body within bounds.
+
+    Args:
+        app: the other.
+        token: that requests must bring as `Authorization: Bearer TOKEN`; None: none.
+        max_bytes: of a body.
+        seconds: that its bytes may take to arrive, all together.
+    """
+
+    def __init__(self, app: Any, *, token: str | None, max_bytes: int, seconds: float):
+        self.app, self.token, self.max_bytes, self.seconds = app, token, max_bytes, seconds
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        if self.token is not None and scope["path"] not in OPEN and not self._known(headers.get(b"authorization", b"")):
+            await _refuse(
+                send, 401, "a token is needed: Authorization: Bearer TOKEN", [(b"www-authenticate", b"Bearer")]
+            )
+            return
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self.max_bytes:
+            await _refuse(send, 413, f"the body has {int(length):,} bytes; at most {self.max_bytes:,} are taken", [])
+            return
+        await self.app(scope, Bounded(receive, self.max_bytes, self.seconds), send)
+
+    def _known(self, said: bytes) -> bool:
+        return hmac.compare_digest(said, b"Bearer " + (self.token or "").encode())
+
+
+class Bounded:
+    """The messages of a request, as long as they are within bounds."""
+
+    def __init__(self, receive: Receive, max_bytes: int, seconds: float):
+        self.receive, self.left, self.whole = receive, max_bytes, False
+        self.end = asyncio.get_running_loop().time() + seconds
+
+    async def __call__(self) -> Message:
+        """The next message.
+
+        Raises:
+            TooLarge: the body has too many bytes.
+            TooSlow: it did not arrive in time.
+        """
+        if self.whole:
+            return await self.receive()  # it waits for the client to go
+        try:
+            message = await asyncio.wait_for(self.receive(), max(0.0, self.end - asyncio.get_running_loop().time()))
+        except asyncio.TimeoutError as error:
+            raise TooSlow from error
+        self.left -= len(message.get("body", b""))
+        if self.left < 0:
+            raise TooLarge
+        self.whole = not message.get("more_body", False)
+        return message
+
+
+async def _refuse(send: Send, status: int, detail: str, headers: list[tuple[bytes, bytes]]) -> None:
+    body = json.dumps({"detail": detail}).encode()
+    told = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"connection", b"close"),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": [*told, *headers]})
+    await send({"type": "http.response.body", "body": body})
