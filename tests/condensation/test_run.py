@@ -25,8 +25,6 @@ from gossamer.training.train import CUT
 from .. import squares
 from ..training.test_train import _kill_when, numbers
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 
 @pytest.fixture(scope="module")
 def condensed(tmp_path_factory: pytest.TempPathFactory) -> Path:
