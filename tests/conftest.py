@@ -25,7 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Searches for garbage only between modules, and never in what torch and transformers are made of: a third of all time otherwise."""
+    """Searches for garbage only between modules, and never in what torch is made of: a third of all time otherwise."""
     gc.freeze()
     gc.set_threshold(100_000, 50, 1000)
 
@@ -66,9 +66,3 @@ def a_sheet() -> gm.CostSheet:
 def uncounted(monkeypatch: pytest.MonkeyPatch, a_sheet: gm.CostSheet) -> None:
     """What is saved has some cost sheet: counting takes three times as long as all else, and `test_cost.py` sees to it."""
     monkeypatch.setattr("gossamer.saving.cost", lambda *_, **__: a_sheet)
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs draw nothing, which takes a third of the time of a tiny one; tests of training and of pictures see to it."""
-    monkeypatch.setattr("gossamer.report.available", lambda: False)

@@ -22,8 +22,6 @@ from gossamer.training.train import train
 from . import squares
 from .models.test_zero_shot import dual
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 WORDS = (
     "[PAD]",
     "[UNK]",

@@ -51,7 +51,6 @@ MORE = (
 )  # each part of which another has
 
 
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.slow if k in MORE else ()) for k in KINDS])
 def test_every_kind_trains_is_saved_and_gives_the_same_scores_again(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
