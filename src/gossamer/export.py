@@ -86,20 +86,13 @@ def export(
     file, names = Path(file), list(inputs)
     if not file.parent.is_dir():
         raise FileNotFoundError(f"cannot export to {file}: there is no folder {file.parent}")
-    finished = adapted.finalize().eval().cpu()
-    tensors = {name: tensor.cpu() for name, tensor in inputs.items()}
-    if format == "onnx" and any(p.dtype in HALF for p in finished.parameters()):
-        finished = finished.float()
-        tensors = {name: t.float() if t.dtype in HALF else t for name, t in tensors.items()}
+    finished, tensors = _finished(adapted, inputs, format)
     model, said = Logits(finished, names).eval(), json.dumps(described(adapted, tensors))
     staged = file.with_name(f".{file.stem}.new{SUFFIX[format]}")
     try:
-        if format == "onnx":
-            _write_onnx(model, tensors, staged, said)
-            if int8:
-                _quantise(staged)
-        else:
-            _write_torch(model, tensors, staged, said)
+        (_write_onnx if format == "onnx" else _write_torch)(model, tensors, staged, said)
+        if int8:
+            _quantise(staged)
         answer = answers(staged)
         difference = _difference(model, answer, tensors)
         if not int8 and not difference <= TOLERANCE:
@@ -187,6 +180,15 @@ def export_run(run: str | Path, file: Path, *, format: Literal["onnx", "torch"],
     adapted.metadata["exports"] = {**adapted.metadata.get("exports", {}), found.pop("file"): found}
     adapted.save_pretrained(Path(run) / "adapter")
     return found
+
+
+def _finished(adapted: Adapted, inputs: Mapping[str, Tensor], format: str) -> tuple[nn.Module, dict[str, Tensor]]:
+    """The finished model and its inputs on the CPU, in float32 where the file's runtime computes nothing in 16 bits."""
+    finished = adapted.finalize().eval().cpu()
+    tensors = {name: tensor.cpu() for name, tensor in inputs.items()}
+    if format == "onnx" and any(p.dtype in HALF for p in finished.parameters()):
+        return finished.float(), {name: t.float() if t.dtype in HALF else t for name, t in tensors.items()}
+    return finished, tensors
 
 
 def _check(inputs: Mapping[str, Tensor], format: str, int8: bool) -> None:

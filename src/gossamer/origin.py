@@ -14,10 +14,8 @@ from torch import Tensor, nn
 from gossamer import hosts, zoo
 from gossamer.adapted import AdaptedModule
 from gossamer.anatomy import Anatomy
+from gossamer.architectures.records import COMPOSED
 from gossamer.hosts import settings
-from gossamer.models.segmenter import Segmenter
-from gossamer.models.vision_language import VisionLanguage
-from gossamer.models.zero_shot import ZeroShot
 from gossamer.pixels import MAX_SIZE
 from gossamer.storage import AdapterError, check_types
 
@@ -26,8 +24,6 @@ FIELDS = {
     "options": dict, "structure": dict,
 }  # fmt: skip
 OPTIONS = {"img_size": list, "global_pool": str, "fc_norm": bool, "dynamic_img_size": bool}  # of timm's models
-COMPOSED: dict[str, type[hosts.Halves]] = {kind.__name__: kind for kind in (VisionLanguage, ZeroShot, Segmenter)}
-"""Models whose halves have a reference of their own each."""
 TASKS = {  # ending of a transformers class -> task of the zoo that makes one
     "ForImageClassification": "image-classification",
     "ForSequenceClassification": "text-classification",

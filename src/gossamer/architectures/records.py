@@ -22,6 +22,7 @@ from gossamer.models.vision_language import VisionLanguage
 from gossamer.models.zero_shot import ZeroShot
 
 COMPOSED: dict[str, type[hosts.Halves]] = {kind.__name__: kind for kind in (VisionLanguage, ZeroShot, Segmenter)}
+"""Models whose halves have a record, and a reference of their own, each."""
 
 
 def described(model: nn.Module) -> dict[str, Any]:

@@ -56,12 +56,7 @@ def command(arguments: Sequence[str]) -> None:
     adapted: Any = None if file else load_adapter(asked.run)
     task: Any
     task, logits = exported.classifier(asked.run) if file else (tasks.of(adapted), None)
-    if asked.picture is not None and task.unit != "texts":
-        raise UserError(
-            f"--picture draws where a model looks for an answer to a text; this is an adapter for {task.name}"
-        )
-    if asked.words and not isinstance(task, tasks.ClassifyingByWords):
-        raise UserError(f"--words are for adapters that classify by words; this is one for {task.name}")
+    _check(asked, task)
     named, texts = task.named(asked.images)
     files, faults = readable(image_files(named), task.together)
     if faults and not files:
@@ -79,6 +74,18 @@ def command(arguments: Sequence[str]) -> None:
     print(json.dumps(found, indent=2) if asked.json else _table(found, asked.top))
     if faults:
         raise SystemExit(1)
+
+
+def _check(asked: argparse.Namespace, task: Any) -> None:
+    """UserError where an option is for adapters of another task."""
+    from gossamer import tasks
+
+    if asked.picture is not None and task.unit != "texts":
+        raise UserError(
+            f"--picture draws where a model looks for an answer to a text; this is an adapter for {task.name}"
+        )
+    if asked.words and not isinstance(task, tasks.ClassifyingByWords):
+        raise UserError(f"--words are for adapters that classify by words; this is one for {task.name}")
 
 
 def _table(found: Sequence[dict[str, Any]], top: int) -> str:
