@@ -63,6 +63,16 @@ def a_sheet() -> gm.CostSheet:
 
 
 @pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs leave no pictures: they take a quarter of a tiny one. The run that all tests share has its own."""
+    from . import squares
+
+    squares.trained()
+    for name in ("_draw", "_draw_prompts"):
+        monkeypatch.setattr(f"gossamer.training.train.{name}", lambda *_: None)
+
+
+@pytest.fixture
 def uncounted(monkeypatch: pytest.MonkeyPatch, a_sheet: gm.CostSheet) -> None:
     """What is saved has some cost sheet: counting takes three times as long as all else, and `test_cost.py` sees to it."""
     monkeypatch.setattr("gossamer.saving.cost", lambda *_, **__: a_sheet)

@@ -118,6 +118,7 @@ def test_deep_prompts_stops_where_the_forms_differ(run, tmp_path: Path, monkeypa
     assert not (tmp_path / "rows.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_das_latency_compares_the_bare_with_the_finished_model(run, tmp_path: Path) -> None:
     out = tmp_path / "rows.jsonl"
     small = ("--layers", "4", "--size", "32", "--batch", "2", "--repeats", "1", "--threads", "1", "--out", str(out))
@@ -166,6 +167,7 @@ def test_damaged_folders_are_loaded_or_refused_and_leave_no_trace(run, tmp_path:
     assert said.startswith("loads  loaded  refused  other  faults")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")  # peft's own way asks for it
 def test_overhead_compares_ours_with_the_same_by_hand(run, tmp_path: Path) -> None:
     out = tmp_path / "overhead.jsonl"

@@ -22,6 +22,8 @@ from gossamer.training.train import train
 from . import squares
 from .models.test_zero_shot import dual
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 WORDS = (
     "[PAD]",
     "[UNK]",

@@ -21,6 +21,8 @@ from gossamer.training.train import train
 
 from . import questions, squares
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 MEMVP = {"method": "memvp", "rank": 6, "scale": 1.0, "visual_scale": 1.0, "vision_rank": 0, "dropout": 0.0}
 TEXTS = {"answer_tokens": 6}
 

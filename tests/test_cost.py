@@ -293,6 +293,7 @@ def test_every_architecture_has_its_published_size() -> None:
     assert all(t.is_meta for m in built.values() for t in m.parameters())
 
 
+@pytest.mark.slow
 def test_stable_diffusion_is_counted_by_pass_and_by_image() -> None:
     sheet = cost(gm.adapt(architectures.build("sd-1.5"), gm.APT()), steps=20)
     assert (sheet.image, sheet.tokens, sheet.passes) == ((64, 64), {"text": 77}, 40)
@@ -335,6 +336,7 @@ def test_vilt_is_counted_without_weights() -> None:
     assert sheet.finished.counted - sheet.bare.counted == 12 * 2 * (40 + 1 + 144) * 200 * 768
 
 
+@pytest.mark.slow
 def test_swin_b_with_prompts_in_every_window() -> None:
     """VPT's formula also counts the merging of prompts that the next stage replaces: 8 C^2 for each, 2.75 MMACs."""
     found = json.loads(answer("swin-b", ["vpt"], {"prompts": 25, "form": "sequence"}, True))

@@ -43,7 +43,7 @@ def test_the_onnx_file_of_a_run_answers_alone_like_the_adapter(run: Path, capsys
     assert "## Exports\n\n- model.onnx: a batch of 1 in" in (run / "adapter" / "README.md").read_text()
 
 
-@pytest.mark.parametrize("format", ["onnx", "torch"])
+@pytest.mark.parametrize("format", ["onnx", pytest.param("torch", marks=pytest.mark.slow)])
 def test_an_exported_file_says_what_it_is_and_is_asked_like_a_run(
     run: Path, format: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -84,6 +84,7 @@ def test_a_file_that_says_nothing_is_refused(run: Path, capsys: pytest.CaptureFi
         assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_half_precision_becomes_float32_in_onnx(run: Path) -> None:
     adapted = gm.load(run / "adapter").to(torch.bfloat16)
     pixels = torch.randn(2, 3, squares.SIZE, squares.SIZE, dtype=torch.bfloat16)

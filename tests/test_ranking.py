@@ -24,6 +24,8 @@ from gossamer.training.train import train
 
 from . import questions, squares
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 TEXTS = {"negatives": 4}
 KINDS = {
     "vilt-flickr30k": ("vilt", "flickr30k", ({"method": "apt", "rank": 2},)),
@@ -43,7 +45,7 @@ def ranking(name: str, methods: Any, of: str = "flickr30k") -> tuple[RankingText
     return task, task.prepare(data.load_image_text(of, "test", path=questions.SETS[of]())), adapted.eval()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["vilt-flickr30k", pytest.param("meter-coco", marks=pytest.mark.slow)])
 def test_every_kind_trains_is_saved_and_gives_the_same_recalls_again(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,6 +23,8 @@ from gossamer.training.trainer import ClassifierTrainer
 
 from . import questions, squares
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 LORA = {"method": "peft", "peft_type": "LORA", "r": 2}
 KINDS = {
     "bert-gqa": ("bert", "gqa", (questions.VISUAL,)),
@@ -47,7 +49,10 @@ MORE = (
     "roberta-gqa",
     "bart-gqa",
     "meter-nlvr2",
+    "meter-snli-ve",
+    "vilt-gqa",
     "vilt-snli-ve",
+    "t5-gqa",
 )  # each part of which another has
 
 
@@ -74,6 +79,7 @@ def test_every_kind_trains_is_saved_and_gives_the_same_scores_again(
     assert found[0]["answer"] == task.answers(adapted, task.prepare(texts.subset([3])))[0][0]
 
 
+@pytest.mark.slow
 def test_a_composed_model_learns_what_it_must_see(tmp_path: Path) -> None:
     """The answers hang on the image alone: colours and yes or no cannot be told from the question."""
     run = questions.run(tmp_path / "b", "bert", epochs=12, lr=0.02, head_lr=0.02, validation=0.0)
@@ -84,7 +90,10 @@ def test_a_composed_model_learns_what_it_must_see(tmp_path: Path) -> None:
     assert write["test"]["accuracy"] > 0.6
 
 
-def test_a_run_leaves_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_leaves_its_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # this one is drawn
     train(questions.run(tmp_path / "run", "bert"))
     folder = tmp_path / "run"
     names = {

@@ -31,6 +31,8 @@ from gossamer.training.train import train
 from .. import squares
 from .pages import Page
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 PROBE = {"methods": [{"method": "linear_probe"}]}
 VPT = {"methods": [{"method": "vpt", "prompts": 3, "dropout": 0.2}]}  # dropout: the generators' states matter too
 LORA = {"methods": [{"method": "peft", "peft_type": "LORA", "r": 3}]}
@@ -329,6 +331,7 @@ def test_data_without_a_test_split_are_scored_on_held_out_images_or_refused(tmp_
     assert "There is no test split" in (tmp_path / "out" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_grid_without_anything_to_choose_leaves_its_cells_undecided(tmp_path: Path) -> None:
     wild = {**VPT, "grid": {"training.lr": [1e30]}, "training": {"clip": 0.0}}
     rows = compare(comparison(tmp_path / "a", {"wild": wild}, seeds=[0]))

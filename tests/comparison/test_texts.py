@@ -21,6 +21,8 @@ from gossamer.training.trainer import ClassifierTrainer
 from .. import questions
 from .pages import Page
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 LORA = {"method": "peft", "peft_type": "LORA", "r": 2}
 TEXTS = {"methods": [LORA]}
 SEES = {"methods": [questions.VISUAL, LORA]}

@@ -182,6 +182,7 @@ def test_a_look_is_counted() -> None:
     assert looks.count == 1
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_gradient_of_one(tmp_path: Path) -> None:
     """This process is the first; the other one imports what it needs meanwhile."""
     file = tmp_path / "meeting"

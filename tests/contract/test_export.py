@@ -22,7 +22,7 @@ from .table import BACKBONES, METHODS, Backbone, Row, adapt, disturb, run
 FAMILIES = ("vit", "dinov2", "clip-vision", "timm", "bert")
 KINDS = ("vpt", "vpt-shallow", "pfeiffer", "lora")
 COMPILED = {("vit", "vpt"), ("dinov2", "vpt-shallow"), ("clip-vision", "pfeiffer"), ("timm", "lora"), ("bert", "vpt")}
-EXPORTED = {("timm", "vpt-shallow"), ("bert", "lora")}
+EXPORTED = {("timm", "vpt-shallow")}
 
 
 def pairs(fast: set[tuple[str, str]]) -> Any:

@@ -86,6 +86,7 @@ def test_a_pipeline_draws_with_an_adapted_denoiser(name: str, tmp_path: Path) ->
     assert torch.equal(drawn(pipeline(adapted.detach())), bare)
 
 
+@pytest.mark.slow
 def test_it_is_found_again_by_the_folder_of_its_weights(tmp_path: Path) -> None:
     unet().save_pretrained(tmp_path / "unet")
     model = zoo.load(tmp_path / "unet")

@@ -252,6 +252,7 @@ def test_parameters_of_the_papers() -> None:
     assert tower > 0
 
 
+@pytest.mark.slow
 def test_macs_fall_by_the_same_for_every_block_and_as_counted() -> None:
     backbone = BACKBONES["bert"]
     macs = []

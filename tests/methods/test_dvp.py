@@ -249,6 +249,7 @@ def test_parameters_of_the_authors_models(language: str, alone: int, heads: dict
     assert all("norm" in n.lower() and "embeddings" not in n for n in own)
 
 
+@pytest.mark.slow
 def test_multiplications_of_the_authors_bert() -> None:
     """16 tokens of text and 197 of the image, in G; the vision tower, 17.56 G, is left out."""
 

@@ -25,6 +25,8 @@ from gossamer.training.train import train
 
 from . import idle
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 LORA = {"method": "peft", "peft_type": "LORA", "r": 2}
 
 
@@ -104,6 +106,7 @@ def test_the_most_blocks_within_the_tolerance(
     assert (tmp_path / "frontier.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_error_of_few_items_is_borne_in_mind(trained: Path, tmp_path: Path, monkeypatch: Any) -> None:
     """Within 1 point and one standard error of the student's accuracy on 40 items, which is more than 5 points at 0.85."""
     level = reference(trained)

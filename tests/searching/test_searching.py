@@ -223,6 +223,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_to_the_same_end(tmp_path: Path) -> None:
     method = [gm.DAS(skip=2, rank=4, form="router", dropout=0.1), gm.VPT(prompts=2)]
     quick = replace(SETTINGS, epochs=3)
@@ -362,6 +363,7 @@ def test_what_arms_save_is_measured_where_the_model_is() -> None:
     assert min(here.arms) > 0
 
 
+@pytest.mark.slow
 def test_the_same_is_found_with_checkpointing_and_by_another_run_of_the_seed() -> None:
     plain = searched(settings=replace(SETTINGS, epochs=2))
     saving = searched(settings=replace(SETTINGS, epochs=2), training=replace(TRAINING, gradient_checkpointing=True))

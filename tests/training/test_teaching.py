@@ -21,6 +21,8 @@ from gossamer.training.train import train
 
 from .. import squares
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 LORA = {"method": "peft", "peft_type": "LORA", "r": 2}
 
 

@@ -29,6 +29,8 @@ from gossamer.training.trainer import ClassifierTrainer, groups, optimizer, sche
 
 from .. import squares
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 PNG = b"\x89PNG"
 
 
@@ -125,6 +127,7 @@ def _limited(count: int) -> list[int]:
     return gm.data.stratified(gm.data.load(squares.images(), "test").labels, count, 0)
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_kept_where_asked(tmp_path: Path) -> None:
     metrics = train(squares.run(tmp_path, epochs=5, lr=0.1, keep="best"))
     assert metrics["val"]["accuracy"] == max(record["val_accuracy"] for record in history(tmp_path))
@@ -132,6 +135,7 @@ def test_the_best_epoch_is_kept_where_asked(tmp_path: Path) -> None:
         train(squares.run(tmp_path / "none", keep="best", validation=0.0))
 
 
+@pytest.mark.slow
 def test_no_run_ends_below_its_start_without_a_word(tmp_path: Path) -> None:
     """Rates that spoil everything: the last epoch is kept with a warning, or the start is the best of all epochs."""
     spoilt = {"epochs": 2, "lr": 5.0, "head_lr": 5.0}
@@ -153,6 +157,7 @@ def test_no_run_ends_below_its_start_without_a_word(tmp_path: Path) -> None:
     assert gm.evaluate.evaluate(adapted, gm.data.load(squares.images(), "test")).to_dict() == best["test"]
 
 
+@pytest.mark.slow
 def test_the_seed_decides_the_numbers(tmp_path: Path) -> None:
     settings = {"limit": 61, "epochs": 1, "validation": 0.0}
     same = [numbers(train(squares.run(tmp_path / str(i), seed=4, **settings))) for i in range(2)]
@@ -174,6 +179,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "moment",
     ["model.safetensors", *(pytest.param(name, marks=pytest.mark.slow) for name in ("trainer_state.json", "run.yaml"))],
@@ -467,6 +473,7 @@ def test_a_method_that_learns_from_the_data_does_so_before_training(tmp_path: Pa
     assert gm.evaluate.evaluate(same, gm.data.load(squares.images(), "test")).n == 120
 
 
+@pytest.mark.slow
 def test_augmented_images_are_for_tuning_only_and_a_seed_fixes_them(tmp_path: Path) -> None:
     flips: list[Any] = ["horizontal-flip", "vertical-flip", "random-crop"]
     runs = [squares.run(tmp_path / name, limit=40, epochs=2) for name in "ab"]
