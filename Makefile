@@ -13,6 +13,9 @@ CARRIERS := requirements/carriers.txt
 # What a release of torch, transformers, peft or timm can break: blocks and their calls, methods on them, generation.
 SEAMS := tests/anatomy tests/contract tests/methods tests/models tests/reference
 
+# Some machines forbid Python to keep what it compiled: then each of the processes of the tests compiles torch and transformers anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install lock check test test-lowest test-newest docs dist demo clean
 
