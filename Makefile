@@ -57,7 +57,7 @@ check: install
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 test: install
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # An environment of its own, of what pyproject.toml asks for today: as low as it allows, or as high as there is, its upper bounds
 # cut off; then the one warning that tells of them is no error.
@@ -72,7 +72,7 @@ test-lowest test-newest: test-%: install
 	$(BIN)/uv pip sync --python $(VENV)-$*/bin/python $(VENV)-$*/requirements.txt $(CARRIERS)
 	$(BIN)/uv pip install --python $(VENV)-$*/bin/python --no-deps --no-build-isolation -e .
 	$(VENV)-$*/bin/python -c "from gossamer.cost.machine import versions; print(versions())"
-	$(VENV)-$*/bin/python -m pytest -n 2 $(ALLOWED) $(SEAMS)
+	$(VENV)-$*/bin/python -m pytest -n 2 --dist worksteal $(ALLOWED) $(SEAMS)
 
 # The notice is of the successor of mkdocs; what is wrong with a page ends the build.
 docs: install
