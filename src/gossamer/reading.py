@@ -8,11 +8,12 @@ from collections.abc import Collection, Iterable, Mapping
 from torch import nn
 
 from gossamer.anatomy.anatomy import Anatomy
-from gossamer.anatomy.block import Block, attribute, get, has, hollowed, lacking, listed, wanting
+from gossamer.anatomy.block import Block, attribute, get, has, lacking, listed, wanting
 from gossamer.anatomy.call import SPELLINGS, Arguments
 from gossamer.anatomy.places import STACK_ORDER
 from gossamer.anatomy.probe import probe
 from gossamer.anatomy.resemblance import resembling
+from gossamer.anatomy.sizes import hollowed
 from gossamer.anatomy.stack import Stack
 from gossamer.errors import UnknownName, WrongKind
 from gossamer.families import FAMILIES
