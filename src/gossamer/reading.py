@@ -17,6 +17,7 @@ from gossamer.anatomy.sizes import hollowed
 from gossamer.anatomy.stack import Stack
 from gossamer.errors import UnknownName, WrongKind
 from gossamer.families import FAMILIES
+from gossamer.families.refused import REFUSED
 
 
 def read(model: nn.Module, family: str | None = None) -> Anatomy:
@@ -177,6 +178,12 @@ def _blocks(
 def _unknown(model: nn.Module, missing: Collection[str], unread: Collection[str]) -> str:
     if missing:
         return f"{type(model).__name__} looks like a known family, but {'; '.join(missing)}"
+    refused = {kind: REFUSED[kind] for module in model.modules() for kind in _kinds(module) if kind in REFUSED}
+    if refused:
+        return (
+            f"cannot read {type(model).__name__} ({'; '.join(f'{kind}: {why}' for kind, why in refused.items())}). Methods that need "
+            "no blocks work: LoRA and the other tuners of peft, full fine-tuning, a linear probe (docs/backbones.md)"
+        )
     known = sorted({owner for stack in FAMILIES for owner in stack.owners})
     kinds = next((k for k in _kinds(model)), type(model).__name__)
     like = [words for path in unread if (words := resembling(model, path, FAMILIES)) is not None]
