@@ -180,9 +180,10 @@ def _unknown(model: nn.Module, missing: Collection[str], unread: Collection[str]
         return f"{type(model).__name__} looks like a known family, but {'; '.join(missing)}"
     refused = {kind: REFUSED[kind] for module in model.modules() for kind in _kinds(module) if kind in REFUSED}
     if refused:
+        reasons = "; ".join(f"{kind}: {why}" for kind, why in refused.items())
         return (
-            f"cannot read {type(model).__name__} ({'; '.join(f'{kind}: {why}' for kind, why in refused.items())}). Methods that need "
-            "no blocks work: LoRA and the other tuners of peft, full fine-tuning, a linear probe (docs/backbones.md)"
+            f"cannot read {type(model).__name__} ({reasons}). Methods that need no blocks work: LoRA and the other "
+            "tuners of peft, full fine-tuning, a linear probe (docs/backbones.md)"
         )
     known = sorted({owner for stack in FAMILIES for owner in stack.owners})
     kinds = next((k for k in _kinds(model)), type(model).__name__)

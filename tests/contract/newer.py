@@ -233,7 +233,7 @@ NEWER: dict[str, Backbone] = {
         masks=("additive",),
     ),
     "bloom": replace(
-        _writer(tf.BloomForCausalLM, tf.BloomConfig, twins.BLOOM, None), biases=True, eager=False, masks=("additive",)
+        _writer(tf.BloomForCausalLM, tf.BloomConfig, twins.BLOOM, "gpt2"), biases=True, eager=False, masks=("additive",)
     ),
     "gpt2": replace(
         _writer(tf.GPT2LMHeadModel, tf.GPT2Config, TRANSPOSED, None, n_inner=20, max_position_embeddings=40),

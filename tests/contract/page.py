@@ -95,7 +95,8 @@ def refused() -> list[str]:
     for kind, why in REFUSED.items():
         by_reason.setdefault(why, []).append(kind)
     return [
-        "LoRA and the other tuners of peft, full fine-tuning and a linear probe reach these too; methods that need blocks refuse them.\n",
+        "LoRA and the other tuners of peft, full fine-tuning and a linear probe reach these too; methods that need blocks refuse\n"
+        "them.\n",
         *(f"- {', '.join(kinds)}: {why}." for why, kinds in by_reason.items()),
     ]
 
