@@ -37,7 +37,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("origin",),
     ("saving",),
     ("finished",),
-    ("adapting",),
+    ("adapting", "peft"),
     ("runs", "mixed"),
     ("tasks", "pictures", "protocols"),
     ("training", "evaluate", "looking", "exported"),
