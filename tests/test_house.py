@@ -35,6 +35,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("cost", "zoo"),
     ("architectures", "drawing"),
     ("origin",),
+    ("peft_folder",),
     ("saving",),
     ("finished",),
     ("adapting", "peft"),
