@@ -15,7 +15,7 @@ from gossamer.anatomy.displaced import Displaced
 from gossamer.anatomy.places import Places
 from gossamer.anatomy.said import Said
 from gossamer.anatomy.session import Session
-from gossamer.errors import UnknownName, UserError
+from gossamer.errors import UnknownName, UserError, WrongKind
 
 VERBS = ("add", "rewrite", "middle", "remember", "insert", "replace", "shorten", "observe")
 
@@ -131,6 +131,11 @@ class Changes(Places):
         if found is None and verb == "remember":
             return seams.memory_obstacle(block, branch)
         return found
+
+    def _check_remembers(self, block: Block, branch: str) -> None:
+        """TypeError where a trial shows that an attention cannot have a memory."""
+        if (reason := seams.memory_obstacle(block, branch)) is not None:
+            raise WrongKind(f"{block.name} cannot remember extra keys and values: {reason}")
 
     def _findings(self, block: Block) -> probe.Findings:
         kind = type(block.module), id(block.stack), block.stage
