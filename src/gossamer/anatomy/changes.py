@@ -82,14 +82,22 @@ class Changes(Places):
     @contextmanager
     def bare(self) -> Iterator[None]:
         """The model without any change for as long as the context lasts; the parts, and what they learnt, stay."""
-        for change in reversed(self.log):
-            change.revert()
+        self.suspend()
         try:
             yield
         finally:
-            for change in self.log:
-                change.apply()
-            self._put_ahead()
+            self.resume()
+
+    def suspend(self) -> None:
+        """Takes every change back until `resume`; the parts, and what they learnt, stay."""
+        for change in reversed(self.log):
+            change.revert()
+
+    def resume(self) -> None:
+        """Makes every change again that `suspend` took back."""
+        for change in self.log:
+            change.apply()
+        self._put_ahead()
 
     def obstacle(self, block: Block, verb: str, branch: str = "attention") -> str | None:
         """Why a verb does not work on a branch of a block (of "middle": on a place of its stream), or None where it does.
