@@ -1,3 +1,3 @@
 """The version of this package: in a file of its own, so that what stands below the public surface can say it."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -16,7 +16,18 @@ from gossamer.anatomy.windows import WindowInserted, merge
 
 from ..contract.table import BACKBONES, run
 
-BOTH = pytest.mark.parametrize("row", ["swin-v2", "timm-swin-v2"])
+
+def _built(row: str) -> bool:
+    try:
+        return BACKBONES[row].model() is not None
+    except RuntimeError:
+        return False
+
+
+PADS = pytest.mark.skipif(
+    not _built("timm-swin-v2"), reason="Swin v2 of this timm has no windows that reach over the edge"
+)
+BOTH = pytest.mark.parametrize("row", ["swin-v2", pytest.param("timm-swin-v2", marks=PADS)])
 
 
 class Rows(Part):

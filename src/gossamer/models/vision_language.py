@@ -21,7 +21,7 @@ from gossamer.anatomy.sight import Seen, Sight
 from gossamer.errors import UserError, WrongKind
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    pass
 
 
 class VisionLanguageConfig(PreTrainedConfig):
@@ -127,9 +127,12 @@ class VisionLanguage(hosts.Halves):
         """Images [I, 3, H, W] -> every token [I, N, d_v] behind the tower's last block; give them to `keep`, or to any call."""
         takes = inspect.signature(self.vision.forward).parameters  # DINOv2 always interpolates
         other = "interpolate_pos_encoding" in takes and pixel_values.shape[-2:] != self.image_size
-        with self.tap as tap:
+        self.tap.open = True
+        try:
             self.vision(pixel_values=pixel_values, **({"interpolate_pos_encoding": True} if other else {}))
-            return tap.states
+            return self.tap.states
+        finally:
+            self.tap.close()
 
     def forget(self) -> None:
         """Told that methods came or went: what they do behind the tower's last block is done before its states are taken."""
@@ -287,8 +290,8 @@ class VisionLanguage(hosts.Halves):
 
 
 class _Tap:
-    """Takes what a block gives, behind whatever else listens to it, while the context lasts. A hook that is made anew for each
-    call would break a compiled graph."""
+    """Takes what a block gives, behind whatever else listens to it, while it is open. A hook that is made anew for each call would
+    break a compiled graph, and so does a context manager in torch 2.11."""
 
     def __init__(self, block: nn.Module):
         self.block, self.open, self.states = block, False, torch.empty(0)
@@ -304,11 +307,8 @@ class _Tap:
         if self.open:
             self.states = output[0] if isinstance(output, tuple) else output
 
-    def __enter__(self) -> Self:
-        self.open = True
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
+        """Takes nothing more, and lets go what it took."""
         self.open, self.states = False, torch.empty(0)
 
 
