@@ -100,6 +100,9 @@ class Stack:
     level: Callable[[Any, str], int] | None = (
         None  # of the owner and the name of a block: how often its map was halved before it
     )
+    aside: tuple[
+        str, ...
+    ] = ()  # lists of others behind them, in the owner, that only a class token runs through: nothing is placed there
     kinds: tuple[
         str, ...
     ] = ()  # classes of blocks, where an owner may have others with parts of the same names; (): any
