@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Collection, Iterable, Mapping
 
 from torch import nn
@@ -84,10 +85,15 @@ def _read(model: nn.Module, family: str | None) -> tuple[Anatomy, dict[str, str]
     ), unfit
 
 
-def _descriptions(module: nn.Module, family: str | None) -> list[Stack]:
+def _descriptions(module: nn.Module, family: str | None) -> tuple[Stack, ...]:
     """What families say of a module; where none knows it, what the one says that was named."""
-    kinds = set(_kinds(module))
-    return [s for s in FAMILIES if not kinds.isdisjoint(s.owners)] or [s for s in FAMILIES if family in s.owners]
+    return _described(frozenset(_kinds(module))) or _described(frozenset({family}))
+
+
+@functools.cache  # asked for every module of a model
+def _described(kinds: frozenset[str | None]) -> tuple[Stack, ...]:
+    """The stacks whose owner is of one of some kinds."""
+    return tuple(stack for stack in FAMILIES if not kinds.isdisjoint(stack.owners))
 
 
 def _check_named(family: str, stacks: Mapping[str, list[Block]], unfit: Mapping[str, str], model: nn.Module) -> None:

@@ -336,6 +336,7 @@ print(*sorted({{n.partition('.')[0] for n in set(sys.modules) - before}} & set({
     assert _python(code) == ""
 
 
+@pytest.mark.slow
 def test_adapting_imports_only_what_it_uses() -> None:
     """The cheapest start of real work: torch and transformers, what these bring themselves, and nothing else that is heavy."""
     heavy = ("datasets", "matplotlib", "diffusers", "timm", "peft", "sklearn", "pandas")

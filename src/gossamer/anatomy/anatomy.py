@@ -203,8 +203,9 @@ class Anatomy(Changes):
         """The block's self-attention, or its cross-attention (`branch`), also attends to part(batch) = keys, values.
 
         Each is [1 or B, p, inner_kv], for every query. One joint softmax over remembered and own keys; remembered keys carry no
-        rotary position and no relative bias.
+        rotary position and no relative bias. TypeError where a trial shows that it cannot.
         """
+        self._check_remembers(block, branch)
         self._do(seams.Remembered(block, part, branch), block, branch)
 
     @verb

@@ -29,6 +29,7 @@ SPELLINGS: dict[str, tuple[str, ...]] = {  # what an argument means -> what tran
     "context": ("encoder_hidden_states", "key_value_states"),
     "context_mask": ("encoder_attention_mask",),
     "context_bias": ("encoder_decoder_position_bias",),
+    "bounds": ("cu_seqlens",),
 }
 SQUARE = "attn_mask"  # timm's mask may be [N, N], for all samples; elsewhere two dimensions are [B, N]
 JOINED = "rope"  # timm's rotary tables are one tensor, the sine in front; elsewhere they are two, the cosine first
@@ -37,7 +38,7 @@ WHATEVER_THE_LENGTH = {  # arguments that stay right when a sequence grows
     "use_cache", "output_attentions", "output_hidden_states", "return_dict", "is_causal", "input_dimensions",
     "always_partition", "resolution", "interpolate_pos_encoding",
     "query_states", "rel_embeddings", "relative_pos",  # DeBERTa's, which lets no tokens in
-    "cu_seqlens", "max_seqlen",  # of packed rows, as well
+    "max_seqlen",  # of packed rows, as well
     "query_length",  # Q-Formers', as well
     "timestep", "class_labels", "cross_attention_kwargs", "added_cond_kwargs",  # of denoisers, one for each sample
 }  # fmt: skip
@@ -61,6 +62,7 @@ class Call:
         bias: by relative position [1 or B, heads, N or 1, M].
         context: what cross-attention reads [B, n, d].
         context_mask, context_bias: the same of cross-attention.
+        bounds: of packed rows, where each sample begins, and behind them the number of rows [B + 1].
         others: arguments that mean none of these, by name.
     """
 
@@ -73,6 +75,7 @@ class Call:
     context: Tensor | None = None
     context_mask: Tensor | None = None
     context_bias: Tensor | None = None
+    bounds: Tensor | None = None
     others: dict[str, Any] = field(default_factory=dict)
 
 
