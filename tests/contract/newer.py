@@ -108,6 +108,16 @@ def _idefics3(**options: Any) -> nn.Module:
     return tf.Idefics3ForConditionalGeneration(config)
 
 
+def _internvl(**options: Any) -> nn.Module:
+    """InternViT, four tokens of which become one of Qwen's text."""
+    vision = {**VISION, "image_size": [16, 16], "patch_size": [4, 4], "use_mean_pooling": False}
+    language = tf.Qwen2Config(**LLAMA).to_dict()
+    config = tf.InternVLConfig(
+        vision_config=vision, text_config=language, image_token_id=48, image_seq_length=4, **options
+    )
+    return tf.InternVLForConditionalGeneration(config)
+
+
 def _qwen2_vl(**options: Any) -> nn.Module:
     """Patches of two frames as rows, four of which become one token of the text."""
     vision = {"depth": 3, "embed_dim": 12, "hidden_size": 12, "num_heads": 3, "patch_size": 4, "mlp_ratio": 2}
@@ -300,6 +310,17 @@ NEWER: dict[str, Backbone] = {
         gives=_as_tiles,
         counted=True,
         like="siglip",
+    ),
+    "internvl": Backbone(
+        _internvl,
+        HALVES,
+        reads="both",
+        headless=True,
+        images_in_text=4,
+        counted=True,
+        pickles=False,
+        damps_apart=False,
+        like="intern-vit",
     ),
     "qwen2-vl": Backbone(
         _qwen2_vl,
