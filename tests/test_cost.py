@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import timm
 import torch
 import transformers as tf
 from peft import LoraConfig
+from torch import nn
 
 import gossamer as gm
 from gossamer import architectures, hosts
@@ -370,6 +372,18 @@ def test_steps_are_of_denoisers_alone() -> None:
         cost(vit(), steps=5)
     with pytest.raises(UserError, match="steps must be a whole number from 1, got 0"):
         cost(BACKBONES["unet"].model(), steps=0)
+
+
+NARROW = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 50}
+
+
+@pytest.mark.parametrize("model", [
+    lambda: tf.OPTForCausalLM(tf.OPTConfig(**NARROW, ffn_dim=20, word_embed_proj_dim=7)),
+    lambda: tf.ElectraModel(tf.ElectraConfig(**NARROW, intermediate_size=20, embedding_size=7)),
+], ids=["opt", "electra"])  # fmt: skip
+def test_embeddings_that_are_narrower_are_projected_once_a_token(model: Callable[[], nn.Module]) -> None:
+    sheet = cost(model(), tokens=5)
+    assert sheet.bare.closed == sheet.bare.counted
 
 
 def test_vilt_is_counted_without_weights() -> None:

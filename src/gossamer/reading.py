@@ -79,7 +79,7 @@ def _read(model: nn.Module, family: str | None) -> tuple[Anatomy, dict[str, str]
     known = {name: stacks[name] for name in order if name in stacks}
     read = {block.name.rpartition(".")[0] for blocks in known.values() for block in blocks}
     unfit = {path: problem for path, problem in unfit.items() if path not in read}  # others describe them as they are
-    unread = {**_unread(model, known), **unfit}
+    unread = {**_unread(model, known, owners), **unfit}
     return Anatomy(
         model, known, owners, unread=unread, why="" if known and not unfit else _unknown(model, unfit.values(), unread)
     ), unfit
@@ -143,12 +143,13 @@ def _problem(name: str, owner: nn.Module, stack: Stack, found: list[tuple[int, s
     return None if lacks is None else f"{name or type(owner).__name__} has no {' or '.join(lacks)}"
 
 
-def _unread(model: nn.Module, stacks: Mapping[str, list[Block]]) -> dict[str, str]:
+def _unread(model: nn.Module, stacks: Mapping[str, list[Block]], owners: Mapping[str, str]) -> dict[str, str]:
     """Path -> class of the blocks of every list of blocks that no family describes: equal modules of two matrices or more each.
 
-    Lists inside of blocks, known or not, belong to these.
+    Lists inside of blocks, known or not, belong to these; those that a family leaves aside are described.
     """
     known = [block.name for blocks in stacks.values() for block in blocks]
+    known += [_path(owners[name], path) for name, blocks in stacks.items() for path in blocks[0].stack.aside]
     found: dict[str, str] = {}
     for path, module in model.named_modules():
         children = list(module.children())

@@ -187,6 +187,7 @@ BESIDE = "its branches are added at once: they are computed by hand in tests/ana
 IN_MASK = (
     "its mask has its bias by place, and its blocks are BLOOM's otherwise: both forms of prompts are one function on it"
 )
+TALKING = "its heads talk to each other: they are computed by hand in tests/anatomy/test_cait.py"
 DISTANCES = "upstream's own function says what distances add; a probe holds what is around it to upstream's"
 
 

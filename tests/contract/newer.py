@@ -22,6 +22,7 @@ from .backbone import (
     LLAMA,
     T5,
     T5_IDS,
+    TALKING,
     TEXT,
     TRANSPOSED,
     VISION,
@@ -60,15 +61,18 @@ def _translator(
     )  # fmt: skip
 
 
-def _timm_of(name: str, kind: twins.Names, like: str | None, **more: Any) -> Backbone:
+FACTS = ("grows", "damps_apart", "post_norm", "rotary", "classed", "counted")
+
+
+def _timm_of(name: str, kind: twins.Names | str, like: str | None, **more: Any) -> Backbone:
     """A classifier of timm's, three heads of an even width."""
     sizes = {"img_size": 16, "patch_size": 4, "embed_dim": 12, "depth": 3, "num_heads": 2, "num_classes": LABELS}
-    facts = {name: more.pop(name) for name in ("grows", "damps_apart", "masks", "post_norm", "rotary") if name in more}
+    facts = {name: more.pop(name) for name in (*FACTS, "masks") if name in more}
 
     def build() -> nn.Module:
         return timm.create_model(name, **{**sizes, **more})
 
-    return Backbone(build, {"vision": kind}, eager=False, like=like, **facts)
+    return Backbone(build, kind if isinstance(kind, str) else {"vision": kind}, eager=False, like=like, **facts)
 
 
 def _llava(**options: Any) -> nn.Module:
@@ -102,6 +106,16 @@ def _idefics3(**options: Any) -> nn.Module:
         vision_config=VISION, text_config=tf.LlamaConfig(**LLAMA), image_token_id=48, scale_factor=2, **options
     )
     return tf.Idefics3ForConditionalGeneration(config)
+
+
+def _internvl(**options: Any) -> nn.Module:
+    """InternViT, four tokens of which become one of Qwen's text."""
+    vision = {**VISION, "image_size": [16, 16], "patch_size": [4, 4], "use_mean_pooling": False}
+    language = tf.Qwen2Config(**LLAMA).to_dict()
+    config = tf.InternVLConfig(
+        vision_config=vision, text_config=language, image_token_id=48, image_seq_length=4, **options
+    )
+    return tf.InternVLForConditionalGeneration(config)
 
 
 def _qwen2_vl(**options: Any) -> nn.Module:
@@ -297,6 +311,17 @@ NEWER: dict[str, Backbone] = {
         counted=True,
         like="siglip",
     ),
+    "internvl": Backbone(
+        _internvl,
+        HALVES,
+        reads="both",
+        headless=True,
+        images_in_text=4,
+        counted=True,
+        pickles=False,
+        damps_apart=False,
+        like="intern-vit",
+    ),
     "qwen2-vl": Backbone(
         _qwen2_vl,
         HALVES,
@@ -443,6 +468,15 @@ NEWER: dict[str, Backbone] = {
     "timm-eva-gated": _timm_of("eva02_tiny_patch14_224", twins.EVA_GATED, "timm-eva", num_heads=3, rotary=True),
     "timm-beit": _timm_of("beit_base_patch16_224", twins.TIMM_BEIT, "beit", **FIXED, **IN_SUM, masks=("none",)),
     "timm-behind": _timm_of("vit_base_patch16_rpn_224", twins.TIMM_BEHIND, None, post_norm=True),
+    "timm-cait": _timm_of(
+        *("cait_xxs24_224", TALKING, "timm-eva"),
+        init_values=0.3,
+        mlp_ratio=2,
+        depth_token_only=2,
+        classed=False,
+        counted=True,
+        **IN_SUM,
+    ),
     "timm-relpos": _timm_of(
         *("vit_relpos_small_patch16_224", twins.TIMM_RELPOS, "timm-beit"), rel_pos_type="bias", **FIXED, masks=("none",)
     ),

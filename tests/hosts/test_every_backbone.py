@@ -59,9 +59,9 @@ UNKNOWN: dict[str, tuple[Callable[[], Any], Callable[[Any], dict[str, Tensor]], 
         image,
         {},
     ),
-    "timm-cait": (lambda: timm.create_model("cait_xxs24_224", **SMALL), image, {}),
+    "timm-xcit": (lambda: timm.create_model("xcit_nano_12_p8_224", **SMALL | {"patch_size": 8}), image, {}),
     "timm-bare": (
-        lambda: timm.create_model("cait_xxs24_224", **{**SMALL, "num_classes": 0}),
+        lambda: timm.create_model("xcit_nano_12_p8_224", **SMALL | {"patch_size": 8, "num_classes": 0}),
         image,
         {"num_labels": 4},
     ),
@@ -89,7 +89,7 @@ def test_life_without_an_anatomy(row: str, method: str, tmp_path: Path) -> None:
     torch.default_generator.manual_seed(1)
     model = build().eval()
     assert not hosts.read(model).stacks
-    if row == "gpt-neox" and method == "probe":
+    if row == "bio-gpt" and method == "probe":
         with pytest.raises(ValueError, match="nothing would be trained"):
             gm.adapt(model, METHODS[method])
         return
@@ -124,10 +124,8 @@ def test_methods_that_need_blocks_say_what_is_not_known() -> None:
 
 
 def test_lora_without_targets_says_where_it_goes() -> None:
-    with pytest.warns(
-        UserWarning, match=r"no family knows the queries and values of .*\(LayerScaleBlock\).*: all Linears"
-    ):
-        adapted = gm.adapt(UNKNOWN["timm-cait"][0](), LoraConfig(r=2))
+    with pytest.warns(UserWarning, match=r"no family knows the queries and values of .*\(XCABlock\).*: all Linears"):
+        adapted = gm.adapt(UNKNOWN["timm-xcit"][0](), LoraConfig(r=2))
     reached = {n.rpartition(".lora")[0].rpartition(".")[2] for n in adapted.trainable() if "lora_A" in n}
     assert len(reached) >= 4  # attention and FFN
     assert not any(n.startswith("head") for n in adapted.trainable() if "lora" in n)

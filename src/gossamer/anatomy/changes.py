@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from gossamer.anatomy import probe, replaced, seams, shortened
+from gossamer.anatomy import probe, replaced, seams, shortened, stream
 from gossamer.anatomy.block import Block
 from gossamer.anatomy.displaced import Displaced
 from gossamer.anatomy.places import Places
@@ -58,8 +58,14 @@ class Changes(Places):
         self.log.append(change)
 
     def _put_ahead(self) -> None:
-        """Hooks of others run behind ours, so that what they keep of a block (transformers' hidden states) is what it gives now."""
+        """Hooks of others run behind ours, so that what they keep of a block (transformers' hidden states) is what it gives now.
+
+        What belongs into the sum of attention and stream comes before all that reads or changes it.
+        """
         for module in self.model.modules():
+            for own in (module._forward_pre_hooks, module._forward_hooks):
+                for key in [key for key, hook in own.items() if _into_a_sum(hook)]:
+                    own.move_to_end(key, last=False)  # type: ignore[attr-defined]
             hooks = module._forward_hooks
             ours = [key for key, hook in hooks.items() if _is_ours(hook)]
             for key in [key for key in hooks if key not in ours] if ours else []:
@@ -153,6 +159,14 @@ class Changes(Places):
         reason = self.obstacle(block, verb, branch)
         if reason is not None:
             raise UserError(f"{block.name} ({type(block.module).__name__}) cannot {verb} at its {branch}: {reason}")
+
+
+def _into_a_sum(hook: Any) -> bool:
+    """Whether a hook adds to what an attention gives where the block reads the sum."""
+    change = getattr(hook, "__self__", None)
+    if not isinstance(change, stream.AddedToSum) or not change.readers:
+        return False
+    return hook in (change.before_reader, change.after_block)
 
 
 def _is_ours(hook: Any) -> bool:

@@ -218,6 +218,11 @@ class Places:
                 f"{kind}: it reads its own answer by position in the text, which they would move; let them leave (stay=False), or "
                 "give the bare model a head with num_labels"
             )
+        if stack.aside:
+            return (
+                f"{kind}: a class token comes in front of its tokens behind the last of these blocks, and is read there; let them "
+                "leave (stay=False)"
+            )
         if readers and stack.modality == "text":
             return (
                 f"the {stack.name} stack of {kind}: its {readers[0]} reads that stack by the mask of the text alone; let them "

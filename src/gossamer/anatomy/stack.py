@@ -100,6 +100,9 @@ class Stack:
     level: Callable[[Any, str], int] | None = (
         None  # of the owner and the name of a block: how often its map was halved before it
     )
+    aside: tuple[
+        str, ...
+    ] = ()  # lists of others behind them, in the owner, that only a class token runs through: nothing is placed there
     kinds: tuple[
         str, ...
     ] = ()  # classes of blocks, where an owner may have others with parts of the same names; (): any
@@ -138,6 +141,7 @@ class Stack:
     pooled: int = 1  # widths of the stream in one vector that "pooled" reads out
     masked_pool: bool = False  # "pooled" is told which rows are real, and takes no others
     entrance: str | None = None  # in the owner: gives the (text) tokens that enter, before modality types are added
+    passed: tuple[str, ...] = ()  # in the owner, where it has them: Linears around the blocks that every token passes
     words: str | None = None  # in the owner: ids -> embedded words, as the text begins its way
     closed: bool = (
         True  # what the bare model computes has a closed form here; False: cost sheets have what was counted alone

@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gossamer import hosts
 from gossamer.adapted import AdaptedModule, Finished
 from gossamer.anatomy import Anatomy
-from gossamer.anatomy.block import get
+from gossamer.anatomy.block import get, has
 from gossamer.anatomy.displaced import Displaced
 from gossamer.anatomy.plan import Plan
 from gossamer.errors import UserError
@@ -351,9 +351,11 @@ def closed_macs(model: nn.Module, head: nn.Module | None, anatomy: Anatomy, samp
 
 
 def _entrances(anatomy: Anatomy, tokens: dict[str, int]) -> Iterator[tuple[nn.Module, int]]:
-    """Linears through which tokens enter a column of blocks, and how many do."""
+    """Linears through which tokens enter or leave a column of blocks, and how many do."""
     for name in anatomy.stacks:
         for block in (column[0] for column in anatomy.columns(name)):
+            owner = anatomy.owner(name)
+            yield from ((get(owner, path), block.tokens(tokens)) for path in block.stack.passed if has(owner, path))
             if block.stack.entrance is not None:
                 yield get(anatomy.owner(name), block.stack.entrance), block.tokens(tokens)
 

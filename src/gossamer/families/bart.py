@@ -68,6 +68,7 @@ STACKS = (
         ffn=_ffn(pre=True),
         patch_convolution=(),
         final_norm=("decoder.final_layer_norm",),
+        passed=("decoder.project_in", "decoder.project_out"),  # of embeddings that are narrower
         causal=True,
         readout="last",
         modality="text",

@@ -64,7 +64,7 @@ STACKS = (
         modality="text",
     ),
     _TEXT,
-    dataclasses.replace(_TEXT, owners=("electra",), closed=False),  # embeddings may be narrower, and are projected
+    dataclasses.replace(_TEXT, owners=("electra",), passed=("embeddings_project",)),  # embeddings may be narrower
     Stack(
         name="text",
         owners=("distilbert",),

@@ -9,6 +9,7 @@ STACKS: tuple[Stack, ...] = ()
 
 _POOLING = "blocks in which tokens are pooled, and widths that change within a block: no stream runs through them"
 _REDUCED = "its attention reads keys and values of a coarser map than its queries, made by a convolution"
+_MAPS = "its blocks cut a map into padded windows by themselves, and make positions of the queries: no description says that yet"
 _CHANNELS = "its attention mixes channels and not tokens: there are no keys to which a prompt could be one more"
 
 REFUSED: dict[str, str] = {
@@ -20,6 +21,9 @@ REFUSED: dict[str, str] = {
     "sam2_video": _POOLING,
     "mvitv2": _POOLING,
     "timm.MultiScaleVit": _POOLING,
+    "sam_vision_model": _MAPS,
+    "sam_hq_vision_model": _MAPS,
+    "timm.VisionTransformerSAM": _MAPS,
     "pvt": _REDUCED,
     "pvt_v2": _REDUCED,
     "timm.PyramidVisionTransformerV2": _REDUCED,
