@@ -21,7 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     ("storage", "report", "card"),
     ("state",),
-    ("anatomy.call", "anatomy.stack", "anatomy.displaced", "anatomy.projection"),
+    ("anatomy.call", "anatomy.stack", "anatomy.displaced", "anatomy.projection", "anatomy.sizes"),
     ("anatomy.block",),
     ("anatomy.memory",),
     ("anatomy.window_attention",),  # up to here, what a family may speak of

@@ -9,14 +9,16 @@ from collections.abc import Collection, Iterable, Mapping
 from torch import nn
 
 from gossamer.anatomy.anatomy import Anatomy
-from gossamer.anatomy.block import Block, attribute, get, has, hollowed, lacking, listed, wanting
+from gossamer.anatomy.block import Block, attribute, get, has, lacking, listed, wanting
 from gossamer.anatomy.call import SPELLINGS, Arguments
 from gossamer.anatomy.places import STACK_ORDER
 from gossamer.anatomy.probe import probe
 from gossamer.anatomy.resemblance import resembling
+from gossamer.anatomy.sizes import hollowed
 from gossamer.anatomy.stack import Stack
 from gossamer.errors import UnknownName, WrongKind
 from gossamer.families import FAMILIES
+from gossamer.families.refused import REFUSED
 
 
 def read(model: nn.Module, family: str | None = None) -> Anatomy:
@@ -182,6 +184,13 @@ def _blocks(
 def _unknown(model: nn.Module, missing: Collection[str], unread: Collection[str]) -> str:
     if missing:
         return f"{type(model).__name__} looks like a known family, but {'; '.join(missing)}"
+    refused = {kind: REFUSED[kind] for module in model.modules() for kind in _kinds(module) if kind in REFUSED}
+    if refused:
+        reasons = "; ".join(f"{kind}: {why}" for kind, why in refused.items())
+        return (
+            f"cannot read {type(model).__name__} ({reasons}). Methods that need no blocks work: LoRA and the other "
+            "tuners of peft, full fine-tuning, a linear probe (docs/backbones.md)"
+        )
     known = sorted({owner for stack in FAMILIES for owner in stack.owners})
     kinds = next((k for k in _kinds(model)), type(model).__name__)
     like = [words for path in unread if (words := resembling(model, path, FAMILIES)) is not None]

@@ -200,9 +200,7 @@ def supernet(row: str = "vit", **options: Any) -> tuple[gm.Adapted, Switchboard]
 @pytest.mark.parametrize(
     ("row", "modules"),
     [
-        pytest.param(
-            row, modules, marks=() if (row, modules) in {("vit", "block"), ("bert", "attention")} else pytest.mark.slow
-        )
+        pytest.param(row, modules, marks=() if (row, modules) in {("bert", "attention")} else pytest.mark.slow)
         for row in ("vit", "bert", "llama", "timm")
         for modules in ("block", "attention")
     ],

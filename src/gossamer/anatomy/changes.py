@@ -113,7 +113,7 @@ class Changes(Places):
             )
         if block.stack.modulated:
             return None  # no trial without a timestep; what is added says in a pass if its branch is not entered
-        if verb == "middle" and branch == "middle" and block.stack.parallel:
+        if verb == "middle" and branch == "middle" and block.parallel:
             return "its FFN stands beside its attention, so there is no place between them; other places are before and behind"
         if verb == "middle" and branch in ("attention", "ffn") and block.attention.norm == block.ffn.norm is not None:
             return f"its attention and its FFN both read what {block.ffn.norm} gives, so that of one cannot be changed alone"

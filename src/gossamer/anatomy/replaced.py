@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.anatomy import call as calls
-from gossamer.anatomy.block import Hollow, Site, hollowed
+from gossamer.anatomy.block import Site
 from gossamer.anatomy.call import Arguments, Call
 from gossamer.anatomy.seams import Change
 from gossamer.anatomy.session import Session
+from gossamer.anatomy.sizes import Hollow, hollowed
 from gossamer.anatomy.states import as_states, tokens_of
 
 
@@ -153,6 +154,8 @@ class AttentionStandIn(StandIn):
         if self.site.branch == "attention":
             self.count(call.states, call)
         assert names is not None, "an attention has names"
+        if names.adds is not None:
+            output = output + call.others[names.adds]
         return (output, bias, None)[: names.returns] if names.returns else output
 
 

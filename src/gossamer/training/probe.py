@@ -64,8 +64,8 @@ def fit(
         features: what the head would read.
         labels: class of each sample, 0 to classes - 1.
         classes: C.
-        l2: strength of the penalty. None: the one of `STRENGTHS` with the best accuracy on held-out fifths of the samples (ties
-            go to the stronger), then solved again on all of them.
+        l2: strength of the penalty. None: the one of `STRENGTHS` that `chosen` takes by held-out fifths of the samples, then
+            solved again on all of them.
         seed: of the fifths.
         subjects: [n], equal for samples of the same thing, such as questions about one image: they are held out together.
 
@@ -108,18 +108,37 @@ def folds(labels: Tensor, seed: int, subjects: Tensor | None = None) -> list[Ten
 
 
 def _choose(features: Tensor, labels: Tensor, classes: int, held_out: list[Tensor]) -> tuple[float, float | None]:
-    """The strength with the best held-out accuracy, and that accuracy; the middle one where nothing can be held out."""
+    """The strength that `chosen` takes by held-out samples, and its accuracy on them; the middle one where none can be held out."""
     if not held_out:
         return STRENGTHS[len(STRENGTHS) // 2], None
-    held_out = held_out[: 1 if len(labels) >= LARGE else FOLDS]
-    right = torch.zeros(len(STRENGTHS))
-    for held in held_out:
+    right, losses = [], []
+    for held in held_out[: 1 if len(labels) >= LARGE else FOLDS]:
         kept = torch.ones(len(labels), dtype=torch.bool)
         kept[held] = False
-        for i, (weight, bias) in enumerate(_solve(features[kept], labels[kept], STRENGTHS, classes, CHOOSING)):
-            right[i] += ((features[held] @ weight.T + bias).argmax(1) == labels[held]).sum()
-    best = int(right.argmax())
-    return STRENGTHS[best], float(right[best]) / sum(map(len, held_out))
+        solved = _solve(features[kept], labels[kept], STRENGTHS, classes, CHOOSING)
+        logits = torch.stack([features[held] @ weight.T + bias for weight, bias in solved])
+        true = labels[held].expand(len(STRENGTHS), -1)
+        right.append((logits.argmax(2) == true).double())
+        losses.append(F.cross_entropy(logits.transpose(1, 2), true, reduction="none"))
+    best = chosen(torch.cat(right, 1), torch.cat(losses, 1))
+    return STRENGTHS[best], float(torch.cat(right, 1)[best].mean())
+
+
+def chosen(right: Tensor, losses: Tensor) -> int:
+    """Which of several probes, strongest penalty first: the most accurate one that is not surer of itself than it may be.
+
+    Accuracy alone takes penalties far too weak where samples are few: its differences are those of a few samples, and a probe that
+    knows its own samples by heart leaves nothing to tune. So a probe may only win if its loss is within one standard error of the
+    least. Of equal ones the stronger penalty wins.
+
+    Args:
+        right: 1.0 where a probe is right about a held-out sample [probes, n].
+        losses: its cross-entropy there [probes, n].
+    """
+    mean = losses.mean(1)
+    least = int(mean.argmin())
+    error = losses[least].std(correction=0) / len(losses[least]) ** 0.5
+    return int(torch.where(mean <= mean[least] + error, right.mean(1), -1.0).argmax())
 
 
 def _solve(
