@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,11 +30,10 @@ def config_of(name: str | None, **metadata: Any) -> dict[str, Any]:
 def test_front_matter_reads_back(text: str) -> None:
     written = card.text(config_of(text, task=text, labels=[text], results={text: text}))
     _, front, rest = written.split("---\n", 2)
-    assert yaml.safe_load(front) == {
-        "library_name": "gossamer",
-        "tags": ["gossamer", "parameter-efficient"],
-        "base_model": text,
-    }
+    assert yaml.safe_load(front) == {"library_name": "gossamer", "tags": ["gossamer", "parameter-efficient"]}
+    dumped = yaml.dump({"key": text}, Dumper=card._OneLine, sort_keys=False, allow_unicode=True, width=10_000)
+    assert yaml.safe_load(dumped) == {"key": text}
+    assert "\n---" not in dumped
     assert "\n---" not in rest
     assert "<script" not in rest.replace("\\<script", "")
     assert "](http" not in rest.replace("\\]\\(http", "")
@@ -53,5 +53,20 @@ def test_text_is_shown_letter_by_letter(value: Any, shown: str) -> None:
     assert card.plain(value) == shown
 
 
-def test_a_model_without_a_name_has_no_base_model() -> None:
-    assert "base_model" not in card.text(config_of(None))
+@pytest.mark.parametrize("name", [None, "dinov2-small", "/data/backbone", "./backbone", "a/b/c", "runs/backbone"])
+def test_only_a_repository_of_the_hub_is_a_base_model(
+    name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "backbone").mkdir(parents=True)
+    assert "base_model" not in card.text(config_of(name))
+    assert "base_model: facebook/dinov2-small\n" in card.text(config_of("facebook/dinov2-small"))
+    assert "base_model:\n- a/b\n- c/d\n" in card.front(["a/b", "c/d"])
+    assert "base_model" not in card.front(["a/b", name])  # half of it would be a wrong one
+
+
+def test_the_hub_is_told_the_task_by_its_own_name_and_numbers_are_rounded() -> None:
+    told = card.text(config_of(None, task="captioning", results={"accuracy": 2 / 3}))
+    assert "pipeline_tag: image-to-text\n" in told
+    assert "- accuracy: 0.6667\n" in told
+    assert "pipeline_tag" not in card.text(config_of(None, task="animals"))

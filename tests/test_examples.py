@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import ast
+import functools
+import operator
+import os
 import runpy
 import shutil
 import subprocess
@@ -7,8 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 from PIL import Image
+from torch import nn
 
+import gossamer as gm
 from gossamer.cli import main
 from gossamer.comparison import plan
 from gossamer.predict import predict
@@ -47,6 +55,94 @@ def test_an_exported_file_is_used_without_gossamer(tmp_path: Path) -> None:
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
     expected = [f"{r['file']}  {r['label']} {r['probability']:.1%}" for r in predict(load_adapter(run), files)]
     assert shown == expected
+
+
+def run(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], **options: object) -> str:
+    """What a script says."""
+    script = EXAMPLES / name
+    given = [f"--{option}" if value is True else f"--{option}={value}" for option, value in options.items()]
+    monkeypatch.setattr(sys, "argv", [str(script), *given])
+    runpy.run_path(str(script), run_name="__main__")
+    return capsys.readouterr().out
+
+
+def right(adapter: Path, backbone: nn.Module | None = None) -> float:
+    """Share of the tiny task's test images that an adapter gets right."""
+    adapted, images = gm.load(adapter, backbone), gm.data.load(squares.images(), "test")
+    batch = gm.data.Collate(gm.data.Preprocessing(size=squares.SIZE))([images[i] for i in range(len(images))])
+    with torch.no_grad():
+        return float((adapted(pixel_values=batch["pixel_values"]).logits.argmax(1) == batch["labels"]).float().mean())
+
+
+def tiny() -> dict[str, object]:
+    return {"model": squares.backbone(), "size": squares.SIZE}
+
+
+@pytest.mark.slow
+def test_a_plain_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    said = run("plain_loop.py", monkeypatch, capsys, data=squares.images(), epochs=4, output=tmp_path, **tiny())
+    losses = [float(line.rpartition(" ")[2]) for line in said.splitlines() if line.startswith("epoch")]
+    assert len(losses) == 4
+    assert losses[-1] < losses[0]
+    assert right(tmp_path) > 0.5
+
+
+@pytest.mark.slow
+def test_a_stream_of_datasets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    told = {"data": "imagefolder", "folder": squares.images(), "classes": 2, "steps": 25}
+    run("streaming.py", monkeypatch, capsys, output=tmp_path, **told, **tiny())
+    assert right(tmp_path / "adapter") > 0.5
+
+
+@pytest.mark.slow
+def test_curves_for_tensorboard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tensorboard")
+    told = {"data": "imagefolder", "folder": squares.images(), "classes": 2, "steps": 6, "report_to": "tensorboard"}
+    run("streaming.py", monkeypatch, capsys, output=tmp_path, **told, **tiny())
+    assert list(tmp_path.rglob("events.out.tfevents.*"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:this VisionTransformer is called", "ignore:unclosed file")
+def test_timms_loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    told = {"data": squares.images() / "train", "model": "vit_tiny_patch16_224", "size": 32, "epochs": 1}
+    monkeypatch.setattr(timm, "create_model", functools.partial(timm.create_model, depth=2))
+    said = run("timm_loader.py", monkeypatch, capsys, scratch=True, output=tmp_path, **told)
+    assert "epoch 1: last loss" in said
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=2)
+    with pytest.raises(gm.AdapterError, match="other weights"):  # random ones, of another seed
+        gm.load(tmp_path, model)
+
+
+@pytest.mark.slow
+def test_accelerate_on_two_processes(tmp_path: Path) -> None:
+    options = {"data": squares.images(), "epochs": 3, "output": tmp_path, **tiny()}
+    said = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
+            *(str(EXAMPLES / "accelerate_loop.py"), *(f"--{name}={value}" for name, value in options.items())),
+        ],
+        capture_output=True, text=True, check=True, timeout=300,
+        env={**os.environ, "PYTHONPATH": str(Path(gm.__file__).parents[1]), "ACCELERATE_USE_CPU": "1"},
+    )  # fmt: skip
+    assert said.stdout.count("on 2 processes") == 3
+    assert right(tmp_path) > 0.5
+
+
+def test_lightnings_example_is_python_that_asks_for_what_there_is() -> None:
+    """Lightning is not among the tests' tools, so the script does not run here: its calls of ours are looked up."""
+    tree = ast.parse((EXAMPLES / "lightning_module.py").read_text(encoding="utf-8"))
+    asked = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    ours = {name for name in asked if name.startswith("gm.")}
+    assert {"gm.adapt", "gm.Adapted", "gm.data.Collate", "gm.zoo.load"} <= ours
+    for name in ours:
+        assert operator.attrgetter(name.removeprefix("gm."))(gm)
+    assert all(hasattr(gm.Adapted, name) for name in ("trainable", "train", "save_pretrained"))
 
 
 def test_the_run_file_is_valid() -> None:

@@ -42,7 +42,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("runs", "mixed"),
     ("tasks", "pictures", "protocols"),
     ("training", "evaluate", "looking", "exported"),
-    ("condensation", "searching", "pretraining", "predict", "export", "serving"),
+    ("condensation", "searching", "pretraining", "predict", "export", "serving", "sklearn"),
     ("comparison",),
     ("racing",),
     ("commands",),

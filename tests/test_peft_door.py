@@ -176,6 +176,18 @@ def test_a_trainer_trains_saves_and_continues(tmp_path: Path) -> None:
     assert trainer.state.global_step == 3
 
 
+def test_generation_is_that_of_adapt() -> None:
+    """With its key/value cache, in peft's class for the task."""
+    model, bare, inputs = placed("llama", task_type="CAUSAL_LM")
+    assert isinstance(model, peft.PeftModelForCausalLM)
+    adapted = gm.adapt(copy.deepcopy(bare), gm.VPT(**METHODS["VPT"]), head=())
+    adapted.methods.load_state_dict(tree(model).state_dict())
+    told: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False, "min_new_tokens": 5, "pad_token_id": 0}
+    found, expected, plain = (one.eval().generate(**inputs, **told) for one in (model, adapted, bare))
+    assert torch.equal(found, expected)
+    assert not torch.equal(found, plain)
+
+
 def test_checkpointing_keeps_gradients() -> None:
     model, _, inputs = placed("dinov2")
     found = []

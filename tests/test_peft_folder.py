@@ -34,7 +34,7 @@ ROWS: dict[str, Any] = {
     "ia3": IA3Config(target_modules=["k_proj", "v_proj", "fc2"], feedforward_modules=["fc2"], **HEAD),
     "oft": OFTConfig(oft_block_size=3, target_modules=["q_proj", "v_proj"], **HEAD),
 }
-QUICK = ("lora", "ia3", "oft")
+QUICK = ("lora",)
 
 
 def vit() -> nn.Module:

@@ -235,7 +235,7 @@ def test_the_backbone_is_loaded_by_name(bare: bool, tmp_path: Path) -> None:
     again = gm.load(tmp_path / "adapter")
     assert type(again.backbone) is kind
     assert torch.equal(run(again, VIT.inputs()), run(adapted, VIT.inputs()))
-    assert f"base_model: {name}" in (tmp_path / "adapter" / CARD).read_text()
+    assert "base_model" not in (tmp_path / "adapter" / CARD).read_text()  # a folder is none of the hub's repositories
     again.save_pretrained(tmp_path / "again")
     assert torch.equal(run(gm.load(tmp_path / "again"), VIT.inputs()), run(adapted, VIT.inputs()))
     given = gm.load(tmp_path / "adapter", kind.from_pretrained(name))

@@ -7,6 +7,7 @@ them is read as Markdown or HTML.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -16,6 +17,16 @@ HALVES = {
     "ZeroShot": ("pair",),
     "Segmenter": ("backbone",),
 }  # of composed models
+PIPELINES = {  # what a task of ours is called by the hub; others have no name there
+    "image-classification": "image-classification",
+    "semantic-segmentation": "image-segmentation",
+    "answer-classification": "visual-question-answering",
+    "answer-generation": "visual-question-answering",
+    "captioning": "image-to-text",
+    "drawing": "text-to-image",
+    "classification-by-words": "zero-shot-image-classification",
+}
+_PUBLISHED = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # how a repository of the hub is called
 _MEANT = re.compile(r"([\\`*_{}\[\]<>()#+!|~&$-])")
 
 
@@ -41,14 +52,26 @@ def text(config: dict[str, Any], call: str = "load") -> str:
         f"- {plain(k)}: {plain(v)}" for m in config["methods"] for k, v in m.items() if k != "method" and v is not None
     ]
     return "\n".join(
-        [front([part["name"] for part in parts if part["name"]]), "", *lines, "", "## Settings", "", *settings, ""]
+        [
+            front([part["name"] for part in parts], metadata.get("task")),
+            "",
+            *lines,
+            "",
+            "## Settings",
+            "",
+            *settings,
+            "",
+        ]
     )
 
 
-def front(published: list[str]) -> str:
-    """What the hub reads of a card, between two lines of ---."""
+def front(names: list[str | None], task: Any = None) -> str:
+    """What the hub reads of a card, between two lines of ---; backbones that are none of its repositories it is not told of."""
     matter: dict[str, Any] = {"library_name": "gossamer", "tags": ["gossamer", "parameter-efficient"]}
-    if published:
+    if isinstance(task, str) and task in PIPELINES:
+        matter["pipeline_tag"] = PIPELINES[task]
+    published = [name for name in names if name and _PUBLISHED.fullmatch(name) and not Path(name).exists()]
+    if published and len(published) == len(names):
         matter["base_model"] = published[0] if len(published) == 1 else published
     return f"---\n{yaml.dump(matter, Dumper=_OneLine, sort_keys=False, allow_unicode=True, width=10_000)}---"
 
@@ -71,7 +94,8 @@ def plain(value: Any) -> str:
 
 
 def _listed(values: dict[str, Any]) -> list[str]:
-    return [f"- {plain(n.replace('_', ' '))}: {plain(v)}" for n, v in values.items() if not isinstance(v, dict | list)]
+    rounded = {n: round(v, 4) if isinstance(v, float) else v for n, v in values.items()}
+    return [f"- {plain(n.replace('_', ' '))}: {plain(v)}" for n, v in rounded.items() if not isinstance(v, dict | list)]
 
 
 def _exported(found: dict[str, Any]) -> str:
