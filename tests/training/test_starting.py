@@ -18,10 +18,10 @@ from gossamer.training import starting
             "better",
             (0.8, 0.95, 0.87),
             30,
-            "start is kept, recall 80.00% on 30 .* the last epoch, 87.00%, .* error, 7.30%",
+            "start .epoch 0. is kept, recall 80.00% on 30 .* the last epoch, 87.00%, .* error, 7.30%",
         ),
         ("better", (0.8, 0.95, 0.87), 200, None),
-        ("better", (1.0, 1.0), 10, "the start is kept, recall 100.00% on 10 validation items"),
+        ("better", (1.0, 1.0), 10, "start .epoch 0. is kept, recall 100.00% on 10 validation items"),
     ],
 )
 def test_the_start_is_kept_unless_training_is_better(

@@ -8,7 +8,7 @@ from pathlib import Path
 # Founded on benchmarks/results/small_data.jsonl, see docs/few_images.md. The rate is the usual one of each method, `learning_rate`
 # of its class; it rises over the first 30 % of the steps and falls to nearly nothing (`Training.schedule`).
 STEPS = 200  # of tuning, about
-EPOCHS = (5, 12)  # at least, at most: few images are known by heart after a dozen
+EPOCHS = (5, 12)  # at least, at most; few images are known by heart after a dozen
 BATCH = 32
 
 
@@ -31,7 +31,7 @@ def text(folder: str | Path, images: int, classes: int, *, validated: bool) -> s
     lines = {
         "model: dinov2-small": "or a folder, or a model of the Hugging Face hub",
         f"data: {_quoted(str(folder))}": f"{images:,} training images of {classes} classes, {held_out}",
-        "methods: [{method: vpt, prompts: 10}]": "or [{method: peft, peft_type: LORA, r: 8}], or [{method: linear_probe}]",
+        "methods: [{method: peft, peft_type: LORA, r: 8}]": "or [{method: vpt, prompts: 10}], or [{method: linear_probe}]",
         f"output: {_quoted(f'runs/{name}')}": "trained adapter, scores, pictures, log",
         "images:": None,
         "  size: 224": "pixels; fewer are faster",
