@@ -13,6 +13,9 @@ CARRIERS := requirements/carriers.txt
 # What a release of torch, transformers, peft or timm can break: blocks and their calls, methods on them, generation.
 SEAMS := tests/anatomy tests/contract tests/methods tests/models tests/reference
 
+# Some machines forbid Python to keep what it compiled: then each of the processes of the tests compiles torch and transformers anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install lock check test test-lowest test-newest docs dist demo clean
 
@@ -54,7 +57,7 @@ check: install
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 test: install
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # An environment of its own, of what pyproject.toml asks for today: as low as it allows, or as high as there is, its upper bounds
 # cut off; then the one warning that tells of them is no error.
@@ -69,7 +72,7 @@ test-lowest test-newest: test-%: install
 	$(BIN)/uv pip sync --python $(VENV)-$*/bin/python $(VENV)-$*/requirements.txt $(CARRIERS)
 	$(BIN)/uv pip install --python $(VENV)-$*/bin/python --no-deps --no-build-isolation -e .
 	$(VENV)-$*/bin/python -c "from gossamer.cost.machine import versions; print(versions())"
-	$(VENV)-$*/bin/python -m pytest -n 2 $(ALLOWED) $(SEAMS)
+	$(VENV)-$*/bin/python -m pytest -n 2 --dist worksteal $(ALLOWED) $(SEAMS)
 
 # The notice is of the successor of mkdocs; what is wrong with a page ends the build.
 docs: install

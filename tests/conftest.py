@@ -24,6 +24,15 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)  # tiny tensors: threads only get in each other's way
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`large(names, rows)` is `parametrize`; slow rows, which take half a minute to be made, are not where none is asked for."""
+    for mark in metafunc.definition.iter_markers("large"):
+        names, rows = mark.args
+        if metafunc.config.option.markexpr == "not slow":
+            rows = [row for row in rows if all(mark.name != "slow" for mark in row.marks)]
+        metafunc.parametrize(names, rows)
+
+
 def pytest_collection_finish() -> None:
     """Searches for garbage only between modules, and never in what torch is made of: a third of all time otherwise."""
     gc.freeze()

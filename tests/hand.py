@@ -132,7 +132,9 @@ def projected(names: Names, module: nn.Module, x: Tensor, *, normed: bool = True
     if q is k:
         d = out.in_features
         rest = (q.out_features - d) // 2
-        queries, keys, values = q(x).split([d, rest, rest], dim=-1)
+        groups = names.heads if names.grouped else 1
+        parts = q(x).unflatten(-1, (groups, -1)).split([d // groups, rest // groups, rest // groups], dim=-1)
+        queries, keys, values = (part.flatten(-2) for part in parts)
     else:
         queries, keys, values = q(x), k(x), v(x)
     if names.apart:
@@ -201,12 +203,15 @@ def _understood(row: str, stack: str, module: nn.Module, args: Any, kwargs: dict
     meanings = {
         "hidden_states": "x", "attention_mask": "mask", "attn_mask": "mask", "position_bias": "bias",
         "position_embeddings": "rotary", "rope": "rotary", "encoder_hidden_states": "side", "encoder_attention_mask": "side_mask",
+        "alibi": "bias",
     }  # fmt: skip
     found |= {meanings[k]: v for k, v in kwargs.items() if k in meanings}
     if row.startswith("t5"):
         found["bias"] = output[1]
     elif names.bias is not None:
         found["bias"] = names.bias(module, found["x"].shape[1])
+    if row == "bloom":  # one for each head of each sample, the same for all queries
+        found["bias"] = found["bias"].unflatten(0, (-1, names.heads))
     if row == "mpnet":  # it repeats one for all samples
         found["bias"] = found["bias"][:1]
     found |= {n: found[n][:, None] for n in ("mask", "side_mask") if found.get(n) is not None and found[n].dim() == 3}
@@ -218,5 +223,5 @@ def _understood(row: str, stack: str, module: nn.Module, args: Any, kwargs: dict
         length = found["x"].shape[1]
         found["mask"] = torch.ones(1, 1, length, length, dtype=torch.bool).tril()
     # A cache would be filled a second time when the block is called again.
-    kwargs = {k: v for k, v in kwargs.items() if k not in ("cache", "past_key_values", "use_cache")}
+    kwargs = {k: v for k, v in kwargs.items() if k not in ("cache", "past_key_values", "layer_past", "use_cache")}
     return Call(names, module, **found, given=(args, kwargs), output=output)

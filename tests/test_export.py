@@ -22,6 +22,7 @@ def run(tmp_path: Path) -> Path:
     return Path(shutil.copytree(squares.trained(), tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_the_onnx_file_of_a_run_answers_alone_like_the_adapter(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["export", str(run)]) == 0
     shown = capsys.readouterr().out

@@ -37,6 +37,7 @@ class Names:
     apart: tuple[str, str] | None = None  # biases of q and v that a fused projection lacks
     pairs: bool = False  # rotary positions turn neighbours, not halves
     bias: Callable[[Any, int], Tensor] | None = None  # what the block adds to the scores of so many tokens
+    grouped: bool = False  # a fused projection has q, k and v of one head after those of another
     gate_last: bool = False  # of gate and up in one Linear, up stands first
 
 
@@ -168,6 +169,15 @@ TIMM_BEHIND = replace(TIMM_PLAIN, norms=(), closing=("norm1", "norm2"))
 TIMM_RELPOS = replace(TIMM, bias=lambda block, n: block.attn.rel_pos.get_bias())
 OPT = replace(MBART, attention=CLIP.attention, act=F.relu)
 MODERNBERT = Names((*["attn.Wqkv"] * 3, "attn.Wo"), _under("mlp", "Wi", "Wo"), ("attn_norm", "mlp_norm"))
+
+
+BLOOM = Names(
+    (*["self_attention.query_key_value"] * 3, "self_attention.dense"),
+    _under("mlp", "dense_h_to_4h", "dense_4h_to_h"),
+    LLAMA.norms,
+    gelu_tanh,
+    grouped=True,
+)
 
 
 MPNET = replace(

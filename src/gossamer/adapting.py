@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from gossamer import finished as finished_folder
-from gossamer import hosts, methods, saving, state, tested_versions
+from gossamer import hosts, methods, peft_folder, saving, state, tested_versions
 from gossamer.adapted import AdaptedModule, finish, occupant
 from gossamer.adapted.rebuilding import Keeping, KeepingPlain
 from gossamer.cost import CostSheet, cost
@@ -62,6 +62,15 @@ class Adapted(AdaptedModule):
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes adapter_config.json, adapter_model.safetensors and README.md, atomically; see docs/saving.md."""
         saving.save(self, folder)
+
+    def to_peft(self, folder: str | Path) -> None:
+        """Writes the folder that peft would: `peft.PeftModel.from_pretrained(backbone, folder)` gives the same outputs.
+
+        Raises:
+            ValueError: peft cannot hold this adapter: a method of ours, several configurations, a head that was built here.
+        """
+        self._must_be_attached()
+        peft_folder.write(self, folder)
 
     def get_extra_state(self) -> Tensor:
         """What this adapter is, as bytes of JSON [n] in its state dict; so `load` reads what transformers' own Trainer saved."""
@@ -133,7 +142,7 @@ def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
     """The adapter that `save_pretrained` wrote, on its backbone, in evaluation mode.
 
     Args:
-        folder: a local folder, or a repository of the Hugging Face hub ("user/name").
+        folder: a local folder, or a repository of the Hugging Face hub ("user/name"); also one that peft wrote.
         backbone: the pre-trained model to put it on. None: the one named in the folder is loaded. Another adapter that sits on
             it steps aside and comes back with its `attach()`, or at once where this fails.
 

@@ -254,16 +254,17 @@ def load(section: dict[str, Any], head: dict[str, Any]) -> nn.Module:
         )
     options = {} if section["dtype"] == "float32" else {"dtype": section["dtype"]}
     try:
-        model = _published(section, head, options)
+        model = published(section, head, options)
         changed = hosts.of(model).restoring(model, section["options"])
-        return model if not changed else _published(section, head, {**options, **changed})
+        return model if not changed else published(section, head, {**options, **changed})
     except (ValueError, TypeError, OSError) as error:
         raise AdapterError(
             f"its backbone {section['name']!r:.80} could not be loaded: {error}; give backbone=..."
         ) from error
 
 
-def _published(section: dict[str, Any], head: dict[str, Any], options: dict[str, Any]) -> nn.Module:
+def published(section: dict[str, Any], head: dict[str, Any], options: dict[str, Any]) -> nn.Module:
+    """The model of the class, name and revision that a reference says, as it was published but for `options` and its head."""
     task = next((t for ending, t in TASKS.items() if section["class"].endswith(ending)), None)
     labels = head["outputs"] if task not in (None, "text-generation") and not head["built"] else None
     where = {"revision": section["revision"], **options}

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Collection, Iterable, Mapping
 
 from torch import nn
 
 from gossamer.anatomy.anatomy import Anatomy
-from gossamer.anatomy.block import Block, attribute, get, has, hollowed, lacking, listed, wanting
+from gossamer.anatomy.block import Block, attribute, get, has, lacking, listed, wanting
 from gossamer.anatomy.call import SPELLINGS, Arguments
 from gossamer.anatomy.places import STACK_ORDER
 from gossamer.anatomy.probe import probe
 from gossamer.anatomy.resemblance import resembling
+from gossamer.anatomy.sizes import hollowed
 from gossamer.anatomy.stack import Stack
 from gossamer.errors import UnknownName, WrongKind
 from gossamer.families import FAMILIES
+from gossamer.families.refused import REFUSED
 
 
 def read(model: nn.Module, family: str | None = None) -> Anatomy:
@@ -82,10 +85,15 @@ def _read(model: nn.Module, family: str | None) -> tuple[Anatomy, dict[str, str]
     ), unfit
 
 
-def _descriptions(module: nn.Module, family: str | None) -> list[Stack]:
+def _descriptions(module: nn.Module, family: str | None) -> tuple[Stack, ...]:
     """What families say of a module; where none knows it, what the one says that was named."""
-    kinds = set(_kinds(module))
-    return [s for s in FAMILIES if not kinds.isdisjoint(s.owners)] or [s for s in FAMILIES if family in s.owners]
+    return _described(frozenset(_kinds(module))) or _described(frozenset({family}))
+
+
+@functools.cache  # asked for every module of a model
+def _described(kinds: frozenset[str | None]) -> tuple[Stack, ...]:
+    """The stacks whose owner is of one of some kinds."""
+    return tuple(stack for stack in FAMILIES if not kinds.isdisjoint(stack.owners))
 
 
 def _check_named(family: str, stacks: Mapping[str, list[Block]], unfit: Mapping[str, str], model: nn.Module) -> None:
@@ -176,6 +184,13 @@ def _blocks(
 def _unknown(model: nn.Module, missing: Collection[str], unread: Collection[str]) -> str:
     if missing:
         return f"{type(model).__name__} looks like a known family, but {'; '.join(missing)}"
+    refused = {kind: REFUSED[kind] for module in model.modules() for kind in _kinds(module) if kind in REFUSED}
+    if refused:
+        reasons = "; ".join(f"{kind}: {why}" for kind, why in refused.items())
+        return (
+            f"cannot read {type(model).__name__} ({reasons}). Methods that need no blocks work: LoRA and the other "
+            "tuners of peft, full fine-tuning, a linear probe (docs/backbones.md)"
+        )
     known = sorted({owner for stack in FAMILIES for owner in stack.owners})
     kinds = next((k for k in _kinds(model)), type(model).__name__)
     like = [words for path in unread if (words := resembling(model, path, FAMILIES)) is not None]

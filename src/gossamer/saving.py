@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from gossamer import card, hosts, methods, origin, state, storage
+from gossamer import card, hosts, methods, origin, peft_folder, state, storage
 from gossamer.adapted import AdaptedModule, occupant
 from gossamer.anatomy import Anatomy
 from gossamer.cost import CostSheet, cost
@@ -92,6 +93,13 @@ def counted(adapted: AdaptedModule) -> dict[str, Any]:
 def load(folder: str | Path, backbone: nn.Module | None = None, *, make: Callable[..., A]) -> A:
     """See `gossamer.load`; `make` builds the adapted model from backbone and methods."""
     folder = _local(folder)
+    if isinstance(backbone, AdaptedModule):
+        backbone = backbone.backbone
+    if peft_folder.found(folder):
+        told, tensors = peft_folder.read(folder)
+        backbone = peft_folder.backbone_of(told, tensors) if backbone is None else backbone
+        with _freed(backbone, folder):
+            return peft_folder.place(backbone, told, tensors, make)
     config, tensors = state.read(folder) if state.found(folder) else storage.read(folder)
     if FINISHED in config:
         raise AdapterError(f"{folder} holds a finished model, not an adapter: gm.load_finished reads it")
@@ -99,16 +107,21 @@ def load(folder: str | Path, backbone: nn.Module | None = None, *, make: Callabl
     storage.check_types(config["head"], HEAD_FIELDS, "adapter_config.json, head")
     origin.check(config["backbone"])
     applied = methods_of(config["methods"])
-    if isinstance(backbone, AdaptedModule):
-        backbone = backbone.backbone
     if backbone is None:
         backbone = origin.load(config["backbone"], config["head"])
     origin.check_class(backbone, config["backbone"])
+    with _freed(backbone, folder):
+        return _place(backbone, applied, config, tensors, make)
+
+
+@contextmanager
+def _freed(backbone: nn.Module, folder: Path) -> Iterator[None]:
+    """The backbone without the adapter that sits on it, which comes back where something fails; errors name the folder."""
     other = occupant(backbone)
     if other is not None:
         other.detach()
     try:
-        return _place(backbone, applied, config, tensors, make)
+        yield
     except BaseException as error:
         if other is not None:
             other.attach()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from torch import nn
 import gossamer as gm
 from gossamer import anatomy as anatomy_module
 from gossamer.families import FAMILIES
+from gossamer.families.refused import REFUSED
 from gossamer.reading import survey
 
 from ..contract.backbones import TEXT, VISION
@@ -207,13 +209,29 @@ class _Tokens(nn.Module):
 
 def test_an_unknown_model_is_told_which_are_known() -> None:
     with pytest.raises(TypeError) as error:
-        gm.read(tf.BloomModel(tf.BloomConfig(hidden_size=12, n_layer=1, n_head=2)))
+        gm.read(tf.BioGptModel(tf.BioGptConfig(**TEXT)))
     message = str(error.value)
-    assert message.startswith("cannot read BloomModel (bloom)")
+    assert message.startswith("cannot read BioGptModel (biogpt)")
     assert all(owner in message for stack in FAMILIES for owner in stack.owners)
     assert "CONTRIBUTING.md" in message
     with pytest.raises(TypeError, match=r"cannot read Linear \(torch\.Linear\)"):
         gm.read(nn.Linear(3, 4))
+
+
+@pytest.mark.parametrize(("build", "kind"), [
+    (lambda: tf.AlbertModel(tf.AlbertConfig(**TEXT, embedding_size=9)), "albert"),
+    (lambda: tf.LongT5EncoderModel(tf.LongT5Config(d_model=12, d_kv=5, d_ff=20, num_layers=1, num_heads=2)), "longt5"),
+    (lambda: timm.create_model("convnext_atto", num_classes=3), "timm.ConvNeXt"),
+])  # fmt: skip
+def test_what_no_family_can_describe_is_told_why(build: Callable[[], nn.Module], kind: str) -> None:
+    with pytest.raises(TypeError) as error:
+        gm.read(build())
+    assert f"({kind}: {REFUSED[kind]})" in str(error.value)
+    assert "the other tuners of peft" in str(error.value)
+
+
+def test_nothing_is_described_and_refused() -> None:
+    assert not REFUSED.keys() & {owner for stack in FAMILIES for owner in stack.owners}
 
 
 def _vit() -> tf.ViTModel:
@@ -318,6 +336,7 @@ print(*sorted({{n.partition('.')[0] for n in set(sys.modules) - before}} & set({
     assert _python(code) == ""
 
 
+@pytest.mark.slow
 def test_adapting_imports_only_what_it_uses() -> None:
     """The cheapest start of real work: torch and transformers, what these bring themselves, and nothing else that is heavy."""
     heavy = ("datasets", "matplotlib", "diffusers", "timm", "peft", "sklearn", "pandas")

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from gossamer.anatomy.projection import Projection, matrix
+from gossamer.anatomy.projection import Projection, Rows, matrix
 from gossamer.anatomy.rewritten import SplitLinear
 
 
@@ -24,7 +24,7 @@ def test_the_matrix_is_that_of_a_linear() -> None:
 
 def test_rows_of_it_and_a_bias_apart() -> None:
     whole, x, apart = transposed(), torch.randn(2, 3, 5), torch.randn(4)
-    one = Projection(whole, slice(6, 10), apart)
+    one = Projection(whole, Rows(6, 10, 12), apart)
     assert one.plain
     torch.testing.assert_close(one(x), whole(x)[..., 6:10] + apart)
     weight, bias = one.weights()
@@ -37,7 +37,7 @@ def test_uneven_parts_are_split_and_fused_in_the_kind_they_were() -> None:
     """Queries of 6, keys and values of 3 each; what is fused again is no Linear where it was none."""
     x = torch.randn(2, 3, 5)
     for whole in (transposed(), nn.Linear(5, 12).requires_grad_(False)):
-        split = SplitLinear(whole, (0, 6, 9, 12))
+        split = SplitLinear(whole, (Rows(0, 6, 12), Rows(6, 9, 12), Rows(9, 12, 12)))
         assert [len(part.weight) for part in (split.q, split.k, split.v)] == [6, 3, 3]
         torch.testing.assert_close(split(x), whole(x))
         again = split.fused()
@@ -45,3 +45,21 @@ def test_uneven_parts_are_split_and_fused_in_the_kind_they_were() -> None:
         torch.testing.assert_close(again(x), whole(x))
         split.v = nn.Linear(5, 3).requires_grad_(False)
         torch.testing.assert_close(split.fused()(x), torch.cat([whole(x)[..., :9], split.v(x)], dim=-1))
+
+
+def test_rows_that_come_in_groups() -> None:
+    """Two heads of keys, each with three rows of queries in front of it and two of its value behind."""
+    x, rows = torch.randn(2, 3, 5), (Rows(0, 3, 6), Rows(3, 4, 6), Rows(4, 6, 6))
+    places = [0, 1, 2, 6, 7, 8], [3, 9], [4, 5, 10, 11]
+    for whole in (transposed(), nn.Linear(5, 12).requires_grad_(False)):
+        for own, expected in zip(rows, places, strict=True):
+            torch.testing.assert_close(Projection(whole, own)(x), whole(x)[..., expected])
+        split = SplitLinear(whole, rows)
+        torch.testing.assert_close(split(x), whole(x))
+        split.k = nn.Linear(5, 2).requires_grad_(False)
+        changed = whole(x).clone()
+        changed[..., places[1]] = split.k(x)
+        torch.testing.assert_close(split(x), changed)
+        again = split.fused()
+        assert type(again) is type(whole)
+        torch.testing.assert_close(again(x), changed)

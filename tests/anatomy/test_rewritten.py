@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import gossamer as gm
 from gossamer.anatomy.displaced import Displaced
+from gossamer.anatomy.projection import Rows
 from gossamer.anatomy.rewritten import SplitLinear, Wrapped, linear_of
 
 from ..contract.table import BACKBONES, disturb, run
@@ -127,7 +128,7 @@ def test_lora_on_a_tied_layer_is_finished_to_the_same_function(kind: str, target
 
 
 def test_thirds_of_which_only_some_have_a_bias_are_fused() -> None:
-    split = SplitLinear(nn.Linear(5, 12), (0, 4, 8, 12))
+    split = SplitLinear(nn.Linear(5, 12), (Rows(0, 4, 12), Rows(4, 8, 12), Rows(8, 12, 12)))
     split.k = nn.Linear(5, 4, bias=False)
     x = torch.randn(3, 5)
     fused = split.fused()

@@ -256,7 +256,7 @@ def widened(call: Call, tokens: Tensor, at: int, causal: bool) -> Call:
                 wide[:, :, row, old] = visible.any(dim=2)
         mask = wide
     if bias is not None:
-        wide = torch.zeros(1, bias.shape[1], length + p, length + p)
+        wide = torch.zeros(len(bias), bias.shape[1], length + p, length + p)
         wide[:, :, torch.tensor(old)[:, None], torch.tensor(old)] = bias
         bias = wide
     if (
@@ -431,10 +431,8 @@ def _set_weights(block: Block, role: str, new: nn.Linear) -> None:
     if fused is None or role not in ("q", "k", "v"):
         target, rows = block.part(role), slice(None)
     else:
-        target, rows = (
-            block.module.get_submodule(fused),
-            slice(*block.fused_ends["qkv".index(role) :][:2]),
-        )
+        target = block.module.get_submodule(fused)
+        rows = block.fused_rows["qkv".index(role)].of(torch.arange(len(target.weight)))
     target.weight[rows] = new.weight
     if new.bias is not None:
         target.bias[rows] = new.bias

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import gossamer as gm
-from gossamer.anatomy.block import Extent
 from gossamer.anatomy.seams import Part
+from gossamer.anatomy.sizes import Extent
 from gossamer.anatomy.windows import WindowInserted, into_windows, merge, out_of_windows
 
 from ..contract.table import BACKBONES, run

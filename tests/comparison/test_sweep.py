@@ -373,6 +373,7 @@ def test_help_explains_the_file(capsys: pytest.CaptureFixture[str]) -> None:
         assert all(f"{name}: " in shown for name in kind.__dataclass_fields__)
 
 
+@pytest.mark.slow
 def test_the_row_of_a_cell_that_failed_once_forgets_the_error(tmp_path: Path) -> None:
     """An image that cannot be read fails its task; mended, the same command finishes it."""
     folder = squares.save_images(tmp_path / "images", train=12, test=4)

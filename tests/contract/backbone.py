@@ -57,7 +57,8 @@ class Backbone:
     classed: bool = True  # the main stack, if tokens can become one there, has a class token
     grows: bool = True  # tokens can be let in
     damps_apart: bool = True  # what damps its branches is a module, not a factor in the sum
-    between: bool = True  # a stream between attention and FFN, which read it each by a norm of its own
+    between: bool = True  # a stream between attention and FFN
+    alone: bool = True  # each of them has a norm of its own
     masks: tuple[str, ...] | None = None  # kinds of mask that its attention takes; None: all
     pickles: bool = True  # after a pass; upstream hooks local functions onto a tower that it taps
     counted: bool = False  # what reads its tower takes as many rows as there are patches
@@ -183,6 +184,9 @@ LLAMA = {**TEXT, "num_key_value_heads": 1, "pad_token_id": 1, "bos_token_id": 2,
 HALVES = "each half has a row of its own"
 TRANSPOSED = "its projections are no Linears: they are computed by hand in tests/anatomy/test_projection.py"
 BESIDE = "its branches are added at once: they are computed by hand in tests/anatomy/test_parallel.py"
+IN_MASK = (
+    "its mask has its bias by place, and its blocks are BLOOM's otherwise: both forms of prompts are one function on it"
+)
 DISTANCES = "upstream's own function says what distances add; a probe holds what is around it to upstream's"
 
 

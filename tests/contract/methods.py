@@ -13,7 +13,8 @@ import gossamer as gm
 WINDOWS = {"unwindowed": "attends in windows"}
 GROWS = {"grows": "has none for others|its states are rows of all images"}
 HARVESTS = {"one_width": "SPT harvests tokens of one width", "apart": "SPT harvests tokens of samples"}
-BETWEEN = {"between": "its FFN stands beside its attention|cannot be changed alone"}
+BETWEEN = {"between": "its FFN stands beside its attention"}
+ALONE = {"alone": "cannot be changed alone"}
 STAYS = {"takes_more": "tokens cannot stay"}
 RUNS = {**GROWS, "untapped": "it reads the states behind block -2"}
 SEES = {"sees": "does not see"}
@@ -73,7 +74,7 @@ METHODS: dict[str, Row] = {
     "oft": Row(OFTConfig(r=0, oft_block_size=2), identity=True, excused=UNCOUNTED),
     "cvpt": Row(gm.CVPT(prompts=3), needs=BETWEEN),
     "cvpt-projected": Row(gm.CVPT(prompts=4, placement=2, form="projected", dropout=0.2), needs=WINDOWS),
-    "cvpt-learnt": Row(gm.CVPT(prompts=2, placement=4, learnable=True, start="identity"), identity=True, needs=BETWEEN),
+    "cvpt-learnt": Row(gm.CVPT(prompts=2, placement=4, learnable=True, start="identity"), identity=True, needs=ALONE),
     "cvpt-one": Row(gm.CVPT(prompts=1, placement=5, layer_scale=False, start="published")),
     "apt": Row(gm.APT(prompts=5, rank=2), meets=("meter",)),
     "apt-ffn": Row(gm.APT(prompts=3, rank=0, where="all", activation="softmax", gate="learned", start="declared")),
@@ -89,12 +90,12 @@ METHODS: dict[str, Row] = {
     ),
     "das-router": Row(
         gm.DAS(skip=(0,), rank=4, form="router", shortcut_rank=6, before_ffn=True),
-        needs={**WINDOWS, "pre_norm": "a post-norm block", **BETWEEN},
+        needs={**WINDOWS, "pre_norm": "a post-norm block", **ALONE},
     ),
     "das-bottleneck": Row(
         gm.DAS(skip=0, rank=4, form="bottleneck"),
         identity=True,
-        needs={**WINDOWS, "pre_norm": "a post-norm block", **BETWEEN},
+        needs={**WINDOWS, "pre_norm": "a post-norm block", **ALONE},
     ),
     "das-run": Row(
         gm.DAS(skip=(1, 2), rank=3, bridge="per-run", bridge_start="closed", shortcut_rank=5),

@@ -17,6 +17,7 @@ from .backbone import (
     BESIDE,
     DISTANCES,
     HALVES,
+    IN_MASK,
     LABELS,
     LLAMA,
     T5,
@@ -191,6 +192,48 @@ NEWER: dict[str, Backbone] = {
         _writer(tf.PhiForCausalLM, tf.PhiConfig, BESIDE, "llama", partial_rotary_factor=0.5, head_dim=8),
         biases=True,
         between=False,
+        alone=False,
+    ),
+    "gpt-neox": replace(
+        _writer(tf.GPTNeoXForCausalLM, tf.GPTNeoXConfig, BESIDE, "llama", attention_dropout=0.0),
+        biases=True,
+        between=False,
+    ),
+    "falcon": replace(
+        _writer(tf.FalconForCausalLM, tf.FalconConfig, BESIDE, "llama", ffn_hidden_size=20),
+        biases=True,
+        between=False,
+        alone=False,
+        eager=False,
+        masks=("additive",),
+    ),
+    "falcon-groups": replace(
+        _writer(
+            *(tf.FalconForCausalLM, tf.FalconConfig, BESIDE, "llama"),
+            hidden_size=24,
+            num_attention_heads=4,
+            num_kv_heads=2,
+            new_decoder_architecture=True,
+        ),
+        biases=True,
+        between=False,
+        eager=False,
+        masks=("additive",),
+    ),
+    "falcon-rw": replace(
+        _writer(
+            *(tf.FalconForCausalLM, tf.FalconConfig, IN_MASK, "llama"),
+            multi_query=False,
+            alibi=True,
+            parallel_attn=False,
+            bias=True,
+        ),
+        biases=True,
+        eager=False,
+        masks=("additive",),
+    ),
+    "bloom": replace(
+        _writer(tf.BloomForCausalLM, tf.BloomConfig, twins.BLOOM, "gpt2"), biases=True, eager=False, masks=("additive",)
     ),
     "gpt2": replace(
         _writer(tf.GPT2LMHeadModel, tf.GPT2Config, TRANSPOSED, None, n_inner=20, max_position_embeddings=40),

@@ -9,6 +9,8 @@ import importlib
 import pkgutil
 from pathlib import Path
 
+from gossamer.families.refused import REFUSED
+
 from .table import BACKBONES, METHODS, Backbone, Row
 
 PAGE = Path(__file__).parents[2] / "docs" / "backbones.md"
@@ -26,7 +28,8 @@ REASONS = {  # fact that is missing -> why the method is refused
     "are the places of a map, or its states rows of all images",
     "damps_apart": "it damps its attention in the sum itself, and would damp what takes the attention's place",
     "pre_norm": "no norm stands before its attention, which that form reads",
-    "between": "its FFN stands beside its attention behind one norm, so no stream is between them, and none reads alone",
+    "between": "its FFN stands beside its attention, so no stream is between them",
+    "alone": "its FFN and its attention read what one norm gives, and none of them reads alone",
     "merges": "its tokens have an order, or places in windows, or no norm stands before its attention: none can become one",
     "projected": "norms stand between the projections of its queries and keys and their attention, which are read as projected",
     "classed": "it has no class token by which tokens are chosen",
@@ -79,15 +82,38 @@ def described() -> list[str]:
     for file in pkgutil.iter_modules(families.__path__):
         module = importlib.import_module(f"{families.__name__}.{file.name}")
         owners = sorted({owner for stack in module.STACKS for owner in stack.owners})
+        if not owners:
+            continue  # what is refused has a table of its own
         what = (module.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
         lines.append(f"| {file.name} | {', '.join(owners)} | {what} |")
     return lines
 
 
+def refused() -> list[str]:
+    """What no family can describe, and why."""
+    by_reason: dict[str, list[str]] = {}
+    for kind, why in REFUSED.items():
+        by_reason.setdefault(why, []).append(kind)
+    return [
+        "LoRA and the other tuners of peft, full fine-tuning and a linear probe reach these too; methods that need blocks refuse\n"
+        "them.\n",
+        *(f"- {', '.join(kinds)}: {why}." for why, kinds in by_reason.items()),
+    ]
+
+
 def text() -> str:
     """The page."""
     reasons = [f"{NUMBERS[fact]}. {reason[0].upper()}{reason[1:]}." for fact, reason in REASONS.items()]
-    parts = [HEAD.strip(), "## Families", "\n".join(described()), "## Methods", "\n".join(matrix()), "\n".join(reasons)]
+    parts = [
+        HEAD.strip(),
+        "## Families",
+        "\n".join(described()),
+        "## Refused",
+        "\n".join(refused()),
+        "## Methods",
+        "\n".join(matrix()),
+        "\n".join(reasons),
+    ]
     return "\n\n".join(parts) + "\n"
 
 

@@ -66,7 +66,7 @@ UNKNOWN: dict[str, tuple[Callable[[], Any], Callable[[Any], dict[str, Tensor]], 
         {"num_labels": 4},
     ),
     "albert-bare": (lambda: tf.AlbertModel(tf.AlbertConfig(**TEXT, embedding_size=9)), text, {"num_labels": LABELS}),
-    "gpt-neox": (lambda: tf.GPTNeoXForCausalLM(tf.GPTNeoXConfig(**TEXT)), text, {}),
+    "bio-gpt": (lambda: tf.BioGptForCausalLM(tf.BioGptConfig(**TEXT)), text, {}),
 }
 
 
@@ -138,7 +138,7 @@ def test_lora_without_targets_says_where_it_goes() -> None:
 
 def llava() -> Any:
     """A tower that a family knows, a language model that none does."""
-    tower, language = tf.CLIPVisionConfig(**VISION), tf.GPTNeoXConfig(**TEXT)
+    tower, language = tf.CLIPVisionConfig(**VISION), tf.BioGptConfig(**TEXT)
     config = tf.LlavaConfig(vision_config=tower, text_config=language, image_token_index=49)
     return tf.LlavaForConditionalGeneration(config)
 
@@ -149,7 +149,7 @@ def two_texts() -> Any:
     return tf.EncoderDecoderModel(tf.EncoderDecoderConfig.from_encoder_decoder_configs(one, other))
 
 
-PARTIAL = {"llava": (llava, "vision", "GPTNeoXLayer"), "two-texts": (two_texts, "text", "ElectraLayer")}
+PARTIAL = {"llava": (llava, "vision", "BioGptDecoderLayer"), "two-texts": (two_texts, "text", "ElectraLayer")}
 
 
 @pytest.mark.parametrize("row", PARTIAL)

@@ -200,9 +200,7 @@ def supernet(row: str = "vit", **options: Any) -> tuple[gm.Adapted, Switchboard]
 @pytest.mark.parametrize(
     ("row", "modules"),
     [
-        pytest.param(
-            row, modules, marks=() if (row, modules) in {("vit", "block"), ("bert", "attention")} else pytest.mark.slow
-        )
+        pytest.param(row, modules, marks=() if (row, modules) in {("bert", "attention")} else pytest.mark.slow)
         for row in ("vit", "bert", "llama", "timm")
         for modules in ("block", "attention")
     ],
@@ -413,6 +411,29 @@ def test_the_router_looks_at_the_first_token_that_is_no_padding() -> None:
     close(run(adapted, padded)[:, 2:], run(adapted, {"input_ids": ids}))
     weight, bias, first = torch.randn(2, 12), torch.randn(2), torch.randn(3, 12).to(torch.bfloat16)
     assert mixture(first, weight, bias, 10.0).dtype == torch.float32
+
+
+@pytest.mark.parametrize("modules", ["block", "attention"])
+def test_the_router_looks_at_the_first_patch_of_each_packed_image(modules: Any) -> None:
+    """Qwen2-VL's tower runs the patches of all images as rows of one sequence: here 16 and 8 of them."""
+    model = BACKBONES["qwen2-vl"].model()
+    method = gm.DAS(skip=(1,), rank=4, form="router", stacks=("vision",), before_ffn=True, modules=modules)
+    adapted = disturb(gm.adapt(model, method, head=()))
+    patches, grids = torch.randn(24, 96), torch.tensor([[1, 4, 4], [1, 2, 4]])
+    seen: list[tuple[Tensor, Tensor]] = []
+    routers = [m for m in adapted.methods.modules() if type(m).__name__ == "RouterAdapter"]
+    tower: Any = model.get_submodule("model.visual")
+    with torch.no_grad():
+        alone = [tower(rows, grid_thw=grid[None]) for rows, grid in zip(patches.split([16, 8]), grids, strict=True)]
+        handles = [m.register_forward_pre_hook(lambda _, args: seen.append(args)) for m in routers]
+        both = tower(patches, grid_thw=grids)
+    for handle in handles:
+        handle.remove()
+    for name in ("last_hidden_state", "pooler_output"):
+        close(getattr(both, name), torch.cat([getattr(one, name) for one in alone]))
+    assert len(seen) == len(routers) > 3
+    for u, first in seen:
+        close(first, u[[0] * 16 + [16] * 8, 0])
 
 
 # ---- what is chosen, and mistakes ----

@@ -23,7 +23,6 @@ FAST = [
     *(("timm", "bitfit"), ("timm", "apt"), ("t5", "vpt"), ("llama", "vpt+lora"), ("vit-bare", "cvpt")),
 ]
 OF_ALL = {  # what alone, too, answers a sample in another way beside others
-    ("qwen2-vl", "das-router"),  # rows of all images in one: it looks at the first image's first token
     *(
         ("vit-mae", m) for m in METHODS if m.startswith("tome")
     ),  # MAE draws the order of its tokens, which decides who merges

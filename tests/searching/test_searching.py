@@ -334,7 +334,12 @@ def test_a_search_of_other_processes_is_not_resumed(tmp_path: Path, monkeypatch:
         pytest.param("settings.json", b"{", r"settings.json, line 1, column 2 is not JSON", marks=pytest.mark.slow),
         pytest.param("settings.json", b"{}", r"begun with other settings", marks=pytest.mark.slow),
         ("state.safetensors", b"torn", r"state.safetensors is damaged .*: overwrite begins the search anew"),
-        ("result.json", b"{}", r"this is no result of a search: it has nothing, not methods, arms"),
+        pytest.param(
+            "result.json",
+            b"{}",
+            r"this is no result of a search: it has nothing, not methods, arms",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_damaged_folder_is_named(tmp_path: Path, file: str, content: bytes, message: str) -> None:
@@ -489,6 +494,7 @@ def test_savings_are_those_of_the_finished_models() -> None:
     assert len(seconds.arms) == 6
 
 
+@pytest.mark.slow
 def test_a_budget_decides_how_many_are_skipped() -> None:
     found = searched(settings=replace(SETTINGS, budget=0.74, epochs=3, rules={**RULES, "candidates": 4}))
     assert set(IDLE) <= set(found.chosen)

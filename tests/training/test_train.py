@@ -104,9 +104,13 @@ def test_without_warm_start_the_head_is_trained_by_epochs(tmp_path: Path) -> Non
     ("method", "settings"),
     [
         ({"method": "peft", "peft_type": "LORA", "r": 3}, {"schedule": "cosine", "bf16": True, "attention": "plain"}),
-        ({"method": "adapter"}, {"schedule": "linear", "gradient_checkpointing": True, "attention": "plain"}),
+        pytest.param(
+            {"method": "adapter"},
+            {"schedule": "linear", "gradient_checkpointing": True, "attention": "plain"},
+            marks=pytest.mark.slow,
+        ),
         ({"method": "bitfit"}, {"schedule": "constant", "clip": 0.0, "keep": "best"}),
-        ({"method": "full"}, {"weight_decay": 0.0}),
+        pytest.param({"method": "full"}, {"weight_decay": 0.0}, marks=pytest.mark.slow),
     ],
     ids=lambda value: value.get("method"),
 )

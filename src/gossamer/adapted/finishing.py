@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from gossamer.adapted.module import AdaptedModule
-from gossamer.adapted.placement import occupy
+from gossamer.adapted.placement import Placement, occupy
 from gossamer.hosts import Host, ReadOut
+
+LEFT = "gossamer"  # name of the module that goes on running in a finished model
 
 
 @torch.no_grad()
@@ -26,26 +28,38 @@ def finish(adapted: AdaptedModule) -> nn.Module:
 def settle(model: AdaptedModule) -> nn.Module:
     """The same of an adapted model itself, which is used up."""
     backbone = model.backbone
-    # The last placed first, while what it was placed on is as it was.
-    for tree in reversed(list(model.methods.values())):
-        tree.finalize()  # type: ignore[operator]
-    if model.anatomy.finish():
-        model.host.tell_untied(backbone)
-    for tree in model.methods.values():
-        tree.release()  # type: ignore[operator]
-    model.anatomy.prune()
     occupy(backbone, None)
+    assert model.placement is not None, "it is attached"
+    placed = fold(model.placement)
     for parameter in [*model.parameters(), *backbone.parameters()]:
         parameter.requires_grad_(False)
-    model.host.changed(backbone)
-    model.host.finish(backbone)
-    # The hooks call the methods' parts; as children of the model these move and save with it.
-    placed = nn.ModuleDict({n: t for n, t in model.methods.items() if any(True for _ in t.state_dict())})
     if model.head_built is None:
-        if placed:
-            model.host.inner(backbone).add_module("gossamer", placed)
+        leave(model.placement, placed)
         return backbone
     return Finished(backbone, model.head_built, placed, model.host, model.readout)
+
+
+@torch.no_grad()
+def fold(placement: Placement) -> nn.ModuleDict:
+    """Folds methods into the backbone that they stand in, for good; what of them goes on running, by name."""
+    anatomy, host, trees = placement.anatomy, placement.host, placement.methods
+    # The last placed first, while what it was placed on is as it was.
+    for tree in reversed(list(trees.values())):
+        tree.finalize()  # type: ignore[operator]
+    if anatomy.finish():
+        host.tell_untied(placement.backbone)
+    for tree in trees.values():
+        tree.release()  # type: ignore[operator]
+    anatomy.prune()
+    host.changed(placement.backbone)
+    host.finish(placement.backbone)
+    return nn.ModuleDict({n: t for n, t in trees.items() if any(True for _ in t.state_dict())})
+
+
+def leave(placement: Placement, placed: nn.ModuleDict) -> None:
+    """What goes on running becomes a child of the model: the hooks call it, and so it moves and saves with the model."""
+    if placed:
+        placement.host.inner(placement.backbone).add_module(LEFT, placed)
 
 
 class Finished(nn.Module):

@@ -90,7 +90,8 @@ class Placement:
         self._check_read(applied)
         self.anatomy.check_whole_input()
         self.readout = self.host.read_out(self.anatomy)
-        self.origins = {name: Origin.of(self._part(part)) for name, part in self.host.parts(backbone).items()}
+        parts = self.host.parts(backbone).items()
+        self.origins = {n: Origin.of(self.anatomy if part is backbone else self._part(part)) for n, part in parts}
         self.methods, self.head, self.applied = nn.ModuleDict(), None, tuple(applied)
         self._flags = {n: p.requires_grad for n, p in backbone.named_parameters()}
         self._modes = {n: m.training for n, m in backbone.named_modules()}

@@ -90,7 +90,7 @@ class Anatomy(Changes):
         self._require(block, "add", branch)
         enter, leave, role = get(block.module, first), get(block.module, last), LAYER_SCALES.get(branch, "")
         if not damped and role and isinstance(block.damping(role), Tensor | float):
-            readers = [] if branch == "ffn" or block.stack.parallel else self._readers(block)
+            readers = [] if branch == "ffn" or block.parallel else self._readers(block)
             self._do(stream.AddedToSum(block, role, enter, leave, readers, part), block, branch)
         else:
             self._do(seams.Added(enter, leave, part), block, branch)
@@ -139,7 +139,7 @@ class Anatomy(Changes):
                     f"{block.name}.{fused} is a {type(whole).__name__} by now, no Linear that could be split into thirds: place "
                     "first what changes one of the thirds"
                 )
-            thirds = rewritten.SplitLinear(whole, block.fused_ends)
+            thirds = rewritten.SplitLinear(whole, block.fused_rows)
             self._swap(f"{block.name}.{fused}", thirds, None, block, "attention")
 
     @verb
@@ -203,8 +203,9 @@ class Anatomy(Changes):
         """The block's self-attention, or its cross-attention (`branch`), also attends to part(batch) = keys, values.
 
         Each is [1 or B, p, inner_kv], for every query. One joint softmax over remembered and own keys; remembered keys carry no
-        rotary position and no relative bias.
+        rotary position and no relative bias. TypeError where a trial shows that it cannot.
         """
+        self._check_remembers(block, branch)
         self._do(seams.Remembered(block, part, branch), block, branch)
 
     @verb

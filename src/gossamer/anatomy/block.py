@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
+import operator
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -12,77 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.anatomy.call import Arguments
-from gossamer.anatomy.projection import Projection, matrix
+from gossamer.anatomy.projection import Projection, Rows, matrix
+from gossamer.anatomy.sizes import Extent, Sizes, hollowed
 from gossamer.anatomy.stack import AttentionNames, FfnNames, Stack
 from gossamer.errors import UnknownName
-
-
-class Sizes(NamedTuple):
-    """Widths of one block: residual stream, attention (queries; keys and values), FFN and number of FFN matrices.
-
-    `cross_inner` is that of its cross-attention, `context` that of the states which that reads; 0 where there is none.
-    """
-
-    width: int
-    inner: int
-    inner_kv: int
-    ffn: int
-    ffn_matrices: int
-    cross_inner: int = 0
-    context: int = 0
-
-    def read(self, branch: str) -> int:
-        """Width of the states that the keys and values of a branch are made of."""
-        return self.context if branch == "cross" else self.width
-
-    def macs(self, tokens: int, context: int = 0, *, windows: int = 1, window: int | None = None) -> int:
-        """Multiply-adds of the block's Linears and attention products for `tokens` tokens of one sample.
-
-        `context` counts the encoder's states that cross-attention reads, where the block has one. Attention is in `windows` windows
-        of `window` tokens each (None: all).
-        """
-        attention = self.branch_macs("attention", tokens, windows=windows, window=window)
-        return attention + self.branch_macs("cross", tokens, context) + self.ffn_macs(tokens)
-
-    def ffn_macs(self, tokens: int) -> int:
-        """Those of its FFN alone."""
-        return tokens * self.ffn_matrices * self.width * self.ffn
-
-    def branch_macs(
-        self, branch: str, tokens: int, context: int = 0, *, windows: int = 1, window: int | None = None
-    ) -> int:
-        """Those of its "attention" or its "cross"-attention alone."""
-        if branch == "cross":
-            own, read = tokens * self.width, context * self.context
-            return 2 * (own + read) * self.cross_inner + 2 * tokens * context * self.cross_inner
-        window = tokens if window is None else window
-        return windows * window * (2 * self.width * (self.inner + self.inner_kv) + 2 * window * self.inner)
-
-
-class Hollow(nn.Module):
-    """What is left in a block whose weights are gone, because something else stands in its place: what they were."""
-
-    def __init__(self, sizes: Sizes):
-        super().__init__()
-        self.sizes = sizes
-
-
-def hollowed(block: nn.Module) -> Hollow | None:
-    """What was left in a block; None where its weights are there."""
-    return next((child for child in block.children() if isinstance(child, Hollow)), None)
-
-
-class Extent(NamedTuple):
-    """Tokens of one sample in a block: in its stream, and windows of attention with the tokens of each, padding included."""
-
-    tokens: int
-    windows: int
-    window: int
-
-    @property
-    def attending(self) -> int:
-        """Tokens that the attention's Linears see."""
-        return self.windows * self.window
 
 
 class Block:
@@ -197,6 +132,20 @@ class Block:
         return Extent(sides[0] * sides[1], high * wide, window[0] * window[1])
 
     @property
+    def parallel(self) -> bool:
+        """Whether its FFN stands beside its attention, not behind it."""
+        return self._said(self.stack.parallel)
+
+    @property
+    def alibi(self) -> bool:
+        """Whether its attention must be given a bias by the places of keys."""
+        return self._said(self.stack.alibi)
+
+    def _said(self, fact: bool | str) -> bool:
+        """A fact that a family knows, or that an attribute of the block tells."""
+        return fact if isinstance(fact, bool) else bool(operator.attrgetter(fact)(self.module))
+
+    @property
     def head_width(self) -> int:
         """Width of one attention head."""
         names, module = self.attention, self.part("attention")
@@ -236,18 +185,20 @@ class Block:
         if role in ("q", "k", "v") and self.attention.apart is not None:
             apart = attribute(self.module, self.attention.apart["qkv".index(role)])
         if not has(self.module, path or "") and role in ("q", "k", "v"):
-            path, ends = self.attention.fused, self.fused_ends
-            rows = slice(*ends["qkv".index(role) :][:2])
+            path, rows = self.attention.fused, self.fused_rows["qkv".index(role)]
         linear: Any = get(self.module, path or "")
         while bare and hasattr(linear, "base_layer"):
             linear = linear.base_layer
         return Projection(linear, rows, apart)
 
     @property
-    def fused_ends(self) -> tuple[int, int, int, int]:
-        """Where the rows of q, k and v begin and end in a fused projection."""
-        inner, inner_kv = self.sizes.inner, self.sizes.inner_kv
-        return 0, inner, inner + inner_kv, inner + 2 * inner_kv
+    def fused_rows(self) -> tuple[Rows, Rows, Rows]:
+        """Which rows of a fused projection are q's, k's and v's."""
+        groups = self.sizes.inner_kv // self.head_width if self.attention.grouped else 1
+        inner, inner_kv = self.sizes.inner // groups, self.sizes.inner_kv // groups
+        ends = 0, inner, inner + inner_kv, inner + 2 * inner_kv
+        q, k, v = (Rows(start, end, ends[-1]) for start, end in itertools.pairwise(ends))
+        return q, k, v
 
     def normed(self, role: str, projected: Tensor) -> Tensor:
         """Queries or keys [..., inner] behind "q_norm" or "k_norm", which norms each head, or all of them; as they are without."""

@@ -22,21 +22,23 @@ from gossamer.errors import WrongKind
 SPELLINGS: dict[str, tuple[str, ...]] = {  # what an argument means -> what transformers, timm and METER call it
     "states": ("hidden_states", "x"),
     "mask": ("attention_mask", "attn_mask", "mask"),
-    "cache": ("cache", "past_key_values"),
+    "cache": ("cache", "past_key_values", "layer_past"),
     "rotary": ("position_embeddings", "rope"),
     "positions": ("position_ids",),
-    "bias": ("position_bias", "relative_position_bias", "shared_rel_pos_bias", "shared_rel_pos"),
+    "bias": ("position_bias", "relative_position_bias", "shared_rel_pos_bias", "shared_rel_pos", "alibi"),
     "context": ("encoder_hidden_states", "key_value_states"),
     "context_mask": ("encoder_attention_mask",),
     "context_bias": ("encoder_decoder_position_bias",),
+    "bounds": ("cu_seqlens",),
 }
 SQUARE = "attn_mask"  # timm's mask may be [N, N], for all samples; elsewhere two dimensions are [B, N]
 JOINED = "rope"  # timm's rotary tables are one tensor, the sine in front; elsewhere they are two, the cosine first
+FLAT = "alibi"  # a bias of BLOOM's making is [B heads, 1, M], the same for all queries; elsewhere [1, heads, N, M]
 WHATEVER_THE_LENGTH = {  # arguments that stay right when a sequence grows
     "use_cache", "output_attentions", "output_hidden_states", "return_dict", "is_causal", "input_dimensions",
     "always_partition", "resolution", "interpolate_pos_encoding",
     "query_states", "rel_embeddings", "relative_pos",  # DeBERTa's, which lets no tokens in
-    "cu_seqlens", "max_seqlen",  # of packed rows, as well
+    "max_seqlen",  # of packed rows, as well
     "query_length",  # Q-Formers', as well
     "timestep", "class_labels", "cross_attention_kwargs", "added_cond_kwargs",  # of denoisers, one for each sample
 }  # fmt: skip
@@ -57,9 +59,10 @@ class Call:
         cache: of keys and values.
         rotary: cosine and sine [B or 1, N, d_h].
         positions: [B or 1, N], where the block takes them beside the tables.
-        bias: by relative position [1, heads, N, M].
+        bias: by relative position [1 or B, heads, N or 1, M].
         context: what cross-attention reads [B, n, d].
         context_mask, context_bias: the same of cross-attention.
+        bounds: of packed rows, where each sample begins, and behind them the number of rows [B + 1].
         others: arguments that mean none of these, by name.
     """
 
@@ -72,6 +75,7 @@ class Call:
     context: Tensor | None = None
     context_mask: Tensor | None = None
     context_bias: Tensor | None = None
+    bounds: Tensor | None = None
     others: dict[str, Any] = field(default_factory=dict)
 
 
@@ -102,6 +106,9 @@ class Arguments:
         mask = found.get("mask")
         if mask is not None and mask.dim() == 2 and self.names.get("mask") == SQUARE:
             found["mask"] = mask[None, None]
+        bias = found.get("bias")
+        if bias is not None and bias.dim() == 3 and self.names.get("bias") == FLAT:
+            found["bias"] = bias.unflatten(0, (len(found["states"]), -1))
         tables = found.get("rotary")
         if isinstance(tables, Tensor) and self.names.get("rotary") == JOINED:
             sine, cosine = tables.tensor_split(2, dim=-1)
@@ -123,6 +130,8 @@ class Arguments:
             name = spelled.get(meaning, self.names.get(meaning))
             if name == JOINED and value is not None:
                 value = torch.cat(value[::-1], dim=-1)
+            if name == FLAT and value is not None:
+                value = value.flatten(0, 1)
             if name is not None and (meaning in spelled or value is not None):
                 given[name] = value
             elif value is not None:

@@ -15,7 +15,7 @@ from gossamer.anatomy.displaced import Displaced
 from gossamer.anatomy.places import Places
 from gossamer.anatomy.said import Said
 from gossamer.anatomy.session import Session
-from gossamer.errors import UnknownName, UserError
+from gossamer.errors import UnknownName, UserError, WrongKind
 
 VERBS = ("add", "rewrite", "middle", "remember", "insert", "replace", "shorten", "observe")
 
@@ -82,14 +82,22 @@ class Changes(Places):
     @contextmanager
     def bare(self) -> Iterator[None]:
         """The model without any change for as long as the context lasts; the parts, and what they learnt, stay."""
-        for change in reversed(self.log):
-            change.revert()
+        self.suspend()
         try:
             yield
         finally:
-            for change in self.log:
-                change.apply()
-            self._put_ahead()
+            self.resume()
+
+    def suspend(self) -> None:
+        """Takes every change back until `resume`; the parts, and what they learnt, stay."""
+        for change in reversed(self.log):
+            change.revert()
+
+    def resume(self) -> None:
+        """Makes every change again that `suspend` took back."""
+        for change in self.log:
+            change.apply()
+        self._put_ahead()
 
     def obstacle(self, block: Block, verb: str, branch: str = "attention") -> str | None:
         """Why a verb does not work on a branch of a block (of "middle": on a place of its stream), or None where it does.
@@ -105,7 +113,7 @@ class Changes(Places):
             )
         if block.stack.modulated:
             return None  # no trial without a timestep; what is added says in a pass if its branch is not entered
-        if verb == "middle" and branch == "middle" and block.stack.parallel:
+        if verb == "middle" and branch == "middle" and block.parallel:
             return "its FFN stands beside its attention, so there is no place between them; other places are before and behind"
         if verb == "middle" and branch in ("attention", "ffn") and block.attention.norm == block.ffn.norm is not None:
             return f"its attention and its FFN both read what {block.ffn.norm} gives, so that of one cannot be changed alone"
@@ -123,6 +131,11 @@ class Changes(Places):
         if found is None and verb == "remember":
             return seams.memory_obstacle(block, branch)
         return found
+
+    def _check_remembers(self, block: Block, branch: str) -> None:
+        """TypeError where a trial shows that an attention cannot have a memory."""
+        if (reason := seams.memory_obstacle(block, branch)) is not None:
+            raise WrongKind(f"{block.name} cannot remember extra keys and values: {reason}")
 
     def _findings(self, block: Block) -> probe.Findings:
         kind = type(block.module), id(block.stack), block.stage

@@ -166,7 +166,8 @@ class WidenedBlock:
 
     def bias(self, bias: Tensor, length: int, past: int) -> Tensor:
         """The relative bias with zeros for the tokens."""
-        return pad(pad(bias, self.at, self.count, -1), self.at, self.count if self.present else 0, -2)
+        wide = pad(bias, self.at, self.count, -1)
+        return pad(wide, self.at, self.count, -2) if self.present and bias.shape[-2] > 1 else wide
 
     def rotation(self, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         """The rotary tables with rows that rotate by nothing: cosine 1, sine 0. Those for patches begin behind the prefix."""

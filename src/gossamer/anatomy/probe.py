@@ -142,8 +142,8 @@ class Watch:
         self.recorder.read.setdefault(self.name, _flat(first))
 
     def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Keeps what it gives."""
-        self.recorder.gave.setdefault(self.name, _flat(states(output)))
+        """Keeps what it gives, as it is now: some add to it in place."""
+        self.recorder.gave.setdefault(self.name, _flat(states(output)).clone())
 
 
 def _flat(x: Tensor) -> Tensor:
@@ -170,6 +170,8 @@ def _arguments(block: Block, tokens: int) -> tuple[tuple[Any, ...], dict[str, An
     call.states = x
     if takes.takes("rotary"):
         call.rotary = block.tables(x, torch.arange(x.shape[-2], device=like.device)[None])
+    if block.alibi:
+        call.bias = x.new_zeros(2, sizes.inner // block.head_width, 1, tokens)
     if block.cross is not None:
         width = getattr(block.part("cross.k"), "in_features", sizes.width)
         call.context = made_up((2, 3, width), like.device, dtype)
@@ -215,7 +217,7 @@ def _compare(findings: Findings, block: Block, seen: Recorder, x: Tensor, output
     entered = x
     for name, names in branches:
         x = _branch(findings, block, seen, x, x, name, names, tolerance)
-    x = _branch(findings, block, seen, x, entered if block.stack.parallel else x, FFN, block.ffn, tolerance)
+    x = _branch(findings, block, seen, x, entered if block.parallel else x, FFN, block.ffn, tolerance)
     y = states(output)
     if FFN not in findings.apart and not _equal(_flat(y), x, tolerance):
         findings.apart[FFN] = "what it returns is not the stream behind its FFN"
@@ -246,7 +248,7 @@ def _branch(
         if not _is_sum(seen.read.get(names.after), behind, answer, tolerance):
             findings.apart.setdefault(stream, f"{names.after} does not read the sum of the stream and {last}")
         return seen.gave.get(names.after, x)
-    if name == FFN or block.stack.parallel:
+    if name == FFN or block.parallel:
         return x if behind is None else behind
     follower = _reads_next(block, seen, name)
     if follower is not None and not windowed and not _is_sum(follower, behind, answer, tolerance):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+from transformers.models.falcon.modeling_falcon import FalconLinear  # a Linear that multiplies before it adds
 from transformers.pytorch_utils import Conv1D  # a Linear with its matrix transposed
 
 
@@ -16,6 +17,22 @@ def matrix(linear: Any) -> Tensor:
     return linear.weight.T if isinstance(plain, Conv1D) else linear.weight
 
 
+class Rows(NamedTuple):
+    """Some of the rows of a matrix that come in groups of `each`: of every group those from `start` to `end`."""
+
+    start: int
+    end: int
+    each: int
+
+    def of(self, rows: Tensor) -> Tensor:
+        """Of a matrix [out, in] or a bias [out]; of a single group a view."""
+        return rows.unflatten(0, (-1, self.each))[:, self.start : self.end].flatten(0, 1)
+
+    def among(self, y: Tensor) -> Tensor:
+        """Of what a matrix gives, y [..., out]."""
+        return y.unflatten(-1, (-1, self.each))[..., self.start : self.end].flatten(-2)
+
+
 class Projection(NamedTuple):
     """One projection of a block as a function of states [..., d], or some rows of a fused one; always the current weights.
 
@@ -24,7 +41,7 @@ class Projection(NamedTuple):
     """
 
     linear: Any
-    rows: slice | None = None
+    rows: Rows | None = None
     apart: Tensor | None = None
 
     def __call__(self, states: Tensor) -> Tensor:
@@ -32,18 +49,18 @@ class Projection(NamedTuple):
         if self.rows is not None and self.plain:
             return nn.functional.linear(states, *self.weights())
         found = self.linear.forward(states)
-        found = found if self.rows is None else found[..., self.rows]
+        found = found if self.rows is None else self.rows.among(found)
         return found if self.apart is None else found + self.apart
 
     @property
     def plain(self) -> bool:
         """Whether there is a matrix to read: neither wrapped nor quantised."""
-        return type(self.linear) in (nn.Linear, Conv1D)
+        return type(self.linear) in (nn.Linear, Conv1D, FalconLinear)
 
     def weights(self) -> tuple[Tensor, Tensor | None]:
         """Matrix [out, in] and bias of a plain projection."""
-        rows = self.rows or slice(None)
-        biases = [
-            b for b in (None if self.linear.bias is None else self.linear.bias[rows], self.apart) if b is not None
-        ]
-        return matrix(self.linear)[rows], sum(biases) if biases else None  # type: ignore[return-value]
+        weight, bias = matrix(self.linear), self.linear.bias
+        if self.rows is not None:
+            weight, bias = self.rows.of(weight), None if bias is None else self.rows.of(bias)
+        biases = [b for b in (bias, self.apart) if b is not None]
+        return weight, sum(biases) if biases else None  # type: ignore[return-value]

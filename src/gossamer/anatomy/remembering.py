@@ -119,11 +119,18 @@ def attend(block: Block, attention: Any, x: Tensor, *, cross: bool = False, untu
     """
     takes = Arguments(attention)
     told = {} if block.stack.fixed is None else block.stack.fixed(block.module)[1]
-    given = {**required(attention), **{name: value for name, value in told.items() if name in takes.order}}
+    given: dict[str, Any] = {
+        **required(attention),
+        **{name: value for name, value in told.items() if name in takes.order},
+    }
+    if block.attention.adds is not None and not cross:
+        given[block.attention.adds] = torch.zeros_like(x)
     call = takes.read((), given)
     call.states, call.context = x, None
     if cross:
         call.context = made_up((*x.shape[:-1], block.sizes.context), x.device, x.dtype)
+    if block.alibi:
+        call.bias = x.new_zeros(len(x), block.sizes.inner // block.head_width, 1, x.shape[1])
     if takes.takes("rotary"):
         cosine, sine = block.tables(x, torch.arange(x.shape[-2] - unturned, device=x.device)[None])
         still = cosine[..., :unturned, :]

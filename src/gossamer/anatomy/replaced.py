@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.anatomy import call as calls
-from gossamer.anatomy.block import Hollow, Site, hollowed
+from gossamer.anatomy.block import Site
 from gossamer.anatomy.call import Arguments, Call
 from gossamer.anatomy.seams import Change
 from gossamer.anatomy.session import Session
+from gossamer.anatomy.sizes import Hollow, hollowed
 from gossamer.anatomy.states import as_states, tokens_of
 
 
@@ -104,11 +105,14 @@ class StandIn:
         self.attention = site.block.part("attention")
         self.relative_bias = site.block.stack.relative_bias and site.branch != "cross"
 
-    def answer(self, x: Tensor, call: Call) -> Tensor:
-        """The part's, for states x [B, N, d] and the other arguments."""
+    def answer(self, call: Call) -> Tensor:
+        """The part's, in the shape of the states that it is for."""
         if not self.first:
-            return self.part(x)
-        return self.part(x, first_token(x, call, self.part, self.session))
+            return as_states(self.part(tokens_of(call.states)), call.states)
+        rows = (
+            call.states[:, None] if call.bounds is not None else tokens_of(call.states)
+        )  # a sample each: `first_token`
+        return as_states(self.part(rows, first_token(rows, call, self.part, self.session)), call.states)
 
     def bias(self, x: Tensor, call: Call) -> Tensor | None:
         """The relative bias that goes on to the next block, where the family has one."""
@@ -130,7 +134,7 @@ class BlockStandIn(StandIn):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The part's answer, in the shape in which the block returned its own."""
         call = self.takes.read(args, kwargs)
-        output = as_states(self.answer(tokens_of(call.states), call), call.states)
+        output = self.answer(call)
         bias = self.bias(output, call)
         self.count(output, call)
         if self.relative_bias:
@@ -145,19 +149,25 @@ class AttentionStandIn(StandIn):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The part's answer, in the shape in which the attention returned its own."""
         call = self.takes.read(args, kwargs)
-        output, names = self.answer(call.states, call), self.site.names
+        output, names = self.answer(call), self.site.names
         bias = self.bias(call.states, call)
         if self.site.branch == "attention":
             self.count(call.states, call)
         assert names is not None, "an attention has names"
+        if names.adds is not None:
+            output = output + call.others[names.adds]
         return (output, bias, None)[: names.returns] if names.returns else output
 
 
 def first_token(x: Tensor, call: Call, asker: nn.Module, session: Session) -> Tensor:
     """The first token of each sequence of x [B, N, d] that is no padding, [B, d].
 
-    With a key/value cache it is that of the prompt, kept beside the cache: what decoding sees later are other tokens.
+    With a key/value cache it is that of the prompt, kept beside the cache: what decoding sees later are other tokens. Packed rows
+    come one by one [N, 1, d], since samples of other lengths have no other form, and get the first row of their own sample, [N, d].
     """
+    if call.bounds is not None:
+        rows = torch.arange(len(x), device=x.device)
+        return x[:, 0][call.bounds[torch.searchsorted(call.bounds, rows, right=True) - 1].long()]
     kept = session.beside(call.cache).firsts
     if asker in kept:
         return kept[asker]

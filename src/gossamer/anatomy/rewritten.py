@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from gossamer.anatomy.displaced import Displaced
-from gossamer.anatomy.projection import matrix
+from gossamer.anatomy.projection import Rows, matrix
 from gossamer.anatomy.seams import Change, Part
 
 Merge = Callable[[nn.Module], "nn.Module | None"]
@@ -128,26 +128,35 @@ class Swapped(Change):
 class SplitLinear(nn.Module):
     """A fused qkv Linear as three Linears `q`, `k`, `v` over views of its weights (same storage, same values).
 
+    Where its rows come in several groups, over copies.
+
     Args:
         fused: the Linear, or GPT-2's transposed one.
-        ends: where the rows of q, k and v begin and end.
+        rows: those of q, k and v.
     """
 
     q: nn.Module
     k: nn.Module
     v: nn.Module
 
-    def __init__(self, fused: nn.Linear | Conv1D, ends: Sequence[int]):
+    def __init__(self, fused: nn.Linear | Conv1D, rows: Sequence[Rows]):
         super().__init__()
         self.transposed = isinstance(fused, Conv1D)
-        for name, start, end in zip("qkv", ends, ends[1:], strict=False):
-            rows = slice(start, end)
-            bias = None if fused.bias is None else fused.bias.data[rows]
-            self.add_module(name, linear_of(matrix(fused).data[rows], bias))
+        self.groups = len(matrix(fused)) // rows[0].each
+        for name, own in zip("qkv", rows, strict=True):
+            bias = None if fused.bias is None else own.of(fused.bias.data)
+            self.add_module(name, linear_of(own.of(matrix(fused).data), bias))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, N, d] -> [B, N, q + k + v], as the fused Linear."""
-        return torch.cat([self.q(x), self.k(x), self.v(x)], dim=-1)
+        return self._joined([self.q(x), self.k(x), self.v(x)], -1)
+
+    def _joined(self, parts: list[Tensor], dim: int) -> Tensor:
+        """What q, k and v have along a dimension, in the order of the fused Linear."""
+        if self.groups == 1:
+            return torch.cat(parts, dim)
+        grouped = [part.movedim(dim, 0).unflatten(0, (self.groups, -1)) for part in parts]
+        return torch.cat(grouped, dim=1).flatten(0, 1).movedim(0, dim)
 
     @property
     def plain(self) -> bool:
@@ -159,12 +168,13 @@ class SplitLinear(nn.Module):
         parts = [part for part in (self.q, self.k, self.v) if isinstance(part, nn.Linear)]
         biases = [p.weight.new_zeros(p.out_features) if p.bias is None else p.bias.data for p in parts]
         biased = any(part.bias is not None for part in parts)
-        weight, bias = torch.cat([p.weight.data for p in parts]), torch.cat(biases) if biased else None
+        weight = self._joined([p.weight.data for p in parts], 0)
+        bias = self._joined(biases, 0) if biased else None
         if not self.transposed:
             return linear_of(weight, bias)
         found = Conv1D(*weight.shape)
         found.weight, found.bias = (
-            nn.Parameter(t, requires_grad=False) for t in (weight.T.contiguous(), torch.cat(biases))
+            nn.Parameter(t, requires_grad=False) for t in (weight.T.contiguous(), self._joined(biases, 0))
         )
         return found
 

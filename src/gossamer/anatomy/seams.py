@@ -173,10 +173,7 @@ class Remembered(Change):
         self.block, self.part, self.branch = block, part, branch
 
     def apply(self) -> None:
-        """Gives the attention its memory; TypeError where a probe shows that it cannot have one."""
-        reason = memory_obstacle(self.block, self.branch)
-        if reason is not None:
-            raise WrongKind(f"{self.block.name} cannot remember extra keys and values: {reason}")
+        """Gives the attention its memory."""
         memory.attach(self.block, self.branch).parts.append(self.part)
 
     def revert(self) -> None:

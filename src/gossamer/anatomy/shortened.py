@@ -398,7 +398,7 @@ def obstacle(block: Block) -> str | None:
     reasons = {
         "it attends in windows, whose tokens keep their places": stack.windows is not None,
         "its states are rows of all images one after another": stack.packed,
-        "its FFN stands beside its attention, not behind it": stack.parallel,
+        "its FFN stands beside its attention, not behind it": block.parallel,
         "it is causal: its tokens have an order": stack.causal,
         "its tokens are the places of a map, and the map is read as a whole behind it": stack.modality == "latent",
         "it reads text, whose tokens have an order": stack.modality != "vision",

@@ -24,6 +24,9 @@ class AttentionNames:
     norm: str | None  # normalisation before the branch; None in post-norm blocks
     entry: str | None = None  # a module that is called with what the branch reads, where `q` reads other things as well
     fused: str | None = None  # one Linear for q, k and v in this order; q, k, v then name its parts
+    grouped: bool = (
+        False  # rows of the fused Linear come head by head of the keys: the queries that read it, its key, its value
+    )
     apart: tuple[str, str, str] | None = None  # parameters of the block: biases of q, k, v that the fused Linear lacks
     bypassed: bool = (
         False  # `module` takes the weights of the fused Linear and does not call it: only `own_attention` does
@@ -39,6 +42,7 @@ class AttentionNames:
     bias: str | None = (
         None  # a module or parameter that gives every row a position inside the block: none can be let in
     )
+    adds: str | None = None  # an argument of `module`: the stream, to which it adds what it gives
     returns: int = 2  # values that `module` returns: states, bias or weights, ...; 0: the states alone, no tuple
 
 
@@ -124,7 +128,12 @@ class Stack:
     modulated: bool = (
         False  # factors of each sample's timestep stand between norms and branches, and between branches and sums
     )
-    parallel: bool = False  # attention and FFN both read what enters the block, and are added at once
+    parallel: bool | str = (
+        False  # attention and FFN both read what enters the block, and are added at once; an attribute of a block that says so
+    )
+    alibi: bool | str = (
+        False  # a bias by the keys' places comes from outside, and its attention needs one; an attribute of a block that says so
+    )
     own_attention: type[nn.Module] | None = None
     pooled: int = 1  # widths of the stream in one vector that "pooled" reads out
     masked_pool: bool = False  # "pooled" is told which rows are real, and takes no others

@@ -177,9 +177,8 @@ class Reads(Change):
         """The part's."""
         if self.firsts is None:
             return answer(self.part, u)
-        rows = (
-            u.unflatten(0, (self.firsts.samples, -1)) if u.dim() == 2 else u
-        )  # OPT's FFN reads those of all samples at once
+        # OPT's FFN reads the rows of all samples at once; packed ones are a sample each, with the first token of their image
+        rows = u.unflatten(0, (self.firsts.samples, -1)) if u.dim() == 2 else u
         found = self.part(rows, first_token(rows, self.firsts.now, self.part, self.firsts.session))
         return found.reshape(u.shape)
 
@@ -195,7 +194,7 @@ class Reads(Change):
 
 
 class Firsts:
-    """What tells the first token of a sequence inside a block: the mask and the cache that the block was called with.
+    """What tells the first token of a sequence inside a block: the mask, the cache and the bounds that it was called with.
 
     Checkpointing runs what is inside a block a second time, later, and without the block's own hooks. In training the arguments
     are therefore found by the states they came with.
@@ -216,7 +215,7 @@ class Firsts:
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keeps the arguments."""
         call = self.takes.read(args, kwargs)
-        self.now, self.samples = Call(mask=call.mask, cache=call.cache), len(call.states)
+        self.now, self.samples = Call(mask=call.mask, cache=call.cache, bounds=call.bounds), len(call.states)
         if self.block.training:
             self.now.cache = None  # as transformers does while it checkpoints
             self.known[call.states] = self.now

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gossamer.anatomy import Anatomy
-from gossamer.anatomy.block import Block, Projection
+from gossamer.anatomy.block import Block
 from gossamer.anatomy.plan import Plan
+from gossamer.anatomy.projection import Projection, Rows
 from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError
 from gossamer.methods.base import Method, grow, method
@@ -355,7 +356,7 @@ class OwnProjections(Part):
 
     def __init__(self, block: Block, config: CVPT | None):
         super().__init__()
-        self.rows: dict[str, tuple[slice | None, Tensor | None]] = {}  # and a bias that the block keeps apart
+        self.rows: dict[str, tuple[Rows | None, Tensor | None]] = {}  # and a bias that the block keeps apart
         for role in ROLES if config else ("q", "out"):
             source = block.projection(role, bare=True)
             self.rows[role] = (None, None) if source.plain else (source.rows, source.apart)

@@ -63,7 +63,7 @@ class Peft(Method):
         """With names of modules in place of patterns: of targets, of those left out, of ranks by module."""
         config = copy.deepcopy(self.config)
         with anatomy.tentatively():
-            resolved = self._resolve(anatomy)
+            resolved = self.resolved(anatomy)
             with anatomy.without_sites():
                 hit = set(settings.targeted(resolved, anatomy.model))
                 if hit and (settings.patterned(config) or self._unguided(anatomy)):
@@ -81,7 +81,7 @@ class Peft(Method):
 
     def attach(self, anatomy: Anatomy) -> Part:
         """Injects the tuner; its tree holds peft's parameters under our names (`vision.blocks.3.q.lora_A.weight`)."""
-        config = self._resolve(anatomy)
+        config = self.resolved(anatomy)
         with anatomy.without_sites():
             hit = set(settings.targeted(config, anatomy.model))
             for block in anatomy.standing():
@@ -131,7 +131,7 @@ class Peft(Method):
         tree.borrow(model=model, layers=list(swapped.values()))
         return tree
 
-    def _resolve(self, anatomy: Anatomy) -> Any:
+    def resolved(self, anatomy: Anatomy) -> Any:
         """The configuration with roles turned into this model's module names."""
         config = copy.deepcopy(self.config)
         config.inference_mode = False  # as peft saves configurations
@@ -199,7 +199,7 @@ class Peft(Method):
         Raises:
             ValueError: another tuner, or settings of LoRA that change more than single matrices of one rank.
         """
-        config, kind = self._resolve(anatomy), type(self.config).__name__
+        config, kind = self.resolved(anatomy), type(self.config).__name__
         special = ("use_dora", "rank_pattern", "layers_to_transform", "exclude_modules", "modules_to_save")
         if kind != "LoraConfig" or _biased(config) or any(getattr(config, name, None) for name in special):
             raise UserError(f"no closed formula for this {kind}: count its tensors")

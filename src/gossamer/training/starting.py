@@ -64,8 +64,8 @@ def preferred(history: list[dict[str, Any]], keep: str, items: int, measure: str
     error = (before * (1 - before) / items) ** 0.5
     if keep == "better" and after[-1] <= before + error:
         return (
-            f"the start (epoch 0) is kept, {said} on {items:,} validation items: the last epoch, {after[-1]:.2%}, is not better by more "
-            f"than one standard error, {error:.2%}"
+            f"the start (epoch 0) is kept, {said} on {items:,} validation items: the last epoch, {after[-1]:.2%}, is "
+            f"not better by more than one standard error, {error:.2%}"
         )
     return None
 
