@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-# Founded on benchmarks/results/small_data.jsonl, see docs/few_images.md. The rate is the usual one of each method, `learning_rate`
+# What is kept, and the method, follow from benchmarks/results/small_data.jsonl; epochs were not compared: docs/few_images.md. The rate is the usual one of each method, `learning_rate`
 # of its class; it rises over the first 30 % of the steps and falls to nearly nothing (`Training.schedule`).
 STEPS = 200  # of tuning, about
-EPOCHS = (5, 12)  # at least, at most; few images are known by heart after a dozen
+EPOCHS = (5, 12)  # at least, at most
 BATCH = 32
 
 
