@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-# What is kept, and the method, follow from benchmarks/results/small_data.jsonl; epochs were not compared: docs/few_images.md. The rate
-# is the usual one of each method, `learning_rate` of its class; it rises over the first 30 % of the steps and falls to nearly nothing.
+# What is kept, and the method, follow from benchmarks/results/small_data.jsonl; epochs were not compared: docs/few_images.md. The
+# rate is the usual one of each method, `learning_rate` of its class; it rises over 30 % of the steps and falls to nearly nothing.
 STEPS = 200  # of tuning, about
 EPOCHS = (5, 12)  # at least, at most
 BATCH = 32
