@@ -53,7 +53,7 @@ def test_what_a_folder_holds_is_told_drawn_and_written_down(folder: Path, capsys
         assert line in said
     with Image.open("photographs.png") as sheet:
         assert len(sheet.convert("RGB").getcolors(10**6) or []) > 10
-    assert len(Path("photographs.yaml").read_text().splitlines()) == 12
+    assert len(Path("photographs.yaml").read_text().splitlines()) == 11
     run, _ = parse(["photographs.yaml"])
     assert (run.model.name, run.data.name, run.output) == ("dinov2-small", "photographs", "runs/photographs")
     assert main(["init", "photographs"]) == 2
@@ -77,7 +77,7 @@ def test_a_folder_alone_means_the_file_that_is_written_for_it(folder: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("images", "validated", "epochs"), [(7, False, 40), (700, False, 23), (700, True, 18), (9000, True, 8)]
+    ("images", "validated", "epochs"), [(7, False, 12), (700, False, 11), (700, True, 9), (9000, True, 5)]
 )
 def test_epochs_follow_the_number_of_images(images: int, validated: bool, epochs: int) -> None:
     assert f"epochs: {epochs} " in first.text("x", images, 3, validated=validated)
@@ -131,7 +131,7 @@ def test_the_quick_start_of_the_readme(tmp_path: Path, monkeypatch: pytest.Monke
             said, promised = (documents.parse_yaml(text, "README") for text in (written, shown))
             assert said == promised
             greys = "mean: [0.5, 0.5, 0.5]\n  std: [0.5, 0.5, 0.5]"
-            tiny = written.replace("dinov2-small", str(squares.backbone())).replace("epochs: 40", "epochs: 2")
+            tiny = written.replace("dinov2-small", str(squares.backbone())).replace("epochs: 12", "epochs: 2")
             Path("photographs.yaml").write_text(tiny.replace("size: 224", f"size: {squares.SIZE}\n  {greys}"))
     assert done == ["init", "train", "predict", "export"]
     assert Path("runs/photographs/model.onnx").is_file()

@@ -149,7 +149,7 @@ def test_no_run_ends_below_its_start_without_a_word(tmp_path: Path) -> None:
     said = (tmp_path / "last" / "train.log").read_text()
     assert "training made it worse: accuracy" in said
     assert share in said
-    assert "set training.keep=best" in said
+    assert "set training.keep=better" in said
     best = train(squares.run(tmp_path / "best", keep="best", **spoilt))
     assert best["val"]["accuracy"] == best["start"]["val_accuracy"] == last["start"]["val_accuracy"]
     assert best["val"]["loss"] == pytest.approx(best["start"]["val_loss"], abs=1e-6)

@@ -139,7 +139,7 @@ class SPT(Method):
     stack: str | None = None
 
     name = "spt"
-    learning_rate = VPT.learning_rate
+    learning_rate = 1e-2
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:

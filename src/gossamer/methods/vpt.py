@@ -76,7 +76,7 @@ class VPT(Method):
     stack: str | tuple[str, ...] | None = None
 
     name = "vpt"
-    learning_rate = 1e-2
+    learning_rate = 3e-3
 
     def __post_init__(self) -> None:
         if min(counts(self.prompts), default=-1) < 0:

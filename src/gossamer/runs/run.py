@@ -243,7 +243,7 @@ class Training:
     Args:
         epochs: passes over the training images. 0: the head is solved (see warm_start) and nothing is tuned.
         batch: images in one step; several processes (accelerate launch) share them.
-        lr: largest learning rate of the methods. None: the usual one of each, such as 1e-2 for vpt and
+        lr: largest learning rate of the methods. None: the usual one of each, such as 3e-3 for vpt and
             1e-3 for peft's.
         head_lr: largest learning rate of the head.
         weight_decay: the optimizer's, on matrices.
@@ -254,7 +254,8 @@ class Training:
         clip: largest norm of the gradients of a step; larger ones are scaled down. 0: never.
         warm_start: start the head from the linear probe, solved exactly on features that are computed once (Kumar et al., arXiv
             2202.10054). linear_probe alone is then finished: nothing is left to tune. Soft scores and written answers have none.
-        keep: what is saved at the end, the last epoch or the one with the best validation accuracy.
+        keep: what is saved at the end: the last epoch; the one with the best validation accuracy; or (better) the last one, if its
+            validation accuracy is above that of the start, the solved head, by more than one standard error, else the start.
         bf16: compute in bfloat16 where torch's autocast deems it safe. auto: if the machine has it, since one that emulates it is
             faster in float32; the run's folder says which it was.
         tf32: multiply float32 in TF32 on an accelerator that has it: faster, with 10 bits of mantissa. Elsewhere nothing changes.
@@ -284,7 +285,7 @@ class Training:
     schedule: Literal["one-cycle", "cosine", "linear", "constant", "poly"] = "one-cycle"
     clip: float = 1.0
     warm_start: bool = True
-    keep: Literal["last", "best"] = "last"
+    keep: Literal["last", "best", "better"] = "last"
     bf16: bool | Literal["auto"] = False
     tf32: bool = False
     fused: bool | Literal["auto"] = "auto"

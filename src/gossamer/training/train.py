@@ -140,8 +140,8 @@ def _learning(applied: list[methods.Method]) -> list[methods.Method]:
 
 def _arguments(run: Run, folder: RunFolder, *, validate: bool) -> TrainingArguments:
     chosen = run.training
-    if chosen.keep == "best" and not validate:
-        raise UserError("training.keep=best needs validation images: set data.validation above 0")
+    if chosen.keep != "last" and not validate:
+        raise UserError(f"training.keep={chosen.keep} needs validation images: set data.validation above 0")
     trackers = get_available_reporting_integrations()
     if absent := [name for name in chosen.report_to if name not in trackers]:
         raise UserError(
@@ -228,11 +228,11 @@ def _tune(
     if run.training.gradient_checkpointing:
         adapted.activation_checkpointing_enable()
 
-    held, workers, best = items.get("val") if solved else None, run.training.readers, run.training.keep == "best"
+    held, workers, keep = items.get("val") if solved else None, run.training.readers, run.training.keep
     start: list[dict[str, Any]] = (
         folder.record(START)
         if checkpoint is not None
-        else starting.begin(adapted, task, held, folder, workers=workers, keep=best)
+        else starting.begin(adapted, task, held, folder, workers=workers, keep=keep != "last")
     )
 
     if start and checkpoint is None:
@@ -262,10 +262,11 @@ def _tune(
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.accelerator.unwrap_model(adapted, keep_fp32_wrapper=False)  # or its forward would stay under autocast
     keep_history(trainer.state.log_history)
-    if best and start and start[0]["val_accuracy"] >= trainer.state.best_metric:
-        journal.say(f"no epoch was better than the start, {task.measure} {start[0]['val_accuracy']:.2%}: that is kept")
+    history = [*start, *epochs(trainer.state.log_history)]
+    if start and (why := starting.preferred(history, keep, len(items["val"]), task.measure)) is not None:
+        journal.say(why)
         starting.restore(adapted, folder)
-    return [*start, *epochs(trainer.state.log_history)]
+    return history
 
 
 def _only_a_linear_head(adapted: Adapted) -> bool:

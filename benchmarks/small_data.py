@@ -1,0 +1,244 @@
+"""Few images: what methods make of 50 to 1,000, against the probe that they start from, and which epoch to keep.
+
+    python benchmarks/small_data.py                                 # the defaults; other --rates, --head-lr, --epochs are rows too
+    python benchmarks/small_data.py --table                             # what the rows say
+
+DINOv2-S at 56 pixels; a fifth of the training images is held out for validation, as `gossamer train FOLDER` does. One row of
+benchmarks/results/small_data.jsonl for each run, and none is made twice: validation accuracy and loss after every epoch (0 is the
+solved head), with the images that the epoch got right and the start did not (`won`) and the reverse (`lost`), and test accuracy of
+the start and of the epochs that one of `KEEPS` would keep. Those are chosen by validation images alone; of the test images each run
+sees 200, drawn by its seed. The steps are those of gossamer.training (groups, schedule, clipping, AdamW, bfloat16 where the
+machine has it) without the Trainer around them, which takes seconds a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import rows
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import gossamer as gm
+from gossamer import methods, tasks
+from gossamer.hosts import heads
+from gossamer.runs import first
+from gossamer.runs.prepared import outputs
+from gossamer.runs.run import Data, Images, Model, Run, Training
+from gossamer.runs.sets import load_sets
+from gossamer.training import probe
+from gossamer.training.attention import attention
+from gossamer.training.starting import preferred
+from gossamer.training.trainer import groups, optimizer, schedule
+
+RESULTS = Path(__file__).parent / "results" / "small_data.jsonl"
+TASKS = ("desk/defects", "desk/location", "desk/digits", "desk/fashion")
+SIZES = (50, 150, 500, 1000)
+METHODS: dict[str, dict[str, Any]] = {
+    "VPT": {"method": "vpt", "prompts": 10},
+    "CVPT": {"method": "cvpt", "prompts": 10},
+    "SPT": {"method": "spt", "prompts": 10},
+    "LoRA": {"method": "peft", "peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q", "v"]},
+    "adapters": {"method": "adapter", "rank": 64},
+}
+TESTED = 200
+KEY = ("task", "images", "method", "lr", "head_lr", "tuned_epochs")
+Epochs = list[dict[str, Any]]
+
+
+def best(epochs: Epochs) -> int:
+    """The best validation accuracy; of equal ones the first, so that an epoch must be better than the start."""
+    return max(range(len(epochs)), key=lambda i: (epochs[i]["val_accuracy"], -i))
+
+
+def least(epochs: Epochs) -> int:
+    """The least validation loss."""
+    return min(range(len(epochs)), key=lambda i: epochs[i]["val_loss"])
+
+
+def both(epochs: Epochs) -> int:
+    """The best validation accuracy; of equal ones that of the least loss."""
+    return max(range(len(epochs)), key=lambda i: (epochs[i]["val_accuracy"], -epochs[i]["val_loss"]))
+
+
+def surely(epochs: Epochs) -> int:
+    """Among the epochs with less validation loss than the start, the best accuracy, if that is better than the start's."""
+    better = [i for i, of in enumerate(epochs) if of["val_loss"] < epochs[0]["val_loss"]]
+    return max([0, *better], key=lambda i: (epochs[i]["val_accuracy"], -epochs[i]["val_loss"] if i else -math.inf))
+
+
+def sure(epochs: Epochs) -> int:
+    """`both`, or the start unless that won over it more than one standard error of what changed."""
+    at = epochs[both(epochs)]
+    return both(epochs) if at["won"] - at["lost"] > math.sqrt(at["won"] + at["lost"]) else 0
+
+
+def better(epochs: Epochs) -> int:
+    """training.keep=better."""
+    return 0 if preferred(epochs, "better", epochs[0]["val_images"], "accuracy") else len(epochs) - 1
+
+
+KEEPS: dict[str, Callable[[Epochs], int]] = {
+    "last": lambda epochs: len(epochs) - 1, "best": best, "least loss": least, "best, loss": both, "sure": sure,
+    "best of less loss": surely, "better": better,
+}  # fmt: skip
+
+
+def settings(task: str, images: int, method: str, seed: int, lr: float, head_lr: float, tuned_epochs: int) -> Run:
+    """The run."""
+    return Run(
+        model=Model(name="dinov2-small", head="plain"),
+        data=Data(name=task, limit=images, score_limit=TESTED, validation=0.2),
+        images=Images(size=56, resize="direct"),
+        methods=[METHODS[method]],
+        training=Training(
+            epochs=tuned_epochs, batch=first.BATCH, lr=lr, head_lr=head_lr, bf16="auto", attention="plain"
+        ),
+        output="unused",
+        seed=seed,
+    )
+
+
+def usual(method: str) -> float:
+    """The rate of a run that names none."""
+    return methods.METHODS.get(METHODS[method]["method"], methods.Method).learning_rate
+
+
+def perform(run: Run) -> dict[str, Any]:
+    """Trains; what a row says of it."""
+    began, cpu = time.monotonic(), time.process_time()
+    sets = load_sets(run)
+    task: Any = tasks.kind(run).begin(run, sets["train"])
+    items = {name: task.prepare(split) for name, split in sets.items()}
+    torch.manual_seed(run.seed)
+    applied = [methods.from_dict(values) for values in run.methods]
+    adapted = gm.adapt(task.backbone(run), applied, num_labels=task.outputs)
+    for method in applied:
+        if method.learns_from == "images":
+            method.prepare(adapted, items["train"], items["train"].collate)
+    x, y = items["train"].kept, items["train"].labels
+    solved = probe.fit(
+        outputs(adapted.features, items["train"], device=torch.device("cpu")), y, task.outputs, seed=run.seed
+    )
+    solved.put_into(heads.last_linear(adapted.head))
+    start = logits(adapted, items["val"])
+    epochs, states = [_epoch(start, start, items["val"].labels)], [_state(adapted)]
+    steps = run.training.epochs * math.ceil(len(y) / run.training.batch)
+    rule = optimizer(adapted, run.training)
+    falls, order = schedule(run.training.schedule, rule, steps), torch.Generator().manual_seed(run.seed)
+    for _ in range(run.training.epochs):
+        adapted.train()
+        losses = []
+        for batch in torch.randperm(len(y), generator=order).split(run.training.batch):
+            losses.append(_step(adapted, run.training, rule, x[batch], y[batch]) * len(batch))
+            falls.step()
+        states.append(_state(adapted))
+        now = _epoch(logits(adapted, items["val"]), start, items["val"].labels)
+        epochs.append({**now, "loss": sum(losses) / len(y)})
+    kept = {name: rule(epochs) for name, rule in KEEPS.items()}
+    tested = {}
+    for epoch in sorted({0, *kept.values()}):
+        adapted.load_state_dict(states[epoch])
+        tested[epoch] = _accuracy(logits(adapted, items["test"]), items["test"].labels)
+    return {
+        "split": {name: len(split) for name, split in items.items()},
+        "steps": steps,
+        "l2": solved.l2,
+        "epochs": epochs,
+        "kept": kept,
+        "start": tested[0],
+        "test": {name: tested[epoch] for name, epoch in kept.items()},
+        "rates": sorted({group["lr"] for group in groups(adapted, run.training)}),
+        "seconds": time.monotonic() - began,
+        "processor_seconds": time.process_time() - cpu,
+    }
+
+
+def _step(adapted: Any, chosen: Training, rule: torch.optim.Optimizer, x: Tensor, y: Tensor) -> float:
+    adapted.zero_grad()
+    with attention(chosen), torch.autocast("cpu", torch.bfloat16, enabled=chosen.bfloat16):
+        loss = F.cross_entropy(adapted(pixel_values=x).logits.float(), y)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(adapted.trainable().values(), chosen.clip)
+    rule.step()
+    return loss.item()
+
+
+def _state(adapted: Any) -> dict[str, Tensor]:
+    return copy.deepcopy(adapted.state_dict())
+
+
+def logits(adapted: Any, items: Any) -> Tensor:
+    """Of every item, [n, C]."""
+    adapted.eval()
+    return outputs(lambda **batch: adapted(**batch).logits, items, device=torch.device("cpu"))
+
+
+def _epoch(now: Tensor, start: Tensor, labels: Tensor) -> dict[str, Any]:
+    right, before = now.argmax(1) == labels, start.argmax(1) == labels
+    return {
+        "val_accuracy": right.double().mean().item(), "val_loss": F.cross_entropy(now.double(), labels).item(),
+        "val_images": len(labels),
+        "won": int((right & ~before).sum()), "lost": int((before & ~right).sum()),
+    }  # fmt: skip
+
+
+def _accuracy(logits: Tensor, labels: Tensor) -> float:
+    return (logits.argmax(1) == labels).double().mean().item()
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """Points against the start on test images, means over seeds, of what every rule keeps."""
+    lines = []
+    keys = dict.fromkeys(tuple(row[name] for name in KEY) for row in found)
+    for key in sorted(keys):
+        some = [row for row in found if tuple(row[name] for name in KEY) == key]
+        start = sum(row["start"] for row in some) / len(some)
+        line = dict(zip(KEY, map(str, key), strict=True))
+        line |= {"seeds": str(len(some)), "probe": f"{start:.1%}"}
+        for name in KEEPS:
+            line[name] = f"{100 * (sum(row['test'][name] for row in some) / len(some) - start):+.1f}"
+        lines.append(line)
+    return rows.table(lines, {name: "{" + name + "}" for name in lines[0]}) if lines else "no rows"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS))
+    parser.add_argument("--sizes", nargs="+", type=int, default=list(SIZES))
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--rates", nargs="+", type=float, help="of the methods; default: the usual one of each")
+    parser.add_argument("--head-lr", type=float, default=Training.head_lr)
+    parser.add_argument("--epochs", type=int, help="default: those of a first run on so many images")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--table", action="store_true", help="only print what the rows say")
+    asked = parser.parse_args()
+    found = [json.loads(line) for line in asked.results.read_text().splitlines()] if asked.results.is_file() else []
+    wanted = [
+        {"task": task, "images": images, "method": method, "lr": lr, "head_lr": asked.head_lr, "seed": seed}
+        for seed in asked.seeds for images in asked.sizes for task in asked.tasks
+        for method in asked.methods for lr in asked.rates or [usual(method)]
+    ]  # fmt: skip
+    for key in [] if asked.table else wanted:
+        epochs = asked.epochs or first.epochs(key["images"] - round(0.2 * key["images"]))
+        key["tuned_epochs"] = epochs
+        if any(all(row[name] == value for name, value in key.items()) for row in found):
+            continue
+        row = {**key, **perform(settings(**key)), **rows.describe(key["seed"])}
+        rows.append(asked.results, [row])
+        found.append(row)
+        print({name: row[name] for name in (*key, "start", "test", "kept", "seconds")}, flush=True)
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()
