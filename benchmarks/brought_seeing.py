@@ -301,7 +301,7 @@ def bridgetower() -> nn.Module:
             num_attention_heads=4,
             intermediate_size=48,
             text_config=ENCODER,
-            vision_config=dict(hidden_size=32, num_hidden_layers=3, patch_size=8, image_size=32),
+            vision_config=dict(hidden_size=64, num_hidden_layers=3, patch_size=8, image_size=32),
         )
     )
 
