@@ -230,6 +230,7 @@ def authors(language: str) -> gm.VisionLanguage:
     return gm.VisionLanguage(architectures.build("clip-vit-b16"), bare.eval())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("language", "alone", "heads"),
     [

@@ -480,6 +480,7 @@ def test_rates_rise_and_fall() -> None:
 # ---- ours: cost ----
 
 
+@pytest.mark.slow
 def test_savings_are_those_of_the_finished_models() -> None:
     net, batches = network()
     found = net.savings(batches.few(1), "macs")

@@ -407,7 +407,7 @@ def test_rates_belong_to_methods_and_head_and_biases_do_not_decay() -> None:
     for group in groups(model, Training(weight_decay=0.1, head_lr=0.5)):
         found |= {named[id(p)]: (group["lr"], group["weight_decay"]) for p in group["params"]}
     assert found.keys() == model.trainable().keys()
-    assert found["vpt.vision.blocks.0.prompts"] == found["vpt_2.vision.blocks.2.prompts"] == (1e-2, 0.1)
+    assert found["vpt.vision.blocks.0.prompts"] == found["vpt_2.vision.blocks.2.prompts"] == (gm.VPT.learning_rate, 0.1)
     assert found["head.weight"] == (0.5, 0.1)
     assert found["head.bias"] == (0.5, 0.0)
     own = {p.ndim: g["weight_decay"] for g in groups(model, Training(head_weight_decay=2.0)) for p in g["params"]
