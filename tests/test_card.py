@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gossamer import card
+from gossamer import card, tasks
 
 NASTY = [
     "a: b", "- x", "a\n---\nlicense: mit", 'quo"te', "it's", "#tag", "[x](http://y)", "<script>alert(1)</script>", "null", "1.0",
@@ -70,3 +70,8 @@ def test_the_hub_is_told_the_task_by_its_own_name_and_numbers_are_rounded() -> N
     assert "pipeline_tag: image-to-text\n" in told
     assert "- accuracy: 0.6667\n" in told
     assert "pipeline_tag" not in card.text(config_of(None, task="animals"))
+
+
+def test_tasks_that_the_hub_has_a_name_for_are_tasks_of_ours() -> None:
+    assert tasks.TASKS.keys() - card.PIPELINES.keys() == {"image-text-retrieval"}
+    assert tasks.TASKS.keys() >= card.PIPELINES.keys()

@@ -299,3 +299,8 @@ def test_only_importing_the_door_opens_it() -> None:
     )
     done = subprocess.run([sys.executable, "-c", says], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_every_method_has_a_configuration_or_is_left_out_by_its_name() -> None:
+    assert gm.methods.base.METHODS.keys() >= door.LEFT_OUT
+    assert len(door.CONFIGURATIONS) == len(gm.methods.base.METHODS) - len(door.LEFT_OUT)

@@ -16,7 +16,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_estimator
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 from transformers import ViTConfig, ViTForImageClassification
 
 import gossamer as gm
@@ -144,11 +144,17 @@ class OnRows(GossamerClassifier):
         tags.input_tags.two_d_array, tags.input_tags.three_d_array = True, False
         return tags
 
-    def _images(self, X: Any, *, reset: bool) -> Any:
+    def fit(self, X: Any, y: Any) -> Any:
+        return super().fit(self._drawn(X, reset=True), y)
+
+    def predict_proba(self, X: Any) -> Any:
+        check_is_fitted(self)
+        return super().predict_proba(self._drawn(X, reset=False))
+
+    def _drawn(self, X: Any, *, reset: bool) -> Any:
         rows: Any = validate_data(self, X, reset=reset, dtype="numeric")
         drawn = 255 / (1 + np.exp(-rows.astype(float)))
-        wide = np.repeat(drawn[:, None, :], 2, axis=1).astype(np.uint8)
-        return super()._images(wide, reset=reset)
+        return np.repeat(drawn[:, None, :], 2, axis=1).astype(np.uint8)
 
 
 CANNOT = {

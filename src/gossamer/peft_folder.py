@@ -7,6 +7,7 @@ backbone without values that the configuration is placed in; so no tuner's namin
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar
@@ -186,9 +187,6 @@ def write(adapted: AdaptedModule, folder: str | Path) -> None:
     Raises:
         UserError: peft cannot hold it (another method, several, a head that was built here), or the folder holds something else.
     """
-    folder = Path(folder)
-    if (folder / storage.CONFIG).exists() and not found(folder):
-        raise UserError(f"{folder} holds an adapter of ours, which would be lost: name another folder for peft's")
     names, method = names_of(adapted), _only(adapted)
     config = method.resolved(adapted.anatomy)
     with adapted.anatomy.bare():
@@ -198,13 +196,20 @@ def write(adapted: AdaptedModule, folder: str | Path) -> None:
     config.modules_to_save = [*(config.modules_to_save or ()), *heads] or None
     config.inference_mode, config.base_model_name_or_path = True, adapted.host.name(adapted.backbone)
     own = adapted.tensors()
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {theirs: own[ours].detach().cpu().contiguous().clone() for theirs, ours in names.items()}
-    safetensors.torch.save_file(tensors, folder / storage.TENSORS, metadata={"format": "pt"})
     kind = type(adapted.backbone)
-    config.save_pretrained(
-        str(folder), auto_mapping_dict={"base_model_class": kind.__name__, "parent_library": kind.__module__}
-    )
+    mapping = {"base_model_class": kind.__name__, "parent_library": kind.__module__}
+    with tempfile.TemporaryDirectory() as made:
+        config.save_pretrained(made, auto_mapping_dict=mapping)
+        settings = (Path(made) / storage.CONFIG).read_bytes()
+    packed = safetensors.torch.save(tensors, metadata={"format": "pt"})
+    storage.put(folder, {storage.TENSORS: packed, storage.CONFIG: settings}, _check_peft)
+
+
+def _check_peft(folder: Path) -> None:
+    """Nothing, where the folder holds no adapter, or one of peft's, which may be replaced."""
+    if (folder / storage.CONFIG).exists() and not found(folder):
+        raise UserError(f"{folder} holds an adapter of ours, which would be lost: name another folder for peft's")
 
 
 def _only(adapted: AdaptedModule) -> Peft:

@@ -93,7 +93,7 @@ class GossamerClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             ValueError: images that are none, labels that are not classes, a single class, or not as many of both.
         """
-        images = self._images(X, reset=True)
+        images = self._images(X)
         if y is None:
             raise UserError("requires y to be passed, but the target y is None: give a label for each image")
         check_classification_targets(y)
@@ -125,7 +125,7 @@ class GossamerClassifier(ClassifierMixin, BaseEstimator):
             ValueError: images that are none.
         """
         check_is_fitted(self)
-        images = self._images(X, reset=False)
+        images = self._images(X)
         items = self._prepared(images, np.zeros(len(images), dtype=int))
         with torch.no_grad():
             logits = outputs(lambda **x: self.adapted_.eval()(**x).logits, items, device=torch.device(self.device))
@@ -188,8 +188,8 @@ class GossamerClassifier(ClassifierMixin, BaseEstimator):
         rates.step()
         return float(loss.detach()) * len(batch["labels"])
 
-    def _images(self, X: Any, *, reset: bool) -> list[Image]:
-        """Images of RGB, whatever they were given as; with `reset` they are those of `fit`."""
+    def _images(self, X: Any) -> list[Image]:
+        """Images of RGB, whatever they were given as."""
         if isinstance(X, np.ndarray) or hasattr(X, "__array__"):
             return pictures(np.asarray(X))
         if isinstance(X, str | Path) or not isinstance(X, Sequence):

@@ -22,7 +22,7 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,16 +63,24 @@ def write(folder: str | os.PathLike[str], config: dict[str, Any], tensors: Mappi
     included) and for a folder where a file of one of the three names belongs to something else; OSError, with the
     folder unchanged, when the disk is full.
     """
-    files = _encode(config, tensors, card)
+    put(folder, _encode(config, tensors, card), _check_replaceable)
+
+
+def put(folder: str | os.PathLike[str], files: Mapping[str, bytes], check: Callable[[Path], None]) -> None:
+    """Writes files of a folder: all of them at once into a new one, else each whole and in their order.
+
+    `check` is asked before a folder that is there is changed. Raises what it raises, and OSError, with the folder unchanged, when
+    the disk is full.
+    """
     folder = Path(folder).resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _only_writer(folder.parent):
         beside = f".{folder.name}{_STAGED}"
         if folder.exists():
-            _check_replaceable(folder)
+            check(folder)
             staged = _stage(folder / f"{_STAGED}{uuid.uuid4().hex}", files, folder)
             _sync_folder(folder)
-            for name in files:  # the configuration first; each move is on disk before the next one
+            for name in files:  # each move is on disk before the next one
                 os.replace(staged / name, folder / name)
                 _sync_folder(folder)
             _remove_staged(folder, _STAGED)
@@ -273,7 +281,7 @@ def _check_replaceable(folder: Path) -> None:
         )
 
 
-def _stage(staged: Path, files: dict[str, bytes], folder: Path) -> Path:
+def _stage(staged: Path, files: Mapping[str, bytes], folder: Path) -> Path:
     """The new hidden folder with all files in it, safely on disk; on an error it is removed again."""
     try:
         staged.mkdir()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
-from transformers.models.falcon.modeling_falcon import FalconLinear  # a Linear that multiplies before it adds
 from transformers.pytorch_utils import Conv1D  # a Linear with its matrix transposed
+
+FALCON = "FalconLinear"  # transformers' own, a Linear that multiplies before it adds; not imported, since few have one
 
 
 def matrix(linear: Any) -> Tensor:
@@ -55,7 +56,7 @@ class Projection(NamedTuple):
     @property
     def plain(self) -> bool:
         """Whether there is a matrix to read: neither wrapped nor quantised."""
-        return type(self.linear) in (nn.Linear, Conv1D, FalconLinear)
+        return type(self.linear) in (nn.Linear, Conv1D) or type(self.linear).__name__ == FALCON
 
     def weights(self) -> tuple[Tensor, Tensor | None]:
         """Matrix [out, in] and bias of a plain projection."""

@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 from torch import Tensor, nn
-from transformers.models.falcon.modeling_falcon import apply_rotary_pos_emb
 
 from gossamer.anatomy.memory import OwnAttention, causal_mask
 from gossamer.anatomy.stack import AttentionNames, FfnNames, Stack
@@ -19,7 +18,11 @@ class FalconAttention(OwnAttention):
     attention_dropout: nn.Dropout
 
     def __init__(self, original: Any):
+        # here, so that whoever has no Falcon does not wait for it
+        from transformers.models.falcon.modeling_falcon import apply_rotary_pos_emb
+
         super().__init__(original)
+        self.turned = apply_rotary_pos_emb
         self.head_dim: int = original.head_dim
         self.num_kv_heads: int = original.num_kv_heads
         self.inv_norm_factor: float = original.inv_norm_factor
@@ -44,7 +47,7 @@ class FalconAttention(OwnAttention):
         q = fused[..., :-2, :].flatten(2, 3).transpose(1, 2)
         k, v = (fused[..., i, :].transpose(1, 2) for i in (-2, -1))
         if alibi is None and position_embeddings is not None:
-            q, k = apply_rotary_pos_emb(q, k, *position_embeddings)
+            q, k = self.turned(q, k, *position_embeddings)
         if layer_past is not None:
             k, v = layer_past.update(k, v, self.layer_idx)
         length, mask = q.shape[2], attention_mask

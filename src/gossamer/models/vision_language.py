@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,6 @@ from gossamer.anatomy import call as calls
 from gossamer.anatomy.session import Layout, Scene, Session
 from gossamer.anatomy.sight import Seen, Sight
 from gossamer.errors import UserError, WrongKind
-
-if TYPE_CHECKING:
-    pass
 
 
 class VisionLanguageConfig(PreTrainedConfig):
