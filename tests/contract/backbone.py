@@ -120,7 +120,7 @@ class Backbone:
             else "images stand in it" * bool(self.images_in_text) or None,
             "generation": None if self.generates else "it does not write",
             "forms": None if self.grows else "tokens cannot be let in",
-            "device": "it chooses patches by looking at values"
+            "device": "its own forward pass looks at values"
             if self.looks
             else "a table of places is kept on the CPU"
             if self.keeps_places
