@@ -100,8 +100,74 @@ def test_what_is_not_as_published_is_named(tmp_path: Path, name: str) -> None:
 def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
     folder = pets(tmp_path)
     (folder / "images" / "b_2.jpg").unlink()
-    with pytest.raises(FileNotFoundError, match=r"names images that are not there: .*b_2\.jpg"):
+    with pytest.raises(FileNotFoundError, match=r"1 of 3 images are not there: .*b_2\.jpg"):
         data.load("fewshot/oxford_pets", "train", path=folder)
     (folder / "split_zhou_OxfordPets.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"holds no split_zhou_\*\.json"):
         data.load("fewshot/oxford_pets", "train", path=folder)
+
+
+def aircraft(root: Path) -> Path:
+    """FGVC-Aircraft as its authors publish it: class names with spaces and slashes, in the order of variants.txt."""
+    folder = root / "fgvc_aircraft"
+    (folder / "images").mkdir(parents=True)
+    (folder / "variants.txt").write_text("DR-400\nA330-200\nF/A-18\nModel B200 King\n")
+    lists = {"train": ["0001 A330-200", "0002 Model B200 King"], "val": ["0003 F/A-18"], "test": ["0004 DR-400"]}
+    for split, lines in lists.items():
+        (folder / f"images_variant_{split}.txt").write_text("\n".join(lines) + "\n")
+        for line in lines:
+            Image.new("L", (7, 5), 90).save(folder / "images" / f"{line[:4]}.jpg")
+    return folder
+
+
+def test_aircraft_by_its_authors_lists(tmp_path: Path) -> None:
+    folder = aircraft(tmp_path)
+    train, val, test = (data.load("fewshot/fgvc_aircraft", split, path=folder) for split in ("train", "val", "test"))
+    assert train.classes == val.classes == test.classes == ("DR-400", "A330-200", "F/A-18", "Model B200 King")
+    assert (train.labels, val.labels, test.labels) == ((1, 3), (2,), (0,))
+    assert train.describe(1).endswith("0002.jpg")
+    assert train[0]["image"].mode == "RGB"
+    (folder / "images_variant_val.txt").write_text("0003 F/A-18\n0001 Concorde\n")
+    with pytest.raises(UserError, match=r"images_variant_val\.txt, line 2 is no image and one of the 4 classes"):
+        data.load("fewshot/fgvc_aircraft", "val", path=folder)
+    (folder / "images_variant_val.txt").write_text("../0003 F/A-18\n")
+    with pytest.raises(UserError, match="leads out of"):
+        data.load("fewshot/fgvc_aircraft", "val", path=folder)
+    (folder / "images_variant_val.txt").write_text("0009 F/A-18\n")
+    with pytest.raises(FileNotFoundError, match=r"1 of 1 images are not there: .*0009\.jpg"):
+        data.load("fewshot/fgvc_aircraft", "val", path=folder)
+
+
+def imagenet(root: Path) -> Path:
+    """Folders of classes, named in a file that is not in their order; two classes of the same words, as ImageNet has."""
+    folder = root / "imagenet"
+    folder.mkdir()
+    (folder / "classnames.txt").write_text("n03 crane\nn01 tench\nn02 crane\n")
+    for part, count in (("train", 2), ("val", 1)):
+        for synset in ("n01", "n02", "n03"):
+            (folder / "images" / part / synset).mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (6, 8)).save(folder / "images" / part / synset / f"{synset}_{i}.JPEG", "JPEG")
+    return folder
+
+
+def test_imagenet_by_folders_and_their_words(tmp_path: Path) -> None:
+    folder = imagenet(tmp_path)
+    train, test = (data.load("fewshot/imagenet", split, path=folder) for split in ("train", "test"))
+    assert train.classes == test.classes == ("tench", "crane (n02)", "crane (n03)")
+    assert (train.labels, test.labels) == ((0, 0, 1, 1, 2, 2), (0, 1, 2))
+    assert Path(test.describe(2)).parts[-3:] == ("val", "n03", "n03_0.JPEG")
+    assert few(train, 2, seed=0).counts() == (2, 2, 2)
+    with pytest.raises(UserError, match="has no split 'val'; it has: train, test"):
+        data.load("fewshot/imagenet", "val", path=folder)
+    (folder / "images" / "val" / "n09").mkdir()
+    with pytest.raises(UserError, match=r"has folders that .*classnames\.txt does not name: n09"):
+        data.load("fewshot/imagenet", "test", path=folder)
+    (folder / "images" / "val" / "n09").rmdir()
+    (folder / "images" / "val" / "n02" / "n02_0.JPEG").unlink()
+    (folder / "images" / "val" / "n02").rmdir()
+    with pytest.raises(FileNotFoundError, match=r"has no folder of n02"):
+        data.load("fewshot/imagenet", "test", path=folder)
+    (folder / "classnames.txt").write_text("n01 tench\nn02\n")
+    with pytest.raises(UserError, match=r"classnames\.txt, line 2 is no folder of a new class and its words"):
+        data.load("fewshot/imagenet", "train", path=folder)

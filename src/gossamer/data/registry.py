@@ -83,7 +83,7 @@ IMAGE_SETS: dict[str, Source[ImageDataset]] = {
     "tints": Source(tints),
     **{f"vtab/{task}": Source(partial(vtab, task=task), tuple(LISTS), "vtab-1k") for task in CLASSES},
     **{f"fgvc/{task}": Source(partial(fgvc, task=task), USUAL, "fgvc") for task in FOLDERS},
-    **{f"fewshot/{task}": Source(partial(fewshot, task=task), USUAL, of[0]) for task, of in FEW.items()},
+    **{f"fewshot/{task}": Source(partial(fewshot, task=task), of.splits, of.folder) for task, of in FEW.items()},
 }
 """Labelled images, by name."""
 

@@ -42,7 +42,7 @@ class ClassifyingByWords(ClassifyingImages):
     @classmethod
     def begin(cls, run: Run, train: ImageDataset) -> Self:
         """With the classes of the training images in words."""
-        usual = next((of[2] for task, of in SETS.items() if run.data.name == f"fewshot/{task}"), TEMPLATES[0])
+        usual = next((of.template for task, of in SETS.items() if run.data.name == f"fewshot/{task}"), TEMPLATES[0])
         halved = run.data.classes != "all"  # names may be those of both halves
         names = {n: w for n, w in run.data.names.items() if not halved or n in train.classes}
         words = in_words(train.classes, names)
