@@ -176,6 +176,13 @@ def test_trainer_checkpoints_activations(tmp_path: Path) -> None:
         adapted.gradient_checkpointing_enable({"use_reentrant": True})
 
 
+def test_checkpointing_asks_for_no_gradient_of_embeddings() -> None:
+    """transformers does, for models of texts: a leaf that GIT may not write to, and a backward pass through all of it."""
+    adapted = gm.adapt(tf.BertModel(tf.BertConfig(**TEXT)), gm.VPT(prompts=2), num_labels=3).train()
+    adapted.gradient_checkpointing_enable()
+    assert not adapted.backbone.get_input_embeddings()(torch.ones(1, 3, dtype=torch.long)).requires_grad
+
+
 def test_accelerate_prepares_and_trains() -> None:
     accelerator = accelerate.Accelerator(cpu=True)
     adapted = adapted_model(method="both")

@@ -61,6 +61,7 @@ class Backbone:
     alone: bool = True  # each of them has a norm of its own
     masks: tuple[str, ...] | None = None  # kinds of mask that its attention takes; None: all
     pickles: bool = True  # after a pass; upstream hooks local functions onto a tower that it taps
+    runs_again: bool = True  # upstream checkpoints its blocks
     counted: bool = False  # what reads its tower takes as many rows as there are patches
     packed: bool = False  # the states of its tower are rows of all images
     map: bool = False  # its tokens are the places of a map, of several widths
@@ -119,6 +120,7 @@ class Backbone:
             if self.reads == "image"
             else "images stand in it" * bool(self.images_in_text) or None,
             "generation": None if self.generates else "it does not write",
+            "checkpointing": None if self.runs_again else "upstream cannot run its blocks again",
             "forms": None if self.grows else "tokens cannot be let in",
             "device": "its own forward pass looks at values"
             if self.looks

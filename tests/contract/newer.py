@@ -365,6 +365,7 @@ NEWER: dict[str, Backbone] = {
         reads="both",
         headless=True,
         eager=False,
+        runs_again=False,
         like="vilt",
     ),
     "flava-text": replace(
@@ -378,6 +379,7 @@ NEWER: dict[str, Backbone] = {
     "mpnet": replace(
         _reader(tf.MPNetModel, tf.MPNetConfig, twins.MPNET, "visual-bert", TEXTS),
         eager=False,
+        runs_again=False,
         masks=("additive", "none"),
     ),
     "hunyuan": replace(

@@ -188,12 +188,16 @@ class HuggingFace(Host):
     # ---- checkpointing ----
 
     def checkpoint(self, model: Any, kwargs: dict[str, Any] | None, **options: Any) -> None:
-        """By transformers' own switch."""
+        """By transformers' own switch, without the gradients of embeddings that it asks for in some models.
+
+        Those are for re-entrant checkpointing alone, and GIT adds to its embeddings in place, which such a leaf forbids.
+        """
         kwargs = checkpointing.never_reentrant(kwargs)
         if hasattr(model, "activation_checkpointing_enable"):
             model.activation_checkpointing_enable(kwargs, **options)
         else:  # transformers before that name
             model.gradient_checkpointing_enable(kwargs, **options)
+        model.disable_input_require_grads()
 
     def keep_activations(self, model: Any) -> None:
         """By transformers' own switch."""
