@@ -29,6 +29,14 @@ if TYPE_CHECKING:
 
 UNPACKED = 8 * 2**30  # bytes that a zip file may hold
 LINES = 20  # of a run's log that are shown
+METHODS = {
+    "LoRA, rank 8": "[{method: peft, peft_type: LORA, r: 8}]",
+    "VPT, 10 prompts": "[{method: vpt, prompts: 10}]",
+    "CVPT, 10 prompts": "[{method: cvpt, prompts: 10}]",
+    "adapters": "[{method: adapter}]",
+    "the linear probe alone": "[{method: linear_probe}]",
+}
+"""Methods that are offered, as a run file has them; the first is that of a first run."""
 RUNNING, STOPPED, FAILED, FINISHED = "running", "stopped", "failed", "finished"
 
 
@@ -92,11 +100,10 @@ class Work:
         place: Path | None = None
         for path, relative in files:
             top, *rest = PurePosixPath(relative).parts
+            place = place or self._emptied(top)
+            target = inside(place, "/".join(rest), "the folder")
             if any(map(is_junk, rest)):
                 continue
-            if place is None:
-                place = self._emptied(top)
-            target = inside(place, "/".join(rest), "the folder")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(self._uploaded(path), target)
         if place is None:
@@ -117,9 +124,9 @@ class Work:
                     )
                 place = self._emptied(path.stem)
                 for entry in entries:
+                    target = inside(place, entry.filename, path.name)
                     if any(map(is_junk, PurePosixPath(entry.filename).parts)):
                         continue
-                    target = inside(place, entry.filename, path.name)
                     target.parent.mkdir(parents=True, exist_ok=True)
                     with packed.open(entry) as source, target.open("wb") as to:
                         shutil.copyfileobj(source, to)

@@ -6,6 +6,7 @@ import functools
 import json
 import shlex
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -14,22 +15,17 @@ from fastapi import FastAPI
 from gradio import themes
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from gossamer.commands.ui import FAILED, FINISHED, RUNNING, STOPPED, Work
+from gossamer.commands.predict import table
+from gossamer.commands.ui import FAILED, FINISHED, METHODS, RUNNING, STOPPED, Work
 from gossamer.errors import told
 from gossamer.serving.guard import LOCAL
 
-METHODS = {
-    "LoRA, rank 8": "[{method: peft, peft_type: LORA, r: 8}]",
-    "VPT, 10 prompts": "[{method: vpt, prompts: 10}]",
-    "CVPT, 10 prompts": "[{method: cvpt, prompts: 10}]",
-    "adapters": "[{method: adapter}]",
-    "the linear probe alone": "[{method: linear_probe}]",
-}
+MOST = 3  # labels that are shown of an image
 SHOWN = 320  # pixels of an image that was tried
 # The page loads nothing from elsewhere and sends nothing there, whatever the scripts in it would like to.
 POLICY = b"default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'none'; form-action 'self'"
 STYLE = """
-.gradio-container {max-width: 60rem !important; margin: 0 auto !important}
+.gradio-container {width: 100% !important; max-width: 60rem !important; margin: 0 auto !important}
 .lines textarea {font-family: ui-monospace, monospace; font-size: 13px; line-height: 1.45}
 .said p {border-left: 4px solid var(--color-accent); padding-left: .7rem}
 .drop label {display: block; border: 2px dashed var(--border-color-primary); border-radius: 8px; padding: 1.4rem 1rem}
@@ -75,7 +71,9 @@ def application(work: Work) -> FastAPI:
     app = FastAPI(openapi_url=None)
     app.add_middleware(Sealed)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOCAL))
-    theme = themes.Default(primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    theme = themes.Default(
+        primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    ).set(button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800")
     return gr.mount_gradio_app(
         app, page(work), path="/", theme=theme, css=STYLE, footer_links=[], run_history=False, ssr_mode=False, pwa=False,
         mcp_server=False, enable_monitoring=False, allowed_paths=[str(work.home)],
@@ -183,28 +181,22 @@ def _training(work: Work, blocks: gr.Blocks, settings: list[Any]) -> None:
     with gr.Row():
         begin = gr.Button("Train", variant="primary", elem_id="train")
         stop = gr.Button("Stop", elem_id="stop")
-    said, typed = (
-        gr.Markdown(elem_classes="said", elem_id="state"),
-        gr.Code(label="The same in a terminal", language="shell", visible=False),
-    )
+    said = gr.Markdown(elem_classes="said", elem_id="state")
+    typed = gr.Code(label="The same in a terminal", language="shell", visible=False)
+    common: Any = {
+        "x": "epoch",
+        "y": "value",
+        "color": "of",
+        "color_title": " ",
+        "x_axis_format": "~g",
+        "y_axis_format": ".3~g",
+        "visible": False,
+    }
     with gr.Row():
-        loss = gr.LinePlot(
-            x="epoch", y="value", y_title="loss", color="of", color_title=" ", x_axis_format="~g", height=260, min_width=300, visible=False, elem_id="loss"
-        )
-        score = gr.LinePlot(
-            x="epoch",
-            y="value",
-            y_title="right, %",
-            color="of",
-            color_title=" ",
-            x_axis_format="~g",
-            height=260,
-            min_width=300,
-            visible=False,
-            elem_id="score",
-        )
+        loss = gr.LinePlot(y_title="loss", height=260, min_width=300, elem_id="loss", **common)
+        score = gr.LinePlot(y_title="right, %", height=260, min_width=300, elem_id="score", **common)
     lines = gr.Textbox(
-        label="What it says", lines=3, max_lines=16, elem_classes="lines", visible=False, autoscroll=True, elem_id="log"
+        label="What it says", lines=3, max_lines=24, elem_classes="lines", visible=False, autoscroll=True, elem_id="log"
     )
     seen = gr.State("")
 
@@ -255,8 +247,8 @@ def _scores(history: list[dict[str, Any]]) -> list[tuple[float, float, str]]:
     scored = [r for r in history if "val_accuracy" in r]
     start = [r for r in scored if r["epoch"] == 0]
     return [
-        *((r["epoch"], 100 * r["val_accuracy"], "after training") for r in scored),
-        *((r["epoch"], 100 * start[0]["val_accuracy"], "the probe at the start") for r in scored if start),
+        *((r["epoch"], 100 * r["val_accuracy"], "validation") for r in scored),
+        *((r["epoch"], 100 * start[0]["val_accuracy"], "the start") for r in scored if start),
     ]
 
 
@@ -270,17 +262,20 @@ def _trying(work: Work) -> None:
     files = gr.File(label="Images", file_count="multiple", elem_id="tried")
     said = gr.Markdown(elem_classes="said", elem_id="answered")
     answers = gr.Gallery(
-        label="Answers", visible=False, columns=3, height="auto", object_fit="contain", buttons=[], elem_id="answers"
+        label="Answers", visible=False, height="auto", object_fit="contain", buttons=[], elem_id="answers"
     )
+    lines = gr.Textbox(label="In numbers", max_lines=16, elem_classes="lines", visible=False, elem_id="numbers")
 
     def tried(given: list[str] | None) -> list[Any]:
         if given is None:
-            return ["", gr.Gallery([], visible=False)]
+            return ["", gr.Gallery([], visible=False), gr.Textbox(visible=False)]
         records, faults = work.predict(given)
-        pictures = [(_small(record["file"]), _answer(record["probabilities"])) for record in records]
-        return ["\n\n".join(faults), gr.Gallery(pictures, visible=bool(pictures))]
+        pictures = [(_small(record["file"]), record["label"]) for record in records]
+        numbers = table([{**record, "file": Path(record["file"]).name} for record in records], MOST)
+        gallery = gr.Gallery(pictures, visible=bool(pictures))
+        return ["\n\n".join(faults), gallery, gr.Textbox(numbers, visible=bool(pictures))]
 
-    files.change(worded(tried, 1), files, [said, answers])
+    files.change(worded(tried, 2), files, [said, answers, lines])
 
 
 def _small(file: str) -> Any:
@@ -289,10 +284,6 @@ def _small(file: str) -> Any:
     image = open_image(file)
     image.thumbnail((SHOWN, SHOWN))
     return image
-
-
-def _answer(probabilities: dict[str, float]) -> str:
-    return ", ".join(f"{label} {p:.0%}" for label, p in list(probabilities.items())[:3])
 
 
 def _taking(work: Work) -> None:
