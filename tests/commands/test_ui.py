@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from gossamer.cli import main
-from gossamer.commands.ui import METHODS, Work
+from gossamer.commands.ui_work import METHODS, Work
 from gossamer.documents import parse_yaml
 from gossamer.errors import UserError
 from gossamer.runs import first

@@ -16,7 +16,7 @@ from gradio import themes
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from gossamer.commands.predict import table
-from gossamer.commands.ui import FAILED, FINISHED, METHODS, RUNNING, STOPPED, Work
+from gossamer.commands.ui_work import FAILED, FINISHED, METHODS, RUNNING, STOPPED, Work
 from gossamer.errors import told
 from gossamer.serving.guard import LOCAL
 
