@@ -44,7 +44,8 @@ def command(arguments: Sequence[str]) -> None:
         return
     print("\n".join(told(found)))
     print(f"contact sheet: {sheet}" if sheet else "no contact sheet: matplotlib is not installed (gossamer[report])")
-    print(f"run file: {file}; next: gossamer train {file}")
+    first = "remove what is damaged, then " if found.damaged else ""
+    print(f"run file: {file}; next: {first}gossamer train {file}")
 
 
 def look(folder: str, file: Path) -> tuple[Inspection, Path | None]:
