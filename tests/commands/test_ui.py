@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from gossamer.cli import main
-from gossamer.commands.ui_work import METHODS, Work
+from gossamer.commands.ui_work import FINISHED, METHODS, Work
 from gossamer.documents import parse_yaml
 from gossamer.errors import UserError
 from gossamer.runs import first
@@ -142,6 +142,19 @@ def test_curves_are_those_of_the_history() -> None:
         *((0, 50, "validation"), (1, 25, "validation")),
         *((0, 50, "the start"), (1, 50, "the start")),
     ]
+
+
+@pytest.mark.slow
+def test_a_class_that_is_not_seen_is_said(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = pytest.importorskip("gossamer.commands.ui_page")
+    found = {"val": {"n": 21, "accuracy": 0.95, "balanced_accuracy": 0.5}, "start": {"val_accuracy": 0.9}}
+    monkeypatch.setattr(work, "metrics", lambda: found)
+    assert page.sentence(work, FINISHED, []) == (
+        "Finished: 95.0% of 21 validation images are right; at the start, with the linear probe alone, 90.0%; **but some classes "
+        "are hardly seen:** the mean over classes is 50.0%, the recalls stand below."
+    )
+    found |= {"val": {"n": 2100, "accuracy": 0.95, "balanced_accuracy": 0.9}, "start": None}
+    assert page.sentence(work, FINISHED, []) == "Finished: 95.0% of 2,100 validation images are right."
 
 
 def until(what: Callable[[], Any], seconds: float = 120) -> Any:

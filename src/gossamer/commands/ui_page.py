@@ -21,6 +21,7 @@ from gossamer.errors import told
 from gossamer.serving.guard import LOCAL
 
 MOST = 3  # labels that are shown of an image
+APART = 0.1  # accuracies of all images and of classes, where it is said that they differ
 SHOWN = 320  # pixels of an image that was tried
 # The page loads nothing from elsewhere and sends nothing there, whatever the scripts in it would like to.
 POLICY = b"default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'none'; form-action 'self'"
@@ -229,13 +230,15 @@ def sentence(work: Work, state: str, history: list[dict[str, Any]]) -> str:
     metrics = work.metrics()
     if "val" not in metrics:
         return "Finished."
-    now, start = metrics["val"]["accuracy"], metrics["start"]
-    told = f"Finished: {now:.1%} of {metrics['val']['n']:,} validation images are right"
-    return (
-        f"{told}."
-        if start is None
-        else f"{told}; at the start, with the linear probe alone, {start['val_accuracy']:.1%}."
-    )
+    now, balanced = metrics["val"]["accuracy"], metrics["val"]["balanced_accuracy"]
+    parts = [f"Finished: {now:.1%} of {metrics['val']['n']:,} validation images are right"]
+    if metrics["start"] is not None:
+        parts.append(f"at the start, with the linear probe alone, {metrics['start']['val_accuracy']:.1%}")
+    if balanced < now - APART:
+        parts.append(
+            f"**but some classes are hardly seen:** the mean over classes is {balanced:.1%}, the recalls stand below"
+        )
+    return "; ".join(parts) + "."
 
 
 def _losses(history: list[dict[str, Any]]) -> list[tuple[float, float, str]]:
