@@ -38,6 +38,7 @@ COMMANDS = {
         "methods x tasks x seeds from one file, and a report of accuracy against cost",
     ),
     "predict": ("gossamer.commands.predict", "labels of image files, answers to questions about them"),
+    "ui": ("gossamer.commands.ui", "a web page on this machine: photographs in, a trained classifier out"),
     "serve": ("gossamer.commands.serve", "classify images over HTTP with adapters that share backbones"),
     "protocol": ("gossamer.commands.protocol", "write the run files of a published protocol on VTAB-1k or FGVC"),
     "export": ("gossamer.commands.export", "write a trained classifier as one file: ONNX or torch.export"),

@@ -48,7 +48,7 @@ def test_what_a_folder_holds_is_told_drawn_and_written_down(folder: Path, capsys
         "damaged, to be removed before training (1):\n  photographs/dog/broken.png cannot be read as an image",
         "one label is wrong or a test is seen (1):\n  photographs/cat/0.png = photographs/dog/twin.png",
         "the same image twice (1):\n  photographs/dog/1.png = photographs/dog/again.png",
-        "next: gossamer train photographs.yaml",
+        "next: remove what is damaged, then gossamer train photographs.yaml",
     ):
         assert line in said
     with Image.open("photographs.png") as sheet:

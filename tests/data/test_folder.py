@@ -63,7 +63,12 @@ def test_layouts_that_cannot_be_meant(tmp_path, tree, split, message):
 def test_files_that_are_no_images_are_named(tmp_path):
     fill(tmp_path, ["cat/1.png", "dog/1.png"])
     (tmp_path / "dog" / "notes.txt").write_text("good dog")
-    with pytest.raises(ValueError, match=r"dog/notes\.txt is not an image file; known: \.bmp, "):
+    with pytest.raises(ValueError, match=r"dog/notes\.txt is not an image file; known: \.bmp, .*; move it elsewhere$"):
+        load_folder(tmp_path)
+    (tmp_path / "dog" / "notes.txt").rename(tmp_path / "dog" / "IMG_1.HEIC")
+    with pytest.raises(
+        ValueError, match=r"IMG_1\.HEIC is not .*what phones write as \.heic must be converted, to JPEG"
+    ):
         load_folder(tmp_path)
 
 

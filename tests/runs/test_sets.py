@@ -12,7 +12,7 @@ from gossamer import data
 from gossamer.data import Preprocessing
 from gossamer.runs.prepared import Prepared
 from gossamer.runs.run import Data, Images
-from gossamer.runs.sets import load_sets, preprocessing
+from gossamer.runs.sets import load_sets, preprocessing, unscored
 
 from .. import squares
 
@@ -119,3 +119,17 @@ def test_the_test_split_can_be_left_unread(tmp_path: Path) -> None:
     unread = dataclasses.replace(run, data=dataclasses.replace(run.data, test=False))
     assert set(load_sets(run)) == {"train", "val", "test"}
     assert set(load_sets(unread)) == {"train", "val"}
+
+
+def test_classes_that_no_scored_image_has_are_said(tmp_path: Path) -> None:
+    """Twelve classes of three images and one of a single one, which stays for training."""
+    for label in range(13):
+        (folder := tmp_path / "images" / f"c{label:02}").mkdir(parents=True)
+        for i in range(3 if label < 12 else 1):
+            Image.new("RGB", (8, 8), (20 * label, 80 * i, 0)).save(folder / f"{i}.png")
+    sets = load_sets(squares.run(tmp_path, data=tmp_path / "images", validation=0.2))
+    assert sets["train"].counts() == (*[2] * 7, *[3] * 5, 1)
+    assert unscored(sets) == [
+        "no val image is of 6 of 13 classes, so its scores say nothing of them: c07; c08; c09; c10; c11; c12"
+    ]
+    assert unscored({"train": sets["val"], "val": sets["train"]}) == []

@@ -32,33 +32,52 @@ def command(arguments: Sequence[str]) -> None:
     parser.add_argument("--json", action="store_true", help="print what was found as JSON")
     asked = parser.parse_args(arguments)
 
-    from gossamer import report
-    from gossamer.data import inspection
-    from gossamer.documents import expanded, naming
-    from gossamer.runs import first
-    from gossamer.runs.shown import shown
+    from gossamer.documents import expanded
 
     folder = expanded(asked.folder)
     file = expanded(asked.to) if asked.to else Path(f"{folder.resolve().name}.yaml")
     if file.exists() and not asked.overwrite:
         raise UserError(f"{file} is there already: --overwrite replaces it, --to names another")
+    found, sheet = look(asked.folder, file)
+    if asked.json:
+        print(json.dumps(_record(found, file, sheet), indent=2))
+        return
+    print("\n".join(told(found)))
+    print(f"contact sheet: {sheet}" if sheet else "no contact sheet: matplotlib is not installed (gossamer[report])")
+    first = "remove what is damaged, then " if found.damaged else ""
+    print(f"run file: {file}; next: {first}gossamer train {file}")
+
+
+def look(folder: str, file: Path) -> tuple[Inspection, Path | None]:
+    """What a folder of images holds, and the PNG of its contact sheet, None without matplotlib; it and the run file are written.
+
+    Args:
+        folder: of the images, as the run file is to name it.
+        file: the run file; the sheet lies beside it. Older ones are replaced.
+
+    Raises:
+        UserError: it is no folder to train on; see `gossamer.data.inspection.inspect`.
+        FileNotFoundError: there is no such folder.
+    """
+    from gossamer import report
+    from gossamer.data import inspection
+    from gossamer.documents import naming
+    from gossamer.runs import first
+    from gossamer.runs.shown import shown
+
     found = inspection.inspect(folder, lambda files: shown(files, "looking"))
     train = next(iter(found.counts.values()))
-    text = first.text(asked.folder, sum(train.values()), len(train), validated="val" in found.counts)
+    text = first.text(folder, sum(train.values()), len(train), validated="val" in found.counts)
     sheet = file.with_suffix(".png") if found.sizes and report.available() else None
     if sheet is not None:
         report.contact_sheet(_examples(found), sheet)
     with naming(file):
         file.write_text(text, encoding="utf-8")
-    if asked.json:
-        print(json.dumps(_record(found, file, sheet), indent=2))
-        return
-    print("\n".join(_told(found)))
-    print(f"contact sheet: {sheet}" if sheet else "no contact sheet: matplotlib is not installed (gossamer[report])")
-    print(f"run file: {file}; next: gossamer train {file}")
+    return found, sheet
 
 
-def _told(found: Inspection) -> list[str]:
+def told(found: Inspection) -> list[str]:
+    """What was found in a folder, in lines for people."""
     lines = []
     for split, counts in found.counts.items():
         lines.append(f"{split}: {sum(counts.values()):,} images of {len(counts)} classes")

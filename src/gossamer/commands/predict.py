@@ -71,7 +71,7 @@ def command(arguments: Sequence[str]) -> None:
         found = list(task.told(files, logits))
     else:
         found = task.replies(adapted, files, asked.words or texts)
-    print(json.dumps(found, indent=2) if asked.json else _table(found, asked.top))
+    print(json.dumps(found, indent=2) if asked.json else table(found, asked.top))
     if faults:
         raise SystemExit(1)
 
@@ -88,7 +88,7 @@ def _check(asked: argparse.Namespace, task: Any) -> None:
         raise UserError(f"--words are for adapters that classify by words; this is one for {task.name}")
 
 
-def _table(found: Sequence[dict[str, Any]], top: int) -> str:
+def table(found: Sequence[dict[str, Any]], top: int) -> str:
     """One line a record: its images, and the answer or the `top` likeliest."""
     names = [" ".join(record["images"]) if "images" in record else record["file"] for record in found]
     width = max(map(len, names))

@@ -85,6 +85,10 @@ def _class_names(folder: Path) -> list[str]:
     return [path.name for path in _folders(folder)]
 
 
+def _of_a_phone(path: str) -> bool:
+    return path.lower().endswith((".heic", ".heif"))
+
+
 def _image_files(folder: Path) -> list[Path]:
     """The image files of one class, sorted."""
     files = entries(folder)
@@ -93,7 +97,8 @@ def _image_files(folder: Path) -> list[Path]:
             raise UserError(f"{path} is a folder inside the class folder {folder}, which may only hold images")
     if others := [str(path) for path in files if path.suffix.lower() not in SUFFIXES]:
         what = "is not an image file" if len(others) == 1 else f"are not image files ({len(others)} of {len(files)})"
-        raise UserError(f"{listed(others)} {what}; known: {', '.join(sorted(SUFFIXES))}")
+        phones = " (what phones write as .heic must be converted, to JPEG)" if any(map(_of_a_phone, others)) else ""
+        raise UserError(f"{listed(others)} {what}; known: {', '.join(sorted(SUFFIXES))}; move it elsewhere{phones}")
     if not files:
         raise UserError(f"the class folder {folder} is empty")
     return files

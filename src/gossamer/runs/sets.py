@@ -8,6 +8,7 @@ import torch
 
 from gossamer import data, zoo
 from gossamer.data import CaptionedImages, ImageDataset, ImageTextDataset, MaskDataset, Preprocessing, fewshot
+from gossamer.data.files import listed
 from gossamer.data.masks import joined as mask_joined
 from gossamer.documents import expanded
 from gossamer.errors import UserError
@@ -30,6 +31,21 @@ def load_sets(run: Run) -> dict[str, Any]:
     sets = load_texts(run) if run.data.name in data.IMAGE_TEXT_SETS else load_masks(run) if masks else load_images(run)
     data.require_apart(sets)
     return sets
+
+
+def unscored(sets: dict[str, Any]) -> list[str]:
+    """Sentences about splits of labelled images that are scored and lack classes of the training images."""
+    said = []
+    for name, images in sets.items():
+        if name == "train" or not isinstance(images, ImageDataset):
+            continue
+        lacking = [c for c, count in zip(images.classes, images.counts(), strict=True) if not count]
+        if lacking:
+            said.append(
+                f"no {name} image is of {len(lacking):,} of {len(images.classes):,} classes, so its scores say nothing of them: "
+                f"{listed(lacking)}"
+            )
+    return said
 
 
 def load_images(run: Run) -> dict[str, ImageDataset]:

@@ -24,12 +24,11 @@ from gossamer.errors import UnknownName, UserError
 from gossamer.serving import page
 from gossamer.serving.batching import Batcher, Full, Stopped
 from gossamer.serving.catalogue import Catalogue, Served, probabilities
-from gossamer.serving.guard import Guard, TooLarge, TooSlow
+from gossamer.serving.guard import LOCAL, Guard, TooLarge, TooSlow
 from gossamer.serving.images import TooManyPixels, decoded
 from gossamer.serving.numbers import Numbers
 from gossamer.version import __version__
 
-LOCAL = ("localhost", "127.0.0.1", "[::1]", "::1")
 DECODERS = 2  # threads that decode images: each may hold one of the largest
 FIELD = "image"  # of a form
 BODY = {"type": "string", "format": "binary"}

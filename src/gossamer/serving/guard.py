@@ -8,6 +8,7 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+LOCAL = ("localhost", "127.0.0.1", "[::1]", "::1")  # names of this machine: under another, some page elsewhere asks
 OPEN = ("/health", "/docs", "/openapi.json")  # asked for without a token
 
 Message = dict[str, Any]

@@ -28,7 +28,7 @@ from gossamer.runs.lock import alone
 from gossamer.runs.prepared import PreparedSet
 from gossamer.runs.progress import Bar, Journal, epochs, line
 from gossamer.runs.run import Run
-from gossamer.runs.sets import load_sets
+from gossamer.runs.sets import load_sets, unscored
 from gossamer.tasks.base import Scores, Task
 from gossamer.training import solving, starting, teaching
 from gossamer.training.trainer import ClassifierTrainer, trainer_arguments
@@ -95,7 +95,8 @@ def _trained(
     sets = load_sets(run)
     task = kind.begin(run, sets["train"])
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in sets.items())
-    journal.say(f"reading {task.unit} of {run.data.name}: {sizes}")
+    for said in [f"reading {task.unit} of {run.data.name}: {sizes}", *unscored(sets)]:
+        journal.say(said)
     items = {name: task.prepare(split) for name, split in sets.items()}
     torch.manual_seed(run.seed)
     adapted, cut = (_adapted(run, applied, task), None) if start is None else start(run, task, items, folder, journal)
