@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from gossamer import hosts
+from gossamer import hosts, saving
 from gossamer.adapted import Finished
 from gossamer.cost.measure import measure
 from gossamer.errors import MissingPackage, UserError
@@ -123,8 +123,6 @@ def described(adapted: Adapted, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
     {"gossamer": version, "task", "labels", "preprocessing", ...: as recorded when it was trained; "methods": their names,
     "backbone": name or class, "inputs": {name: {"dtype", "shape"}} with None for free dimensions, "outputs": ["logits"], "cost"}.
     """
-    from gossamer import saving
-
     told = saving.describe(adapted)
     recorded = {n: v for n, v in told["metadata"].items() if n not in ("exports", "results")}
     size = recorded.get("preprocessing", {}).get("size")
@@ -177,8 +175,8 @@ def export_run(run: str | Path, file: Path, *, format: Literal["onnx", "torch"],
     found = export(adapted, {"pixel_values": pixels}, file, format=format, int8=int8)
     if int8:
         found["accuracy"] = {"split": split, **_accuracy(adapted, answers(file), images)}
-    adapted.metadata["exports"] = {**adapted.metadata.get("exports", {}), found.pop("file"): found}
-    adapted.save_pretrained(Path(run) / "adapter")
+    exports = {**adapted.metadata.get("exports", {}), found.pop("file"): found}
+    saving.note(Path(run) / "adapter", exports=exports)
     return found
 
 
