@@ -114,7 +114,7 @@ def counted(adapted: AdaptedModule) -> dict[str, Any]:
 
 def load(folder: str | Path, backbone: nn.Module | None = None, *, make: Callable[..., A]) -> A:
     """See `gossamer.load`; `make` builds the adapted model from backbone and methods."""
-    folder = _local(folder)
+    folder = local(folder)
     if isinstance(backbone, AdaptedModule):
         backbone = backbone.backbone
     if peft_folder.found(folder):
@@ -274,7 +274,12 @@ def _sizes(stacks: Any) -> str:
     )
 
 
-def _local(folder: str | Path) -> Path:
+def local(folder: str | Path) -> Path:
+    """A folder by its path, or that of a repository of the hub ("user/name"), which is fetched where there is no such path.
+
+    Raises:
+        AdapterError: the hub does not give it.
+    """
     path = Path(folder)
     if path.exists() or isinstance(folder, Path) or str(folder).count("/") != 1 or str(folder).startswith(("/", ".")):
         return path
