@@ -138,7 +138,9 @@ def test_what_cannot_be_exported_is_said_and_leaves_nothing(run: Path, monkeypat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "method"), [("vit", "vpt"), ("dinov2", "lora"), ("clip+bert", "vpt")])
+@pytest.mark.parametrize(
+    ("name", "method"), [("vit", "vpt"), ("dinov2", "lora"), ("clip+bert", "vpt"), ("vilt", "vpt")]
+)
 def test_images_of_any_size_and_texts_of_any_length(name: str, method: str, tmp_path: Path) -> None:
     backbone = BACKBONES[name]
     adapted, inputs = disturb(adapt(backbone, METHODS[method])).eval(), backbone.inputs()
@@ -191,6 +193,8 @@ def test_a_model_that_cannot_be_traced_is_refused_with_the_reason_and_leaves_not
         UserError, match=r"CLIPForImageClassification cannot be written as \.onnx for images of any size: Input"
     ):
         export_of("clip-vision", tmp_path / "x.onnx", free=["image"])
-    with pytest.raises(UserError, match=r"ViltFor.* cannot be written as \.pt2: Could not guard on data-dependent"):
-        export_of("vilt", tmp_path / "x.pt2", format="torch")
+    inputs, adapted = BACKBONES["vilt"].inputs(), adapt(BACKBONES["vilt"], METHODS["vpt"]).eval()
+    inputs["pixel_mask"] = torch.ones(3, 16, 16).long()
+    with pytest.raises(UserError, match=r"an exported ViLT takes images that fill their batch, so without pixel_mask"):
+        export.export(adapted, inputs, tmp_path / "x.pt2", format="torch")
     assert list(tmp_path.iterdir()) == []

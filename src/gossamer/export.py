@@ -28,6 +28,7 @@ from gossamer.adapted import Finished
 from gossamer.cost.measure import measure
 from gossamer.errors import MissingPackage, UserError
 from gossamer.exported import NOTE, SUFFIX, Answer, answers
+from gossamer.models.vilt import see_whole_images
 from gossamer.version import __version__
 
 if TYPE_CHECKING:
@@ -207,6 +208,8 @@ def _finished(adapted: Adapted, inputs: Mapping[str, Tensor], format: str) -> tu
     """The finished model and its inputs on the CPU, in float32 where the file's runtime computes nothing in 16 bits."""
     finished = adapted.finalize().eval().cpu()
     tensors = {name: tensor.cpu() for name, tensor in inputs.items()}
+    if see_whole_images(finished) and "pixel_mask" in inputs:
+        raise UserError("an exported ViLT takes images that fill their batch, so without pixel_mask: leave it out")
     if format == "onnx" and any(p.dtype in HALF for p in finished.parameters()):
         return finished.float(), {name: t.float() if t.dtype in HALF else t for name, t in tensors.items()}
     return finished, tensors
