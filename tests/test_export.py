@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import pytest
@@ -10,11 +11,13 @@ import torch
 
 import gossamer as gm
 from gossamer import cli, export, exported
+from gossamer.errors import UserError
 from gossamer.runs.prepared import Prepared
 from gossamer.tasks.classifying_images import classify
 from gossamer.tasks.recorded import preprocessing_of
 
 from . import squares
+from .contract.table import BACKBONES, METHODS, adapt, disturb
 
 
 @pytest.fixture
@@ -132,3 +135,66 @@ def test_what_cannot_be_exported_is_said_and_leaves_nothing(run: Path, monkeypat
     with pytest.raises(ValueError, match="nothing was written"):
         export.export(adapted, two, run / "a.pt2", format="torch")
     assert not [path for path in run.iterdir() if path.name.startswith((".a", "a."))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "method"), [("vit", "vpt"), ("dinov2", "lora"), ("clip+bert", "vpt"), ("vilt", "vpt")]
+)
+def test_images_of_any_size_and_texts_of_any_length(name: str, method: str, tmp_path: Path) -> None:
+    backbone = BACKBONES[name]
+    adapted, inputs = disturb(adapt(backbone, METHODS[method])).eval(), backbone.inputs()
+    free: list[Any] = ["image", *(["text"] if "input_ids" in inputs else [])]
+    found = export.export(adapted, inputs, tmp_path / "any.onnx", free=free)
+    assert found["difference"] < 1e-4
+    answer, inputs = export.answers(tmp_path / "any.onnx"), {n: t[:2] for n, t in inputs.items()}
+    for height, width, tokens in ((8, 20, 5), (16, 16, 6), (24, 12, 4)):
+        given = {n: torch.randn(2, 3, height, width) if t.dim() == 4 else t[:, :tokens] for n, t in inputs.items()}
+        asks = {"interpolate_pos_encoding": True} if name == "vit" else {}
+        expected = adapted(**given, **asks).logits
+        torch.testing.assert_close(answer(given), expected, rtol=0, atol=1e-4)
+    said = exported.note(tmp_path / "any.onnx")["inputs"]
+    assert said["pixel_values"]["shape"] == [None, 3, None, None]
+    assert all(said[n]["shape"] == [None, None] for n in said if n != "pixel_values")
+
+
+@pytest.mark.slow
+def test_texts_of_any_length_as_a_torch_program(tmp_path: Path) -> None:
+    backbone = BACKBONES["bert"]
+    adapted, inputs = disturb(adapt(backbone, METHODS["vpt"])).eval(), backbone.inputs()
+    export.export(adapted, inputs, tmp_path / "any.pt2", format="torch", free=["text"])
+    answer = export.answers(tmp_path / "any.pt2")
+    for tokens in (3, 7):
+        given = {n: t[:, :tokens] for n, t in inputs.items()}
+        torch.testing.assert_close(answer(given), adapted(**given).logits, rtol=0, atol=1e-5)
+
+
+def export_of(name: str, file: Path, **options: Any) -> None:
+    backbone = BACKBONES[name]
+    export.export(adapt(backbone, METHODS["vpt"]).eval(), backbone.inputs(), file, **options)
+
+
+def test_what_cannot_be_free_is_said(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"whether it has the trained size, .*: for images of any size use format='onnx'"
+    ):
+        export_of("vit", tmp_path / "x.pt2", format="torch", free=["image"])
+    with pytest.raises(
+        UserError, match="free='text' is of texts of any length, and the inputs have none: pixel_values"
+    ):
+        export_of("vit", tmp_path / "x.onnx", free=["text"])
+    with pytest.raises(UserError, match="free must be of image, text, got 'images'"):
+        export_of("vit", tmp_path / "x.onnx", free=["images"])
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_be_traced_is_refused_with_the_reason_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"CLIPForImageClassification cannot be written as \.onnx for images of any size: Input"
+    ):
+        export_of("clip-vision", tmp_path / "x.onnx", free=["image"])
+    inputs, adapted = BACKBONES["vilt"].inputs(), adapt(BACKBONES["vilt"], METHODS["vpt"]).eval()
+    inputs["pixel_mask"] = torch.ones(3, 16, 16).long()
+    with pytest.raises(UserError, match=r"an exported ViLT takes images that fill their batch, so without pixel_mask"):
+        export.export(adapted, inputs, tmp_path / "x.pt2", format="torch")
+    assert list(tmp_path.iterdir()) == []

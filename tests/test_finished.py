@@ -95,7 +95,7 @@ def test_the_two_kinds_of_folders_are_told_apart(tmp_path: Path) -> None:
     adapted = gm.adapt(BACKBONES["vit"].model(), gm.VPT(prompts=2)).eval()
     adapted.save_pretrained(tmp_path / "adapter")
     adapted.finalize(save=tmp_path / "finished")
-    assert 'gm.load_finished("this folder")' in (tmp_path / "finished" / "README.md").read_text()
+    assert 'gm.load_finished(".")' in (tmp_path / "finished" / "README.md").read_text()
     with pytest.raises(AdapterError, match=r"a finished model, not an adapter: gm\.load_finished"):
         gm.load(tmp_path / "finished")
     with pytest.raises(AdapterError, match=r"an adapter, not a finished model: gm\.load "):

@@ -35,7 +35,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("cost", "zoo"),
     ("architectures", "drawing"),
     ("origin",),
-    ("peft_folder",),
+    ("peft_folder", "peft_layer"),
     ("saving",),
     ("finished",),
     ("adapting", "peft"),

@@ -252,6 +252,16 @@ def test_what_cannot_be_is_refused_in_words(tmp_path: Path) -> None:
         model.merge_adapter()
     with pytest.raises(UserError, match="peft has put layers into this model"):
         gm.adapt(model.base_model.model, gm.VPT())
+    with pytest.raises(UserError, match="what methods of ours compute is not linear in their tensors"):
+        model.add_weighted_adapter(["default", "other"], [0.5, 0.5], "both")  # type: ignore[operator]
+    with pytest.raises(UserError, match=r"so all rows are answered by it; gossamer\.Mixed answers each row"):
+        model(**inputs, adapter_names=["default", "other"])
+    with pytest.raises(UserError, match=r"adapted by gossamer\.adapt already: detach\(\) that"):
+        peft.get_peft_model(gm.adapt(copy.deepcopy(bare), gm.VPT(prompts=2)), configured("VPT", "vit"))
+    left = copy.deepcopy(bare)
+    with pytest.raises(UserError, match=r"modules_to_save names clasifier, and no module .* its head is classifier"):
+        peft.get_peft_model(left, door.VPTConfig(prompts=2, modules_to_save=["clasifier"]))
+    assert [n for n, _ in left.named_modules()] == [n for n, _ in bare.named_modules()]
     with pytest.raises(ValueError, match="one adapter can be folded into a backbone, not 2"):
         model.merge_and_unload(adapter_names=["default", "other"])
     with pytest.raises(ValueError, match="not compatible with the `PeftMixedModel`"):

@@ -157,7 +157,8 @@ def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
 def load_finished(folder: str | Path) -> nn.Module:
     """The finished model that `finalize(save=folder)` wrote, backbone included: a plain module in evaluation mode, on the CPU.
 
-    It is called as the adapted model was. What was recorded of its training (labels, preprocessing, task) is its `metadata`.
+    A repository of the hub ("user/name") that holds such a folder is fetched. The model is called as the adapted one was. What was
+    recorded of its training (labels, preprocessing, task) is its `metadata`.
 
     Raises:
         AdapterError: the folder holds something else, or not all of it.

@@ -1,29 +1,34 @@
 """A finished adapter as one file for other runtimes: ONNX for onnxruntime, or a torch.export program; checked and measured.
 
 What is written is `adapted.finalize()`: prompt keys and values stored, projections folded, nothing that only training needs. The
-first dimension of every input is free, so a file serves any batch. The file says what it is, and the same stands beside it as JSON.
+first dimension of every input is free, so a file serves any batch, and so are sizes of images and lengths of texts where that is
+asked for and the model can. The file says what it is, and the same stands beside it as JSON.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import io
 import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from gossamer import hosts
+from gossamer import hosts, saving
 from gossamer.adapted import Finished
 from gossamer.cost.measure import measure
 from gossamer.errors import MissingPackage, UserError
 from gossamer.exported import NOTE, SUFFIX, Answer, answers
+from gossamer.models.vilt import see_whole_images
 from gossamer.version import __version__
 
 if TYPE_CHECKING:
@@ -33,20 +38,22 @@ if TYPE_CHECKING:
 # Largest difference of an exported model's logits from the adapter's, against their largest magnitude or 1.
 TOLERANCE = 1e-4
 REPEATS = {1: 15, 32: 5}  # samples of a batch -> how often its time is measured
+WHAT = {"image": "images of any size", "text": "texts of any length"}
+"""What may be free beside the number of samples, in words."""
 HALF = (torch.bfloat16, torch.float16)
 
 
 class Logits(nn.Module):
     """A finished model that takes its inputs as positional tensors and gives the logits, as exporters like it."""
 
-    def __init__(self, finished: nn.Module, names: Sequence[str]):
+    def __init__(self, finished: nn.Module, names: Sequence[str], options: Mapping[str, Any] = MappingProxyType({})):
         super().__init__()
-        self.finished, self.names = finished, tuple(names)
+        self.finished, self.names, self.options = finished, tuple(names), dict(options)
         self.host = None if isinstance(finished, Finished) else hosts.of(finished)
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """Logits [B, C] of the inputs, in the order of their names."""
-        named = dict(zip(self.names, tensors, strict=True))
+        named = dict(zip(self.names, tensors, strict=True)) | self.options
         output = self.finished(**named) if self.host is None else self.host.run(self.finished, (), named)
         return output if isinstance(output, Tensor) else output.logits
 
@@ -58,6 +65,7 @@ def export(
     *,
     format: Literal["onnx", "torch"] = "onnx",
     int8: bool = False,
+    free: Sequence[Literal["image", "text"]] = (),
 ) -> dict[str, Any]:
     """Writes the finished model to a file, checks that file against the adapter, and measures it.
 
@@ -69,6 +77,8 @@ def export(
         int8: weights of the matrix products as 8-bit integers, activations scaled as they come (onnxruntime's dynamic
             quantisation).
             Only for ONNX; not equal to the adapter, so it is not held to `TOLERANCE`: measure its accuracy.
+        free: what the file takes in any size beside the number of samples: "image" (ONNX only; the model resizes its table of
+            positions), "text" (up to the model's longest). Checked at another size than that of `inputs` too.
 
     Returns:
         {"file", "format", "int8", "dtype", "mib", "difference", "latency"}: `difference` is the largest of the logits, all samples
@@ -78,23 +88,27 @@ def export(
         This, and what `described` says, is written to FILE.json.
 
     Raises:
-        ValueError: fewer than 2 samples, int8 for torch.export, or the file's answers differ by more than `TOLERANCE`; nothing
-            is written then.
+        ValueError: fewer than 2 samples, int8 or free images for torch.export, a model that cannot be traced, or not with what is
+            to be free, or the file's answers differ by more than `TOLERANCE`; nothing is written then.
         ImportError: the extra `export` is not installed.
     """
-    _check(inputs, format, int8)
+    _check(inputs, format, int8, free)
     file, names = Path(file), list(inputs)
     if not file.parent.is_dir():
         raise FileNotFoundError(f"cannot export to {file}: there is no folder {file.parent}")
     finished, tensors = _finished(adapted, inputs, format)
-    model, said = Logits(finished, names).eval(), json.dumps(described(adapted, tensors))
+    model = Logits(finished, names, _resizing(adapted) if "image" in free else {}).eval()
+    said = json.dumps(described(adapted, tensors, free))
     staged = file.with_name(f".{file.stem}.new{SUFFIX[format]}")
     try:
-        (_write_onnx if format == "onnx" else _write_torch)(model, tensors, staged, said)
+        try:
+            (_write_onnx if format == "onnx" else _write_torch)(model, _varied(tensors, free), staged, said, free)
+        except Exception as error:  # of a model of any kind, under a tracer
+            raise _untraceable(adapted, format, free, error) from error
         if int8:
             _quantise(staged)
         answer = answers(staged)
-        difference = _difference(model, answer, tensors)
+        difference = max(_difference(model, answer, some) for some in (tensors, _varied(tensors, free)))
         if not int8 and not difference <= TOLERANCE:
             raise UserError(
                 f"the exported model's logits differ from the adapter's by {difference:.2g}, more than {TOLERANCE:g}; nothing "
@@ -117,14 +131,12 @@ def beside(file: Path) -> Path:
     return file.with_name(f"{file.name}.json")
 
 
-def described(adapted: Adapted, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+def described(adapted: Adapted, inputs: Mapping[str, Tensor], free: Sequence[str] = ()) -> dict[str, Any]:
     """What an exported file says of itself, as JSON: what its outputs mean, and how an image becomes its input.
 
     {"gossamer": version, "task", "labels", "preprocessing", ...: as recorded when it was trained; "methods": their names,
     "backbone": name or class, "inputs": {name: {"dtype", "shape"}} with None for free dimensions, "outputs": ["logits"], "cost"}.
     """
-    from gossamer import saving
-
     told = saving.describe(adapted)
     recorded = {n: v for n, v in told["metadata"].items() if n not in ("exports", "results")}
     size = recorded.get("preprocessing", {}).get("size")
@@ -132,7 +144,13 @@ def described(adapted: Adapted, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
         "gossamer": __version__,
         "methods": [m["method"] for m in told["methods"]],
         "backbone": told["backbone"]["name"] or told["backbone"]["class"],
-        "inputs": {n: {"dtype": str(t.dtype)[6:], "shape": [None, *t.shape[1:]]} for n, t in inputs.items()},
+        "inputs": {
+            n: {
+                "dtype": str(t.dtype)[6:],
+                "shape": [None if i in _free(t, free) else size for i, size in enumerate(t.shape)],
+            }
+            for n, t in inputs.items()
+        },
         "outputs": ["logits"],
         "cost": adapted.cost(**({} if size is None else {"image_size": size})).to_dict(),
     }
@@ -153,7 +171,9 @@ def file_of(run: str | Path, format: str, *, int8: bool) -> Path:
     return Path(run) / f"model{'.int8' if int8 else ''}{SUFFIX[format]}"
 
 
-def export_run(run: str | Path, file: Path, *, format: Literal["onnx", "torch"], int8: bool) -> dict[str, Any]:
+def export_run(
+    run: str | Path, file: Path, *, format: Literal["onnx", "torch"], int8: bool, any_size: bool = False
+) -> dict[str, Any]:
     """`export` for the classifier of a run's folder, on images of the run; what came of it is added to the model card.
 
     With int8 the accuracy of the file is measured on the run's test images, or the validation ones where there is no test split.
@@ -174,11 +194,13 @@ def export_run(run: str | Path, file: Path, *, format: Literal["onnx", "torch"],
             f"export checks the file on 2 or more images, and the {split} split of {run} has {len(prepared)}"
         )
     pixels = torch.stack([torch.as_tensor(prepared[i]["pixel_values"]) for i in range(len(prepared))])
-    found = export(adapted, {"pixel_values": pixels}, file, format=format, int8=int8)
+    found = export(
+        adapted, {"pixel_values": pixels}, file, format=format, int8=int8, free=["image"] if any_size else []
+    )
     if int8:
         found["accuracy"] = {"split": split, **_accuracy(adapted, answers(file), images)}
-    adapted.metadata["exports"] = {**adapted.metadata.get("exports", {}), found.pop("file"): found}
-    adapted.save_pretrained(Path(run) / "adapter")
+    exports = {**adapted.metadata.get("exports", {}), found.pop("file"): found}
+    saving.note(Path(run) / "adapter", exports=exports)
     return found
 
 
@@ -186,12 +208,24 @@ def _finished(adapted: Adapted, inputs: Mapping[str, Tensor], format: str) -> tu
     """The finished model and its inputs on the CPU, in float32 where the file's runtime computes nothing in 16 bits."""
     finished = adapted.finalize().eval().cpu()
     tensors = {name: tensor.cpu() for name, tensor in inputs.items()}
+    if see_whole_images(finished) and "pixel_mask" in inputs:
+        raise UserError("an exported ViLT takes images that fill their batch, so without pixel_mask: leave it out")
     if format == "onnx" and any(p.dtype in HALF for p in finished.parameters()):
         return finished.float(), {name: t.float() if t.dtype in HALF else t for name, t in tensors.items()}
     return finished, tensors
 
 
-def _check(inputs: Mapping[str, Tensor], format: str, int8: bool) -> None:
+def _check(inputs: Mapping[str, Tensor], format: str, int8: bool, free: Sequence[str]) -> None:
+    if wrong := [name for name in free if name not in WHAT]:
+        raise UserError(f"free must be of {', '.join(WHAT)}, got {wrong[0]!r}")
+    for name in free:
+        if all(len(_free(tensor, [name])) == 1 for tensor in inputs.values()):
+            raise UserError(f"free={name!r} is of {WHAT[name]}, and the inputs have none: {', '.join(inputs)}")
+    if "image" in free and format == "torch":
+        raise UserError(
+            "a program of torch.export asks of every image whether it has the trained size, and takes no other then: for images of "
+            "any size use format='onnx'"
+        )
     if format not in SUFFIX:
         raise UserError(f"format must be one of {', '.join(SUFFIX)}, got {format!r}")
     if int8 and format != "onnx":
@@ -207,7 +241,7 @@ def _check(inputs: Mapping[str, Tensor], format: str, int8: bool) -> None:
                 raise MissingPackage(f"ONNX needs {package}: pip install 'gossamer[export]'") from error
 
 
-def _write_onnx(model: nn.Module, inputs: Mapping[str, Tensor], file: Path, said: str) -> None:
+def _write_onnx(model: nn.Module, inputs: Mapping[str, Tensor], file: Path, said: str, free: Sequence[str]) -> None:
     tensors = tuple(inputs.values())
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # of the exporter, about itself
@@ -217,23 +251,61 @@ def _write_onnx(model: nn.Module, inputs: Mapping[str, Tensor], file: Path, said
             dynamo=True,
             input_names=list(inputs),
             output_names=["logits"],
-            dynamic_shapes=(_free(tensors),),
+            dynamic_shapes=(_shapes(tensors, free),),
         )
     assert program is not None
     program.model.metadata_props[NOTE] = said
     program.save(file)
 
 
-def _write_torch(model: nn.Module, inputs: Mapping[str, Tensor], file: Path, said: str) -> None:
+def _write_torch(model: nn.Module, inputs: Mapping[str, Tensor], file: Path, said: str, free: Sequence[str]) -> None:
     tensors = tuple(inputs.values())
-    program = torch.export.export(model, tensors, dynamic_shapes=(_free(tensors),))
+    program = torch.export.export(model, tensors, dynamic_shapes=(_shapes(tensors, free),))
     torch.export.save(program, file, extra_files={f"{NOTE}.json": said})
 
 
-def _free(tensors: tuple[Tensor, ...]) -> tuple[dict[int, Any], ...]:
-    """Names the first dimension of every input as one that is free."""
+def _free(tensor: Tensor, free: Sequence[str]) -> tuple[int, ...]:
+    """Dimensions of an input that may have any size: samples, height and width of images [B, 3, H, W], tokens of texts [B, n]."""
+    images, texts = tensor.dim() == 4 and "image" in free, tensor.dim() == 2 and "text" in free
+    return (0, 2, 3) if images else (0, 1) if texts else (0,)
+
+
+def _shapes(tensors: tuple[Tensor, ...], free: Sequence[str]) -> tuple[dict[int, Any], ...]:
+    """What the exporters are told of the dimensions that are free."""
     batch = torch.export.Dim("batch", min=1, max=4096)
-    return tuple({0: batch} for _ in tensors)
+    return tuple({i: torch.export.Dim.DYNAMIC if i else batch for i in _free(t, free)} for t in tensors)
+
+
+def _varied(inputs: Mapping[str, Tensor], free: Sequence[str]) -> dict[str, Tensor]:
+    """The same inputs with images of twice and three times their sides, and texts without their last token, where these are free.
+
+    A tracer takes what is the same in its example for what is always the same: a square, the trained size.
+    """
+    return {name: _other(tensor, free) for name, tensor in inputs.items()}
+
+
+def _other(tensor: Tensor, free: Sequence[str]) -> Tensor:
+    if len(_free(tensor, free)) == 3:
+        return F.interpolate(tensor.float(), scale_factor=(2.0, 3.0)).to(tensor.dtype)
+    return tensor[:, :-1].clone() if len(_free(tensor, free)) == 2 else tensor  # of a view a tracer remembers the whole
+
+
+def _resizing(adapted: Adapted) -> dict[str, bool]:
+    """What a model has to be told so that it takes images of other sizes; those that always do are told nothing."""
+    taken = inspect.signature(adapted.backbone.forward).parameters
+    return {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in taken else {}
+
+
+def _untraceable(adapted: Adapted, format: str, free: Sequence[str], error: Exception) -> UserError:
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    reason = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
+    wish = f" for {' and '.join(WHAT[name] for name in free)}" if free else ""
+    instead = "; without free= the file is for the sizes of the inputs" if free else ""
+    return UserError(
+        f"this {type(adapted.backbone).__name__} cannot be written as {SUFFIX[format]}{wish}: {reason:.300}{instead}"
+    )
 
 
 def _quantise(file: Path) -> None:

@@ -54,7 +54,7 @@ def load(folder: str | Path) -> nn.Module:
     Raises:
         AdapterError: it holds something else, or not all of it.
     """
-    config, tensors = storage.read(Path(folder))
+    config, tensors = storage.read(saving.local(folder))
     if saving.FINISHED not in config:
         raise AdapterError(f"{folder} holds an adapter, not a finished model: gm.load reads it")
     storage.check_types(config, {saving.FINISHED: dict}, "adapter_config.json")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,13 +33,14 @@ _NAMED = 2**16  # outputs of a head that cost nothing to name
 PACKAGES = ("torch", "transformers", "peft", "timm")
 
 
-def save(adapted: AdaptedModule, folder: str | Path, sheet: CostSheet | None = None) -> None:
+def save(adapted: AdaptedModule, folder: str | Path, sheet: CostSheet | None = None, *, place: str = ".") -> None:
     """Writes adapter_config.json, adapter_model.safetensors and README.md; the old folder or the new one survives any kill.
 
     Args:
         adapted: what is saved.
         folder: where.
         sheet: its cost, where that is known already; None: it is counted.
+        place: what its card calls the folder; see `card.text`.
 
     Raises:
         AdapterError: the adapter is detached, the backbone was changed under it, or a tensor is not finite.
@@ -53,7 +55,27 @@ def save(adapted: AdaptedModule, folder: str | Path, sheet: CostSheet | None = N
         )
     config = describe(adapted) | {"cost": counted(adapted) if sheet is None else sheet.to_dict()}
     origin.warn(adapted, config["backbone"])
-    storage.write(folder, config, adapted.tensors(), card.text(config))
+    storage.write(folder, config, adapted.tensors(), card.text(config, place=place, pictures=_pictures(folder)))
+
+
+def note(folder: str | Path, *, pictures: Sequence[Path] = (), **facts: Any) -> None:
+    """Adds facts to the metadata of an adapter that was saved, and pictures to its folder, and writes its card anew.
+
+    Args:
+        folder: that of the adapter.
+        pictures: image files; those that a card shows (`card.PICTURES`) are copied.
+        facts: what is known only after it was saved, as JSON.
+    """
+    config, tensors = storage.read(folder)
+    for picture in pictures:
+        if picture.name in card.PICTURES:
+            shutil.copyfile(picture, Path(folder) / picture.name)
+    config["metadata"] = {**config["metadata"], **facts}
+    storage.write(folder, config, tensors, card.text(config, pictures=_pictures(folder)))
+
+
+def _pictures(folder: str | Path) -> list[str]:
+    return [name for name in card.PICTURES if (Path(folder) / name).is_file()]
 
 
 def describe(adapted: AdaptedModule) -> dict[str, Any]:
@@ -92,7 +114,7 @@ def counted(adapted: AdaptedModule) -> dict[str, Any]:
 
 def load(folder: str | Path, backbone: nn.Module | None = None, *, make: Callable[..., A]) -> A:
     """See `gossamer.load`; `make` builds the adapted model from backbone and methods."""
-    folder = _local(folder)
+    folder = local(folder)
     if isinstance(backbone, AdaptedModule):
         backbone = backbone.backbone
     if peft_folder.found(folder):
@@ -196,7 +218,7 @@ def push_to_hub(adapted: AdaptedModule, repository: str, **options: Any) -> str:
 
     api = HfApi(token=options.pop("token", None))
     with tempfile.TemporaryDirectory() as folder:
-        save(adapted, Path(folder) / "adapter")
+        save(adapted, Path(folder) / "adapter", place=repository)
         api.create_repo(repository, exist_ok=True, **options)
         return str(api.upload_folder(repo_id=repository, folder_path=Path(folder) / "adapter"))
 
@@ -252,7 +274,12 @@ def _sizes(stacks: Any) -> str:
     )
 
 
-def _local(folder: str | Path) -> Path:
+def local(folder: str | Path) -> Path:
+    """A folder by its path, or that of a repository of the hub ("user/name"), which is fetched where there is no such path.
+
+    Raises:
+        AdapterError: the hub does not give it.
+    """
     path = Path(folder)
     if path.exists() or isinstance(folder, Path) or str(folder).count("/") != 1 or str(folder).startswith(("/", ".")):
         return path

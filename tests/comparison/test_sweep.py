@@ -25,6 +25,7 @@ from gossamer.comparison.settings import Comparison, Selection
 from gossamer.comparison.sweep import compare
 from gossamer.runs.run import Images
 from gossamer.runs.sets import load_sets
+from gossamer.storage import CARD
 from gossamer.training import solving
 from gossamer.training.train import train
 
@@ -102,6 +103,18 @@ def test_every_cell_has_a_row_with_all_columns(done: tuple[Comparison, list[dict
         assert min(row[name] for name in CLOCK) > 0
     assert min(vpt[name] for name in STEP) > 0
     assert {probe[name] for name in STEP} == {None}
+
+
+def test_the_cards_of_its_adapters_tell_the_seeds_and_what_was_measured(
+    done: tuple[Comparison, list[dict[str, Any]]],
+) -> None:
+    asked, rows = done
+    folder = Path(asked.output, "runs", "squares", "VPT", "seed-0", "adapter")
+    found = gm.load(folder).metadata["compared"]
+    (row,) = (row for row in rows if row["method"] == "VPT")
+    assert (found["mean"], found["sd"], found["seeds"]) == (row["accuracy"], None, [0])
+    assert found["latency_ms"] == row["latency_ms"]
+    assert f"- test accuracy: {row['accuracy']:.2%}, seed 0\n" in (folder / CARD).read_text()
 
 
 def test_settings_are_chosen_on_held_out_training_images(done: tuple[Comparison, list[dict[str, Any]]]) -> None:

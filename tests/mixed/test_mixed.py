@@ -158,12 +158,20 @@ def test_texts_of_groups_are_padded() -> None:
         ({"adapter": ["a", "a", "z"]}, "no adapter 'z': there are a"),
         ({"labels": torch.zeros(3).long()}, "a batch for several adapters has no loss"),
         ({"pixel_mask": torch.ones(2, 4)}, "pixel_mask has 2 rows and others 3"),
+        ({"adapter": ["a", ["a"], "a"]}, r"no adapter \['a'\]: there are a"),
+        ({"adapter": ["a", None, "a"]}, "no adapter None: there are a"),
+        ({"adapter": 3}, "adapters are named by a text, or by one for each sample; got 3"),
+        ({"adapter": "a", "adapter_names": ["a"] * 3}, "adapter= and adapter_names= are two names for the same"),
+        (
+            {"pixel_values": torch.ones(0, 3, 4, 4), "adapter": []},
+            "there are no samples to answer: pixel_values has no rows",
+        ),
     ],
 )
 def test_calls_that_are_refused(given: dict, says: str) -> None:
     mixed = gm.Mixed(VIT.model(), {"a": adapter(1)})
     with pytest.raises((UserError, KeyError), match=says):
-        mixed(**images(), **given)
+        mixed(**images() | given)
 
 
 def test_what_is_refused() -> None:
@@ -177,6 +185,15 @@ def test_what_is_refused() -> None:
         mixed()
     with pytest.raises(WrongKind, match="is no adapter: add the adapted model itself"):
         mixed.add("done", taken.finalize())  # type: ignore[arg-type]
+    for wrong in (None, 3, gm.VPT(prompts=2)):
+        with pytest.raises(
+            WrongKind, match="is no adapter: add an adapted model, its folder, or a repository of the hub"
+        ):
+            mixed.add("wrong", wrong)  # type: ignore[arg-type]
+    for name in (3, "", None):
+        with pytest.raises(WrongKind, match="an adapter is called by a text, not by"):
+            mixed.add(name, taken)  # type: ignore[arg-type]
+    assert mixed.adapters == {}
     with pytest.raises(KeyError, match="no adapter 'x': there are none"):
         mixed.remove("x")
     with pytest.raises(UserError, match="move it before Mixed is made of it"):

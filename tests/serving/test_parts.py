@@ -78,6 +78,11 @@ def test_names() -> None:
     [
         (["none-such"], "none-such"),
         (["x", "--host", "0.0.0.0"], "--host 0.0.0.0 can be reached from elsewhere: give --token-file FILE"),
+        (["x", "--max-batch", "-1"], "'-1' is no whole number from 1 on"),
+        (["x", "--max-bytes", "1e6"], "'1e6' is no whole number from 1 on"),
+        (["x", "--max-wait", "-5"], "'-5' is no time to wait"),
+        (["x", "--max-wait", "soon"], "'soon' is no time to wait: 0 to 60000 milliseconds"),
+        (["x", "--port", "65536"], "'65536' is no port: 0 to 65535"),
         (["x", "--token-file", "short"], "a token is one word of at least 16 characters"),
     ],
 )

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import http.client
+import io
 import shutil
 import signal
 import socket
+import struct
 import time
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import gossamer as gm
 
@@ -76,6 +80,30 @@ def test_what_there_is(server: Running) -> None:
     assert "http" not in text.replace("HTTP", "")  # nothing from elsewhere
 
 
+def stored(kind: str) -> bytes:
+    """An image file whose pixels are of this kind, as PNG, TIFF where that has none, or a GIF of three pictures."""
+    file = io.BytesIO()
+    if kind == "animated":
+        first, *others = (Image.new("P", (20, 17), i) for i in range(3))
+        first.save(file, "GIF", save_all=True, append_images=others)
+    elif kind == "F":
+        Image.new("F", (20, 17), 0.5).save(file, "TIFF")
+    else:
+        Image.new(kind, (20, 17), 1).save(file, "PNG")
+    return file.getvalue()
+
+
+def bomb(side: int) -> bytes:
+    """A PNG that says it has so many pixels a side, and has nothing of them."""
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0),
+        b"IDAT": zlib.compress(bytes(9)),
+        b"IEND": b"",
+    }
+    packed = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks.items())
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
 CUT = picture(size=(60, 60), format="JPEG")[:900]
 BAD = [
     ("POST", "/adapters/cats/predict", picture(), {}, 404, "no adapter 'cats'; there are cells, dogs"),
@@ -89,11 +117,51 @@ BAD = [
     ("POST", "/adapters/cells/predict", picture(), {"content-type": "multipart/form-data"}, 400, ""),
     ("POST", "/adapters/cells/predict?top=0", picture(), {}, 422, ""),
     ("POST", "/adapters/cells/predict?top=many", picture(), {}, 422, ""),
+    ("POST", "/adapters/cells/predict?top=-3", picture(), {}, 422, "greater than or equal to 1"),
+    (
+        "POST",
+        "/adapters/cells/predict",
+        b'{"image": "abc"}',
+        {"content-type": "application/json"},
+        415,
+        "no image of a known",
+    ),
+    ("POST", "/adapters/cells/predict", b"<svg/>", {"content-type": "image/svg+xml"}, 415, "no image of a known"),
+    ("POST", "/adapters/cells/predict", stored("F"), {}, 415, "floating-point numbers, whose scale is unknown"),
+    ("POST", "/adapters/cells/predict", bomb(100_000), {}, 413, "too many pixels; at most 10,000"),
+    ("POST", "/adapters/cells/predict", bomb(90), {}, 415, "the image is damaged"),
     ("GET", "/adapters/cells/predict", None, {}, 405, ""),
     ("GET", "/nothing", None, {}, 404, ""),
     ("POST", "/adapters/..%2Fcells/predict", picture(), {}, 404, ""),
     ("GET", "/health", None, {"host": "elsewhere.example"}, 400, ""),
 ]
+
+
+@pytest.mark.parametrize("kind", ["1", "L", "LA", "P", "RGBA", "I;16", "animated"])
+def test_pictures_of_every_kind_are_answered(server: Running, kind: str) -> None:
+    status, found = server.ask("POST", "/adapters/cells/predict", stored(kind))
+    assert status == 200
+    assert sum(found["probabilities"].values()) == pytest.approx(1)
+
+
+def test_a_large_body_is_let_go_so_that_its_sender_hears_why(server: Running) -> None:
+    body = b"x" * 30_000_000  # more than what lies in buffers while nobody reads
+    for sent in (body, (body[i : i + 2**20] for i in range(0, len(body), 2**20))):
+        status, found = server.ask("POST", "/adapters/cells/predict", sent)
+        assert status == 413
+        assert "at most 100,000 are taken" in found["detail"] or "more than 100,000 bytes" in found["detail"]
+
+
+def test_what_is_wrong_with_a_form_is_counted_as_it_was_answered(server: Running) -> None:
+    before = server.numbers()
+    twice = form(picture()).removesuffix(f"--{BOUNDARY}--\r\n".encode()) + form(picture())
+    for headers, expected in ((FORM, 400), ({"content-type": "multipart/form-data"}, 400)):
+        assert server.ask("POST", "/adapters/cells/predict", twice, headers)[0] == expected
+    after, name = server.numbers(), 'gossamer_requests_total{{adapter="cells",status="{}"}}'
+    assert after[name.format(400)] == before.get(name.format(400), 0) + 2
+    assert name.format(500) not in after
+    capital = {"content-type": FORM["content-type"].replace("multipart/form-data", "Multipart/Form-Data")}
+    assert server.ask("POST", "/adapters/cells/predict", form(picture()), capital)[0] == 200
 
 
 @pytest.mark.parametrize("bad", BAD, ids=lambda bad: f"{bad[1]}-{bad[4]}")

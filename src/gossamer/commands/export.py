@@ -16,6 +16,9 @@ def command(arguments: Sequence[str]) -> None:
     parser.add_argument("run", help="folder of a run")
     parser.add_argument("--format", default="onnx", help="onnx or torch (default: %(default)s)")
     parser.add_argument("--int8", action="store_true", help="8-bit weights (onnx only), with their accuracy beside it")
+    parser.add_argument(
+        "--any-size", action="store_true", help="take images of any size (onnx only), where the model can"
+    )
     parser.add_argument("--output", help="file (default: model.onnx or model.pt2 in the folder of the run)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     asked = parser.parse_args(arguments)
@@ -23,7 +26,7 @@ def command(arguments: Sequence[str]) -> None:
     from gossamer.export import export_run, file_of
 
     file = Path(asked.output or file_of(asked.run, asked.format, int8=asked.int8))
-    found = export_run(asked.run, file, format=asked.format, int8=asked.int8)
+    found = export_run(asked.run, file, format=asked.format, int8=asked.int8, any_size=asked.any_size)
     if asked.json:
         print(json.dumps({"file": str(file), **found}, indent=2))
         return

@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine alone)"
     )
-    parser.add_argument("--port", type=int, default=8000, help="port; 0 takes a free one (default: %(default)s)")
+    parser.add_argument("--port", type=_port, default=8000, help="port; 0 takes a free one (default: %(default)s)")
     parser.add_argument(
         "--token-file", metavar="FILE", help="file with the token that requests must bring; needed elsewhere"
     )
@@ -76,11 +76,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: 0 to 65535")
+    return int(text)
+
+
 def _milliseconds(text: str) -> float:
-    found = float(text)
-    if not 0 <= found < 60_000:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time to wait")
-    return found
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) < 60_000:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no time to wait: 0 to 60000 milliseconds")
 
 
 def _token(file: str | None, host: str) -> str | None:

@@ -15,11 +15,13 @@ from typing import Any
 
 import yaml
 
+from gossamer import saving
 from gossamer.comparison import engines, plan
 from gossamer.comparison.board import Board
 from gossamer.comparison.cell import COLUMNS, ROW, finished
 from gossamer.comparison.plan import Cell
 from gossamer.comparison.settings import Comparison
+from gossamer.comparison.statistics import spread
 from gossamer.cost import machine
 from gossamer.documents import read_json, write_whole
 from gossamer.errors import MissingPackage, UserError
@@ -90,6 +92,8 @@ class _Sweep:
             cells = plan.cells(self.comparison, chosen)
             self.board.plan(len(tries) + len(cells))
             self._perform(cells)
+        for place in offered:
+            _tell([cell for cell in cells if (cell.method, cell.task) == place and finished(cell)])
         done = {(cell.method, cell.task, cell.run.seed): cell for cell in cells}
         places = itertools.product(self.comparison.tasks, self.comparison.methods, self.comparison.seeds)
         return [
@@ -154,6 +158,24 @@ def _selection(cells: Sequence[Cell]) -> list[dict[str, Any]]:
         mean = statistics.fmean(known) if len(known) == len(same) else None
         found.append({"settings": same[0].settings, "validation_accuracy": mean})
     return found
+
+
+def _tell(cells: Sequence[Cell]) -> None:
+    """Tells the adapters of one method on one task, for their cards, what its seeds came to and what was measured."""
+    rows = [(cell, dict.fromkeys(COLUMNS) | _read(cell.folder / ROW)) for cell in cells]
+    of_seeds = spread([row["accuracy"] for _, row in rows])
+    for cell, row in rows:
+        assert of_seeds is not None, "there is a row"
+        found = {
+            **dataclasses.asdict(of_seeds),
+            "split": row["split"],
+            "seeds": [cell.run.seed for cell in cells],
+            "latency_ms": row["latency_ms"],
+            "bare_latency_ms": row["bare_latency_ms"],
+            "processor": row["hardware"]["gpu"] or row["hardware"]["processor"],
+        }
+        if (cell.folder / "adapter").is_dir():  # it may have been taken away: the row is what a comparison needs
+            saving.note(cell.folder / "adapter", compared=found)
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:

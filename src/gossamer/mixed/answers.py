@@ -17,7 +17,7 @@ def samples(args: Sequence[Any], inputs: Mapping[str, Any]) -> int:
     """How many samples a batch has: the rows of its first tensor.
 
     Raises:
-        UserError: there is no tensor, or one has other numbers of rows.
+        UserError: there is no tensor, one has other numbers of rows, or none.
     """
     found = {f"input {i}": t for i, t in enumerate(args) if isinstance(t, Tensor)}
     found |= {name: t for name, t in inputs.items() if isinstance(t, Tensor)}
@@ -25,6 +25,8 @@ def samples(args: Sequence[Any], inputs: Mapping[str, Any]) -> int:
         raise UserError("no tensor is given, so there are no samples to answer")
     sizes = {name: t.shape[0] for name, t in found.items() if t.dim()}
     size = max(sizes.values(), default=0)
+    if size == 0:
+        raise UserError(f"there are no samples to answer: {', '.join(sizes) or 'no input'} has no rows")
     for name, rows in sizes.items():
         if rows not in (1, size):
             raise UserError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -91,6 +91,9 @@ class Mixed(nn.Module):
 
     def update(self, adapters: Mapping[str, Source]) -> None:
         """Takes up several at once, all or none; see `add`."""
+        for name in adapters:
+            if not isinstance(name, str) or not name:
+                raise WrongKind(f"an adapter is called by a text, not by {name!r:.80}")
         taken = {name: self._take(source) for name, source in adapters.items()}
         with self._changing:
             self._update(self._now.held | taken)
@@ -153,6 +156,10 @@ class Mixed(nn.Module):
             raise WrongKind(
                 f"a {type(source).__name__} is no adapter: add the adapted model itself, or its folder. (Here its parts are "
                 "kept in their finished form, such as stored keys and values; the backbone stays as it was pre-trained.)"
+            )
+        if not isinstance(source, Adapted | str | Path):
+            raise WrongKind(
+                f"{source!r:.80} is no adapter: add an adapted model, its folder, or a repository of the hub"
             )
         ground = skeleton(self._bare[0])
         if isinstance(source, Adapted):
@@ -229,6 +236,8 @@ class Mixed(nn.Module):
             raise UserError(
                 "a batch for several adapters has no loss: train and evaluate each of them by itself (`adapters`)"
             )
+        if adapter is not None and adapter_names is not None:
+            raise UserError("adapter= and adapter_names= are two names for the same: give one of them")
         size = answers.samples(args, inputs)
         names = self._named(adapter if adapter_names is None else adapter_names, size, held)
         parts: list[tuple[list[int], Any]] = []
@@ -251,6 +260,8 @@ class Mixed(nn.Module):
         if adapter is None and self._active is None:
             raise UserError("there is no adapter yet: add(name, adapter or folder) one")
         adapter = (self._active or "") if adapter is None else adapter
+        if not isinstance(adapter, Iterable):
+            raise WrongKind(f"adapters are named by a text, or by one for each sample; got {adapter!r:.80}")
         names = [adapter] * size if isinstance(adapter, str) else list(adapter)
         if len(names) != size:
             raise UserError(f"{len(names)} names of adapters for {size} samples: give one for all, or one for each")
@@ -276,7 +287,7 @@ class Mixed(nn.Module):
 
 def _known(name: str, held: Mapping[str, Held]) -> None:
     """UnknownName where there is no adapter of a name."""
-    if name not in held:
+    if not isinstance(name, str) or name not in held:
         raise UnknownName(f"no adapter {name!r}: there are {', '.join(held) or 'none'}")
 
 

@@ -16,7 +16,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import ViltConfig, ViltModel
+from transformers.models.vilt.modeling_vilt import ViltEmbeddings
 
 from gossamer.errors import WrongKind
 from gossamer.models import checkpoints
@@ -145,3 +147,41 @@ def hold_order(model: nn.Module, seed: int = 0) -> None:
         held = HeldOrder(seed)
         embeddings.register_forward_pre_hook(held.before)
         embeddings.register_forward_hook(held.after)
+
+
+class WholeImages(ViltEmbeddings):
+    """ViLT's embeddings for images that fill their batch: every patch in its place, and none drawn, so that tracers can follow."""
+
+    def visual_embed(
+        self, pixel_values: Tensor, pixel_mask: Tensor, max_image_length: int = 200
+    ) -> tuple[Tensor, Tensor, Any]:
+        """Embedded patches [B, 1 + n, C] behind the class token, their mask, and no places, which nothing reads.
+
+        Raises:
+            WrongKind: an image has more patches than are kept, a random choice in ViLT.
+        """
+        patches = self.patch_embeddings(pixel_values)
+        count, channels, height, width = patches.shape
+        if 0 <= max_image_length < height * width:
+            raise WrongKind(
+                f"images of {height} x {width} patches are too many: ViLT keeps {max_image_length} of them, drawn at random"
+            )
+        side = self.config.image_size // self.config.patch_size
+        table = self.position_embeddings[:, 1:].transpose(1, 2).reshape(1, channels, side, side)
+        places = F.interpolate(table, size=(height, width), mode="bilinear", align_corners=True)
+        first = (self.cls_token + self.position_embeddings[:, :1]).expand(count, -1, -1)
+        states = torch.cat([first, (patches + places).flatten(2).transpose(1, 2)], dim=1)
+        return self.dropout(states), pixel_mask.new_ones(count, 1 + height * width), (None, (height, width))
+
+
+def see_whole_images(model: nn.Module) -> bool:
+    """Makes every ViLT in a model take images as whole (`WholeImages`), for good; whether there was one.
+
+    The order of patches is then that of the image: outputs move by rounding.
+    """
+    found = [m for m in model.modules() if type(m) is ViltEmbeddings]
+    for embeddings in found:
+        embeddings.__class__ = WholeImages
+        embeddings._forward_pre_hooks.clear()  # of `hold_order`: nothing is drawn any more
+        embeddings._forward_hooks.clear()
+    return bool(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import json
 from collections.abc import Awaitable, Callable
@@ -48,11 +49,13 @@ class Guard:
                 send, 401, "a token is needed: Authorization: Bearer TOKEN", [(b"www-authenticate", b"Bearer")]
             )
             return
-        length = headers.get(b"content-length", b"0")
+        length, bounded = headers.get(b"content-length", b"0"), Bounded(receive, self.max_bytes, self.seconds)
         if length.isdigit() and int(length) > self.max_bytes:
+            if b"expect" not in headers:  # such a client waits for leave to send
+                await bounded.let_go()
             await _refuse(send, 413, f"the body has {int(length):,} bytes; at most {self.max_bytes:,} are taken", [])
             return
-        await self.app(scope, Bounded(receive, self.max_bytes, self.seconds), send)
+        await self.app(scope, bounded, send)
 
     def _known(self, said: bytes) -> bool:
         return hmac.compare_digest(said, b"Bearer " + (self.token or "").encode())
@@ -74,13 +77,27 @@ class Bounded:
         """
         if self.whole:
             return await self.receive()  # it waits for the client to go
+        message = await self._next()
+        self.left -= len(message.get("body", b""))
+        if self.left < 0:
+            await self.let_go()
+            raise TooLarge
+        return message
+
+    async def let_go(self) -> None:
+        """Reads what is still to come, and keeps nothing, as long as a body may take to arrive.
+
+        A client that is sent away while it sends sees a broken connection, and never the reason.
+        """
+        with contextlib.suppress(TooSlow):
+            while not self.whole:
+                await self._next()
+
+    async def _next(self) -> Message:
         try:
             message = await asyncio.wait_for(self.receive(), max(0.0, self.end - asyncio.get_running_loop().time()))
         except asyncio.TimeoutError as error:
             raise TooSlow from error
-        self.left -= len(message.get("body", b""))
-        if self.left < 0:
-            raise TooLarge
         self.whole = not message.get("more_body", False)
         return message
 

@@ -22,7 +22,7 @@ from gossamer import methods, saving, tasks
 from gossamer.adapting import Adapted, adapt
 from gossamer.cost import machine
 from gossamer.errors import UserError
-from gossamer.runs import processes
+from gossamer.runs import processes, recorded
 from gossamer.runs.folder import CHECKPOINTS, CONDENSED, START, RunFolder
 from gossamer.runs.lock import alone
 from gossamer.runs.prepared import PreparedSet
@@ -295,7 +295,7 @@ def _conclude(
         if name != "train"
     }
     flat = {f"{split}_{n}": value for split, s in scores.items() for n, value in s.headline().items()}
-    adapted.metadata["results"] = flat
+    adapted.metadata |= {"results": flat, "run": recorded.told(run, list(adapted.applied), items, tuned=bool(history))}
     start = history[0] if history and history[0]["epoch"] == 0 else None
     if start is not None and "val" in scores:
         now = scores["val"].headline()["accuracy"]
@@ -319,6 +319,7 @@ def _conclude(
     shown = items[list(scores)[-1] if scores else "train"]
     _draw(folder, journal, task, history, scores)
     _draw_prompts(folder, journal, task, adapted, shown, cut)
+    saving.note(folder / "adapter", pictures=sorted(folder.path.glob("*.png")))
     folder.finish(metrics)
     return metrics
 
