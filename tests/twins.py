@@ -121,6 +121,15 @@ OLMO2 = replace(QWEN3, norms=(), closing=_BEHIND)
 PHI3 = replace(
     LLAMA, attention=(*["self_attn.qkv_proj"] * 3, "self_attn.o_proj"), ffn=("mlp.gate_up_proj", "mlp.down_proj")
 )
+
+
+def relu2(x: Tensor) -> Tensor:
+    return F.relu(x).square()
+
+
+ARCEE = replace(LLAMA, ffn=_under("mlp", "up_proj", "down_proj"), act=relu2)
+STARCODER2 = replace(LLAMA, ffn=_under("mlp", "c_fc", "c_proj"), act=gelu_tanh)
+APERTUS = replace(ARCEE, norms=("attention_layernorm", "feedforward_layernorm"), norm_qk=QWEN3.norm_qk)
 MBART = replace(BART, post=False)
 MBART_DECODER = replace(BART_DECODER, post=False)
 

@@ -28,10 +28,8 @@ def _read_as_nobodys(model: torch.nn.Module) -> None:
 
 
 def test_what_is_lacking_is_named() -> None:
-    model = tf.Starcoder2ForCausalLM(tf.Starcoder2Config(**LLAMA))
-    with pytest.raises(
-        TypeError, match=r"Starcoder2DecoderLayer at model\.layers is like .*lacks mlp\.up_proj, mlp\.gate_proj"
-    ):
+    model = tf.NanoChatForCausalLM(tf.NanoChatConfig(**LLAMA))
+    with pytest.raises(TypeError, match=r"NanoChatDecoderLayer at model\.layers is like .*lacks self_attn\.dense"):
         gm.read(model)
 
 

@@ -36,6 +36,7 @@ REASONS = {  # fact that is missing -> why the method is refused
     "untapped": "its tower is read behind a block before the last, where tokens that run through would be too many",
     "takes_more": "it reads its own answer by position, or its tower's row by row, so tokens cannot stay in it",
     "one_width": "its blocks differ in width",
+    "weighed": "its norms have no weights that could be scaled",
 }
 NUMBERS = {fact: number for number, fact in enumerate(REASONS, start=1)}
 

@@ -207,7 +207,7 @@ class Block:
             return projected
         weight = getattr(norm, "weight", None)
         given = projected if weight is None else projected.to(weight.dtype)
-        if weight is not None and weight.numel() == given.shape[-1]:
+        if weight is not None and weight.shape == given.shape[-1:]:
             return norm.forward(given).to(projected.dtype)
         return norm.forward(given.unflatten(-1, (-1, self.head_width))).flatten(-2).to(projected.dtype)
 
@@ -236,7 +236,13 @@ class Block:
             return self.projection("cross.k")(tokens), self.projection("cross.v")(tokens)
         norm = self.attention.norm
         states = get(self.module, norm).forward(tokens) if norm else tokens
-        return self.normed("k_norm", self.projection("k")(states)), self.projection("v")(states)
+        keys, values = (self._clamped(self.projection(role)(states)) for role in ("k", "v"))
+        return self.normed("k_norm", keys), values
+
+    def _clamped(self, projected: Tensor) -> Tensor:
+        """Keys or values as the attention has them behind their projection."""
+        limit = attribute(self.part("attention"), self.attention.clamp) if self.attention.clamp else None
+        return projected if limit is None else projected.clamp(-limit, limit)
 
 
 class Site(NamedTuple):

@@ -38,6 +38,9 @@ class AttentionNames:
     scaling: str | None = "scaling"  # factor of q k^T; None: head_width ** -0.5
     q_norm: str | None = None  # normalisation of queries and keys, of each head or of all of them at once
     k_norm: str | None = None
+    clamp: str | None = (
+        None  # an attribute of `module`: what is projected stays within this of zero; None there: it may be any
+    )
     layer_scale: str | None = None  # the module, parameter [d] or number that damps the branch before the residual sum
     bias: str | None = (
         None  # a module or parameter that gives every row a position inside the block: none can be let in
