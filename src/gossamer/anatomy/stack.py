@@ -23,7 +23,9 @@ class AttentionNames:
     out: str
     norm: str | None  # normalisation before the branch; None in post-norm blocks
     entry: str | None = None  # a module that is called with what the branch reads, where `q` reads other things as well
-    fused: str | None = None  # one Linear for q, k and v in this order; q, k, v then name its parts
+    fused: str | None = (
+        None  # one Linear for q, k and v in this order, of cross-attention for k and v; they then name its parts
+    )
     grouped: bool = (
         False  # rows of the fused Linear come head by head of the keys: the queries that read it, its key, its value
     )
