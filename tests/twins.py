@@ -60,6 +60,7 @@ SWIGLU = Names(
 )
 CLIP = Names(_under("self_attn", *PROJECTIONS, "out_proj"), VIT.ffn, ("layer_norm1", "layer_norm2"), quick_gelu)
 SIGLIP = Names(CLIP.attention, CLIP.ffn, CLIP.norms, gelu_tanh)
+BLIP = Names((*["self_attn.qkv"] * 3, "self_attn.projection"), CLIP.ffn, CLIP.norms)
 BERT = Names(
     (*_under("attention.self", "query", "key", "value"), "attention.output.dense"),
     ("intermediate.dense", "output.dense"),

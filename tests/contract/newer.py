@@ -14,6 +14,7 @@ from .. import twins
 from .backbone import (
     BART,
     BART_IDS,
+    DINO,
     DISTANCES,
     HALVES,
     LABELS,
@@ -315,6 +316,13 @@ NEWER: dict[str, Backbone] = {
     ),
     "vit-msn": replace(vision(tf.ViTMSNForImageClassification, tf.ViTMSNConfig, twins.VIT), like="vit"),
     "ijepa": replace(vision(tf.IJepaForImageClassification, tf.IJepaConfig, twins.VIT), like="vit", classed=False),
+    "tipsv2": replace(
+        bare(tf.Tipsv2VisionModel, tf.Tipsv2VisionConfig, twins.DINO, DINO, mlp_ratio=2, num_register_tokens=1),
+        like="dinov2-registers",
+    ),
+    "altclip": replace(bare(tf.AltCLIPVisionModel, tf.AltCLIPVisionConfig, twins.CLIP), like="clip-vision"),
+    "clipseg": replace(bare(tf.CLIPSegVisionModel, tf.CLIPSegVisionConfig, twins.CLIP), like="clip-vision"),
+    "blip": replace(bare(tf.BlipVisionModel, tf.BlipVisionConfig, twins.BLIP), like="clip-vision", eager=False),
     "metaclip2": replace(bare(tf.MetaClip2VisionModel, tf.MetaClip2VisionConfig, twins.CLIP), like="clip-vision"),
     "dinov3": replace(bare(tf.DINOv3ViTModel, tf.DINOv3ViTConfig, twins.DINOV3, DINOV3), rotary=True),
     "dinov3-gated": replace(
