@@ -77,7 +77,8 @@ def of_text(name: str) -> dict[str, Tensor]:
         ids[1, 6:], mask[1, 6:] = 0, 0
     pixels = torch.randn(2, 3, 32, 32)
     if name in ("vit_gpt2", "trocr_like_bert_decoder"):
-        return {"pixel_values": pixels, "labels": ids}
+        # without a start token in its configuration the first makes no decoder's ids of labels, adapted or not
+        return {"pixel_values": pixels, "decoder_input_ids" if name == "vit_gpt2" else "labels": ids}
     found = {"input_ids": ids, "attention_mask": mask}
     if name not in UNLABELLED:
         found["labels"] = ids.clone()

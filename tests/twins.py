@@ -60,6 +60,7 @@ SWIGLU = Names(
 )
 CLIP = Names(_under("self_attn", *PROJECTIONS, "out_proj"), VIT.ffn, ("layer_norm1", "layer_norm2"), quick_gelu)
 SIGLIP = Names(CLIP.attention, CLIP.ffn, CLIP.norms, gelu_tanh)
+BLIP = Names((*["self_attn.qkv"] * 3, "self_attn.projection"), CLIP.ffn, CLIP.norms)
 BERT = Names(
     (*_under("attention.self", "query", "key", "value"), "attention.output.dense"),
     ("intermediate.dense", "output.dense"),
@@ -121,6 +122,15 @@ OLMO2 = replace(QWEN3, norms=(), closing=_BEHIND)
 PHI3 = replace(
     LLAMA, attention=(*["self_attn.qkv_proj"] * 3, "self_attn.o_proj"), ffn=("mlp.gate_up_proj", "mlp.down_proj")
 )
+
+
+def relu2(x: Tensor) -> Tensor:
+    return F.relu(x).square()
+
+
+ARCEE = replace(LLAMA, ffn=_under("mlp", "up_proj", "down_proj"), act=relu2)
+STARCODER2 = replace(LLAMA, ffn=_under("mlp", "c_fc", "c_proj"), act=gelu_tanh)
+APERTUS = replace(ARCEE, norms=("attention_layernorm", "feedforward_layernorm"), norm_qk=QWEN3.norm_qk)
 MBART = replace(BART, post=False)
 MBART_DECODER = replace(BART_DECODER, post=False)
 

@@ -183,21 +183,20 @@ def _blocks(
 
 
 def _unknown(model: nn.Module, missing: Collection[str], unread: Collection[str]) -> str:
+    without = "Methods that need no blocks work: LoRA and the other tuners of peft, full fine-tuning, a linear probe"
     if missing:
-        return f"{type(model).__name__} looks like a known family, but {'; '.join(missing)}"
+        return f"{type(model).__name__} looks like a known family, but {'; '.join(missing)}. {without}"
     refused = {kind: REFUSED[kind] for module in model.modules() for kind in _kinds(module) if kind in REFUSED}
     if refused:
         reasons = "; ".join(f"{kind}: {why}" for kind, why in refused.items())
-        return (
-            f"cannot read {type(model).__name__} ({reasons}). Methods that need no blocks work: LoRA and the other "
-            "tuners of peft, full fine-tuning, a linear probe (docs/backbones.md)"
-        )
-    known = sorted({owner for stack in FAMILIES for owner in stack.owners})
+        return f"cannot read {type(model).__name__} ({reasons}). {without} (docs/backbones.md)"
     kinds = next((k for k in _kinds(model)), type(model).__name__)
+    known = sorted({owner for stack in FAMILIES for owner in stack.owners})
     like = [words for path in unread if (words := resembling(model, path, FAMILIES)) is not None]
     return (
-        f"cannot read {type(model).__name__} ({kinds}): looked for a list of blocks of one of the families "
-        f"{', '.join(known)}. {''.join(f'{words}. ' for words in like)}To teach Gossamer a new family, see CONTRIBUTING.md"
+        f"cannot read {type(model).__name__} ({kinds}): it has no list of blocks that a family describes. "
+        f"{''.join(f'{words}. ' for words in like)}{without}. To teach Gossamer a new family, see CONTRIBUTING.md. There are "
+        f"{', '.join(known)}"
     )
 
 
@@ -213,6 +212,8 @@ def _kinds(module: nn.Module) -> Iterable[str]:
 def _missing_part(block: nn.Module, stack: Stack) -> str | None:
     if hollowed(block) is not None:
         return None  # what stood there is gone on purpose
+    if (why := next((REFUSED[kind] for kind in _kinds(block) if kind in REFUSED), None)) is not None:
+        return f"is of a kind that is refused: {why}"
     if stack.kinds and not {cls.__name__ for cls in type(block).__mro__} & set(stack.kinds):
         return f"is no {' or '.join(stack.kinds)}"
     if any(isinstance(m, nn.MultiheadAttention) for m in block.modules()):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+import transformers as tf
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
@@ -15,6 +16,7 @@ from gossamer.anatomy import VERBS
 from gossamer.anatomy.block import Site
 from gossamer.anatomy.seams import Part
 
+from ..contract.backbone import LLAMA
 from ..contract.table import BACKBONES, rows
 
 SIZES: dict[str, Any] = {"img_size": 16, "patch_size": 4, "embed_dim": 12, "depth": 3, "num_heads": 2, "num_classes": 3}
@@ -155,3 +157,17 @@ def test_layer_scale_may_be_a_parameter() -> None:
     assert torch.equal(block.damped("layer_scale1", x), x * 0.5)
     with pytest.raises(ValueError, match=r"damps its attention in the sum itself \(gamma_1\).*replace whole blocks"):
         anatomy.replace(Site(block, "attention"), Part())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_norms_of_keys_that_no_family_says_are_found_however_small_the_weights(dtype: torch.dtype) -> None:
+    """StableLM 2 12B has one for each head: its attention gives hundredths, and would differ by thousandths."""
+    torch.default_generator.manual_seed(1)
+    model = tf.StableLmModel(tf.StableLmConfig(**{**LLAMA, "hidden_size": 16}, qk_layernorm=True)).to(dtype)
+    anatomy = gm.read(model)
+    reason = anatomy.obstacle(anatomy.blocks()[0], "remember")
+    assert reason is not None
+    assert "something is done to its queries or keys" in reason
+    model = tf.StableLmModel(tf.StableLmConfig(**{**LLAMA, "hidden_size": 16})).to(dtype)
+    anatomy = gm.read(model)
+    assert anatomy.obstacle(anatomy.blocks()[0], "remember") is None

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
+import transformers as tf
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+import gossamer as gm
 from gossamer.anatomy.projection import Projection, Rows, matrix
 from gossamer.anatomy.rewritten import SplitLinear
+
+from ..contract.backbone import VISION
 
 
 def transposed() -> Conv1D:
@@ -63,3 +70,44 @@ def test_rows_that_come_in_groups() -> None:
         again = split.fused()
         assert type(again) is type(whole)
         torch.testing.assert_close(again(x), changed)
+
+
+def _captioner() -> torch.nn.Module:
+    """ViT and GPT-2, whose cross-attention has its keys and values in one matrix."""
+    config = tf.VisionEncoderDecoderConfig.from_encoder_decoder_configs(
+        tf.ViTConfig(**VISION), tf.GPT2Config(n_embd=10, n_layer=2, n_head=2, n_positions=20, vocab_size=50, n_inner=14)
+    )
+    torch.default_generator.manual_seed(1)
+    model = tf.VisionEncoderDecoderModel(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape))
+    return model
+
+
+def test_keys_and_values_of_a_context_in_one_matrix() -> None:
+    model = _captioner()
+    block = gm.read(model).stacks["decoder"][0]
+    context = torch.randn(3, 5, 10)
+    keys, values = model.decoder.transformer.h[0].crossattention.c_attn(context).split(10, dim=-1)
+    for found, expected in zip(block.keys_values(context, "cross"), (keys, values), strict=True):
+        torch.testing.assert_close(found, expected)
+    assert block.sizes.context == block.sizes.cross_inner == 10
+    assert block.roles()["cross.kv"] == "decoder.transformer.h.0.crossattention.c_attn"
+
+
+@pytest.mark.parametrize("method", [gm.APT(prompts=3, where="cross", stack="decoder"), gm.VPT(prompts=3)])
+@pytest.mark.usefixtures("uncounted")
+def test_a_captioner_lives(method: gm.Method, tmp_path: Path) -> None:
+    """What is placed beside cross-attention reads the text's states, not the image's; adapted, saved, loaded, finished."""
+    inputs = {"pixel_values": torch.randn(3, 3, 16, 16), "decoder_input_ids": torch.randint(0, 50, (3, 7))}
+    adapted = gm.adapt(_captioner(), method).eval()
+    with torch.no_grad():
+        before = adapted(**inputs).logits
+        for parameter in adapted.trainable().values():
+            parameter.add_(0.1)
+        trained = adapted(**inputs).logits
+        assert not torch.allclose(trained, before)
+        adapted.save_pretrained(tmp_path)
+        assert torch.equal(gm.load(tmp_path, _captioner()).eval()(**inputs).logits, trained)
+        torch.testing.assert_close(adapted.finalize()(**inputs).logits, trained)

@@ -28,10 +28,8 @@ def _read_as_nobodys(model: torch.nn.Module) -> None:
 
 
 def test_what_is_lacking_is_named() -> None:
-    model = tf.Starcoder2ForCausalLM(tf.Starcoder2Config(**LLAMA))
-    with pytest.raises(
-        TypeError, match=r"Starcoder2DecoderLayer at model\.layers is like .*lacks mlp\.up_proj, mlp\.gate_proj"
-    ):
+    model = tf.NanoChatForCausalLM(tf.NanoChatConfig(**LLAMA))
+    with pytest.raises(TypeError, match=r"NanoChatDecoderLayer at model\.layers is like .*lacks self_attn\.dense"):
         gm.read(model)
 
 
@@ -50,3 +48,21 @@ def test_blocks_that_are_like_nothing() -> None:
     with pytest.raises(TypeError) as error:
         gm.read(timm.create_model("convnext_atto"))
     assert "like the blocks" not in str(error.value)
+
+
+def test_blocks_that_are_refused_among_a_known_family() -> None:
+    """timm builds its ViT of other blocks too, by name."""
+    model = timm.create_model("vit_base_patch16_xp_224", img_size=16, patch_size=4, embed_dim=12, depth=2, num_heads=2)
+    with pytest.raises(
+        TypeError,
+        match=r"blocks\.0 \(ParallelScalingBlock\) is of a kind that is refused: one Linear makes .*LoRA and the other tuners",
+    ):
+        gm.read(model)
+
+
+def test_the_text_of_mllama_is_refused_with_the_reason() -> None:
+    sizes = {**LLAMA, "num_hidden_layers": 3, "cross_attention_layers": [1]}
+    rotary = {"rope_type": "default", "rope_theta": 1e4}
+    model = tf.MllamaForCausalLM(tf.MllamaTextConfig(**sizes, rope_parameters=rotary))
+    with pytest.raises(TypeError, match=r"mllama_text_model: every few of its blocks read the image"):
+        gm.read(model)

@@ -46,6 +46,7 @@ class Backbone:
     biases: bool = True
     post_norm: bool = False
     crosses: bool = False  # its main stack has cross-attention
+    rounds: bool = False  # its norms compute in single precision, whatever they are given
     keeps_places: bool = False  # upstream keeps a table of places, on the CPU, for all models of a size
     looks: bool = False  # its forward pass looks at values
     headless: bool = False  # a language model: nothing but a method can be trained
@@ -58,6 +59,7 @@ class Backbone:
     grows: bool = True  # tokens can be let in
     damps_apart: bool = True  # what damps its branches is a module, not a factor in the sum
     between: bool = True  # a stream between attention and FFN
+    weighed: bool = True  # its norms have weights
     alone: bool = True  # each of them has a norm of its own
     masks: tuple[str, ...] | None = None  # kinds of mask that its attention takes; None: all
     pickles: bool = True  # after a pass; upstream hooks local functions onto a tower that it taps
@@ -122,6 +124,7 @@ class Backbone:
             "generation": None if self.generates else "it does not write",
             "checkpointing": None if self.runs_again else "upstream cannot run its blocks again",
             "forms": None if self.grows else "tokens cannot be let in",
+            "moved": "its norms round double precision" if self.rounds else None,
             "device": "its own forward pass looks at values"
             if self.looks
             else "a table of places is kept on the CPU"
@@ -189,6 +192,7 @@ BESIDE = "its branches are added at once: they are computed by hand in tests/ana
 IN_MASK = (
     "its mask has its bias by place, and its blocks are BLOOM's otherwise: both forms of prompts are one function on it"
 )
+TURNED = "its rotation turns a part of each head: both forms of prompts are one function on it"
 TALKING = "its heads talk to each other: they are computed by hand in tests/anatomy/test_cait.py"
 DISTANCES = "upstream's own function says what distances add; a probe holds what is around it to upstream's"
 

@@ -35,6 +35,7 @@ from .backbone import (
     of,
     vision,
 )  # fmt: skip
+from .decoders import DECODERS
 from .denoisers import DENOISERS
 from .newer import NEWER
 
@@ -271,6 +272,7 @@ BACKBONES: dict[str, Backbone] = {
         crosses=True,
         post_norm=True,
     ),
+    **DECODERS,
     **NEWER,
     **DENOISERS,
 }

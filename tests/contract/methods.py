@@ -125,7 +125,7 @@ METHODS: dict[str, Row] = {
     "vpt+adapter": Row(
         [gm.VPT(prompts=3, deep=False), gm.VPT(prompts=2, form="sequence"), gm.Adapter(rank=3)], needs=RUNS
     ),
-    "ssf": Row(gm.SSF()),
+    "ssf": Row(gm.SSF(), needs={"weighed": "has none"}),
     "tome+lora": Row([gm.ToMe(r=3), LoraConfig(r=2)], needs=MERGES),
     "tome+vpt": Row([gm.ToMe(r=2), gm.VPT(prompts=3), gm.Adapter(rank=3)], needs=MERGES),
     "tome+sequence+das": Row(

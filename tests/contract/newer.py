@@ -14,31 +14,21 @@ from .. import twins
 from .backbone import (
     BART,
     BART_IDS,
-    BESIDE,
+    DINO,
     DISTANCES,
     HALVES,
-    IN_MASK,
     LABELS,
     LLAMA,
     T5,
     T5_IDS,
     TALKING,
     TEXT,
-    TRANSPOSED,
     VISION,
     Backbone,
     bare,
     of,
     vision,
 )  # fmt: skip
-
-
-def _writer(model: Any, config: Any, kind: twins.Names | str, like: str | None, **more: Any) -> Backbone:
-    """A decoder of one column."""
-    facts = {"reads": "text", "causal": True, "generates": True, "biases": False, "headless": True, "like": like}
-    if isinstance(kind, str):
-        return Backbone(of(model, config, {**LLAMA, **more}), kind, **facts)
-    return Backbone(of(model, config, {**LLAMA, **more}), {"decoder": kind}, **facts, post_norm=not kind.norms)
 
 
 def _reader(
@@ -160,7 +150,6 @@ def _as_frames(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return {**inputs, "pixel_values": rows, "image_grid_thw": grids, "mm_token_type_ids": kinds}
 
 
-GEMMA = {"head_dim": 6, "query_pre_attn_scalar": 7, "sliding_window": 5}
 DINOV3 = {**VISION, "num_attention_heads": 3, "num_register_tokens": 2, "layerscale_value": 0.3}
 BEIT = {**VISION, "layer_scale_init_value": 0.3, "use_relative_position_bias": True, "drop_path_rate": 0.0}
 NAFLEX = {**{k: v for k, v in VISION.items() if k != "image_size"}, "num_patches": 16}
@@ -170,89 +159,6 @@ FIXED = {"grows": False}
 PLACES = {**FIXED, "keeps_places": True}
 
 NEWER: dict[str, Backbone] = {
-    "qwen3": replace(_writer(tf.Qwen3ForCausalLM, tf.Qwen3Config, twins.QWEN3, None, head_dim=6), projected=False),
-    "gemma3": replace(_writer(tf.Gemma3ForCausalLM, tf.Gemma3TextConfig, twins.GEMMA3, None, **GEMMA), projected=False),
-    "olmo2": replace(_writer(tf.Olmo2ForCausalLM, tf.Olmo2Config, twins.OLMO2, None), projected=False),
-    "phi3": _writer(tf.Phi3ForCausalLM, tf.Phi3Config, twins.PHI3, None),
-    "granite": replace(
-        _writer(tf.GraniteForCausalLM, tf.GraniteConfig, twins.GRANITE, "timm-eva", residual_multiplier=0.4), **IN_SUM
-    ),
-    "qwen2": _writer(tf.Qwen2ForCausalLM, tf.Qwen2Config, twins.LLAMA, "llama"),
-    "mistral": _writer(tf.MistralForCausalLM, tf.MistralConfig, twins.LLAMA, "llama", sliding_window=4),
-    "gemma": _writer(tf.GemmaForCausalLM, tf.GemmaConfig, twins.GEMMA, "llama", head_dim=6),
-    "gemma2": replace(
-        _writer(tf.Gemma2ForCausalLM, tf.Gemma2Config, twins.GEMMA2, "gemma3", **GEMMA),
-        eager=False,
-        masks=("additive",),
-    ),
-    "olmo3": replace(
-        _writer(tf.Olmo3ForCausalLM, tf.Olmo3Config, twins.OLMO2, "olmo2", sliding_window=4), projected=False
-    ),
-    "seed-oss": replace(
-        _writer(tf.SeedOssForCausalLM, tf.SeedOssConfig, twins.LLAMA, "llama", head_dim=6), biases=True
-    ),
-    "smollm3": _writer(tf.SmolLM3ForCausalLM, tf.SmolLM3Config, twins.LLAMA, "llama"),
-    "opt": replace(
-        _writer(
-            *(tf.OPTForCausalLM, tf.OPTConfig, twins.OPT, "llama"),
-            ffn_dim=20,
-            word_embed_proj_dim=12,
-            dropout=0.0,
-            max_position_embeddings=40,
-        ),
-        biases=True,
-    ),
-    "phi": replace(
-        _writer(tf.PhiForCausalLM, tf.PhiConfig, BESIDE, "llama", partial_rotary_factor=0.5, head_dim=8),
-        biases=True,
-        between=False,
-        alone=False,
-    ),
-    "gpt-neox": replace(
-        _writer(tf.GPTNeoXForCausalLM, tf.GPTNeoXConfig, BESIDE, "llama", attention_dropout=0.0),
-        biases=True,
-        between=False,
-    ),
-    "falcon": replace(
-        _writer(tf.FalconForCausalLM, tf.FalconConfig, BESIDE, "llama", ffn_hidden_size=20),
-        biases=True,
-        between=False,
-        alone=False,
-        eager=False,
-        masks=("additive",),
-    ),
-    "falcon-groups": replace(
-        _writer(
-            *(tf.FalconForCausalLM, tf.FalconConfig, BESIDE, "llama"),
-            hidden_size=24,
-            num_attention_heads=4,
-            num_kv_heads=2,
-            new_decoder_architecture=True,
-        ),
-        biases=True,
-        between=False,
-        eager=False,
-        masks=("additive",),
-    ),
-    "falcon-rw": replace(
-        _writer(
-            *(tf.FalconForCausalLM, tf.FalconConfig, IN_MASK, "llama"),
-            multi_query=False,
-            alibi=True,
-            parallel_attn=False,
-            bias=True,
-        ),
-        biases=True,
-        eager=False,
-        masks=("additive",),
-    ),
-    "bloom": replace(
-        _writer(tf.BloomForCausalLM, tf.BloomConfig, twins.BLOOM, "gpt2"), biases=True, eager=False, masks=("additive",)
-    ),
-    "gpt2": replace(
-        _writer(tf.GPT2LMHeadModel, tf.GPT2Config, TRANSPOSED, None, n_inner=20, max_position_embeddings=40),
-        biases=True,
-    ),
     "modernbert": replace(
         _reader(
             *(tf.ModernBertModel, tf.ModernBertConfig, twins.MODERNBERT, "phi3", TEXTS),
@@ -382,14 +288,6 @@ NEWER: dict[str, Backbone] = {
         runs_again=False,
         masks=("additive", "none"),
     ),
-    "hunyuan": replace(
-        _writer(tf.HunYuanDenseV1ForCausalLM, tf.HunYuanDenseV1Config, twins.HUNYUAN, "qwen3", head_dim=6),
-        projected=False,
-    ),
-    "exaone4": replace(
-        _writer(tf.Exaone4ForCausalLM, tf.Exaone4Config, twins.OLMO2, "olmo2", head_dim=6, sliding_window=4),
-        projected=False,
-    ),
     "xlm-roberta": _reader(tf.XLMRobertaModel, tf.XLMRobertaConfig, twins.BERT, "bert", TEXTS),
     "camembert": _reader(tf.CamembertModel, tf.CamembertConfig, twins.BERT, "bert", TEXTS),
     "electra": _reader(tf.ElectraModel, tf.ElectraConfig, twins.BERT, "bert", TEXTS, embedding_size=9),
@@ -426,6 +324,13 @@ NEWER: dict[str, Backbone] = {
     ),
     "vit-msn": replace(vision(tf.ViTMSNForImageClassification, tf.ViTMSNConfig, twins.VIT), like="vit"),
     "ijepa": replace(vision(tf.IJepaForImageClassification, tf.IJepaConfig, twins.VIT), like="vit", classed=False),
+    "tipsv2": replace(
+        bare(tf.Tipsv2VisionModel, tf.Tipsv2VisionConfig, twins.DINO, DINO, mlp_ratio=2, num_register_tokens=1),
+        like="dinov2-registers",
+    ),
+    "altclip": replace(bare(tf.AltCLIPVisionModel, tf.AltCLIPVisionConfig, twins.CLIP), like="clip-vision"),
+    "clipseg": replace(bare(tf.CLIPSegVisionModel, tf.CLIPSegVisionConfig, twins.CLIP), like="clip-vision"),
+    "blip": replace(bare(tf.BlipVisionModel, tf.BlipVisionConfig, twins.BLIP), like="clip-vision", eager=False),
     "metaclip2": replace(bare(tf.MetaClip2VisionModel, tf.MetaClip2VisionConfig, twins.CLIP), like="clip-vision"),
     "dinov3": replace(bare(tf.DINOv3ViTModel, tf.DINOv3ViTConfig, twins.DINOV3, DINOV3), rotary=True),
     "dinov3-gated": replace(

@@ -36,6 +36,7 @@ REASONS = {  # fact that is missing -> why the method is refused
     "untapped": "its tower is read behind a block before the last, where tokens that run through would be too many",
     "takes_more": "it reads its own answer by position, or its tower's row by row, so tokens cannot stay in it",
     "one_width": "its blocks differ in width",
+    "weighed": "its norms have no weights that could be scaled",
 }
 NUMBERS = {fact: number for number, fact in enumerate(REASONS, start=1)}
 
@@ -56,8 +57,9 @@ says of one model which stacks it has, which verbs work on its blocks, and why o
 python benchmarks/backbones.py
 ```
 
-builds the 128 models that users of this field bring, tiny and with random weights, adapts each by LoRA, VPT, CVPT, APT and DAS,
-takes a step, saves, loads and compares; it prints a line for each, the counts, and ends with 1 where one was accepted and broke.
+builds the 129 models that users of this field bring, tiny and with random weights, adapts each by LoRA, VPT, CVPT, APT and DAS,
+takes a step, saves, loads and compares; it prints a line for each, the counts, and ends with 1 where one was accepted and broke. Of
+129 LoRA works on 123, VPT and APT on 107, CVPT on 104 and DAS on 103; the others are refused, and none is accepted and breaks.
 """
 
 

@@ -30,7 +30,7 @@ class Watched:
         self.gave.append(states(output).detach())
 
 
-def check_norm(anatomy: Anatomy, last: Block, inputs: dict[str, Tensor]) -> None:
+def check_norm(anatomy: Anatomy, last: Block, inputs: dict[str, Tensor], *, weighed: bool) -> None:
     """It reads what leaves the last block, or its first token, or their mean; without one, blocks end with a norm."""
     name = anatomy.around(last.stack.name).get("norm")
     assert (name is None) == (last.stack.final_norm == ())
@@ -44,7 +44,7 @@ def check_norm(anatomy: Anatomy, last: Block, inputs: dict[str, Tensor]) -> None
         return
     module = anatomy.model.get_submodule(name)
     assert "Norm" in type(module).__name__
-    assert module.weight.shape == (last.sizes.width,)
+    assert [p.shape for n, p in module.named_parameters() if n == "weight"] == [(last.sizes.width,)] * weighed
     left, norm = Watched(last.module), Watched(module)
     run(anatomy.model, inputs)
     given = left.gave[0] if last.stack.packed else tokens_of(left.gave[0])
@@ -88,7 +88,7 @@ def test_what_stands_around_the_blocks(row: str) -> None:
     for name in anatomy.stacks:
         for column in anatomy.columns(name):
             with torch.no_grad():
-                check_norm(anatomy, column[-1], inputs)
+                check_norm(anatomy, column[-1], inputs, weighed=backbone.weighed)
                 check_patches(anatomy, column[0], inputs)
 
 

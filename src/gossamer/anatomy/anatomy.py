@@ -78,8 +78,9 @@ class Anatomy(Changes):
         if isinstance(place, FfnNames):
             first, last = place.gate or place.up, place.down
         else:
-            first, last = place.entry or place.fused or place.q, place.out
-            if place.fused and branch == "attention":
+            fused = place.fused if branch == "attention" else None  # that of cross-attention reads the context
+            first, last = place.entry or fused or place.q, place.out
+            if fused:
                 self.own(block)
         if not normed and place.norm is not None:
             first = place.norm

@@ -74,7 +74,7 @@ class Block:
         }  # fmt: skip
         if cross is not None:
             roles |= {"cross.q": cross.q, "cross.k": cross.k, "cross.v": cross.v, "cross.out": cross.out}
-            roles |= {"cross.norm": cross.norm or cross.after, "cross": cross.module}
+            roles |= {"cross.norm": cross.norm or cross.after, "cross": cross.module, "cross.kv": cross.fused}
         if role not in roles:
             raise UnknownName(f"no part {role!r}: a block of the {self.stack.name} stack has {', '.join(roles)}")
         return roles[role]
@@ -93,9 +93,15 @@ class Block:
         fused = self.attention.fused is not None and not has(self.module, self.attention.q)
         names = ["qkv"] if fused else ["q", "k", "v"]
         names += ["out", "gate", "up", "down", "norm1", "norm2", "closing1", "closing2"]
-        names += ["cross.q", "cross.k", "cross.v", "cross.out", "cross.norm"] if self.cross else []
+        if self.cross:
+            names += ["cross.q", *self._context_roles, "cross.out", "cross.norm"]
         paths = {role: self.path(role) for role in names}
         return {role: f"{self.name}.{path}" for role, path in paths.items() if path and has(self.module, path)}
+
+    @property
+    def _context_roles(self) -> tuple[str, ...]:
+        """The projections of what cross-attention reads: keys and values apart, or both in one matrix."""
+        return ("cross.k", "cross.v") if self.cross is None or self.cross.fused is None else ("cross.kv",)
 
     @cached_property
     def sizes(self) -> Sizes:
@@ -106,7 +112,7 @@ class Block:
         fused = self.attention.fused is not None and "qkv" in self.roles()
         inner_kv = (len(matrix(self.part("qkv"))) - inner) // 2 if fused else len(matrix(self.part("k")))
         cross = matrix(self.part("cross.out")).shape[1] if self.cross else 0
-        context = matrix(self.part("cross.k")).shape[1] if self.cross else 0
+        context = matrix(self.part(self._context_roles[0])).shape[1] if self.cross else 0
         ffn = matrix(self.part("down")).shape[1]
         entering = sum(len(matrix(self.part(role))) for role in ("up", "gate") if self.path(role))
         return Sizes(width, inner, inner_kv, ffn, 1 + entering // ffn, cross, context)
@@ -177,7 +183,7 @@ class Block:
         return None if isinstance(module, nn.Identity) else module
 
     def projection(self, role: str, *, bare: bool = False) -> Projection:
-        """The projection "q", "k", "v" or "out" of the block's self-attention as a function.
+        """The projection "q", "k", "v" or "out" of the block's self-attention, or "cross.k", ... of the other, as a function.
 
         With `bare` it is the pre-trained one inside what peft wrapped around it.
         """
@@ -186,6 +192,9 @@ class Block:
             apart = attribute(self.module, self.attention.apart["qkv".index(role)])
         if not has(self.module, path or "") and role in ("q", "k", "v"):
             path, rows = self.attention.fused, self.fused_rows["qkv".index(role)]
+        if role in ("cross.k", "cross.v") and self.cross is not None and self.cross.fused is not None:
+            inner, half = self.sizes.cross_inner, "kv".index(role[-1])
+            path, rows = self.cross.fused, Rows(half * inner, (half + 1) * inner, 2 * inner)
         linear: Any = get(self.module, path or "")
         while bare and hasattr(linear, "base_layer"):
             linear = linear.base_layer
@@ -207,7 +216,7 @@ class Block:
             return projected
         weight = getattr(norm, "weight", None)
         given = projected if weight is None else projected.to(weight.dtype)
-        if weight is not None and weight.numel() == given.shape[-1]:
+        if weight is not None and weight.shape == given.shape[-1:]:
             return norm.forward(given).to(projected.dtype)
         return norm.forward(given.unflatten(-1, (-1, self.head_width))).flatten(-2).to(projected.dtype)
 
@@ -236,7 +245,13 @@ class Block:
             return self.projection("cross.k")(tokens), self.projection("cross.v")(tokens)
         norm = self.attention.norm
         states = get(self.module, norm).forward(tokens) if norm else tokens
-        return self.normed("k_norm", self.projection("k")(states)), self.projection("v")(states)
+        keys, values = (self._clamped(self.projection(role)(states)) for role in ("k", "v"))
+        return self.normed("k_norm", keys), values
+
+    def _clamped(self, projected: Tensor) -> Tensor:
+        """Keys or values as the attention has them behind their projection."""
+        limit = attribute(self.part("attention"), self.attention.clamp) if self.attention.clamp else None
+        return projected if limit is None else projected.clamp(-limit, limit)
 
 
 class Site(NamedTuple):

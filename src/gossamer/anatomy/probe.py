@@ -173,8 +173,7 @@ def _arguments(block: Block, tokens: int) -> tuple[tuple[Any, ...], dict[str, An
     if block.alibi:
         call.bias = x.new_zeros(2, sizes.inner // block.head_width, 1, tokens)
     if block.cross is not None:
-        width = getattr(block.part("cross.k"), "in_features", sizes.width)
-        call.context = made_up((2, 3, width), like.device, dtype)
+        call.context = made_up((2, 3, sizes.context), like.device, dtype)
     args, kwargs = takes.write(call, (), given)
     kwargs.pop(takes.names["states"])
     return (x, *args), kwargs, x

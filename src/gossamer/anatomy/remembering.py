@@ -12,6 +12,8 @@ from gossamer.anatomy.block import Block, get
 from gossamer.anatomy.call import Arguments
 from gossamer.anatomy.probe import made_up, required
 
+PRECISE = (torch.float32, torch.float64)
+
 
 class _Rows(nn.Module):
     """A memory of fixed keys and values, each [1, p, inner_kv]."""
@@ -71,7 +73,7 @@ def remembering(block: Block, branch: str = "attention") -> str | None:
         among = None if tokens is None else _among(block, attention, tokens, x)
     finally:
         attention.train(was_training)
-    tolerance = 1e-5 if weight.dtype == torch.float32 else 2e-2
+    tolerance = 1e-5 if weight.dtype in PRECISE else 2e-2
     error = _apart(found, expected)
     if not error <= tolerance:
         return f"without a memory our attention differs from {type(attention).__name__}'s own by {error:.1e} in a probe"
@@ -109,7 +111,9 @@ def _among(block: Block, attention: Any, tokens: Tensor, x: Tensor) -> Tensor:
 
 
 def _apart(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).abs().max() / (1 + expected.abs().max()))
+    """The largest difference as a share of the largest value, however small that is; rounded states are held against 1 at least."""
+    floor = torch.finfo(expected.dtype).tiny if expected.dtype in PRECISE else 1
+    return float((found - expected).abs().max() / (floor + expected.abs().max()))
 
 
 def attend(block: Block, attention: Any, x: Tensor, *, cross: bool = False, unturned: int = 0) -> Tensor:

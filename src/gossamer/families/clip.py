@@ -49,7 +49,16 @@ def _text(owners: tuple[str, ...], *, causal: bool) -> Stack:
 
 
 STACKS = (
-    _vision(("clip_vision_model", "metaclip_2_vision_model", "chinese_clip_vision_model"), 1),
+    _vision(
+        (
+            "clip_vision_model",
+            "metaclip_2_vision_model",
+            "chinese_clip_vision_model",
+            "altclip_vision_model",
+            "clipseg_vision_model",
+        ),
+        1,
+    ),
     _vision(("git_vision_model",), 1, pooled=False),
     _vision(("siglip_vision_model",), 0),
     _vision(("siglip2_vision_model",), 0, naflex=True),

@@ -1,4 +1,4 @@
-"""DINOv2 with and without registers: pre-norm, LayerScale behind both branches, SwiGLU in the giant size."""
+"""DINOv2 with and without registers, TIPS 2: pre-norm, LayerScale behind both branches, SwiGLU in the giant size."""
 
 from gossamer.anatomy.stack import AttentionNames, FfnNames, Stack
 
@@ -30,7 +30,7 @@ STACKS = (
     ),
     Stack(
         name="vision",
-        owners=("dinov2_with_registers",),
+        owners=("dinov2_with_registers", "tipsv2_vision_model"),
         blocks="encoder.layer",
         attention=(_ATTENTION,),
         ffn=_FFN,

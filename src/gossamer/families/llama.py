@@ -1,7 +1,8 @@
 """LLaMA and those that derive from it: RMS norms, rotary positions, gated FFN, grouped keys and values.
 
 What they differ in: norms of queries and keys (Qwen 3, Gemma 3, OLMo 2), norms behind branches, with others before them (Gemma 2
-and 3) or alone (OLMo 2), fused projections (Phi 3), a number that damps branches (Granite).
+and 3, GLM 4) or alone (OLMo 2), fused projections (Phi 3, GLM), a number that damps branches (Granite), an FFN without a gate
+(StarCoder 2, Nemotron, Arcee, Apertus), one that stands beside the attention (Cohere, StableLM).
 """
 
 import dataclasses
@@ -24,24 +25,30 @@ _FFN = FfnNames(
     norm="post_attention_layernorm",
     act="mlp.act_fn",
 )
+_UNGATED = dataclasses.replace(_FFN, gate=None)
+_FUSED = dataclasses.replace(_FFN, up="mlp.gate_up_proj", gate=None, act=None)
 _BEHIND = {"norm": "pre_feedforward_layernorm", "closing": "post_feedforward_layernorm"}
 
 
 def _stack(
-    owners: tuple[str, ...], attention: AttentionNames, ffn: FfnNames = _FFN, rotary: str = "rotary_emb"
+    owners: tuple[str, ...],
+    attention: AttentionNames | tuple[AttentionNames, ...],
+    *ffn: FfnNames,
+    parallel: bool | str = False,
 ) -> Stack:
     return Stack(
         name="decoder",
         owners=owners,
         blocks="layers",
-        attention=(attention,),
-        ffn=(ffn,),
+        attention=attention if isinstance(attention, tuple) else (attention,),
+        ffn=ffn or (_FFN,),
         causal=True,
+        parallel=parallel,
         readout="last",
         modality="text",
         patch_convolution=(),
         final_norm=("norm",),
-        rotary=rotary,
+        rotary="rotary_emb",
     )
 
 
@@ -97,6 +104,29 @@ STACKS = (
             v="self_attn.qkv_proj.v",
             fused="self_attn.qkv_proj",
         ),
-        dataclasses.replace(_FFN, up="mlp.gate_up_proj", gate=None, act=None),
+        _FUSED,
+    ),
+    _stack(("olmo",), dataclasses.replace(_ATTENTION, clamp="config.clip_qkv")),
+    _stack(("arcee", "nemotron"), _ATTENTION, _UNGATED),
+    _stack(("starcoder2",), _ATTENTION, dataclasses.replace(_UNGATED, up="mlp.c_fc", down="mlp.c_proj", act="mlp.act")),
+    _stack(
+        ("apertus",),
+        dataclasses.replace(_NORMED, norm="attention_layernorm"),
+        dataclasses.replace(_UNGATED, norm="feedforward_layernorm"),
+    ),
+    _stack(("glm",), _ATTENTION, _FUSED),
+    _stack(
+        ("glm4",),
+        dataclasses.replace(_ATTENTION, closing="post_self_attn_layernorm"),
+        dataclasses.replace(_FUSED, closing="post_mlp_layernorm"),
+    ),
+    _stack(
+        ("stablelm",),
+        _ATTENTION,
+        *(_FFN, dataclasses.replace(_FFN, norm=_ATTENTION.norm)),
+        parallel="use_parallel_residual",
+    ),
+    _stack(
+        ("cohere", "cohere2"), (_NORMED, _ATTENTION), dataclasses.replace(_FFN, norm=_ATTENTION.norm), parallel=True
     ),
 )

@@ -10,6 +10,11 @@ STACKS: tuple[Stack, ...] = ()
 _POOLING = "blocks in which tokens are pooled, and widths that change within a block: no stream runs through them"
 _REDUCED = "its attention reads keys and values of a coarser map than its queries, made by a convolution"
 _MAPS = "its blocks cut a map into padded windows by themselves, and make positions of the queries: no description says that yet"
+_FUSED = (
+    "one Linear makes the hidden states of its FFN, queries, keys and values at once, and its attention is no module: nothing can "
+    "be said of one branch alone"
+)
+_MIXED = "every few of its blocks read the image by cross-attention alone, between blocks of another make, so it has no one stack"
 _CHANNELS = "its attention mixes channels and not tokens: there are no keys to which a prompt could be one more"
 
 REFUSED: dict[str, str] = {
@@ -32,6 +37,10 @@ REFUSED: dict[str, str] = {
     "timm.DaViT": _CHANNELS,
     "timm.VOLO": "its first blocks weigh the neighbours of a patch by the patch alone, without keys",
     "timm.TinyVit": "convolutions stand inside of its blocks, between attention and FFN, and need each token at its place",
+    "timm.ParallelScalingBlock": _FUSED,
+    "timm.DiffParallelScalingBlock": _FUSED,
+    "timm.ParallelThingsBlock": "each of its blocks has several attentions and several FFNs beside each other",
+    "mllama_text_model": _MIXED,
     "lxmert": "its blocks read both modalities with the same weights, and are called several times in one pass",
     "bridgetower": "its towers are built of nn.MultiheadAttention, whose output projection is never called as a module",
     "convnext": "it is a convolutional network, no transformer",

@@ -16,7 +16,7 @@ _ATTENTION = AttentionNames(
 _FFN = (FfnNames(up="mlp.fc1", down="mlp.fc2", norm="layernorm_after"),)
 
 
-def _stack(owners: tuple[str, ...], prefix: int, needs_zero: str | None = None) -> Stack:
+def _stack(owners: tuple[str, ...], prefix: int | tuple[str, ...], needs_zero: str | None = None) -> Stack:
     return Stack(
         name="vision",
         owners=owners,

@@ -187,7 +187,7 @@ class Peft(Method):
             for block in anatomy:
                 for role, name in block.roles().items():
                     own = plan.seen(block, "attention" if role in ("q", "k", "v", "qkv", "out") else role)
-                    seen[name] = plan.context(block) if role in ("cross.k", "cross.v") else own
+                    seen[name] = plan.context(block) if role in ("cross.k", "cross.v", "cross.kv") else own
                     times = {"k": 1, "v": 1, "qkv": 2}.get(role, 0)  # keys and values are asked for one by one
                     remembered[name] = times * plan.remembered(block)
         each = sum(seen.get(name, 1) * self.config.r * sum(shape) for name, shape in shapes.items())
