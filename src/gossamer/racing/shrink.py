@@ -137,7 +137,7 @@ class _Shrinking:
 
     def _why(self, chosen: Smaller | None, least: int | None) -> str:
         reference, tried = self.trials.reference, self.trials.tried
-        asked = f"within {self.asked.within:g} points of {reference['accuracy']:.2%}"
+        asked = f"within {self.asked.within:g} points and a standard error of {reference['accuracy']:.2%}"
         late = " (the budget of time was used up)" if self._late() else ""
         if chosen is not None:
             what = chosen.described(self.whole.blocks)

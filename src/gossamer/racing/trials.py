@@ -106,7 +106,8 @@ class Trials:
         )  # fmt: skip
         self.journal.say(
             f"{accuracy:.2%} of held-out items where the run has {reference['accuracy']:.2%}, at {cost:.2f} of the bare backbone's "
-            f"{asked.cost}: {'within' if within else 'not within'} {asked.within:g} points"
+            f"{asked.cost}: {'within' if within else 'not within'} {asked.within:g} points and the standard error of "
+            f"{100 * error:.1f} points that {items:,} items leave"
         )
         return within
 
