@@ -102,6 +102,9 @@ class Peft(Method):
         try:
             with warnings.catch_warnings():  # it sees GPT-2's transposed matrices by itself, and says so of each
                 warnings.filterwarnings("ignore", "fan_in_fan_out is set to (False|True) but the target module is")
+                warnings.filterwarnings(
+                    "ignore", "TorchaoLoraLinear was instantiated"
+                )  # that it cannot merge, which nobody asks for
                 tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, config, adapter_name=ADAPTER)
         except (
             ValueError,
