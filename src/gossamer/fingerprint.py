@@ -32,7 +32,7 @@ def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
     Raises AdapterError for a meta tensor.
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
+    for name, tensor in sorted((part for pair in tensors for part in _pieces(*pair)), key=lambda pair: pair[0]):
         if tensor.is_meta:
             raise AdapterError(
                 f"cannot take the fingerprint of a backbone without values: {name!r} is on the meta device; "
@@ -48,3 +48,16 @@ def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
         digest.update(words[::step].cpu().numpy().tobytes())
         digest.update(data[data.numel() - tail :].cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _pieces(name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
+    """A tensor by its name, or those that torchao's quantised ones are made of."""
+    data: Any = tensor.detach()
+    if not of_torchao(tensor):
+        return [(name, tensor)]
+    return [(f"{name}.{inner}", getattr(data, inner)) for inner in data.__tensor_flatten__()[0]]
+
+
+def of_torchao(tensor: Tensor) -> bool:
+    """Whether a tensor is one of torchao's, which stand for numbers that they keep in another form."""
+    return type(tensor.data).__module__.startswith("torchao.")

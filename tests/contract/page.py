@@ -62,6 +62,15 @@ takes a step, saves, loads and compares; it prints a line for each, the counts, 
 129 LoRA works on 123, VPT and APT on 107, CVPT on 104 and DAS on 103; the others are refused, and none is accepted and breaks.
 """
 
+QUANTISED = """## Quantised backbones
+
+A frozen backbone may be quantised before `adapt`: by torchao (int8 and int4, weights only) or with bitsandbytes' 8-bit Linears.
+Prompts, adapters, LoRA, SSF, APT, DAS and what is read from states work as on any other. Nothing is merged into a quantised weight,
+which would be rounded again: in a finished model LoRA, SSF and APT's factor go on running beside it. Full fine-tuning and CVPT's
+folded and learnable forms, which change or read the matrices, are refused. A folder keeps the fingerprint of the quantised
+weights, and is refused beside others. bitsandbytes' 4-bit Linears rewrite their weights when they are called on a CPU: an adapter
+is not saved there."""
+
 
 def cell(backbone: Backbone, row: Row) -> str:
     """What the page says of a pair."""
@@ -115,6 +124,7 @@ def text() -> str:
         "## Methods",
         "\n".join(matrix()),
         "\n".join(reasons),
+        QUANTISED,
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -33,6 +33,7 @@ from transformers.pytorch_utils import Conv1D
 from gossamer.anatomy import inserted, leading, replaced, rewritten, seams, shortened, sight, stream, windows
 from gossamer.anatomy.block import Block, Site, get, has
 from gossamer.anatomy.changes import Changes
+from gossamer.anatomy.projection import quantised
 from gossamer.anatomy.said import verb
 from gossamer.anatomy.seams import Part
 from gossamer.anatomy.stack import FfnNames
@@ -135,6 +136,10 @@ class Anatomy(Changes):
         if fused is not None and not has(block.module, block.attention.q):
             self.own(block)
             whole = get(block.module, fused)
+            if isinstance(whole, nn.Linear) and quantised(whole):
+                raise UserError(
+                    f"{block.name}.{fused} is quantised ({type(whole).__name__}) and is not split: change all of it"
+                )
             if not isinstance(whole, nn.Linear | Conv1D):
                 raise UserError(
                     f"{block.name}.{fused} is a {type(whole).__name__} by now, no Linear that could be split into thirds: place "

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.anatomy.call import Arguments
-from gossamer.anatomy.projection import Projection, Rows, matrix
+from gossamer.anatomy.projection import Projection, Rows, quantised, shape_of
 from gossamer.anatomy.sizes import Extent, Sizes, hollowed
 from gossamer.anatomy.stack import AttentionNames, FfnNames, Stack
 from gossamer.errors import UnknownName
@@ -47,6 +47,15 @@ class Block:
     def device(self) -> torch.device:
         """Where the block's weights are."""
         return next(self.module.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of states that its projections read: that of their weights, or of norms and biases where these are quantised."""
+        out = self.part("out")
+        if not quantised(out):
+            return out.weight.dtype
+        others = [p for p in self.module.parameters() if p.is_floating_point() and p.dim() == 1]
+        return others[0].dtype if others else out.weight.dtype
 
     def tokens(self, counts: Mapping[str, int]) -> int:
         """Tokens of one sample in the block's stream, of how many each stack is given."""
@@ -108,13 +117,13 @@ class Block:
         """Widths, read from the weights' shapes; those that were there where a finished model has let weights go."""
         if (gone := hollowed(self.module)) is not None:
             return gone.sizes
-        width, inner = matrix(self.part("out")).shape
+        width, inner = shape_of(self.part("out"))
         fused = self.attention.fused is not None and "qkv" in self.roles()
-        inner_kv = (len(matrix(self.part("qkv"))) - inner) // 2 if fused else len(matrix(self.part("k")))
-        cross = matrix(self.part("cross.out")).shape[1] if self.cross else 0
-        context = matrix(self.part(self._context_roles[0])).shape[1] if self.cross else 0
-        ffn = matrix(self.part("down")).shape[1]
-        entering = sum(len(matrix(self.part(role))) for role in ("up", "gate") if self.path(role))
+        inner_kv = (shape_of(self.part("qkv"))[0] - inner) // 2 if fused else shape_of(self.part("k"))[0]
+        cross = shape_of(self.part("cross.out"))[1] if self.cross else 0
+        context = shape_of(self.part(self._context_roles[0]))[1] if self.cross else 0
+        ffn = shape_of(self.part("down"))[1]
+        entering = sum(shape_of(self.part(role))[0] for role in ("up", "gate") if self.path(role))
         return Sizes(width, inner, inner_kv, ffn, 1 + entering // ffn, cross, context)
 
     @property

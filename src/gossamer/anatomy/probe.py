@@ -153,27 +153,27 @@ def _flat(x: Tensor) -> Tensor:
 def _arguments(block: Block, tokens: int) -> tuple[tuple[Any, ...], dict[str, Any], Tensor]:
     """A call of the block with two samples: no mask, no cache, positions in order."""
     sizes, takes, names = block.sizes, block.arguments, block.stack.windows
-    like = get(block.module, block.ffn.up).weight
+    device = block.device
     dtype = next((p.dtype for p in block.module.parameters() if p.is_floating_point()), torch.float32)
     others: dict[str, Any] = {}
     if names is not None:
         grid = tuple(getattr(block.module, names.grid))
-        x = made_up((2, *grid, sizes.width), like.device, dtype)
+        x = made_up((2, *grid, sizes.width), device, dtype)
         if names.dimensions is not None:
             x, others[names.dimensions] = tokens_of(x), grid
     else:
         if block.stack.fixed is not None:
             tokens, others = block.stack.fixed(block.module)
-        x = made_up((tokens, sizes.width) if block.stack.packed else (2, tokens, sizes.width), like.device, dtype)
+        x = made_up((tokens, sizes.width) if block.stack.packed else (2, tokens, sizes.width), device, dtype)
     given = {**required(block.module), **others}
     call = takes.read((), given)
     call.states = x
     if takes.takes("rotary"):
-        call.rotary = block.tables(x, torch.arange(x.shape[-2], device=like.device)[None])
+        call.rotary = block.tables(x, torch.arange(x.shape[-2], device=device)[None])
     if block.alibi:
         call.bias = x.new_zeros(2, sizes.inner // block.head_width, 1, tokens)
     if block.cross is not None:
-        call.context = made_up((2, 3, sizes.context), like.device, dtype)
+        call.context = made_up((2, 3, sizes.context), device, dtype)
     args, kwargs = takes.write(call, (), given)
     kwargs.pop(takes.names["states"])
     return (x, *args), kwargs, x

@@ -7,15 +7,37 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D  # a Linear with its matrix transposed
 
+from gossamer.fingerprint import of_torchao
+
 FALCON = "FalconLinear"  # transformers' own, a Linear that multiplies before it adds; not imported, since few have one
 
 
 def matrix(linear: Any) -> Tensor:
     """The weight [out, in] of a Linear, or of what stands for one, wrapped or not."""
-    plain = linear
-    while hasattr(plain, "base_layer") or getattr(plain, "inner", None) is not None:
-        plain = plain.base_layer if hasattr(plain, "base_layer") else plain.inner
-    return linear.weight.T if isinstance(plain, Conv1D) else linear.weight
+    return linear.weight.T if isinstance(_bare(linear), Conv1D) else linear.weight
+
+
+def _bare(linear: Any) -> Any:
+    """What stands inside of what wraps it."""
+    while hasattr(linear, "base_layer") or getattr(linear, "inner", None) is not None:
+        linear = linear.base_layer if hasattr(linear, "base_layer") else linear.inner
+    return linear
+
+
+def quantised(module: Any) -> bool:
+    """Whether a module has a weight that is no matrix to read or change: whole numbers, packed ones, torchao's, torch's own."""
+    weight = getattr(module, "weight", None)
+    if isinstance(weight, Tensor):
+        return not weight.is_floating_point() or of_torchao(weight)
+    return callable(weight)  # of torch's dynamically quantised Linears
+
+
+def shape_of(linear: Any) -> tuple[int, int]:
+    """(out, in) of a Linear or of what stands for one; of quantised ones as they say it, since their weight may be packed."""
+    if quantised(linear):
+        return _bare(linear).out_features, _bare(linear).in_features
+    rows, columns = matrix(linear).shape
+    return rows, columns
 
 
 class Rows(NamedTuple):
@@ -56,7 +78,8 @@ class Projection(NamedTuple):
     @property
     def plain(self) -> bool:
         """Whether there is a matrix to read: neither wrapped nor quantised."""
-        return type(self.linear) in (nn.Linear, Conv1D) or type(self.linear).__name__ == FALCON
+        known = type(self.linear) in (nn.Linear, Conv1D) or type(self.linear).__name__ == FALCON
+        return known and not quantised(self.linear)
 
     def weights(self) -> tuple[Tensor, Tensor | None]:
         """Matrix [out, in] and bias of a plain projection."""

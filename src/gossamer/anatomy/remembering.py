@@ -11,6 +11,7 @@ from gossamer.anatomy import memory
 from gossamer.anatomy.block import Block, get
 from gossamer.anatomy.call import Arguments
 from gossamer.anatomy.probe import made_up, required
+from gossamer.anatomy.projection import quantised
 
 PRECISE = (torch.float32, torch.float64)
 
@@ -42,22 +43,22 @@ def remembering(block: Block, branch: str = "attention") -> str | None:
             return f"its attention implementation is {implementation!r}; load the model with 'sdpa' or 'eager'"
     if hasattr(attention, memory.CHILD):
         return f"{type(attention).__name__} has something of its own called {memory.CHILD!r}"
-    weight = block.part("out").weight
-    if weight.device.type == "meta" or type(weight.data) is not Tensor:
+    out, device, dtype = block.part("out"), block.device, block.dtype
+    if device.type == "meta" or not (quantised(out) or type(out.weight.data) is Tensor):
         return (
             None  # no values, or pieces of them (FSDP): nothing to compute with; it was tried when the model was whole
         )
     cross, window = branch == "cross", block.window
     width = block.sizes.cross_inner if cross else block.sizes.inner_kv
-    keys = torch.linspace(-1, 1, 2 * width, device=weight.device, dtype=weight.dtype).view(1, 2, width)
+    keys = torch.linspace(-1, 1, 2 * width, device=device, dtype=dtype).view(1, 2, width)
     tokens = None if cross else _standing(block)
     rows = _Rows(keys, 1 + keys) if tokens is None else _Rows(*block.keys_values(tokens))
     count = block.prefix + 3 if window is None else window[0] * window[1]
     if block.stack.fixed is not None:
         count = block.stack.fixed(block.module)[0]
     was_training = attention.training
-    x = torch.arange(2 * count * block.sizes.width, device=weight.device).float().sin()
-    x = x.to(weight.dtype).view(2, count, -1)
+    x = torch.arange(2 * count * block.sizes.width, device=device).float().sin()
+    x = x.to(dtype).view(2, count, -1)
     x = x[0] if block.stack.packed else x
     attention.eval()
     try:
@@ -73,7 +74,7 @@ def remembering(block: Block, branch: str = "attention") -> str | None:
         among = None if tokens is None else _among(block, attention, tokens, x)
     finally:
         attention.train(was_training)
-    tolerance = 1e-5 if weight.dtype in PRECISE else 2e-2
+    tolerance = 1e-5 if dtype in PRECISE and not quantised(out) else 2e-2
     error = _apart(found, expected)
     if not error <= tolerance:
         return f"without a memory our attention differs from {type(attention).__name__}'s own by {error:.1e} in a probe"
@@ -99,8 +100,7 @@ def _standing(block: Block) -> Tensor | None:
         or block.attention.bias
     ):
         return None
-    like = block.part("out").weight
-    return made_up((1, 2, block.sizes.width), like.device, like.dtype)
+    return made_up((1, 2, block.sizes.width), block.device, block.dtype)
 
 
 def _among(block: Block, attention: Any, tokens: Tensor, x: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from gossamer.anatomy.block import get, has
 from gossamer.anatomy.displaced import Displaced
 from gossamer.anatomy.plan import Plan
 from gossamer.errors import UserError
+from gossamer.fingerprint import of_torchao
 
 TEXT_TOKENS = 32  # tokens of a text where none are asked for
 PROMPT_TOKENS = 77  # of what a denoiser reads, which CLIP's text tower pads to so many
@@ -236,7 +237,9 @@ def on_meta(module: nn.Module) -> Any:
             held += part.placement.originals.values()
         for tensor in held:
             if isinstance(tensor, Tensor):
-                twin = torch.empty_like(tensor, device="meta")
+                # of torchao's a plain one: its shape and type are those of the numbers that it stands for
+                plain = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") if of_torchao(tensor) else None
+                twin = torch.empty_like(tensor, device="meta") if plain is None else plain
                 if isinstance(tensor, nn.Parameter):
                     twin = nn.Parameter(twin, requires_grad=tensor.requires_grad)
                 memo[id(tensor)] = twin

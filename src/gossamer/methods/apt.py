@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from gossamer.anatomy import Anatomy, Branch
 from gossamer.anatomy.block import Block
 from gossamer.anatomy.plan import Plan
+from gossamer.anatomy.projection import quantised
 from gossamer.anatomy.rewritten import Swapped
 from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError
@@ -231,7 +232,7 @@ class ReadOuts(Part):
         alone = all(isinstance(c, Swapped) or id(c.part) in own for c in self.anatomy.log)
         for block, role, part in self.places if alone else ():
             last = block.part(role)
-            if type(last) is nn.Linear:
+            if type(last) is nn.Linear and not quantised(last):
                 part.fold(last)
         self.borrow(anatomy=None, places=[])
 

@@ -328,7 +328,7 @@ class CrossPrompts(Part):
     def finalize(self) -> None:
         """Stores, in place of the prompts, K and V, or G, g and U with LayerScale in them, or one vector for one prompt."""
         self.eval()
-        k, v = self.keys_values(self._tokens(1, self.block.part("out").weight.dtype))
+        k, v = self.keys_values(self._tokens(1, self.block.dtype))
         if self.form == "constant":
             self.bias = self._damped(self._out(v)).clone()
         elif self.form == "folded":

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from gossamer.anatomy import Anatomy
+from gossamer.anatomy.projection import quantised
 from gossamer.anatomy.seams import Part
+from gossamer.errors import UserError
 from gossamer.methods.base import Method, method, share
 
 
@@ -20,6 +22,11 @@ class FullFineTuning(Method):
 
     def attach(self, anatomy: Anatomy) -> Part:
         """Makes every parameter of the backbone trainable."""
+        if (name := next((n for n, m in anatomy.model.named_modules() if quantised(m)), None)) is not None:
+            raise UserError(
+                f"full fine-tuning changes every weight, and that of {name} is quantised; load the model in floating point, or use "
+                "a method that leaves weights as they are, such as LoRA or VPT"
+            )
         return share(anatomy, dict(anatomy.backbone_parameters()))
 
     def trained_parts(self, anatomy: Anatomy) -> list[nn.Module]:

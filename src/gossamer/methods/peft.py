@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.plan import Plan
+from gossamer.anatomy.projection import quantised
 from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError
 from gossamer.methods.base import Method, grow
@@ -94,12 +96,15 @@ class Peft(Method):
 
         model = anatomy.model
         before = dict(model.named_modules())
-        known = {id(t): name for name, t in model.state_dict(keep_vars=True).items()}
+        known = {id(t): name for name, t in _tensors(model)}
         flags = {p: p.requires_grad for p in model.parameters()}
         swapped: dict[str, nn.Module] = {}
         try:
             with warnings.catch_warnings():  # it sees GPT-2's transposed matrices by itself, and says so of each
                 warnings.filterwarnings("ignore", "fan_in_fan_out is set to (False|True) but the target module is")
+                warnings.filterwarnings(
+                    "ignore", "TorchaoLoraLinear was instantiated"
+                )  # that it cannot merge, which nobody asks for
                 tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, config, adapter_name=ADAPTER)
         except (
             ValueError,
@@ -116,7 +121,7 @@ class Peft(Method):
                 setattr(model.get_submodule(parent), child, before[name])
         for name, module in swapped.items():
             anatomy.swap(name, module, merge=_merged)
-        lost = known.keys() - {id(t) for t in model.state_dict(keep_vars=True).values()}
+        lost = known.keys() - {id(t) for _, t in _tensors(model)}
         if lost:
             raise UserError(
                 f"this {type(self.config).__name__} and another configuration of peft both target "
@@ -234,14 +239,25 @@ class PeftTree(Part):
         self.borrow(model=None, layers=[])
 
 
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Everything of a model that peft may keep, move or lose, by name."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
 def _merged(layer: Any) -> nn.Module | None:
-    """The plain module that a layer of peft amounts to; None where what it adds is no matrix (LILY) and has to go on running."""
+    """The plain module that a layer of peft amounts to.
+
+    None where what it adds is no matrix (LILY), or would be rounded with a quantised one: it has to go on running.
+    """
     from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
 
     if isinstance(layer, ModulesToSaveWrapper):
         return layer.modules_to_save[ADAPTER]
     if isinstance(layer, TrainableTokensWrapper):
         layer = layer.token_adapter
+    if quantised(layer.get_base_layer()):
+        return None
     try:
         layer.merge(safe_merge=not next(layer.parameters()).is_meta)  # on meta there is no value to check
     except NotImplementedError:

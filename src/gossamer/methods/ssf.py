@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.block import Block
+from gossamer.anatomy.projection import quantised, shape_of
 from gossamer.anatomy.rewritten import Wrapped
 from gossamer.anatomy.seams import Part
 from gossamer.errors import UserError
@@ -96,6 +97,8 @@ def _channels(module: Any) -> tuple[int, bool]:
         raise UserError(
             f"SSF scales what Linears and norms with weights give, and this {type(module).__name__} has none"
         )
+    if quantised(module):
+        return shape_of(module)[0], True
     norm = module.weight.dim() == 1
     width = module.weight.shape[1] if isinstance(module, Conv1D) else len(module.weight)
     return width, not norm or getattr(module, "bias", None) is not None  # RMS norms have no such attribute
@@ -139,8 +142,8 @@ class Rescaled(Wrapped):
         """The inner module with weights of its own; None where it is none whose weights are known to scale what it gives."""
         inner: Any = self.inner
         norm = inner.weight.dim() == 1
-        if not norm and type(inner) not in (nn.Linear, nn.Conv2d):
-            return None  # what peft could not merge
+        if not norm and (type(inner) not in (nn.Linear, nn.Conv2d) or quantised(inner)):
+            return None  # what peft could not merge, or would be rounded again
         plain, gamma, beta = copy.copy(inner), self.scale.gamma, self.scale.beta
         plain._parameters = dict(inner._parameters)
         rows = gamma.view(-1, *[1] * (inner.weight.dim() - 1))

@@ -308,7 +308,7 @@ class RememberedPrompts(Prompts):
         if self.prompts is None:
             return self.keys, self.values
         tokens = self.tokens(batch)
-        return self.block.keys_values(tokens.to(self.block.part("out").weight.dtype), self.branch)
+        return self.block.keys_values(tokens.to(self.block.dtype), self.branch)
 
     @torch.no_grad()
     def finalize(self) -> None:
