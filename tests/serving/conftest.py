@@ -26,6 +26,7 @@ import gossamer as gm
 from gossamer.data import Preprocessing
 from gossamer.serving.app import LOCAL, Limits, Server, application
 from gossamer.serving.catalogue import Catalogue
+from gossamer.serving.stopping import Graceful
 
 from ..contract.backbone import VISION
 
@@ -125,7 +126,7 @@ class Thread(Running):
         self.server = Server(Catalogue(folders), Limits(**limits))
         hosts = LOCAL if token is None else ("*",)
         app = application(self.server, token=token, hosts=hosts)
-        self.uvicorn = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
+        self.uvicorn = Graceful(uvicorn.Config(app, port=0, log_level="error"), self.server, seconds=0.1)
         self.thread = threading.Thread(target=self.uvicorn.run)
         self.thread.start()
         while not self.uvicorn.started:

@@ -214,6 +214,38 @@ def test_nothing_is_lost_when_it_stops(folders: dict[str, Path]) -> None:
     assert stopped_in_the_middle(running, running.stop) is None
 
 
+def test_clients_that_keep_their_connection_hear_of_the_end(folders: dict[str, Path]) -> None:
+    running = Thread({"dogs": folders["dogs"]})
+    answered: list[tuple[int, str | None]] = []
+    lost: list[Exception] = []
+
+    def ask(number: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=30)
+        try:
+            while True:
+                connection.request("POST", "/adapters/dogs/predict", picture(number))
+                response = connection.getresponse()
+                response.read()
+                answered.append((response.status, response.getheader("connection")))
+                if answered[-1][1] == "close":
+                    return
+        except (OSError, http.client.HTTPException) as error:
+            lost.append(error)
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(ask, number) for number in range(8)]
+        while len(answered) < 20:
+            time.sleep(0.01)
+        running.stop()
+        for one in asked:
+            one.result()
+    assert lost == []
+    assert {status for status, _ in answered} == {200}
+    assert [said for _, said in answered].count("close") == 8
+
+
 @pytest.mark.slow
 def test_the_command_stops_when_all_are_answered(folders: dict[str, Path]) -> None:
     running = Process(str(folders["dogs"]), "--max-wait", "300", "--max-batch", "64")

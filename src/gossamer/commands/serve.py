@@ -28,6 +28,7 @@ def command(arguments: Sequence[str]) -> None:
         import uvicorn
 
         from gossamer.serving.app import LOCAL, Limits, Server, application
+        from gossamer.serving.stopping import Graceful
     except ModuleNotFoundError as error:
         raise MissingPackage(f"{error.name} is not installed: pip install 'gossamer[serve]'") from error
     from accelerate import PartialState
@@ -49,7 +50,7 @@ def command(arguments: Sequence[str]) -> None:
         limit_concurrency=2 * asked.queue + asked.max_batch, timeout_keep_alive=5, server_header=False,
     )  # fmt: skip
     with contextlib.suppress(KeyboardInterrupt):  # every request was answered when uvicorn passes the signal on
-        uvicorn.Server(config).run()
+        Graceful(config, server).run()
 
 
 def _parser() -> argparse.ArgumentParser:

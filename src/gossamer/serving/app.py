@@ -81,10 +81,14 @@ class Server:
     Args:
         catalogue: what is served.
         limits: what is taken.
+
+    Attributes:
+        stopping: whether it is about to end; connections then end with the next answer.
     """
 
     def __init__(self, catalogue: Catalogue, limits: Limits):
         self.catalogue, self.limits, self.numbers = catalogue, limits, Numbers()
+        self.stopping = False
         self.decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="images")
         self.batcher = Batcher(
             probabilities,
@@ -116,6 +120,7 @@ class Server:
 
     def close(self) -> None:
         """Ends when what waited was answered."""
+        self.stopping = True
         self.batcher.close()
         self.decoders.shutdown()
 
@@ -148,7 +153,13 @@ def application(server: Server, *, token: str | None = None, hosts: tuple[str, .
     app.add_api_route("/health", health, methods=["GET"])
     app.add_api_route("/metrics", metrics, methods=["GET"], response_class=Response)
     app.add_api_route("/docs", docs, methods=["GET"], response_class=HTMLResponse, include_in_schema=False)
-    app.add_middleware(Guard, token=token, max_bytes=server.limits.max_bytes, seconds=server.limits.seconds)
+    app.add_middleware(
+        Guard,
+        token=token,
+        max_bytes=server.limits.max_bytes,
+        seconds=server.limits.seconds,
+        stopping=lambda: server.stopping,
+    )
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     return app
 
@@ -236,7 +247,7 @@ async def _image(request: Request) -> bytes:
 
 async def health(request: Request) -> dict[str, str]:
     """Whether requests are taken."""
-    if request.app.state.server.batcher.stopped:
+    if request.app.state.server.stopping:
         raise HTTPException(503, "the server is stopping")
     return {"status": "ok"}
 

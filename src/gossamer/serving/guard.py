@@ -33,10 +33,11 @@ class Guard:
         token: that requests must bring as `Authorization: Bearer TOKEN`; None: none.
         max_bytes: of a body.
         seconds: that its bytes may take to arrive, all together.
+        stopping: whether connections end with their next answer.
     """
 
-    def __init__(self, app: Any, *, token: str | None, max_bytes: int, seconds: float):
-        self.app, self.token, self.max_bytes, self.seconds = app, token, max_bytes, seconds
+    def __init__(self, app: Any, *, token: str | None, max_bytes: int, seconds: float, stopping: Callable[[], bool]):
+        self.app, self.token, self.max_bytes, self.seconds, self.stopping = app, token, max_bytes, seconds, stopping
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """One request."""
@@ -55,7 +56,13 @@ class Guard:
                 await bounded.let_go()
             await _refuse(send, 413, f"the body has {int(length):,} bytes; at most {self.max_bytes:,} are taken", [])
             return
-        await self.app(scope, bounded, send)
+
+        async def ending(message: Message) -> None:
+            if message["type"] == "http.response.start" and self.stopping():
+                message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+            await send(message)
+
+        await self.app(scope, bounded, ending)
 
     def _known(self, said: bytes) -> bool:
         return hmac.compare_digest(said, b"Bearer " + (self.token or "").encode())
