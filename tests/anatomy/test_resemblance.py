@@ -17,8 +17,16 @@ def test_a_new_name_for_known_blocks_is_one_row() -> None:
     model.config.model_type = "llama_next"
     with pytest.raises(
         TypeError,
-        match=r"LlamaDecoderLayer at layers is built like the blocks of llama, mistral, .*: say family='llama'",
+        match=r"LlamaDecoderLayer at layers is built like the blocks of llama, mistral, .*: say family='llama'.* owners, if what "
+        "blocks alone do not show holds here too: a token sees only those before it",
     ):
+        _read_as_nobodys(model)
+
+
+def test_what_blocks_do_not_show_is_said() -> None:
+    model = tf.ViTModel(tf.ViTConfig(**VISION))
+    model.config.model_type = "vit_next"
+    with pytest.raises(TypeError, match="every token sees all others; tokens in front of the patches: 1"):
         _read_as_nobodys(model)
 
 

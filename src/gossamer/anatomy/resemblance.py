@@ -40,7 +40,7 @@ def resembling(model: nn.Module, path: str, families: Iterable[Stack]) -> str | 
     if why is None:
         return (
             f"{kind} at {path} is built like the blocks of {_said(stack)}: say family={stack.owners[0]!r}, or add its model type "
-            "to that family's owners"
+            f"to that family's owners, if what blocks alone do not show holds here too: {_beside(stack)}"
         )
     return f"{kind} at {path} has all parts of the blocks of {_said(stack)}, and {why}"
 
@@ -50,6 +50,15 @@ def _trial(model: nn.Module, path: str, block: nn.Module, stack: Stack) -> str |
     own = next(end for end in stack.paths if f".{path}".endswith(f".{end}"))
     owner = model.get_submodule(path.removesuffix(own).removesuffix("."))
     return next(iter(probe(Block(stack, 0, block, f"{path}.0", owner, 0)).apart.values()), None)
+
+
+def _beside(stack: Stack) -> str:
+    """What a family says of the sequence that its blocks read."""
+    sight = "a token sees only those before it" if stack.causal else "every token sees all others"
+    if stack.modality != "vision":
+        return sight
+    front = stack.prefix or "none" if isinstance(stack.prefix, int) else f"as many as {' or '.join(stack.prefix)} says"
+    return f"{sight}; tokens in front of the patches: {front}"
 
 
 def _said(stack: Stack) -> str:
