@@ -107,6 +107,7 @@ def test_a_torch_program_is_read_back_and_takes_any_batch(run: Path) -> None:
         torch.testing.assert_close(program(pixels), adapted(pixel_values=pixels).logits, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_int8_comes_with_its_accuracy(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["export", str(run), "--int8"]) == 0
     assert "in 8 bits (120 images)" in capsys.readouterr().out

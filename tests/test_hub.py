@@ -50,6 +50,7 @@ def test_an_adapter_goes_to_the_hub_and_comes_back(hub: Hub, tmp_path: Path, mon
     assert gm.load("someone/squares").metadata == adapted.metadata, "what was fetched once is there without a network"
 
 
+@pytest.mark.slow
 def test_folders_as_they_lie_and_finished_models_come_from_the_hub_too(hub: Hub, tmp_path: Path) -> None:
     adapted = gm.load(squares.trained() / "adapter")
     adapted.finalize(save=tmp_path / "finished")
@@ -62,6 +63,7 @@ def test_folders_as_they_lie_and_finished_models_come_from_the_hub_too(hub: Hub,
         torch.testing.assert_close(model(pixel_values=PIXELS).logits, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_what_the_hub_does_not_give_is_said(hub: Hub, tmp_path: Path) -> None:
     adapted = gm.load(squares.trained() / "adapter")
     adapted.push_to_hub("someone/hidden", private=True, token="secret")

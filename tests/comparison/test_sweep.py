@@ -331,6 +331,7 @@ def test_a_process_that_is_killed_is_a_failed_cell(tmp_path: Path, monkeypatch: 
     assert rows[1]["error"].startswith("its process was ended by SIGKILL (out of memory?); see ")
 
 
+@pytest.mark.slow
 def test_data_without_a_test_split_are_scored_on_held_out_images_or_refused(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     shutil.copytree(squares.images() / "train", folder)
