@@ -70,7 +70,10 @@ def test_closed_form_is_counted(backbone: Backbone, row: Row) -> None:
     assert sheet.all_parameters == sheet.backbone_parameters + new + sheet.head_parameters
 
 
-@pytest.mark.parametrize(("backbone", "method"), [("vit", "vpt"), ("t5", "lora"), ("dinov2+llama", "memvp")])
+@pytest.mark.parametrize(
+    ("backbone", "method"),
+    [("vit", "vpt"), pytest.param("t5", "lora", marks=pytest.mark.slow), ("dinov2+llama", "memvp")],
+)
 def test_what_is_saved_says_what_it_costs(backbone: str, method: str, tmp_path: Path) -> None:
     adapted = adapt(BACKBONES[backbone], METHODS[method])
     adapted.save_pretrained(tmp_path)

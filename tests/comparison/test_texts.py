@@ -121,6 +121,7 @@ def test_a_cell_that_was_stopped_ends_with_the_row_of_one_that_was_not(
     assert rows[0] == rows[1]
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_do_without_images_has_no_text_step(tmp_path: Path) -> None:
     (cell,) = plan.cells(comparison(tmp_path, ("vilt",), lora=TEXTS), {})
     perform(cell)

@@ -68,7 +68,8 @@ def drawn(pipe: Any, height: int = 16, width: int = 24) -> Tensor:
     ).images  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["apt", pytest.param("lora", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["apt", "lora"])
 def test_a_pipeline_draws_with_an_adapted_denoiser(name: str, tmp_path: Path) -> None:
     model = unet()
     bare = drawn(pipeline(model))

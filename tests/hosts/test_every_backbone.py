@@ -208,7 +208,8 @@ def test_a_tower_in_stages_is_refused() -> None:
         gm.VisionLanguage(UNKNOWN["pvt"][0]().pvt, llama)
 
 
-@pytest.mark.parametrize("method", [pytest.param("dvp", marks=pytest.mark.slow), "visual_tokens"])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["dvp", "visual_tokens"])
 def test_composed_classifiers_are_exported_with_a_mask(method: str, tmp_path: Path) -> None:
     from gossamer import export
 

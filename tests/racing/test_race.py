@@ -56,6 +56,7 @@ def test_a_scan_sees_idle_blocks(tmp_path: Path) -> None:
     assert "vision.blocks.3" in depth.table(found)
 
 
+@pytest.mark.slow
 def test_the_scan_of_a_run_file_and_of_what_it_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = dataclasses.replace(parse([str(squares.trained() / "run.yaml")])[0], output=str(tmp_path / "out"))
     (tmp_path / "run.yaml").write_text(to_yaml(run))

@@ -86,7 +86,12 @@ def reference(folder: Path) -> float:
 
 @pytest.mark.parametrize(
     ("fits", "numbers", "chosen"),
-    [(4, [2, 3, 4], 4), pytest.param(2, [2, 3], 2, marks=pytest.mark.slow), (1, [2, 1], 1), (0, [2, 1], None)],
+    [
+        (4, [2, 3, 4], 4),
+        pytest.param(2, [2, 3], 2, marks=pytest.mark.slow),
+        pytest.param(1, [2, 1], 1, marks=pytest.mark.slow),
+        (0, [2, 1], None),
+    ],
 )
 def test_the_most_blocks_within_the_tolerance(
     trained: Path, tmp_path: Path, monkeypatch: Any, fits: int, numbers: list[int], chosen: int | None

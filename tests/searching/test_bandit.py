@@ -107,7 +107,9 @@ def test_planted_redundancy_is_found() -> None:
     assert right == 6
 
 
-@pytest.mark.parametrize(("arms", "gap", "noise", "steps"), [(4, 3.0, 0.5, 500), (12, 1.0, 1.0, 2000)])
+@pytest.mark.parametrize(
+    ("arms", "gap", "noise", "steps"), [(4, 3.0, 0.5, 500), pytest.param(12, 1.0, 1.0, 2000, marks=pytest.mark.slow)]
+)
 def test_the_best_place_is_found(arms: int, gap: float, noise: float, steps: int) -> None:
     for seed in range(20 if arms == 4 else 4):
         draws = generator(100 + seed)

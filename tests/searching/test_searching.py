@@ -260,7 +260,7 @@ def test_a_killed_search_goes_on_to_the_same_end(tmp_path: Path) -> None:
     assert one("torn", replace(quick, epochs=2), overwrite=True).updates == 9
 
 
-@pytest.mark.parametrize("count", [3, 9])
+@pytest.mark.parametrize("count", [pytest.param(3, marks=pytest.mark.slow), 9])
 def test_a_resumed_search_draws_what_it_would_have_drawn(tmp_path: Path, count: int) -> None:
     """Dropout by torch, and changes of the images by numpy's and Python's generators; whoever calls finds these as they were."""
     method = gm.DAS(skip=2, rank=4, form="router", dropout=0.3)
