@@ -101,10 +101,7 @@ def export(
     said = json.dumps(described(adapted, tensors, free))
     staged = file.with_name(f".{file.stem}.new{SUFFIX[format]}")
     try:
-        try:
-            (_write_onnx if format == "onnx" else _write_torch)(model, _varied(tensors, free), staged, said, free)
-        except Exception as error:  # of a model of any kind, under a tracer
-            raise _untraceable(adapted, format, free, error) from error
+        _written(model, adapted, tensors, staged, said, format, free)
         if int8:
             _quantise(staged)
         answer = answers(staged)
@@ -239,6 +236,23 @@ def _check(inputs: Mapping[str, Tensor], format: str, int8: bool, free: Sequence
                 __import__(package)
             except ImportError as error:
                 raise MissingPackage(f"ONNX needs {package}: pip install 'gossamer[export]'") from error
+
+
+def _written(
+    model: nn.Module,
+    adapted: Adapted,
+    inputs: Mapping[str, Tensor],
+    file: Path,
+    said: str,
+    format: str,
+    free: Sequence[str],
+) -> None:
+    """Writes the file; UserError with the exporter's reason where it cannot."""
+    write = _write_onnx if format == "onnx" else _write_torch
+    try:
+        write(model, _varied(inputs, free), file, said, free)
+    except Exception as error:  # of a model of any kind, under a tracer
+        raise _untraceable(adapted, format, free, error) from error
 
 
 def _write_onnx(model: nn.Module, inputs: Mapping[str, Tensor], file: Path, said: str, free: Sequence[str]) -> None:

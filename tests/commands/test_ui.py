@@ -23,13 +23,8 @@ from gossamer.documents import parse_yaml
 from gossamer.errors import UserError
 from gossamer.runs import first
 
-from .. import squares
+from .. import chromium, squares
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-)
 PREPARED = {
     "image_processor_type": "ViTImageProcessor", "do_resize": True, "do_rescale": True, "do_normalize": True,
     "size": {"height": squares.SIZE, "width": squares.SIZE}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
@@ -188,19 +183,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver")
-    from selenium.webdriver.chrome.service import Service
-
-    if not (CHROMIUM and DRIVER):
-        pytest.skip("chromium and chromedriver are not installed, see CONTRIBUTING.md")
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    for flag in [*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
+    with chromium.running(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
 
 
 def put(browser: Any, place: str, text: str) -> None:

@@ -23,9 +23,7 @@ class AttentionNames:
     out: str
     norm: str | None  # normalisation before the branch; None in post-norm blocks
     entry: str | None = None  # a module that is called with what the branch reads, where `q` reads other things as well
-    fused: str | None = (
-        None  # one Linear for q, k and v in this order, of cross-attention for k and v; they then name its parts
-    )
+    fused: str | None = None  # one Linear for q, k, v, or in cross-attention for k, v; these then name its parts
     grouped: bool = (
         False  # rows of the fused Linear come head by head of the keys: the queries that read it, its key, its value
     )
@@ -40,9 +38,7 @@ class AttentionNames:
     scaling: str | None = "scaling"  # factor of q k^T; None: head_width ** -0.5
     q_norm: str | None = None  # normalisation of queries and keys, of each head or of all of them at once
     k_norm: str | None = None
-    clamp: str | None = (
-        None  # an attribute of `module`: what is projected stays within this of zero; None there: it may be any
-    )
+    clamp: str | None = None  # an attribute of `module`: how far from zero projections may be; None there: any
     layer_scale: str | None = None  # the module, parameter [d] or number that damps the branch before the residual sum
     bias: str | None = (
         None  # a module or parameter that gives every row a position inside the block: none can be let in

@@ -182,6 +182,8 @@ def see_whole_images(model: nn.Module) -> bool:
     found = [m for m in model.modules() if type(m) is ViltEmbeddings]
     for embeddings in found:
         embeddings.__class__ = WholeImages
-        embeddings._forward_pre_hooks.clear()  # of `hold_order`: nothing is drawn any more
-        embeddings._forward_hooks.clear()
+        for hooks in (embeddings._forward_pre_hooks, embeddings._forward_hooks):
+            held = [key for key, hook in hooks.items() if isinstance(getattr(hook, "__self__", None), HeldOrder)]
+            for key in held:  # nothing is drawn any more
+                del hooks[key]
     return bool(found)
