@@ -163,7 +163,19 @@ def upernet() -> Any:
     return UperNetForSemanticSegmentation(config)
 
 
-@pytest.mark.parametrize("build", [segformer, upernet])
+def dpt() -> Any:
+    from transformers import DPTConfig, DPTForSemanticSegmentation
+
+    config = DPTConfig(
+        hidden_size=12, num_hidden_layers=4, num_attention_heads=2, intermediate_size=20, image_size=32, patch_size=4,
+        backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[4, 6, 8, 10], fusion_hidden_size=8, is_hybrid=False,
+        semantic_classifier_dropout=0.0,
+    )  # fmt: skip
+    config.num_labels = 5
+    return DPTForSemanticSegmentation(config)
+
+
+@pytest.mark.parametrize("build", [segformer, upernet, pytest.param(dpt, marks=pytest.mark.slow)])
 def test_heads_of_transformers_are_resized_saved_with_their_statistics_and_cost_something(
     build: Any, tmp_path: Path
 ) -> None:

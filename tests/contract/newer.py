@@ -376,6 +376,12 @@ NEWER: dict[str, Backbone] = {
         masks=("none",),
         like="siglip",
     ),
+    "dpt": replace(
+        bare(tf.DPTModel, tf.DPTConfig, twins.VILT, is_hybrid=False),
+        eager=False,
+        masks=("none",),
+        like="clip-vision",
+    ),
     "timm-eva": _timm_of(
         "eva02_tiny_patch14_224", twins.EVA, None, num_heads=3, init_values=0.3, swiglu_mlp=False, rotary=True, **IN_SUM
     ),

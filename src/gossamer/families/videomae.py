@@ -1,4 +1,4 @@
-"""VideoMAE: ViLT's names around ViT's blocks, over the patches of a video; no class token."""
+"""VideoMAE, over the patches of a video without a class token, and DPT's own ViT: ViLT's names around ViT's blocks."""
 
 import dataclasses
 
@@ -33,4 +33,18 @@ _VIDEO = Stack(
     closed=False,
 )
 
-STACKS = (_VIDEO, dataclasses.replace(_VIDEO, final_norm=()))  # where a mean is read, the norm belongs to the head
+_DPT = dataclasses.replace(
+    _VIDEO,
+    owners=("dpt",),
+    prefix=1,
+    patches="embeddings.patch_embeddings",
+    patch_convolution=("embeddings.patch_embeddings.projection",),
+    readout="first",
+    closed=True,
+)
+
+STACKS = (
+    _VIDEO,
+    dataclasses.replace(_VIDEO, final_norm=()),
+    _DPT,
+)  # where a mean is read, the norm belongs to the head
