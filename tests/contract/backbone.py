@@ -46,6 +46,7 @@ class Backbone:
     biases: bool = True
     post_norm: bool = False
     crosses: bool = False  # its main stack has cross-attention
+    precise: bool = False  # its logits are of single precision, whatever its weights are
     rounds: bool = False  # its norms compute in single precision, whatever they are given
     keeps_places: bool = False  # upstream keeps a table of places, on the CPU, for all models of a size
     looks: bool = False  # its forward pass looks at values

@@ -5,7 +5,7 @@ Tiny random models with odd, unequal sizes: 3 samples, 2 or 3 blocks, 7 tokens, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -72,6 +72,21 @@ def _seeing(vision: Callable[..., nn.Module], language: Callable[..., nn.Module]
         return gm.VisionLanguage(vision(**options), language(**options))
 
     return build
+
+
+def _segmenter(**options: Any) -> nn.Module:
+    tower = tf.Dinov2Model(tf.Dinov2Config(**DINO, mlp_ratio=2, **options))
+    return gm.Segmenter(tower, gm.Decoder(outputs=LABELS, kind="setr-naive", channels=6))
+
+
+def _by_words(**options: Any) -> nn.Module:
+    """A classifier of images by the names of classes, which it has read already."""
+    names, templates = ["a coat", "a shoe", "a bag"], ["a photo of {}."]
+    return gm.ZeroShot.of(tf.CLIPModel(_clip_config(**options)), names, _letters, templates)
+
+
+def _letters(texts: Sequence[str], **options: Any) -> dict[str, list[list[int]]]:
+    return {"input_ids": [[0, *(4 + ord(letter) % 40 for letter in text[-9:]), 49] for text in texts]}
 
 
 SWIN = {  # windows of 3 x 3 in grids of 8 x 8 and 4 x 4: shifted ones, and padding
@@ -272,6 +287,8 @@ BACKBONES: dict[str, Backbone] = {
         crosses=True,
         post_norm=True,
     ),
+    "segmenter": Backbone(_segmenter, HALVES, like="dinov2"),
+    "by-words": Backbone(_by_words, HALVES, headless=True, precise=True, like="clip-vision"),
     **DECODERS,
     **NEWER,
     **DENOISERS,

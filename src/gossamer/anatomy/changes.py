@@ -56,6 +56,7 @@ class Changes(Places):
         change.apply()
         self._put_ahead()
         self.log.append(change)
+        self.session.turn()
 
     def _put_ahead(self) -> None:
         """Hooks of others run behind ours, so that what they keep of a block (transformers' hidden states) is what it gives now.
@@ -75,6 +76,7 @@ class Changes(Places):
         """Takes back every change but the first `keep`, last first."""
         while len(self.log) > keep:
             self.log.pop().revert()
+        self.session.turn()
 
     @contextmanager
     def tentatively(self) -> Iterator[None]:
@@ -98,12 +100,14 @@ class Changes(Places):
         """Takes every change back until `resume`; the parts, and what they learnt, stay."""
         for change in reversed(self.log):
             change.revert()
+        self.session.turn()
 
     def resume(self) -> None:
         """Makes every change again that `suspend` took back."""
         for change in self.log:
             change.apply()
         self._put_ahead()
+        self.session.turn()
 
     def obstacle(self, block: Block, verb: str, branch: str = "attention") -> str | None:
         """Why a verb does not work on a branch of a block (of "middle": on a place of its stream), or None where it does.

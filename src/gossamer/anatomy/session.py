@@ -76,17 +76,27 @@ class Beside:
 
 
 class Session:
-    """What the changes of one model know of the pass that runs now. Nothing of it is state: a copy begins anew."""
+    """What the changes of one model know of the pass that runs now. Nothing of it is state: a copy begins anew.
+
+    Attributes:
+        turns: how often changes were made, taken back or made again: what was computed at another count, other changes computed.
+    """
 
     def __init__(self) -> None:
         self.scene: Scene | None = None
         self.ledgers: dict[str, Ledger] = {}
+        self.turns = 0
 
     @classmethod
     def of(cls, model: nn.Module) -> Session:
-        """That of a composed model, which shows scenes, else a new one."""
+        """A composed model's own, which it reads as well, else a new one."""
         found = getattr(model, "session", None)
         return found if isinstance(found, cls) else cls()
+
+    def turn(self) -> None:
+        """From now on the model is changed in another way: no ledger of a pass before tells what is in the stream."""
+        self.turns += 1
+        self.ledgers.clear()
 
     def begin(self, stack: Stack, at: int, own: int) -> Ledger:
         """A new ledger for a column of blocks: the first tokens of a pass enter it."""

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from gossamer import hosts, reading
+from gossamer.anatomy.session import Session
 from gossamer.errors import UserError, WrongKind
 from gossamer.hosts import heads
 from gossamer.methods.parts.words import vector_width
@@ -59,6 +60,7 @@ class ZeroShot(hosts.Halves):
         self.register_buffer("ids", None, persistent=False)
         self.register_buffer("mask", None, persistent=False)
         self._kept: Kept | None = None
+        self.session = Session()
         self.tell(words if isinstance(words, Words) else Words.from_dict(words))
 
     @classmethod
@@ -132,7 +134,7 @@ class ZeroShot(hosts.Halves):
         """
         if self.fixed is not None:
             return self.fixed
-        if self._kept is None or not self._kept.holds():
+        if self._kept is None or not self._kept.holds(self.session.turns):
             # Recorded also where nobody asks for gradients: autograd alone knows what they depend on and is trained.
             with torch.inference_mode(False), torch.enable_grad():
                 vectors = []
@@ -143,7 +145,7 @@ class ZeroShot(hosts.Halves):
             trained = leaves(found)
             if trained and torch.is_grad_enabled():
                 return found
-            self._kept = Kept(found.detach(), trained)
+            self._kept = Kept(found.detach(), trained, self.session.turns)
         return self._kept.vectors
 
     # ---- images ----
@@ -259,15 +261,15 @@ class Cosine(nn.Module):
 
 
 class Kept:
-    """Class vectors [C, e] that were computed once, and the trained parameters that they depend on."""
+    """Class vectors [C, e] that were computed once, the trained parameters that they depend on, and the session's turn at which."""
 
-    def __init__(self, vectors: Tensor, trained: Sequence[Tensor]):
-        self.vectors = vectors
+    def __init__(self, vectors: Tensor, trained: Sequence[Tensor], turn: int):
+        self.vectors, self.turn = vectors, turn
         self.trained = [(tensor, tensor._version) for tensor in trained]
 
-    def holds(self) -> bool:
+    def holds(self, turn: int) -> bool:
         """Whether they are still what would be computed; never where gradients are to pass through them."""
-        if self.trained and torch.is_grad_enabled():
+        if turn != self.turn or (self.trained and torch.is_grad_enabled()):
             return False
         return all(tensor._version == version for tensor, version in self.trained)
 
