@@ -19,7 +19,7 @@ from gossamer.export import Logits
 
 from .table import BACKBONES, METHODS, Backbone, Row, adapt, disturb, run
 
-FAMILIES = ("vit", "dinov2", "clip-vision", "timm", "bert")
+FAMILIES = ("vit", "dinov2", "clip-vision", "timm", "bert", "segmenter", "by-words")
 KINDS = ("vpt", "vpt-shallow", "pfeiffer", "lora")
 COMPILED = {("vit", "vpt"), ("dinov2", "vpt-shallow"), ("clip-vision", "pfeiffer"), ("timm", "lora"), ("bert", "vpt")}
 EXPORTED = {("timm", "vpt-shallow")}

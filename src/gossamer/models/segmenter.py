@@ -16,6 +16,7 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from gossamer import anatomy, hosts, reading
 from gossamer.anatomy.session import Session
+from gossamer.anatomy.stack import Stack
 from gossamer.anatomy.states import states, tokens_of
 from gossamer.errors import UserError, WrongKind
 from gossamer.hosts import dense
@@ -164,6 +165,9 @@ class Segmenter(hosts.Halves):
         self.config = SegmenterConfig(size, hidden_size=width, num_labels=self.decoder.outputs)
         self.num_labels = self.decoder.outputs
         self.session = Session()
+        self.seen = Seen(self.session, self.stack, self.prefix)
+        for name in self.taps:  # methods put their own hooks before it
+            self.backbone.get_submodule(name).register_forward_hook(self.seen.keep)
         self.decode_head = self.decoder.main(width)
         others = len(self.taps) - 1 if self.decoder.auxiliary and self.decoder.kind != "linear" else 0
         self.auxiliary_head = nn.ModuleList(self.decoder.auxiliaries(width, others))
@@ -186,19 +190,15 @@ class Segmenter(hosts.Halves):
 
     def _tapped(self, pixel_values: Tensor) -> list[Tensor]:
         """Tokens of patches [B, n, d] behind each tapped block, without class tokens, registers and what methods let in."""
-        taps = [Tap(self) for _ in self.taps]
-        handles = []
+        takes = inspect.signature(self.backbone.forward).parameters
+        other = "interpolate_pos_encoding" in takes and tuple(pixel_values.shape[-2:]) != self.config.image_size
+        inputs = {"pixel_values": pixel_values, **({"interpolate_pos_encoding": True} if other else {})}
+        self.seen.rows = []
         try:
-            for name, tap in zip(self.taps, taps, strict=True):  # behind whatever methods hooked there before
-                handles.append(self.backbone.get_submodule(name).register_forward_hook(tap.keep))
-            takes = inspect.signature(self.backbone.forward).parameters
-            other = "interpolate_pos_encoding" in takes and tuple(pixel_values.shape[-2:]) != self.config.image_size
-            inputs = {"pixel_values": pixel_values, **({"interpolate_pos_encoding": True} if other else {})}
             hosts.of(self.backbone).run(self.backbone, (), inputs)
+            return self.seen.rows
         finally:
-            for handle in handles:
-                handle.remove()
-        return [tap.tokens for tap in taps]
+            self.seen.rows = None
 
     def forward(
         self, pixel_values: Tensor, labels: Tensor | None = None, return_dict: bool | None = None, **options: Any
@@ -270,17 +270,19 @@ class Segmenter(hosts.Halves):
         dense.fold(self.decode_head)
 
 
-class Tap:
-    """Keeps the tokens of patches behind a block."""
+class Seen:
+    """Keeps the tokens of patches behind each tapped block, in the order in which they run, while `rows` is a list."""
 
-    def __init__(self, model: Segmenter):
-        self.model = model
+    def __init__(self, session: Session, stack: Stack, prefix: int):
+        self.session, self.stack, self.prefix = session, stack, prefix
+        self.rows: list[Tensor] | None = None
 
     def keep(self, module: nn.Module, args: Any, output: Any) -> None:
         """Of what a block returned, by the ledger of what is in the stream."""
-        rows = tokens_of(states(output))
-        ledger = self.model.session.ledger(self.model.stack)
-        self.tokens = rows[:, self.model.prefix :] if ledger is None else ledger.behind(rows)
+        if self.rows is not None:
+            rows = tokens_of(states(output))
+            ledger = self.session.ledger(self.stack)
+            self.rows.append(rows[:, self.prefix :] if ledger is None else ledger.behind(rows))
 
 
 def made_for(backbone: nn.Module, found: anatomy.Anatomy) -> tuple[int, int] | None:
