@@ -124,3 +124,24 @@ def test_bad_samples_are_refused() -> None:
     features[5, 1] = torch.nan
     with pytest.raises(ValueError, match="1 of 90 feature vectors are not finite"):
         probe.fit(features, labels, 4)
+
+
+def test_an_even_probe_is_no_surer_of_its_own_samples_than_the_chosen_one_is_of_others() -> None:
+    """More features than samples: the chosen one knows its own by heart."""
+    generator = torch.Generator().manual_seed(6)
+    labels = torch.arange(60) % 4
+    features = torch.randn(60, 90, generator=generator) + torch.randn(4, 90, generator=generator)[labels] / 2
+    plain, even = (probe.fit(features, labels, 4, even=e) for e in (False, True))
+    losses = []
+    for held in probe.folds(labels, 0):
+        kept = torch.ones(len(labels), dtype=torch.bool)
+        kept[held] = False
+        part = probe.fit(features[kept], labels[kept], 4, l2=plain.l2)
+        losses.append(nn.functional.cross_entropy(features[held] @ part.weight.T + part.bias, labels[held]))
+    held_out = float(torch.stack(losses).mean())
+    own = [float(nn.functional.cross_entropy(features @ p.weight.T + p.bias, labels)) for p in (plain, even)]
+    assert even.l2 > plain.l2
+    assert own[0] < held_out - 0.01 < own[1]
+    weaker = probe.STRENGTHS[probe.STRENGTHS.index(even.l2) + 1]
+    next_one = probe.fit(features, labels, 4, l2=weaker)
+    assert float(nn.functional.cross_entropy(features @ next_one.weight.T + next_one.bias, labels)) < held_out + 0.01

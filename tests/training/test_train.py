@@ -94,6 +94,14 @@ def test_linear_probe_is_solved_and_not_trained_by_epochs(tmp_path: Path) -> Non
     assert not (tmp_path / "a" / "curves.png").exists()
 
 
+def test_an_even_warm_start_is_the_probe_itself_where_nothing_else_is_tuned(tmp_path: Path) -> None:
+    alone = {"method": "linear_probe"}
+    plain = train(squares.run(tmp_path / "a", alone, limit=61))["warm_start"]
+    assert train(squares.run(tmp_path / "b", alone, limit=61, warm_start="even"))["warm_start"]["l2"] == plain["l2"]
+    tuned = train(squares.run(tmp_path / "c", {"method": "bitfit"}, limit=61, epochs=1, warm_start="even"))
+    assert tuned["warm_start"]["l2"] > plain["l2"]
+
+
 def test_without_warm_start_the_head_is_trained_by_epochs(tmp_path: Path) -> None:
     metrics = train(squares.run(tmp_path, {"method": "linear_probe"}, limit=61, epochs=1, warm_start=False))
     assert metrics["warm_start"] is None

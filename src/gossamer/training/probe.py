@@ -55,6 +55,7 @@ def fit(
     classes: int,
     *,
     l2: float | None = None,
+    even: bool = False,
     seed: int = 0,
     subjects: Tensor | None = None,
 ) -> Probe:
@@ -66,6 +67,8 @@ def fit(
         classes: C.
         l2: strength of the penalty. None: the one of `STRENGTHS` that `chosen` takes by held-out fifths of the samples, then
             solved again on all of them.
+        even: of a strength that is looked for, go back to the weakest with which the probe's loss on its own samples is not below
+            the chosen one's on held-out ones: where features are many and samples few, a probe knows its own by heart.
         seed: of the fifths.
         subjects: [n], equal for samples of the same thing, such as questions about one image: they are held out together.
 
@@ -81,7 +84,14 @@ def fit(
     features = features.detach().double()
     accuracy = None
     if l2 is None:
-        l2, accuracy = _choose(features, labels, classes, folds(labels, seed, subjects))
+        place, found = len(STRENGTHS) // 2, _held_out(features, labels, classes, folds(labels, seed, subjects))
+        if found is not None:
+            right, losses = found
+            place = chosen(right, losses)
+            if even:
+                place = _even(features, labels, classes, place, float(losses[place].mean()))
+            accuracy = float(right[place].mean())
+        l2 = STRENGTHS[place]
     weight, bias = _solve(features, labels, (l2,), classes, SOLVING)[0]
     return Probe(weight=weight.float(), bias=bias.float(), l2=l2, held_out_accuracy=accuracy)
 
@@ -107,12 +117,13 @@ def folds(labels: Tensor, seed: int, subjects: Tensor | None = None) -> list[Ten
     return [torch.cat(parts) for parts in dealt if sum(map(len, parts))]
 
 
-def _choose(features: Tensor, labels: Tensor, classes: int, held_out: list[Tensor]) -> tuple[float, float | None]:
-    """The strength that `chosen` takes by held-out samples, and its accuracy on them; the middle one where none can be held out."""
-    if not held_out:
-        return STRENGTHS[len(STRENGTHS) // 2], None
+def _held_out(features: Tensor, labels: Tensor, classes: int, parts: list[Tensor]) -> tuple[Tensor, Tensor] | None:
+    """Of every strength, 1.0 where its probe is right about a held-out sample, and its cross-entropy there [S, n].
+
+    None where nothing can be held out.
+    """
     right, losses = [], []
-    for held in held_out[: 1 if len(labels) >= LARGE else FOLDS]:
+    for held in parts[: 1 if len(labels) >= LARGE else FOLDS]:
         kept = torch.ones(len(labels), dtype=torch.bool)
         kept[held] = False
         solved = _solve(features[kept], labels[kept], STRENGTHS, classes, CHOOSING)
@@ -120,8 +131,14 @@ def _choose(features: Tensor, labels: Tensor, classes: int, held_out: list[Tenso
         true = labels[held].expand(len(STRENGTHS), -1)
         right.append((logits.argmax(2) == true).double())
         losses.append(F.cross_entropy(logits.transpose(1, 2), true, reduction="none"))
-    best = chosen(torch.cat(right, 1), torch.cat(losses, 1))
-    return STRENGTHS[best], float(torch.cat(right, 1)[best].mean())
+    return (torch.cat(right, 1), torch.cat(losses, 1)) if right else None
+
+
+def _even(features: Tensor, labels: Tensor, classes: int, place: int, loss: float) -> int:
+    """The place of the weakest strength up to `place` whose probe of all samples has at least this loss on them; else the first."""
+    solved = _solve(features, labels, STRENGTHS[: place + 1], classes, CHOOSING)
+    own = [float(F.cross_entropy(features @ weight.T + bias, labels.to(features.device))) for weight, bias in solved]
+    return max((i for i, value in enumerate(own) if value >= loss), default=0)
 
 
 def chosen(right: Tensor, losses: Tensor) -> int:

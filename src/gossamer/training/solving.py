@@ -42,8 +42,13 @@ def warm_start(
     journal: Journal,
     checkpoint: str | None,
     shared: Path | None,
+    *,
+    tuned: bool,
 ) -> dict[str, Any] | None:
-    """Gives the head its solution before tuning; what came of it, as JSON. A run with a checkpoint is past this."""
+    """Gives the head its solution before tuning; what came of it, as JSON. A run with a checkpoint is past this.
+
+    Where nothing is `tuned` the solution is the result, and the penalty the best one whatever the run says.
+    """
     if not run.training.warm_start:
         return None
     if adapted.head is None:
@@ -57,15 +62,15 @@ def warm_start(
         return None
     if checkpoint is not None:
         return folder.record(WARM_START)
-    unit = tasks.of(adapted).unit
+    unit, even = tasks.of(adapted).unit, tuned and run.training.warm_start == "even"
     journal.say(f"solving the head on features of {len(items):,} {unit}")
-    place = None if shared is None else place_of(shared, adapted, items, run)
+    place = None if shared is None else place_of(shared, adapted, items, run, even=even)
     if place is not None and place.is_file():
         solved, seconds = read(place)
         journal.say("another run of this comparison has solved it")
     else:
         start = time.monotonic()
-        solved = solve(adapted, items, run)
+        solved = solve(adapted, items, run, even=even)
         seconds = time.monotonic() - start
         if place is not None:
             write(place, solved, seconds)
@@ -83,25 +88,26 @@ def warm_start(
     return found
 
 
-def solve(adapted: Adapted, items: PreparedSet, run: Run) -> probe.Probe:
-    """The linear probe of what the head reads of these items now."""
+def solve(adapted: Adapted, items: PreparedSet, run: Run, *, even: bool = False) -> probe.Probe:
+    """The linear probe of what the head reads of these items now; `even` as in `probe.fit`."""
     assert items.labels is not None, "the probe needs one class for each item"
     adapted.eval()
     device = next(adapted.parameters()).device
     features = outputs(adapted.features, items, device=device, workers=run.training.readers)
     linear = heads.last_linear(adapted.head)  # type: ignore[arg-type]
-    return probe.fit(features, items.labels, linear.out_features, seed=run.seed, subjects=items.subjects)
+    return probe.fit(features, items.labels, linear.out_features, even=even, seed=run.seed, subjects=items.subjects)
 
 
 @torch.no_grad()
-def place_of(folder: Path, adapted: Adapted, items: PreparedSet, run: Run) -> Path:
+def place_of(folder: Path, adapted: Adapted, items: PreparedSet, run: Run, *, even: bool = False) -> Path:
     """Where the probe of what the head reads of these items lies, or is to lie."""
     assert items.labels is not None, "the probe needs one class for each item"
     batch = items.collate([items[i] for i in range(min(COMPARED, len(items)))])
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     features = adapted.eval().features(**batches.on(next(adapted.parameters()).device, inputs)).float().cpu()
     settings = dataclasses.asdict(run)
-    digest = hashlib.sha256(json.dumps({name: settings[name] for name in PARTS}, sort_keys=True).encode())
+    told = {"even": even, **{name: settings[name] for name in PARTS}}
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
     for tensor in (items.labels, features):
         digest.update(json.dumps([str(tensor.dtype), list(tensor.shape)]).encode())
         digest.update(tensor.contiguous().numpy().tobytes())

@@ -112,8 +112,9 @@ def _trained(
     for split in items.values():
         split.settle(adapted)
     if cut is None:  # the others are given the head where they begin to train together
+        tuned = run.training.epochs > 0 and not _only_a_linear_head(adapted)
         warm = processes.agreed(
-            lambda: solving.warm_start(adapted, items["train"], run, folder, journal, checkpoint, shared)
+            lambda: solving.warm_start(adapted, items["train"], run, folder, journal, checkpoint, shared, tuned=tuned)
         )
     solved = warm is not None or cut is not None
     history = _tune(adapted, task, items, run, arguments, folder, journal, checkpoint, solved=solved)
