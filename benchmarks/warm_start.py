@@ -4,7 +4,7 @@
     python benchmarks/warm_start.py --tasks location count --seeds 0   # some
     python benchmarks/warm_start.py --table                            # the table of what has been run
 
-One row of JSON for each run goes to benchmarks/results/warm_start.jsonl; a run that is there is not made again. The runs are those of
+One row of JSON for each run goes to benchmarks/results/warm_start.jsonl; a run that is there is not made again. Runs are those of
 bridges.py: blocks 5 to 10, or 3 to 10, of 12 give way to one bridge in closed form. Test images are scored once at the end.
 """
 
