@@ -182,7 +182,7 @@ def test_what_cannot_be_exported_is_said_and_leaves_nothing(run: Path, monkeypat
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "method"), [("vit", "vpt"), ("dinov2", "lora"), ("clip+bert", "vpt"), ("vilt", "vpt")]
+    ("name", "method"), [("vit", "vpt"), ("dinov2", "lora"), ("clip+bert", "vpt"), ("vilt", "vpt"), ("meter", "vpt")]
 )
 def test_images_of_any_size_and_texts_of_any_length(name: str, method: str, tmp_path: Path) -> None:
     backbone = BACKBONES[name]
@@ -193,7 +193,7 @@ def test_images_of_any_size_and_texts_of_any_length(name: str, method: str, tmp_
     answer, inputs = export.answers(tmp_path / "any.onnx"), {n: t[:2] for n, t in inputs.items()}
     for height, width, tokens in ((8, 20, 5), (16, 16, 6), (24, 12, 4)):
         given = {n: torch.randn(2, 3, height, width) if t.dim() == 4 else t[:, :tokens] for n, t in inputs.items()}
-        asks = {"interpolate_pos_encoding": True} if name == "vit" else {}
+        asks = {"interpolate_pos_encoding": True} if name in ("vit", "meter") else {}
         expected = adapted(**given, **asks).logits
         torch.testing.assert_close(answer(given), expected, rtol=0, atol=1e-4)
     said = exported.note(tmp_path / "any.onnx")["inputs"]
