@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,43 @@ def test_an_exported_file_says_what_it_is_and_is_asked_like_a_run(
         assert ours["probability"] == pytest.approx(theirs["probability"], abs=1e-4)
 
 
+@pytest.mark.slow
+def test_an_openvino_file_answers_alone_and_is_asked_like_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if importlib.util.find_spec("openvino") is None:
+        pytest.skip("OpenVINO is not installed (pip install 'gossamer[export,openvino]')")
+    openvino = exported.openvino()
+    assert cli.main(["export", str(run), "--format", "openvino", "--any-size"]) == 0
+    file, adapted = run / "model.xml", gm.load(run / "adapter").eval()
+    assert sorted(path.name for path in run.glob("*model*")) == ["model.bin", "model.xml", "model.xml.json"]
+    model = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for count, height, width in ((1, squares.SIZE, squares.SIZE), (5, squares.SIZE, 2 * squares.SIZE)):
+        pixels = torch.randn(count, 3, height, width)
+        expected = adapted(pixel_values=pixels, interpolate_pos_encoding=True).logits
+        torch.testing.assert_close(
+            torch.from_numpy(model({"pixel_values": pixels})["logits"]), expected, rtol=0, atol=1e-4
+        )
+    told, written = exported.note(file), json.loads((run / "model.xml.json").read_text())
+    assert told["labels"] == adapted.metadata["labels"]
+    assert told["preprocessing"] == adapted.metadata["preprocessing"]
+    assert told["inputs"] == {"pixel_values": {"dtype": "float32", "shape": [None, 3, None, None]}}
+    assert {n: written[n] for n in told} == told
+    assert written["difference"] < 1e-4
+    assert written["mib"] == sum((run / name).stat().st_size for name in ("model.xml", "model.bin")) / 2**20
+    picture = str(next((squares.images() / "test").rglob("*.png")))
+    said = []
+    for asked in (run, file):
+        capsys.readouterr()
+        assert cli.main(["predict", str(asked), picture, "--json"]) == 0
+        said.append(json.loads(capsys.readouterr().out)[0])
+    assert said[0]["label"] == said[1]["label"]
+    assert said[0]["probability"] == pytest.approx(said[1]["probability"], abs=1e-4)
+    (run / "none.xml").write_text("no graph")
+    assert cli.main(["predict", str(run / "none.xml"), picture]) != 0
+    assert "OpenVINO cannot read" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"OpenVINO reads files that end in \.xml; got a\.onnx"):
+        export.export(adapted, {"pixel_values": pixels}, run / "a.onnx", format="openvino")
+
+
 def test_a_file_that_says_nothing_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = next((squares.images() / "test").rglob("*.png"))
     program = torch.export.export(torch.nn.Flatten(), (torch.zeros(2, 3, 4, 4),))
@@ -128,10 +167,13 @@ def test_what_cannot_be_exported_is_said_and_leaves_nothing(run: Path, monkeypat
         export.export(adapted, {"pixel_values": two["pixel_values"][:1]}, run / "a.onnx")
     with pytest.raises(ValueError, match="int8 is onnxruntime's"):
         export.export(adapted, two, run / "a.pt2", format="torch", int8=True)
-    with pytest.raises(ValueError, match="one of onnx, torch, got 'tflite'"):
+    with pytest.raises(ValueError, match="one of onnx, openvino, torch, got 'tflite'"):
         export.export(adapted, two, run / "a.onnx", format="tflite")  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         export.export(adapted, two, run / "none" / "a.onnx")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ImportError, match=r"needs openvino: pip install 'gossamer\[export,openvino\]'"):
+        export.export(adapted, two, run / "a.xml", format="openvino")
     monkeypatch.setattr(export, "answers", lambda file: lambda inputs: torch.zeros(len(inputs["pixel_values"]), 2))
     with pytest.raises(ValueError, match="nothing was written"):
         export.export(adapted, two, run / "a.pt2", format="torch")
@@ -140,7 +182,7 @@ def test_what_cannot_be_exported_is_said_and_leaves_nothing(run: Path, monkeypat
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "method"), [("vit", "vpt"), ("dinov2", "lora"), ("clip+bert", "vpt"), ("vilt", "vpt")]
+    ("name", "method"), [("vit", "vpt"), ("dinov2", "lora"), ("clip+bert", "vpt"), ("vilt", "vpt"), ("meter", "vpt")]
 )
 def test_images_of_any_size_and_texts_of_any_length(name: str, method: str, tmp_path: Path) -> None:
     backbone = BACKBONES[name]
@@ -151,7 +193,7 @@ def test_images_of_any_size_and_texts_of_any_length(name: str, method: str, tmp_
     answer, inputs = export.answers(tmp_path / "any.onnx"), {n: t[:2] for n, t in inputs.items()}
     for height, width, tokens in ((8, 20, 5), (16, 16, 6), (24, 12, 4)):
         given = {n: torch.randn(2, 3, height, width) if t.dim() == 4 else t[:, :tokens] for n, t in inputs.items()}
-        asks = {"interpolate_pos_encoding": True} if name == "vit" else {}
+        asks = {"interpolate_pos_encoding": True} if name in ("vit", "meter") else {}
         expected = adapted(**given, **asks).logits
         torch.testing.assert_close(answer(given), expected, rtol=0, atol=1e-4)
     said = exported.note(tmp_path / "any.onnx")["inputs"]

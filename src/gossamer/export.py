@@ -1,4 +1,4 @@
-"""A finished adapter as one file for other runtimes: ONNX for onnxruntime, or a torch.export program; checked and measured.
+"""A finished adapter as a file for other runtimes: ONNX, OpenVINO's, or a program of torch.export; checked and measured.
 
 What is written is `adapted.finalize()`: prompt keys and values stored, projections folded, nothing that only training needs. The
 first dimension of every input is free, so a file serves any batch, and so are sizes of images and lengths of texts where that is
@@ -27,7 +27,7 @@ from gossamer import hosts, saving
 from gossamer.adapted import Finished
 from gossamer.cost.measure import measure
 from gossamer.errors import MissingPackage, UserError
-from gossamer.exported import NOTE, SUFFIX, Answer, answers
+from gossamer.exported import NOTE, SUFFIX, WEIGHTS, Answer, answers, openvino
 from gossamer.models.vilt import see_whole_images
 from gossamer.version import __version__
 
@@ -41,6 +41,7 @@ REPEATS = {1: 15, 32: 5}  # samples of a batch -> how often its time is measured
 WHAT = {"image": "images of any size", "text": "texts of any length"}
 """What may be free beside the number of samples, in words."""
 HALF = (torch.bfloat16, torch.float16)
+Format = Literal["onnx", "openvino", "torch"]
 
 
 class Logits(nn.Module):
@@ -63,7 +64,7 @@ def export(
     inputs: Mapping[str, Tensor],
     file: str | os.PathLike[str],
     *,
-    format: Literal["onnx", "torch"] = "onnx",
+    format: Format = "onnx",
     int8: bool = False,
     free: Sequence[Literal["image", "text"]] = (),
 ) -> dict[str, Any]:
@@ -73,27 +74,29 @@ def export(
         adapted: a classifier, or another model with `.logits`.
         inputs: example inputs with 2 or more samples; the file takes inputs of these names, with any number of samples.
         file: where to; its folder must exist. An older file is replaced once the new one is found right.
-        format: "onnx" needs the extra `export`; "torch" is read back by `torch.export.load`.
+        format: "onnx" needs the extra `export`; "openvino" the extra `openvino`, and FILE, which ends in .xml, has its weights
+            beside it, in a file that ends in .bin; "torch" is read back by `torch.export.load`.
         int8: weights of the matrix products as 8-bit integers, activations scaled as they come (onnxruntime's dynamic
             quantisation).
             Only for ONNX; not equal to the adapter, so it is not held to `TOLERANCE`: measure its accuracy.
-        free: what the file takes in any size beside the number of samples: "image" (ONNX only; the model resizes its table of
-            positions), "text" (up to the model's longest). Checked at another size than that of `inputs` too.
+        free: what the file takes in any size beside the number of samples: "image" (not for torch.export; the model resizes its
+            table of positions), "text" (up to the model's longest). Checked at another size than that of `inputs` too.
 
     Returns:
         {"file", "format", "int8", "dtype", "mib", "difference", "latency"}: `difference` is the largest of the logits, all samples
         at once and the first one alone; `latency` has a record for 1 and for 32 samples, {"batch", "torch", "exported"}:
         milliseconds of the finished model here and of the file in its runtime, medians of runs that took turns. A model of 16-bit
-        weights becomes one of float32 in ONNX, whose runtime computes in few of them on processors: `dtype` says which it is.
+        weights becomes one of float32 in ONNX and OpenVINO, whose runtimes compute in few of them on processors: `dtype` says which
+            it is.
         This, and what `described` says, is written to FILE.json.
 
     Raises:
         ValueError: fewer than 2 samples, int8 or free images for torch.export, a model that cannot be traced, or not with what is
             to be free, or the file's answers differ by more than `TOLERANCE`; nothing is written then.
-        ImportError: the extra `export` is not installed.
+        ImportError: the extra is not installed.
     """
-    _check(inputs, format, int8, free)
     file, names = Path(file), list(inputs)
+    _check(inputs, file, format, int8, free)
     if not file.parent.is_dir():
         raise FileNotFoundError(f"cannot export to {file}: there is no folder {file.parent}")
     finished, tensors = _finished(adapted, inputs, format)
@@ -112,15 +115,23 @@ def export(
                 "was written"
             )
         latency = _latency(model, answer, tensors)
-        os.replace(staged, file)
+        for old, new in zip(_files(staged, format), _files(file, format), strict=True):
+            os.replace(old, new)
     finally:
-        staged.unlink(missing_ok=True)
+        for old in _files(staged, format):
+            old.unlink(missing_ok=True)
+    mib = sum(one.stat().st_size for one in _files(file, format)) / 2**20
     found = {
-        "file": file.name, "format": format, "int8": int8, "dtype": _dtype(finished), "mib": file.stat().st_size / 2**20,
+        "file": file.name, "format": format, "int8": int8, "dtype": _dtype(finished), "mib": mib,
         "difference": difference, "latency": latency,
     }  # fmt: skip
     beside(file).write_text(json.dumps(json.loads(said) | found, indent=2) + "\n")
     return found
+
+
+def _files(file: Path, format: str) -> list[Path]:
+    """An exported file; before it the one that holds its weights, where the format has that."""
+    return [file.with_suffix(WEIGHTS), file] if format == "openvino" else [file]
 
 
 def beside(file: Path) -> Path:
@@ -168,9 +179,7 @@ def file_of(run: str | Path, format: str, *, int8: bool) -> Path:
     return Path(run) / f"model{'.int8' if int8 else ''}{SUFFIX[format]}"
 
 
-def export_run(
-    run: str | Path, file: Path, *, format: Literal["onnx", "torch"], int8: bool, any_size: bool = False
-) -> dict[str, Any]:
+def export_run(run: str | Path, file: Path, *, format: Format, int8: bool, any_size: bool = False) -> dict[str, Any]:
     """`export` for the classifier of a run's folder, on images of the run; what came of it is added to the model card.
 
     With int8 the accuracy of the file is measured on the run's test images, or the validation ones where there is no test split.
@@ -207,12 +216,12 @@ def _finished(adapted: Adapted, inputs: Mapping[str, Tensor], format: str) -> tu
     tensors = {name: tensor.cpu() for name, tensor in inputs.items()}
     if see_whole_images(finished) and "pixel_mask" in inputs:
         raise UserError("an exported ViLT takes images that fill their batch, so without pixel_mask: leave it out")
-    if format == "onnx" and any(p.dtype in HALF for p in finished.parameters()):
+    if format != "torch" and any(p.dtype in HALF for p in finished.parameters()):
         return finished.float(), {name: t.float() if t.dtype in HALF else t for name, t in tensors.items()}
     return finished, tensors
 
 
-def _check(inputs: Mapping[str, Tensor], format: str, int8: bool, free: Sequence[str]) -> None:
+def _check(inputs: Mapping[str, Tensor], file: Path, format: str, int8: bool, free: Sequence[str]) -> None:
     if wrong := [name for name in free if name not in WHAT]:
         raise UserError(f"free must be of {', '.join(WHAT)}, got {wrong[0]!r}")
     for name in free:
@@ -225,12 +234,16 @@ def _check(inputs: Mapping[str, Tensor], format: str, int8: bool, free: Sequence
         )
     if format not in SUFFIX:
         raise UserError(f"format must be one of {', '.join(SUFFIX)}, got {format!r}")
+    if format == "openvino" and file.suffix != SUFFIX[format]:
+        raise UserError(f"OpenVINO reads files that end in {SUFFIX[format]}; got {file.name}")
     if int8 and format != "onnx":
         raise UserError("int8 is onnxruntime's quantisation: use format='onnx'")
     counts = {name: len(tensor) for name, tensor in inputs.items()}
     if not counts or len(set(counts.values())) > 1 or min(counts.values()) < 2:
         raise UserError(f"export needs example inputs of 2 or more samples, the same number in each; got {counts}")
-    if format == "onnx":
+    if format == "openvino":
+        openvino()
+    if format != "torch":
         for package in ("onnx", "onnxruntime", "onnxscript"):
             try:
                 __import__(package)
@@ -248,9 +261,8 @@ def _written(
     free: Sequence[str],
 ) -> None:
     """Writes the file; UserError with the exporter's reason where it cannot."""
-    write = _write_onnx if format == "onnx" else _write_torch
     try:
-        write(model, _varied(inputs, free), file, said, free)
+        WRITERS[format](model, _varied(inputs, free), file, said, free)
     except Exception as error:  # of a model of any kind, under a tracer
         raise _untraceable(adapted, format, free, error) from error
 
@@ -276,6 +288,22 @@ def _write_torch(model: nn.Module, inputs: Mapping[str, Tensor], file: Path, sai
     tensors = tuple(inputs.values())
     program = torch.export.export(model, tensors, dynamic_shapes=(_shapes(tensors, free),))
     torch.export.save(program, file, extra_files={f"{NOTE}.json": said})
+
+
+def _write_openvino(model: nn.Module, inputs: Mapping[str, Tensor], file: Path, said: str, free: Sequence[str]) -> None:
+    """By way of ONNX, which OpenVINO reads."""
+    between = file.with_suffix(SUFFIX["onnx"])
+    try:
+        _write_onnx(model, inputs, between, said, free)
+        package = openvino()
+        graph = package.Core().read_model(between)
+        graph.set_rt_info(said, [NOTE])
+        package.save_model(graph, file, compress_to_fp16=False)
+    finally:
+        between.unlink(missing_ok=True)
+
+
+WRITERS = {"onnx": _write_onnx, "openvino": _write_openvino, "torch": _write_torch}
 
 
 def _free(tensor: Tensor, free: Sequence[str]) -> tuple[int, ...]:

@@ -5,8 +5,10 @@ Without Gossamer the same is done in twenty lines; see docs/export.md.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +22,9 @@ from gossamer.errors import MissingPackage, UserError
 if TYPE_CHECKING:
     from gossamer.tasks import ClassifyingImages
 
-SUFFIX = {"onnx": ".onnx", "torch": ".pt2"}
-NOTE = "gossamer"  # ONNX: key of the metadata; torch.export: name of the file inside, with .json
+SUFFIX = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+WEIGHTS = ".bin"  # what OpenVINO calls the file beside its .xml
+NOTE = "gossamer"  # ONNX: key of the metadata; OpenVINO: of rt_info; torch.export: name of the file inside, with .json
 Answer = Callable[[Mapping[str, Tensor]], Tensor]
 
 
@@ -30,6 +33,10 @@ def answers(file: str | os.PathLike[str]) -> Answer:
     if Path(file).suffix == SUFFIX["torch"]:
         program = torch.export.load(file).module()
         return lambda inputs: program(*inputs.values())
+    if Path(file).suffix == SUFFIX["openvino"]:
+        # Some processors would compute in bfloat16 unless they are told.
+        compiled = openvino().Core().compile_model(_graph(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        return lambda inputs: torch.from_numpy(compiled({name: t.numpy() for name, t in inputs.items()})[0])
     session = _session(file)
     return lambda inputs: torch.from_numpy(session.run(None, {name: t.numpy() for name, t in inputs.items()})[0])
 
@@ -50,6 +57,9 @@ def note(file: str | os.PathLike[str]) -> dict[str, Any]:
         except Exception as error:  # of a zip file, or of what is in it
             raise UserError(f"{file} is not a program of torch.export: {error}") from error
         found = inside[f"{NOTE}.json"]
+    elif Path(file).suffix == SUFFIX["openvino"]:
+        graph = _graph(file)
+        found = graph.get_rt_info([NOTE]).value if graph.has_rt_info([NOTE]) else ""
     else:
         found = _session(file).get_modelmeta().custom_metadata_map.get(NOTE, "")
     if not found:
@@ -79,6 +89,27 @@ def classifier(file: str | os.PathLike[str]) -> tuple[ClassifyingImages, Callabl
     (name,), answer = told["inputs"], answers(file)
     preprocessing = Preprocessing.from_dict(told["preprocessing"])
     return ClassifyingImages(tuple(told["labels"]), preprocessing), lambda pixels: answer({name: pixels})
+
+
+def openvino() -> Any:
+    """The package, without what it reports to its makers whenever it is imported: it does without where that is not found.
+
+    Raises:
+        MissingPackage: it is not installed.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        return importlib.import_module("openvino")
+    except ImportError as error:
+        raise MissingPackage("an OpenVINO file needs openvino: pip install 'gossamer[export,openvino]'") from error
+
+
+def _graph(file: str | os.PathLike[str]) -> Any:
+    core = openvino().Core()
+    try:
+        return core.read_model(os.fspath(file))
+    except Exception as error:  # its own kinds, by what is wrong with the file
+        raise UserError(f"OpenVINO cannot read {file}: {error}") from error
 
 
 def _session(file: str | os.PathLike[str]) -> Any:

@@ -124,7 +124,10 @@ def load(folder: str | Path, backbone: nn.Module | None = None, *, make: Callabl
             return peft_folder.place(backbone, told, tensors, make)
     config, tensors = state.read(folder) if state.found(folder) else storage.read(folder)
     if FINISHED in config:
-        raise AdapterError(f"{folder} holds a finished model, not an adapter: gm.load_finished reads it")
+        raise AdapterError(
+            f"{folder} holds a finished model, not an adapter: gm.load_finished reads it (gm.load and gm.Mixed take what "
+            "save_pretrained wrote)"
+        )
     storage.check_types(config, FIELDS, "adapter_config.json")
     storage.check_types(config["head"], HEAD_FIELDS, "adapter_config.json, head")
     origin.check(config["backbone"])

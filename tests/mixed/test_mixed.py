@@ -113,6 +113,23 @@ def test_one_that_is_replaced_or_removed_while_others_run() -> None:
         mixed(**images(), adapter="a")
 
 
+def test_rows_are_answered_as_by_finished_models() -> None:
+    made = {"prompts": gm.VPT(prompts=2), "shares": gm.CVPT(), "low": LoraConfig(r=2), "scaled": gm.SSF()}
+    adapters = {name: adapter(number, method) for number, (name, method) in enumerate(made.items())}
+    mixed = gm.Mixed(VIT.model(), adapters)
+    assert [group.names for group in mixed.groups()] == [tuple(made)]
+    inputs = {"pixel_values": torch.cat([images()["pixel_values"], images(1)["pixel_values"]])}
+    logits = mixed(**inputs, adapter=list(made)).logits
+    finished: dict[str, Any] = {name: one.finalize() for name, one in adapters.items()}
+    for row, name in enumerate(made):
+        alone = finished[name](pixel_values=inputs["pixel_values"][row : row + 1]).logits[0]
+        torch.testing.assert_close(logits[row], alone)
+    stored = finished["prompts"].gossamer.state_dict()
+    held = mixed.adapters["prompts"].placement.methods.state_dict()  # type: ignore[union-attr]
+    assert sorted(held) == sorted(stored)
+    assert all(name.endswith(("keys", "values")) and torch.equal(held[name], stored[name]) for name in stored)
+
+
 def test_the_backbone_lies_in_memory_once_and_stays_as_it_was() -> None:
     model = VIT.model()
     before, where = copy.deepcopy(model.state_dict()), {n: p.data_ptr() for n, p in model.named_parameters()}
@@ -174,7 +191,7 @@ def test_calls_that_are_refused(given: dict, says: str) -> None:
         mixed(**images() | given)
 
 
-def test_what_is_refused() -> None:
+def test_what_is_refused(tmp_path: Path, uncounted: None) -> None:
     taken = adapter(1)
     with pytest.raises(UserError, match=r"an adapter is attached to this backbone: detach\(\) it"):
         gm.Mixed(taken.backbone)
@@ -185,6 +202,9 @@ def test_what_is_refused() -> None:
         mixed()
     with pytest.raises(WrongKind, match="is no adapter: add the adapted model itself"):
         mixed.add("done", taken.finalize())  # type: ignore[arg-type]
+    taken.finalize(save=tmp_path / "done")
+    with pytest.raises(gm.AdapterError, match="holds a finished model, not an adapter"):
+        mixed.add("done", tmp_path / "done")
     for wrong in (None, 3, gm.VPT(prompts=2)):
         with pytest.raises(
             WrongKind, match="is no adapter: add an adapted model, its folder, or a repository of the hub"

@@ -62,7 +62,7 @@ def five(backbone: Backbone) -> dict[str, Tensor]:
 def values(output: Any) -> Tensor:
     if isinstance(output, Tensor):
         return output
-    return output.logits if "logits" in output else output.last_hidden_state
+    return next(output[name] for name in ("logits", "last_hidden_state", "sample") if name in output)
 
 
 @of("batch", FAST)
@@ -91,6 +91,9 @@ def test_a_text_is_written_as_by_its_adapter_alone(backbone: Backbone, row: Row)
     inputs = {k: v for k, v in five(backbone).items() if not k.startswith("decoder")}
     if "decoder_input_ids" not in backbone.inputs():
         inputs = {k: v.flip(1) if v.dim() == 2 else v for k, v in inputs.items()}
+        if not values(backbone.model()(**inputs)).isfinite().all():
+            # Upstream's eager attention takes masks of double precision to single: padding that sees nothing becomes NaN.
+            inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])
     options = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "num_beams": 3, "num_return_sequences": 2}
     written = gm.Mixed(backbone.model(), adapters).generate(**inputs, **options, adapter_names=WHO)
     for name, given in zip(WHO, range(5), strict=True):

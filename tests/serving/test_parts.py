@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from pathlib import Path
 
@@ -83,6 +84,8 @@ def test_names() -> None:
         (["x", "--max-wait", "-5"], "'-5' is no time to wait"),
         (["x", "--max-wait", "soon"], "'soon' is no time to wait: 0 to 60000 milliseconds"),
         (["x", "--port", "65536"], "'65536' is no port: 0 to 65535"),
+        (["x", "--replicas", "2"], "--replicas is of --engine ray; one process answers here"),
+        (["x", "--engine", "ray"], "--engine ray needs ray: pip install 'gossamer[serve,cluster]'"),
         (["x", "--token-file", "short"], "a token is one word of at least 16 characters"),
     ],
 )
@@ -90,6 +93,8 @@ def test_what_the_command_refuses(
     arguments: list[str], says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setitem(sys.modules, "ray", None)
     Path("short").write_text("abc")
     assert main(["serve", *arguments]) == 2
     assert says in capsys.readouterr().err

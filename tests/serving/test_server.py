@@ -260,8 +260,9 @@ def stopped_in_the_middle(running: Running, stop: Callable[[], Any]) -> Any:
 
     with ThreadPoolExecutor(40) as pool:
         asked = [pool.submit(ask, number) for number in range(40)]
-        while not running.numbers()["gossamer_waiting"] and not any(one.done() for one in asked):
-            pass
+        while not any(one.done() for one in asked):
+            if any(value for name, value in running.numbers().items() if name.startswith("gossamer_waiting")):
+                break
         found = stop()
         answered = [one.result() for one in asked if one.exception() is None]
         too_late = [one.exception() for one in asked if one.exception() is not None]

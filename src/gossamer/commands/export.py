@@ -14,12 +14,12 @@ def command(arguments: Sequence[str]) -> None:
         prog="gossamer export", description="Write a trained classifier as one file for another runtime."
     )
     parser.add_argument("run", help="folder of a run")
-    parser.add_argument("--format", default="onnx", help="onnx or torch (default: %(default)s)")
+    parser.add_argument("--format", default="onnx", help="onnx, openvino or torch (default: %(default)s)")
     parser.add_argument("--int8", action="store_true", help="8-bit weights (onnx only), with their accuracy beside it")
     parser.add_argument(
-        "--any-size", action="store_true", help="take images of any size (onnx only), where the model can"
+        "--any-size", action="store_true", help="take images of any size (onnx, openvino), where the model can"
     )
-    parser.add_argument("--output", help="file (default: model.onnx or model.pt2 in the folder of the run)")
+    parser.add_argument("--output", help="file (default: model.onnx, model.xml or model.pt2 in the folder of the run)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     asked = parser.parse_args(arguments)
 

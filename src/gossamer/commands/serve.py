@@ -6,6 +6,8 @@ import argparse
 import contextlib
 import ipaddress
 import logging
+import os
+import secrets
 import signal
 import sys
 import threading
@@ -17,34 +19,47 @@ from gossamer.arguments import positive
 from gossamer.errors import MissingPackage, UserError
 
 if TYPE_CHECKING:
-    from gossamer.serving.app import Server
+    from gossamer.serving.app import Limits, Server
+    from gossamer.serving.cluster import Cluster
+
+log = logging.getLogger("gossamer.serving")
 
 
 def command(arguments: Sequence[str]) -> None:
     """`gossamer serve`: answers requests until it is told to stop (SIGTERM, Ctrl-C); SIGHUP reads the folders again."""
     asked = _parser().parse_args(arguments)
     token = _token(asked.token_file, asked.host)
+    if asked.engine == "local" and asked.replicas != 1:
+        raise UserError("--replicas is of --engine ray; one process answers here")
     try:
-        import uvicorn
-
-        from gossamer.serving.app import LOCAL, Limits, Server, application
-        from gossamer.serving.stopping import Graceful
+        from gossamer.serving.app import LOCAL, Limits
+        from gossamer.serving.catalogue import named
     except ModuleNotFoundError as error:
         raise MissingPackage(f"{error.name} is not installed: pip install 'gossamer[serve]'") from error
-    from accelerate import PartialState
-
-    from gossamer.serving.catalogue import Catalogue, named
-
     limits = Limits(
         max_bytes=asked.max_bytes, max_pixels=asked.max_pixels, seconds=asked.timeout, room=asked.queue,
         max_batch=asked.max_batch, max_wait=asked.max_wait / 1000,
     )  # fmt: skip
-    catalogue = Catalogue(named(asked.folders), PartialState().device or "cpu")
-    server = Server(catalogue, limits)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
-    logging.getLogger("gossamer.serving").info("serving %s", ", ".join(catalogue.served))
+    run = {"local": _here, "ray": _on_ray}[asked.engine]
+    run(asked, named(asked.folders), limits, token, LOCAL if token is None else ("*",))
+
+
+def _here(
+    asked: argparse.Namespace, folders: dict[str, Path], limits: Limits, token: str | None, hosts: tuple[str, ...]
+) -> None:
+    """One process, this one."""
+    import uvicorn
+    from accelerate import PartialState
+
+    from gossamer.serving.app import Server, application
+    from gossamer.serving.catalogue import Catalogue
+    from gossamer.serving.stopping import Graceful
+
+    catalogue = Catalogue(folders, PartialState().device or "cpu")
+    server = Server(catalogue, limits)
+    log.info("serving %s", ", ".join(catalogue.served))
     _reload_on_hup(server)
-    hosts = LOCAL if token is None else ("*",)
     config = uvicorn.Config(
         application(server, token=token, hosts=hosts), host=asked.host, port=asked.port, log_level="info", access_log=False,
         limit_concurrency=2 * asked.queue + asked.max_batch, timeout_keep_alive=5, server_header=False,
@@ -53,12 +68,48 @@ def command(arguments: Sequence[str]) -> None:
         Graceful(config, server).run()
 
 
+def _on_ray(
+    asked: argparse.Namespace, folders: dict[str, Path], limits: Limits, token: str | None, hosts: tuple[str, ...]
+) -> None:
+    """Replicas on a Ray cluster; this process waits for its end."""
+    if not os.environ.get("RAY_ADDRESS"):
+        # Ray listens at every address of this machine, and runs what it is given there unless a token is asked for. It reads
+        # this when it is imported.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    try:
+        from gossamer.serving.cluster import Cluster
+    except ModuleNotFoundError as error:
+        raise MissingPackage(f"--engine ray needs {error.name}: pip install 'gossamer[serve,cluster]'") from error
+    cluster = Cluster(
+        folders, limits, token=token, hosts=hosts, host=asked.host, port=asked.port, replicas=asked.replicas
+    )
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    _reload_on_hup(cluster)
+    log.info(
+        "serving %s: %d replicas, running on http://%s:%d", ", ".join(folders), asked.replicas, asked.host, cluster.port
+    )
+    stopped.wait()
+    cluster.close()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gossamer serve",
         description="Classify images over HTTP, with adapters that share backbones; GET /docs describes it.",
     )
     parser.add_argument("folders", nargs="+", metavar="[NAME=]FOLDER", help="folders of finished runs, or of adapters")
+    parser.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="what runs it: this process, or a Ray cluster (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--replicas", type=positive, default=1, help="processes on a Ray cluster (default: %(default)s)"
+    )
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine alone)"
     )
@@ -118,7 +169,7 @@ def _local(host: str) -> bool:
     return False
 
 
-def _reload_on_hup(server: Server) -> None:
+def _reload_on_hup(server: Server | Cluster) -> None:
     """SIGHUP reads the folders again, in a thread, while requests are answered."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGHUP, Reloading(server).begin)
@@ -127,7 +178,7 @@ def _reload_on_hup(server: Server) -> None:
 class Reloading:
     """Begins a reload when a signal asks for it; one that comes while one runs is heeded behind it."""
 
-    def __init__(self, server: Server):
+    def __init__(self, server: Server | Cluster):
         self.server, self.one = server, threading.Lock()
 
     def begin(self, number: int, frame: Any) -> None:

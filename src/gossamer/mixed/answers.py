@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.utils.generic import ModelOutput
 
 from gossamer.errors import UserError
 from gossamer.mixed.parts import filled
@@ -50,7 +50,7 @@ def together(parts: Sequence[tuple[Sequence[int], Any]], size: int, padding: int
     """Answers for some samples each, as one for all samples in their order.
 
     Args:
-        parts: numbers of the samples, and the answer for them: a tensor, a tuple, or an output of transformers.
+        parts: numbers of the samples, and the answer for them: a tensor, a tuple, or an output of transformers or diffusers.
         size: samples.
         padding: fills up integers, of texts; None: there is none to be filled.
     """
@@ -61,7 +61,7 @@ def together(parts: Sequence[tuple[Sequence[int], Any]], size: int, padding: int
     first = found[0]
     if isinstance(first, Tensor):
         return _tensor(found, [len(rows) for rows, _ in parts], order, padding)
-    if isinstance(first, ModelOutput):
+    if isinstance(first, OrderedDict):  # of transformers, and of diffusers
         fields = {name: _value([answer.get(name) for answer in found], parts, order, padding) for name in first}
         return type(first)(**{name: value for name, value in fields.items() if value is not None})
     return tuple(_value([answer[i] for answer in found], parts, order, padding) for i in range(len(first)))

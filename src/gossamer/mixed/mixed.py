@@ -154,8 +154,9 @@ class Mixed(nn.Module):
     def _take(self, source: Source) -> Held:
         if isinstance(source, Finished) or (isinstance(source, nn.Module) and not isinstance(source, Adapted)):
             raise WrongKind(
-                f"a {type(source).__name__} is no adapter: add the adapted model itself, or its folder. (Here its parts are "
-                "kept in their finished form, such as stored keys and values; the backbone stays as it was pre-trained.)"
+                f"a {type(source).__name__} is no adapter: add the adapted model itself, or its folder. (A finished model shares "
+                "nothing: its backbone is a copy, into which weights were folded. The adapter's parts are kept in their finished "
+                "form here too, such as stored keys and values, and answer as the finished model does.)"
             )
         if not isinstance(source, Adapted | str | Path):
             raise WrongKind(

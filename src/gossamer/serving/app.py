@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import HTMLResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, Metric, generate_latest
 from pydantic import BaseModel
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
@@ -27,7 +27,7 @@ from gossamer.serving.batching import Batcher, Full, Stopped
 from gossamer.serving.catalogue import Catalogue, Served, probabilities
 from gossamer.serving.guard import LOCAL, Guard, TooLarge, TooSlow
 from gossamer.serving.images import TooManyPixels, decoded
-from gossamer.serving.numbers import Numbers
+from gossamer.serving.numbers import Counted, Numbers
 from gossamer.version import __version__
 
 DECODERS = 2  # threads that decode images: each may hold one of the largest
@@ -109,14 +109,20 @@ class Server:
     def _prepared(self, served: Served, data: bytes) -> Tensor:
         return served.preprocessing(decoded(data, self.limits.max_pixels))
 
-    def reload(self) -> None:
-        """Reads the folders again; says in the log where one cannot be read, and goes on with what there was."""
+    async def counted(self) -> list[Metric]:
+        """What is counted, as things stand."""
+        self.numbers.now(self.batcher.waiting.qsize(), self.catalogue)
+        return list(self.numbers.registry.collect())
+
+    def reload(self) -> str | None:
+        """Reads the folders again. Where one cannot be read, the log says so, as the answer does, and all stay as they were."""
         try:
             self.catalogue.reload()
         except (UserError, OSError) as error:
             log.error("not reloaded, and as before: %s", error)
-        else:
-            log.info("reloaded: %s", ", ".join(self.catalogue.served))
+            return str(error)
+        log.info("reloaded: %s", ", ".join(self.catalogue.served))
+        return None
 
     def close(self) -> None:
         """Ends when what waited was answered."""
@@ -255,8 +261,7 @@ async def health(request: Request) -> dict[str, str]:
 async def metrics(request: Request) -> Response:
     """Numbers in the form of Prometheus."""
     server: Server = request.app.state.server
-    server.numbers.now(server.batcher.waiting.qsize(), server.catalogue)
-    return Response(generate_latest(server.numbers.registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(Counted(await server.counted())), media_type=CONTENT_TYPE_LATEST)
 
 
 async def docs(request: Request) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from collections.abc import Iterable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 
 from gossamer.serving.catalogue import Catalogue
 
@@ -33,3 +35,21 @@ class Numbers:
         self.waiting.set(waiting)
         self.adapters.set(len(catalogue.served))
         self.weights.set(catalogue.weight_bytes)
+
+
+def together(counted: Mapping[str, Iterable[Metric]]) -> list[Metric]:
+    """What several servers count, by their names, as one: the label `replica` says whose a number is."""
+    found: dict[str, Metric] = {}
+    for replica, families in counted.items():
+        for family in families:
+            one = found.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            one.samples += [sample._replace(labels={**sample.labels, "replica": replica}) for sample in family.samples]
+    return list(found.values())
+
+
+class Counted(list[Metric]):
+    """What is counted, as prometheus_client takes it to write it down."""
+
+    def collect(self) -> Iterable[Metric]:
+        """All of it."""
+        return self
