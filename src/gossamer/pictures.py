@@ -251,12 +251,12 @@ def attention_of_run(adapted: Adapted, images: Any, path: str | Path) -> None:
         return
     device = next(adapted.parameters()).device
     places = examples(images.labels) if images.labels is not None else range(min(SHOWN, len(images)))
-    pixels = torch.stack([torch.as_tensor(images[i]["pixel_values"]) for i in places])
-    maps = prompt_attention(adapted, pixel_values=pixels.to(device))
+    pixels = torch.stack([images[i]["pixel_values"].to(device) for i in places])
+    maps = prompt_attention(adapted, pixel_values=pixels)
     key, last = list(maps.items())[-1]
     chosen = last.flatten(2).std(dim=2, correction=0).mean(dim=0).topk(min(SHOWN, last.shape[1])).indices.sort().values
     prepare = images.preprocessing
-    shown = pixels * torch.tensor(prepare.std)[:, None, None] + torch.tensor(prepare.mean)[:, None, None]
+    shown = pixels.cpu() * torch.tensor(prepare.std)[:, None, None] + torch.tensor(prepare.mean)[:, None, None]
     title = f"how much patches read of the prompts in {key}; mean weights above"
     prompt_maps(shown, last.cpu(), chosen.tolist(), path, title=title)
 
