@@ -167,7 +167,7 @@ def _pass(adapted: Adapted, inputs: Mapping[str, Any], handles: Sequence[Removab
 
 def _grid(adapted: Adapted, pixels: Tensor) -> tuple[int, int]:
     """Rows and columns of patches."""
-    steps = adapted.anatomy.patch_convolution().stride
+    steps = adapted.anatomy.patch_steps()
     high, wide = (side // step for side, step in zip(pixels.shape[-2:], steps, strict=True))
     return high, wide
 

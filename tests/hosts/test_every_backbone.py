@@ -188,6 +188,18 @@ def test_lora_reaches_every_part_and_is_saved(row: str, tmp_path: Path) -> None:
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in adapted.state_dict().items())
 
 
+def test_a_part_that_nothing_can_describe_says_why() -> None:
+    tower, language = tf.PixtralVisionConfig(**VISION), tf.MistralConfig(**LARGE)
+    pair = tf.LlavaForConditionalGeneration(
+        tf.LlavaConfig(vision_config=tower, text_config=language, image_token_index=48)
+    )
+    with pytest.raises(
+        TypeError, match=r"transformer\.layers \(PixtralAttentionLayer: the patches of all images stand in one row"
+    ):
+        gm.adapt(pair, gm.VPT(prompts=2))
+    assert gm.adapt(pair, gm.VPT(prompts=2, stack="decoder")).trainable()
+
+
 def test_whole_models_are_read_whole() -> None:
     from ..contract.backbones import BACKBONES
 

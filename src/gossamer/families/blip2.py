@@ -29,7 +29,7 @@ def lone(block: Any) -> tuple[int, dict[str, Any]]:
 STACKS = (
     Stack(
         name="vision",
-        owners=("blip_2_vision_model", "instructblip_vision_model", "blip_vision_model"),
+        owners=("blip_2_vision_model", "instructblip_vision_model"),
         blocks="encoder.layers",
         attention=(
             AttentionNames(
