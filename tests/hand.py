@@ -5,6 +5,7 @@ Written from the papers' formulas; `tests.twins` says which modules a kind of bl
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -192,20 +193,14 @@ def record(row: str, stack: str, attention: str = "sdpa") -> list[Call]:
 
 def _understood(row: str, stack: str, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Call:
     names = KINDS[row, stack]
-    order = ["x", "mask"]
-    if names.bias is None and row.startswith("t5"):
-        order += ["bias", "side", "side_mask"]
-    elif names.cross is not None:
-        order += ["side", "side_mask"]
-    elif row == "mpnet":
-        order += ["bias"]
-    found = dict(zip(order, args, strict=False))
     meanings = {
-        "hidden_states": "x", "attention_mask": "mask", "attn_mask": "mask", "position_bias": "bias",
+        "hidden_states": "x", "x": "x", "attention_mask": "mask", "attn_mask": "mask", "position_bias": "bias",
         "position_embeddings": "rotary", "rope": "rotary", "encoder_hidden_states": "side", "encoder_attention_mask": "side_mask",
         "alibi": "bias",
     }  # fmt: skip
-    found |= {meanings[k]: v for k, v in kwargs.items() if k in meanings}
+    order = list(inspect.signature(type(module).forward).parameters)[1:]
+    given = {**dict(zip(order, args, strict=False)), **kwargs}
+    found = {meanings[k]: v for k, v in given.items() if k in meanings}
     if row.startswith("t5"):
         found["bias"] = output[1]
     elif names.bias is not None:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import gossamer as gm
 from gossamer import cli, data, tasks, zoo
+from gossamer.batches import on
 from gossamer.comparison.timing import timed
 from gossamer.evaluate import evaluate
 from gossamer.models.ranking import MatchingHead, matching_loss
@@ -91,7 +92,7 @@ def test_similarities_are_those_of_pairs_one_by_one(name: str, methods: Any, mon
     assert found.shape == (7, 36)
     for image, text in ((0, 0), (6, 35), (3, 17)):
         given = task.padded([captions.tokens[text]])
-        pair = adapted(**given, pixel_values=captions.pictures[captions.paths[image]][None])
+        pair = adapted(**given, pixel_values=captions.pictures[captions.paths[image]].to("cpu")[None])
         torch.testing.assert_close(pair.logits[0, 0], found[image, text], rtol=1e-4, atol=1e-5)
     counted: list[int] = []
     encode_image = adapted.backbone.encode_image
@@ -154,13 +155,13 @@ def test_false_texts_are_those_of_other_images_drawn_anew() -> None:
     assert given["input_ids"].shape == given["attention_mask"].shape
     assert given["input_ids"].shape[:2] == (2, 4)
     assert given["labels"].tolist() == [0, 0]
-    assert given["pixel_values"].shape == (2, 3, questions.SIZE, questions.SIZE)
+    assert given["pixel_values"].values.shape == (2, 3, questions.SIZE, questions.SIZE)
 
 
 def test_the_loss_ranks_and_matches_where_the_matching_head_is_known() -> None:
     for name in ("vilt", "meter"):
         task, captions, adapted = ranking(name, ({"method": "linear_probe"},))
-        batch = captions.collate([captions[0], captions[9], captions[30]])
+        batch = on(torch.device("cpu"), captions.collate([captions[0], captions[9], captions[30]]))
         inputs = {k: v for k, v in batch.items() if k != "labels"}
         logits = adapted(**inputs).logits
         assert logits.shape == (3, 5)

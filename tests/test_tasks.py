@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import gossamer as gm
 from gossamer import cli, data, tasks
+from gossamer.batches import on
 from gossamer.evaluate import evaluate
 from gossamer.predict import answer
 from gossamer.runs.run import Data
@@ -25,6 +26,7 @@ from . import questions, squares
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
+CPU = torch.device("cpu")
 LORA = {"method": "peft", "peft_type": "LORA", "r": 2}
 KINDS = {
     "bert-gqa": ("bert", "gqa", (questions.VISUAL,)),
@@ -161,7 +163,7 @@ def prepared(name: str, of: str = "gqa", methods: Any = (questions.VISUAL,), **s
 
 def test_the_loss_is_on_the_tokens_of_the_answer_and_the_end_alone() -> None:
     task, texts, adapted = prepared("llama")
-    batch = texts.collate([texts[0], texts[1]])
+    batch = on(CPU, texts.collate([texts[0], texts[1]]))
     end = task.tokenizer.eos_token_id
     for row, ids, i in zip(batch["labels"], batch["input_ids"], (0, 1), strict=True):
         answered = row[row != -100]
@@ -192,7 +194,7 @@ def test_batch_mates_and_padding_do_not_change_an_answer() -> None:
 def test_an_image_is_prepared_once_and_seen_once() -> None:
     task, texts, adapted = prepared("bert")
     assert len(texts.pictures.rows) * 2 == len(texts)
-    batch = texts.collate([texts[0], texts[1], texts[2]])
+    batch = on(CPU, texts.collate([texts[0], texts[1], texts[2]]))
     assert batch["pixel_values"].shape == (2, 3, questions.SIZE, questions.SIZE)
     assert batch["image_index"].tolist() == [0, 0, 1]
     before = task.loss(adapted, batch).item()

@@ -199,7 +199,7 @@ def export_run(run: str | Path, file: Path, *, format: Format, int8: bool, any_s
         raise UserError(
             f"export checks the file on 2 or more images, and the {split} split of {run} has {len(prepared)}"
         )
-    pixels = torch.stack([torch.as_tensor(prepared[i]["pixel_values"]) for i in range(len(prepared))])
+    pixels = torch.stack([prepared[i]["pixel_values"].to("cpu") for i in range(len(prepared))])
     found = export(
         adapted, {"pixel_values": pixels}, file, format=format, int8=int8, free=["image"] if any_size else []
     )

@@ -167,7 +167,7 @@ def _pass(adapted: Adapted, inputs: Mapping[str, Any], handles: Sequence[Removab
 
 def _grid(adapted: Adapted, pixels: Tensor) -> tuple[int, int]:
     """Rows and columns of patches."""
-    steps = adapted.anatomy.patch_convolution().stride
+    steps = adapted.anatomy.patch_steps()
     high, wide = (side // step for side, step in zip(pixels.shape[-2:], steps, strict=True))
     return high, wide
 
@@ -251,12 +251,12 @@ def attention_of_run(adapted: Adapted, images: Any, path: str | Path) -> None:
         return
     device = next(adapted.parameters()).device
     places = examples(images.labels) if images.labels is not None else range(min(SHOWN, len(images)))
-    pixels = torch.stack([torch.as_tensor(images[i]["pixel_values"]) for i in places])
-    maps = prompt_attention(adapted, pixel_values=pixels.to(device))
+    pixels = torch.stack([images[i]["pixel_values"].to(device) for i in places])
+    maps = prompt_attention(adapted, pixel_values=pixels)
     key, last = list(maps.items())[-1]
     chosen = last.flatten(2).std(dim=2, correction=0).mean(dim=0).topk(min(SHOWN, last.shape[1])).indices.sort().values
     prepare = images.preprocessing
-    shown = pixels * torch.tensor(prepare.std)[:, None, None] + torch.tensor(prepare.mean)[:, None, None]
+    shown = pixels.cpu() * torch.tensor(prepare.std)[:, None, None] + torch.tensor(prepare.mean)[:, None, None]
     title = f"how much patches read of the prompts in {key}; mean weights above"
     prompt_maps(shown, last.cpu(), chosen.tolist(), path, title=title)
 

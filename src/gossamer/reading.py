@@ -146,7 +146,8 @@ def _problem(name: str, owner: nn.Module, stack: Stack, found: list[tuple[int, s
 def _unread(model: nn.Module, stacks: Mapping[str, list[Block]], owners: Mapping[str, str]) -> dict[str, str]:
     """Path -> class of the blocks of every list of blocks that no family describes: equal modules of two matrices or more each.
 
-    Lists inside of blocks, known or not, belong to these; those that a family leaves aside are described.
+    Where it is known why none does, that is said behind the class. Lists inside of blocks, known or not, belong to these; those
+    that a family leaves aside are described.
     """
     known = [block.name for blocks in stacks.values() for block in blocks]
     known += [_path(owners[name], path) for name, blocks in stacks.items() for path in blocks[0].stack.aside]
@@ -159,8 +160,16 @@ def _unread(model: nn.Module, stacks: Mapping[str, list[Block]], owners: Mapping
             continue
         holds_known = any(name.startswith(f"{path}.") for name in known)
         if not holds_known and all(sum(map(_is_matrix, child.modules())) > 1 for child in children):
-            found[path] = type(children[0]).__name__
+            found[path] = f"{type(children[0]).__name__}{_refusal(model, path)}"
     return found
+
+
+def _refusal(model: nn.Module, path: str) -> str:
+    """Why no description carries the blocks at a path, behind a colon; empty where nothing is known against it."""
+    above = path.split(".")
+    inside = [model.get_submodule(".".join(above[:depth])) for depth in range(len(above), -1, -1)]
+    kinds = [kind for module in inside for kind in _kinds(module)]
+    return next((f": {REFUSED[kind]}" for kind in kinds if kind in REFUSED), "")
 
 
 def _is_matrix(module: nn.Module) -> bool:

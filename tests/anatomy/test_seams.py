@@ -16,6 +16,7 @@ from torch.nn import functional as F
 import gossamer as gm
 from gossamer.anatomy import Anatomy
 from gossamer.anatomy.block import Block
+from gossamer.anatomy.call import SPELLINGS
 from gossamer.anatomy.inserted import Inserted
 
 from .. import hand
@@ -48,8 +49,9 @@ def again(block: Block, call: Call, **changed: Any) -> Tensor:
         changed["mask"] = changed["mask"][:, 0]  # diffusers gives it its heads itself
     if args:
         args = (changed.pop("x", args[0]), *args[1:])
-        if len(args) > 1 and "mask" in changed:
-            args = (args[0], changed.pop("mask"), *args[2:])
+        place = next((i for i, name in enumerate(block.arguments.order) if name in SPELLINGS["mask"]), len(args))
+        if place < len(args) and "mask" in changed:
+            args = (*args[:place], changed.pop("mask"), *args[place + 1 :])
     if changed.get("mask") is not None or ("mask" in changed and block.arguments.takes("mask")):
         kwargs = {
             **kwargs,
@@ -333,7 +335,14 @@ STAYING = [
     s
     for s in CHAINS
     if (s[1] != "encoder" or BACKBONES[s[0]].reads != "seq2seq")
-    and s not in (("meter", "text"), ("meter-bare", "text"), ("clip-text", "text"), ("siglip2", "vision"))
+    and s
+    not in (
+        ("meter", "text"),
+        ("meter-bare", "text"),
+        ("clip-text", "text"),
+        ("groupvit-text", "text"),
+        ("siglip2", "vision"),
+    )
 ]  # their readers bring masks of their own, or read by position: refused
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import gossamer as gm
 from gossamer import tasks
+from gossamer.batches import on
 from gossamer.comparison import plan
 from gossamer.comparison.cell import COLUMNS, ROW, perform
 from gossamer.comparison.settings import Comparison
@@ -139,7 +141,7 @@ def test_the_step_of_the_text_alone_passes_its_gradient_through_every_block(name
     adapted = gm.adapt(task.backbone(run), gm.VisualTokens(), num_labels=task.outputs)
     prepared = task.prepare(train)
     prepared.settle(adapted)
-    batch = prepared.collate([prepared[i] for i in range(5)])
+    batch = on(torch.device("cpu"), prepared.collate([prepared[i] for i in range(5)]))
     bare = _frozen(adapted)
     alone = task.texts_alone(bare, batch)
     assert set(alone) == {"inputs_embeds", "attention_mask", "labels"}

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 import gossamer as gm
 from gossamer import architectures
 from gossamer.anatomy import memory
+from gossamer.batches import on
 from gossamer.condensation import cut, number, select
 from gossamer.condensation.scoring import importance, scores
 from gossamer.data import Preprocessing
@@ -429,7 +430,7 @@ def trained(images: Prepared, seed: int) -> gm.Adapted:
     model = ViTForImageClassification.from_pretrained(squares.backbone())
     adapted = gm.adapt(model, gm.VPT(prompts=6), num_labels=2).train()
     optimizer = torch.optim.AdamW(adapted.trainable().values(), lr=0.03)
-    batch = next(iter(DataLoader(images, batch_size=len(images))))
+    batch = on(torch.device("cpu"), next(iter(DataLoader(images, batch_size=len(images)))))
     for _ in range(40):
         optimizer.zero_grad()
         adapted(**batch).loss.backward()
@@ -440,7 +441,7 @@ def trained(images: Prepared, seed: int) -> gm.Adapted:
 @torch.no_grad()
 def leave_one_out(adapted: gm.Adapted, images: Prepared) -> Tensor:
     """Loss without each prompt, less the loss with all."""
-    batch = next(iter(DataLoader(images, batch_size=len(images))))
+    batch = on(torch.device("cpu"), next(iter(DataLoader(images, batch_size=len(images)))))
     whole, changes = adapted(**batch).loss, []
     for block, part in zip(adapted.anatomy.blocks(), prompts_of(adapted).values(), strict=True):
         for place in range(len(part.prompts)):  # type: ignore[arg-type]

@@ -69,6 +69,7 @@ class Backbone:
     packed: bool = False  # the states of its tower are rows of all images
     map: bool = False  # its tokens are the places of a map, of several widths
     tapped: bool = False  # its tower is read before its end
+    sampled: bool = True  # a cost sheet can make what it reads: an image, and a text of any length
     images_in_text: int = 0  # tokens of each text that stand for its image
     gives: Callable[[dict[str, Tensor]], dict[str, Tensor]] = (
         dict  # of the usual inputs those that it takes, where it takes others
@@ -125,6 +126,7 @@ class Backbone:
             "generation": None if self.generates else "it does not write",
             "checkpointing": None if self.runs_again else "upstream cannot run its blocks again",
             "forms": None if self.grows else "tokens cannot be let in",
+            "costed": None if self.sampled else "it reads more than an image and a text of any length",
             "moved": "its norms round double precision" if self.rounds else None,
             "device": "its own forward pass looks at values"
             if self.looks

@@ -66,6 +66,16 @@ DECODERS: dict[str, Backbone] = {
         biases=True,
         between=False,
     ),
+    "persimmon": replace(
+        writer(
+            *(tf.PersimmonForCausalLM, tf.PersimmonConfig, TURNED, "hunyuan"),
+            num_attention_heads=3,
+            attention_dropout=0.0,
+            max_position_embeddings=40,
+        ),
+        biases=True,
+        projected=False,
+    ),
     "falcon": replace(
         writer(tf.FalconForCausalLM, tf.FalconConfig, BESIDE, "llama", ffn_hidden_size=20),
         biases=True,

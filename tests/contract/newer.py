@@ -83,6 +83,11 @@ def _blip2(**options: Any) -> nn.Module:
     return tf.Blip2ForConditionalGeneration(config)
 
 
+def _blip(**options: Any) -> nn.Module:
+    """A tower, and a decoder that reads it in each of its blocks."""
+    return tf.BlipForConditionalGeneration(tf.BlipConfig(vision_config=VISION, text_config=BLIP_TEXT, **options))
+
+
 def _paligemma(**options: Any) -> nn.Module:
     """A tower without a class token, and Gemma."""
     vision, language = {**VISION, "model_type": "siglip_vision_model"}, {**LLAMA, "head_dim": 6, "model_type": "gemma"}
@@ -136,6 +141,18 @@ def _as_video(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return {"pixel_values": torch.stack([inputs["pixel_values"], inputs["pixel_values"] / 2], dim=1)}
 
 
+def _as_clip(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Four frames, each darker than the one before it."""
+    pixels = inputs["pixel_values"]
+    return {"pixel_values_videos": torch.stack([pixels / k for k in (1, 2, 3, 4)], dim=1)}
+
+
+def _with_an_image(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a tower makes of an image, five states."""
+    states = torch.randn(3, 5, 12, generator=torch.Generator().manual_seed(6))
+    return {**inputs, "encoder_hidden_states": states[: len(inputs["input_ids"])]}
+
+
 def _told_apart(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Which tokens are text."""
     return {**inputs, "token_type_ids": torch.zeros_like(inputs["input_ids"])}
@@ -154,6 +171,17 @@ DINOV3 = {**VISION, "num_attention_heads": 3, "num_register_tokens": 2, "layersc
 BEIT = {**VISION, "layer_scale_init_value": 0.3, "use_relative_position_bias": True, "drop_path_rate": 0.0}
 NAFLEX = {**{k: v for k, v in VISION.items() if k != "image_size"}, "num_patches": 16}
 TEXTS = {**TEXT, "max_position_embeddings": 40, "pad_token_id": 1}
+CLIPS = {
+    "hidden_size": 12, "num_hidden_layers": 3, "num_attention_heads": 2, "mlp_ratio": 2, "patch_size": 4, "crop_size": 16,
+    "frames_per_clip": 4, "tubelet_size": 2, "pred_hidden_size": 12, "pred_num_attention_heads": 2, "pred_num_hidden_layers": 2,
+    "num_pooler_layers": 2,
+}  # fmt: skip
+BLIP_TEXT = {
+    **TEXT, "encoder_hidden_size": 12, "max_position_embeddings": 40, "pad_token_id": 1, "bos_token_id": 2, "sep_token_id": 3,
+    "eos_token_id": 3,
+}  # fmt: skip
+RADIO = {name: value for name, value in DINO.items() if name != "image_size"}
+COUNTED = "its places are counted inside of its attention: it is computed by hand in tests/anatomy/test_vjepa2.py"
 IN_SUM = {"damps_apart": False}
 FIXED = {"grows": False}
 PLACES = {**FIXED, "keeps_places": True}
@@ -194,6 +222,7 @@ NEWER: dict[str, Backbone] = {
         images_in_text=16,
         pickles=False,
         tapped=True,
+        sampled=False,
         like="clip-vision",
     ),
     "paligemma": Backbone(
@@ -206,6 +235,7 @@ NEWER: dict[str, Backbone] = {
         images_in_text=16,
         gives=_told_apart,
         counted=True,
+        sampled=False,
         like="siglip",
     ),
     "idefics3": Backbone(
@@ -218,6 +248,7 @@ NEWER: dict[str, Backbone] = {
         images_in_text=4,
         gives=_as_tiles,
         counted=True,
+        sampled=False,
         like="siglip",
     ),
     "internvl": Backbone(
@@ -230,6 +261,7 @@ NEWER: dict[str, Backbone] = {
         counted=True,
         pickles=False,
         damps_apart=False,
+        sampled=False,
         like="intern-vit",
     ),
     "qwen2-vl": Backbone(
@@ -244,6 +276,7 @@ NEWER: dict[str, Backbone] = {
         looks=True,
         packed=True,
         counted=True,
+        sampled=False,
         like="timm-beit",
     ),
     "siglip2": replace(
@@ -252,9 +285,25 @@ NEWER: dict[str, Backbone] = {
         looks=True,
         counted=True,
         classed=False,
+        sampled=False,
         like="siglip",
     ),
     "blip2": Backbone(_blip2, HALVES, reads="both", headless=True, images_in_text=4, like="clip-vision"),
+    "blip-captions": Backbone(_blip, HALVES, reads="both", headless=True, eager=False, like="blip"),
+    "blip-text": Backbone(
+        of(tf.BlipTextLMHeadModel, tf.BlipTextConfig, BLIP_TEXT),
+        {"decoder": replace(twins.METER, heads=2)},
+        reads="text",
+        causal=True,
+        generates=True,
+        headless=True,
+        eager=False,
+        masks=("additive",),
+        crosses=True,
+        post_norm=True,
+        gives=_with_an_image,
+        like="bart",
+    ),
     "visual-bert": Backbone(
         of(tf.VisualBertModel, tf.VisualBertConfig, TEXTS),
         {"fusion": twins.BERT},
@@ -330,7 +379,9 @@ NEWER: dict[str, Backbone] = {
     ),
     "altclip": replace(bare(tf.AltCLIPVisionModel, tf.AltCLIPVisionConfig, twins.CLIP), like="clip-vision"),
     "clipseg": replace(bare(tf.CLIPSegVisionModel, tf.CLIPSegVisionConfig, twins.CLIP), like="clip-vision"),
-    "blip": replace(bare(tf.BlipVisionModel, tf.BlipVisionConfig, twins.BLIP), like="clip-vision", eager=False),
+    "blip": replace(
+        bare(tf.BlipVisionModel, tf.BlipVisionConfig, twins.BLIP), like="clip-vision", eager=False, masks=("none",)
+    ),
     "metaclip2": replace(bare(tf.MetaClip2VisionModel, tf.MetaClip2VisionConfig, twins.CLIP), like="clip-vision"),
     "dinov3": replace(bare(tf.DINOv3ViTModel, tf.DINOv3ViTConfig, twins.DINOV3, DINOV3), rotary=True),
     "dinov3-gated": replace(
@@ -374,6 +425,7 @@ NEWER: dict[str, Backbone] = {
         gives=_as_video,
         keeps_places=True,
         masks=("none",),
+        sampled=False,
         like="siglip",
     ),
     "dpt": replace(
@@ -381,6 +433,37 @@ NEWER: dict[str, Backbone] = {
         eager=False,
         masks=("none",),
         like="clip-vision",
+    ),
+    "vjepa2": Backbone(
+        of(tf.VJEPA2ForVideoClassification, tf.VJEPA2Config, CLIPS, num_labels=LABELS),
+        COUNTED,
+        **FIXED,
+        classed=False,
+        gives=_as_clip,
+        masks=("none",),
+        sampled=False,
+        like="timm-beit",
+    ),
+    "radio": replace(
+        bare(
+            tf.RadioModel,
+            tf.RadioConfig,
+            twins.DINO,
+            RADIO,
+            image_size=16,
+            max_img_size=32,
+            num_registers=2,
+            mlp_ratio=2.0,
+        ),
+        like="dinov2-registers",
+    ),
+    "groupvit-text": replace(
+        _reader(
+            tf.GroupViTTextModel, tf.GroupViTTextConfig, twins.CLIP, "clip-text", TEXTS, bos_token_id=0, eos_token_id=49
+        ),
+        eager=False,
+        causal=True,
+        masks=("additive",),
     ),
     "timm-eva": _timm_of(
         "eva02_tiny_patch14_224", twins.EVA, None, num_heads=3, init_values=0.3, swiglu_mlp=False, rotary=True, **IN_SUM

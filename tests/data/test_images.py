@@ -1,12 +1,18 @@
 import copy
 import pickle
+import threading
+import time
+import warnings
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from gossamer.data import ImageDataset, open_image, to_rgb
-from gossamer.data.images import ImageArray, ImageFiles
+from gossamer.data.images import ImageArray, ImageFiles, every, exif_unremarked
+from gossamer.errors import UserError
+from tests.bad.pictures import TIFF, jpeg
 
 GREY = np.arange(5 * 4 * 3, dtype=np.uint8).reshape(5, 4, 3)
 
@@ -140,3 +146,48 @@ def test_palette_with_transparency_makes_no_warning(tmp_path):
     image.putpalette([0, 0, 0, 10, 20, 30])
     image.save(tmp_path / "clear.png", transparency=b"\x00\x80")
     assert open_image(tmp_path / "clear.png").getpixel((0, 0)) == (10, 20, 30)
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_several_threads_read_in_order_and_every_fault_is_named(threads):
+    together = threading.Barrier(3)
+
+    def read(i):
+        together.wait(timeout=20)  # three at a time, or none goes on
+        time.sleep(0.01 * (2 - i % 3))  # the last one asked for is the first one read
+        if i in (13, 16):
+            raise UserError(f"file {i} is damaged")
+        return i
+
+    found = []
+    with pytest.raises(UserError, match="2 of 24 images cannot be read: file 13 is damaged; file 16 is damaged"):
+        found.extend(every(24, read))
+    assert found == list(range(13))
+
+
+def test_damaged_exif_is_no_remark_in_any_thread(tmp_path, threads):
+    paths = tuple(tmp_path / f"{i}.jpg" for i in range(40))
+    for path in paths:
+        path.write_bytes(jpeg(exif=TIFF + b"\x40\0" + b"\x12\x01\x03\0" * 3))
+    images = ImageDataset(
+        name="j", classes=("a",), labels=(0,) * 40, source=ImageFiles(paths), indices=tuple(range(40))
+    )
+    filters = list(warnings.filters)
+    found = list(every(40, images.__getitem__))
+    assert len(found) == 40
+    assert list(warnings.filters) == filters
+    with exif_unremarked:
+        inner = threading.Thread(target=images.check)
+        inner.start()
+        inner.join()
+        assert list(warnings.filters) != filters, "another thread has left, and this one is inside"
+    assert list(warnings.filters) == filters
+    with pytest.warns(UserWarning, match="Truncated File Read"):
+        Image.open(paths[0]).close()

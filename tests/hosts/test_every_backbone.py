@@ -188,6 +188,44 @@ def test_lora_reaches_every_part_and_is_saved(row: str, tmp_path: Path) -> None:
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in adapted.state_dict().items())
 
 
+TIMM_VITS = {
+    "beit3": ("beit3_base_patch16_224", {}),  # norms inside of both branches
+    "so150m": ("vit_so150m_patch16_reg4_gap_256", {}),  # registers, no class token
+    "so150m2": ("vit_so150m2_patch16_reg1_gap_256", {}),
+    "qk-norm": ("vit_base_patch16_224", {"qk_norm": True}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_float64")
+@pytest.mark.parametrize("row", TIMM_VITS)
+def test_variants_of_timms_vit_have_prompts_in_both_forms(row: str) -> None:
+    name, more = TIMM_VITS[row]
+    answers = []
+    for form in ("exact", "sequence"):
+        torch.default_generator.manual_seed(1)
+        model = timm.create_model(name, **SMALL, **more).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.05 * torch.randn(parameter.shape))
+        torch.default_generator.manual_seed(2)
+        adapted = gm.adapt(model, gm.VPT(prompts=3, form=form)).eval()
+        answers.append(adapted(pixel_values=PIXELS.double()).logits)
+    torch.testing.assert_close(*answers, rtol=1e-9, atol=1e-9)
+
+
+def test_a_part_that_nothing_can_describe_says_why() -> None:
+    tower, language = tf.PixtralVisionConfig(**VISION), tf.MistralConfig(**LARGE)
+    pair = tf.LlavaForConditionalGeneration(
+        tf.LlavaConfig(vision_config=tower, text_config=language, image_token_index=48)
+    )
+    with pytest.raises(
+        TypeError, match=r"transformer\.layers \(PixtralAttentionLayer: the patches of all images stand in one row"
+    ):
+        gm.adapt(pair, gm.VPT(prompts=2))
+    assert gm.adapt(pair, gm.VPT(prompts=2, stack="decoder")).trainable()
+
+
 def test_whole_models_are_read_whole() -> None:
     from ..contract.backbones import BACKBONES
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 import gossamer as gm
 from gossamer import tasks
+from gossamer.batches import on
 from gossamer.errors import UserError
 from gossamer.runs.run import Training
 from gossamer.runs.sets import load_sets
@@ -67,7 +68,7 @@ def moved() -> gm.Adapted:
 def test_the_loss_by_hand(tmp_path: Path) -> None:
     """(1 - a) CE + a T² KL + c distance of normed read-outs, from two models' answers."""
     data, collate, loss, teacher = lesson(tmp_path, teacher_weight=0.3, teacher_temperature=1.5, teacher_features=0.7)
-    batch = collate([data[i] for i in range(6)])
+    batch = on(torch.device("cpu"), collate([data[i] for i in range(6)]))
     student = moved()
     pixels, labels = batch["pixel_values"], batch["labels"]
     with torch.no_grad():
@@ -91,7 +92,7 @@ def test_without_random_changes_the_teacher_is_asked_once(tmp_path: Path, monkey
     monkeypatch.setattr(teaching.Teacher, "answer", counted)
     data, collate, loss, _ = lesson(tmp_path / "once")
     assert sum(asked) == len(data)
-    batch = collate([data[i] for i in range(3)])
+    batch = on(torch.device("cpu"), collate([data[i] for i in range(3)]))
     student = moved()
     loss(student, batch).backward()
     assert sum(asked) == len(data)

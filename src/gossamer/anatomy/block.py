@@ -343,10 +343,10 @@ def wanting(block: nn.Module, names: FfnNames) -> str | None:
     return next((path for path in needed if path is not None and not has(block, path)), None)
 
 
-def place(module: nn.Module, path: str) -> nn.Module | nn.Parameter | float | None:
-    """The module, parameter or number at a dotted path; None where there is neither."""
+def place(module: nn.Module, path: str) -> nn.Module | nn.Parameter | float | int | None:
+    """The module, parameter or number at a dotted path; None where there is none."""
     found = attribute(module, path)
-    return found if isinstance(found, nn.Module | nn.Parameter | float) else None
+    return found if isinstance(found, nn.Module | nn.Parameter | float | int) else None
 
 
 def has(module: nn.Module, path: str) -> bool:

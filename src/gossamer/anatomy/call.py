@@ -37,7 +37,7 @@ FLAT = "alibi"  # a bias of BLOOM's making is [B heads, 1, M], the same for all 
 WHATEVER_THE_LENGTH = {  # arguments that stay right when a sequence grows
     "use_cache", "output_attentions", "output_hidden_states", "return_dict", "is_causal", "input_dimensions",
     "always_partition", "resolution", "interpolate_pos_encoding",
-    "query_states", "rel_embeddings", "relative_pos",  # DeBERTa's, which lets no tokens in
+    "query_states", "rel_embeddings", "relative_pos", "position_mask",  # of DeBERTa and V-JEPA, which let no tokens in
     "max_seqlen",  # of packed rows, as well
     "query_length",  # Q-Formers', as well
     "timestep", "class_labels", "cross_attention_kwargs", "added_cond_kwargs",  # of denoisers, one for each sample

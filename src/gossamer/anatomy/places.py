@@ -195,6 +195,19 @@ class Places:
             )
         return found
 
+    def patch_steps(self, stack: str | None = None) -> tuple[int, int]:
+        """Pixels from one patch to the next, down and across.
+
+        Raises:
+            KeyError: the stack reads no images, or its family does not say how it makes tokens of them.
+        """
+        side = self.stacks[stack or self.main][0].stack.patch_side
+        if side is None:
+            down, across = self.patch_convolution(stack).stride
+            return int(down), int(across)
+        pixels = attribute(self.owner(stack), side)
+        return pixels, pixels
+
     def patches(self, stack: str | None = None) -> nn.Module | None:
         """The module whose output is the patch tokens [B, n, d] of a stack before positions, or None where there is none."""
         names, owner = self.stacks[stack or self.main][0].stack, self.owner(stack)
@@ -218,7 +231,7 @@ class Places:
                 f"{kind}: it reads its own answer by position in the text, which they would move; let them leave (stay=False), or "
                 "give the bare model a head with num_labels"
             )
-        if stack.aside:
+        if stack.aside and stack.readout == "first":
             return (
                 f"{kind}: a class token comes in front of its tokens behind the last of these blocks, and is read there; let them "
                 "leave (stay=False)"

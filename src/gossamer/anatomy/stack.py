@@ -41,7 +41,7 @@ class AttentionNames:
     clamp: str | None = None  # an attribute of `module`: how far from zero projections may be; None there: any
     layer_scale: str | None = None  # the module, parameter [d] or number that damps the branch before the residual sum
     bias: str | None = (
-        None  # a module or parameter that gives every row a position inside the block: none can be let in
+        None  # a module, parameter or number that gives every row a position inside the block: none can be let in
     )
     adds: str | None = None  # an argument of `module`: the stream, to which it adds what it gives
     returns: int = 2  # values that `module` returns: states, bias or weights, ...; 0: the states alone, no tuple
@@ -103,16 +103,18 @@ class Stack:
     )
     aside: tuple[
         str, ...
-    ] = ()  # lists of others behind them, in the owner, that only a class token runs through: nothing is placed there
+    ] = ()  # lists of others behind them, in the owner, that make tokens of their own: nothing is placed there
     kinds: tuple[
         str, ...
     ] = ()  # classes of blocks, where an owner may have others with parts of the same names; (): any
     attention: tuple[AttentionNames, ...]  # alternatives in order of preference
     ffn: tuple[FfnNames, ...]
-    patch_convolution: tuple[str, ...]  # in the owner, alternatives: makes tokens of patches; (): it reads no images
+    patch_convolution: tuple[
+        str, ...
+    ]  # in the owner, alternatives: makes tokens of patches; (): it reads no images, or no convolution does it
     final_norm: tuple[
         str, ...
-    ]  # in the owner, alternatives: the norm behind the last block; (): blocks end with one, or a map follows them
+    ]  # in the owner, alternatives: the norm behind the last block; (): blocks end with one, a map follows them, or nothing does
     cross: AttentionNames | None = None  # of those blocks that have it
     prefix: int | tuple[str, ...] = 0  # a number, or attributes of the owner to try, in order
     extra_prefix: int = 0
@@ -122,6 +124,9 @@ class Stack:
     modality: Modality = "vision"
     visual_prefix: int = 0  # of both: class-like tokens between text and patches
     patches: str | None = None  # in the owner: gives the patch tokens [B, n, d] before positions are added
+    patch_side: str | None = (
+        None  # in the owner: pixels a side of a patch, where `patches` is a Linear that makes tokens of them
+    )
     patches_norm: str | None = None  # in the owner: a norm behind the positions puts tokens on another scale
     rotary: str | None = None  # in the owner: rotary(states, positions) = cosine and sine for its blocks
     patch_rotary: bool = False  # its blocks get tables for the patches alone: tokens in front of these are not rotated

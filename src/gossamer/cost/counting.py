@@ -112,14 +112,14 @@ class Sample:
             if stack.counts_as is not None:
                 continue
             if stack.modality != "text" and self.image is not None:
-                patches = patch_count(anatomy.patch_convolution(name), self.image)
+                patches = patch_count(anatomy.patch_steps(name), self.image)
                 dropped = setting(getattr(anatomy.model, "config", None), "mask_ratio") or 0  # masked autoencoders
                 patches = int(patches * (1 - dropped))
             text = self.decoder if name == "decoder" and self.decoder is not None else self.text
             if stack.modality == "latent":
                 counts |= dict.fromkeys(stack.context, self.text or 0)
             if (stack.windows or stack.level) is not None and self.image is not None:
-                counts[f"{name}.rows"] = self.image[0] // anatomy.patch_convolution(name).stride[0]
+                counts[f"{name}.rows"] = self.image[0] // anatomy.patch_steps(name)[0]
             both = (text or 0) + 1 + patches
             seen = {"vision": patches + blocks[0].prefix, "text": text or 0, "both": both, "latent": patches}
             counts[name] = seen[stack.modality]
@@ -197,9 +197,9 @@ def setting(config: Any, name: str) -> Any:
     return None
 
 
-def patch_count(conv: nn.Conv2d, image: tuple[int, int]) -> int:
-    """Patches that a patch convolution makes of an image of (height, width) pixels."""
-    return (image[0] // conv.stride[0]) * (image[1] // conv.stride[1])
+def patch_count(steps: tuple[int, ...], image: tuple[int, int]) -> int:
+    """Patches of an image of (height, width) pixels, so many pixels from one to the next."""
+    return (image[0] // steps[0]) * (image[1] // steps[1])
 
 
 def _pair(size: Any) -> tuple[int, int]:
@@ -359,9 +359,11 @@ def _entrances(anatomy: Anatomy, tokens: dict[str, int]) -> Iterator[tuple[nn.Mo
         for block in (column[0] for column in anatomy.columns(name)):
             owner = anatomy.owner(name)
             yield from ((get(owner, path), block.tokens(tokens)) for path in block.stack.passed if has(owner, path))
+            if block.stack.patch_side is not None and block.stack.patches is not None:
+                yield get(owner, block.stack.patches), block.tokens(tokens) - block.prefix
             if block.stack.entrance is not None:
                 yield get(anatomy.owner(name), block.stack.entrance), block.tokens(tokens)
 
 
 def _convolution_macs(conv: nn.Conv2d, image: tuple[int, int]) -> int:
-    return conv.weight.numel() * patch_count(conv, image)
+    return conv.weight.numel() * patch_count(conv.stride, image)

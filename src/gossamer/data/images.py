@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
+import torch
 from torch.utils.data import Dataset
 
 from gossamer.data.files import listed, twice
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 T = TypeVar("T")
+AHEAD = 4  # images that each thread may have read before they are taken
 ORIENTATION = 0x0112  # of EXIF: how an image is stored
 
 
@@ -120,7 +123,7 @@ class ImageDataset(Dataset):
     def __getitem__(self, i: int) -> dict[str, Any]:
         index = self.indices[i]
         try:
-            with exif_unremarked(), self.source.open(index) as image:
+            with exif_unremarked, self.source.open(index) as image:
                 return {"image": to_rgb(image), "label": self.labels[i]}
         except Exception as error:
             reason = str(error) or type(error).__name__
@@ -165,7 +168,7 @@ class ImageDataset(Dataset):
 
     def _opened(self, i: int) -> None:
         try:
-            with exif_unremarked():
+            with exif_unremarked:
                 self.source.open(self.indices[i]).close()
         except Exception as error:
             raise UserError(f"{self.describe(i)} ({error})") from error
@@ -178,16 +181,27 @@ class ImageDataset(Dataset):
 
 
 def every(count: int, read: Callable[[int], T]) -> Iterator[T]:
-    """read(0), read(1), ...; of images that cannot be read one UserError names the first twenty, after all were tried."""
-    faults = []
-    for i in range(count):
+    """read(0), read(1), ...; of images that cannot be read one UserError names the first twenty, after all were tried.
+
+    As many threads as torch computes with read at a time (PIL decodes and resizes outside of Python's lock), a few images ahead of
+    what was taken. Order, results and errors do not depend on their number.
+    """
+
+    def tried(i: int) -> tuple[T, None] | tuple[None, str]:
         try:
-            found = read(i)
+            return read(i), None
         except UserError as error:
-            faults.append(str(error))
-        else:
-            if not faults:
-                yield found
+            return None, str(error)
+
+    faults: list[str] = []
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, count, threads * AHEAD):
+            for found, fault in pool.map(tried, range(start, min(start + threads * AHEAD, count))):
+                if fault is not None:
+                    faults.append(fault)
+                elif not faults:
+                    yield cast(T, found)
     if faults:
         raise UserError(f"{len(faults):,} of {count:,} images cannot be read: {listed(faults)}")
 
@@ -240,19 +254,39 @@ def _upright(image: Image) -> Image:
     turns = {2: To.FLIP_LEFT_RIGHT, 3: To.ROTATE_180, 4: To.FLIP_TOP_BOTTOM, 5: To.TRANSPOSE, 6: To.ROTATE_270}
     turns |= {7: To.TRANSVERSE, 8: To.ROTATE_90}
     try:
-        with exif_unremarked():
+        with exif_unremarked:
             turn = turns.get(image.getexif().get(ORIENTATION, 1))
     except Exception:  # whatever PIL stumbles over in bytes that are no EXIF
         return image
     return image if turn is None else image.transpose(turn)
 
 
-@contextmanager
-def exif_unremarked() -> Iterator[None]:
-    """Within the block PIL does not warn of damaged EXIF, which is no damage of the image."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-        yield
+class _Unremarked:
+    """Within the block PIL does not warn of damaged EXIF, which is no damage of the image.
+
+    Filters of warnings belong to the whole process: of threads that are inside together the first one sets the filter, and the
+    last one takes it away.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.filters = threading.Lock(), 0, warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.inside:
+                self.filters = warnings.catch_warnings()
+                self.filters.__enter__()
+                warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+            self.inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if not self.inside:
+                self.filters.__exit__(None, None, None)
+
+
+exif_unremarked = _Unremarked()
 
 
 def _to_8_bits(image: Image) -> Image:

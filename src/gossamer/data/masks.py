@@ -58,7 +58,7 @@ class MaskFiles:
         import numpy as np
         from PIL import Image
 
-        with exif_unremarked(), Image.open(self.images[index]) as image:
+        with exif_unremarked, Image.open(self.images[index]) as image:
             picture = to_rgb(image)
         with Image.open(self.masks[index]) as mask:
             if mask.mode not in ("L", "P", "I;16", "I", "1"):

@@ -42,15 +42,6 @@ def resized(image: Image, mask: np.ndarray | None, size: tuple[int, int]) -> tup
     return image.resize(size, PIL.Resampling.BILINEAR), small
 
 
-def normalised(image: Image, as_said: Preprocessing) -> Tensor:
-    """An image of any size, [3, H, W], with the mean and spread of a preprocessing."""
-    import numpy as np
-
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(255)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (as_said.mean, as_said.std))
-    return (pixels - mean) / std
-
-
 @dataclass(frozen=True, kw_only=True)
 class Paired:
     """An image and its mask -> [3, S, S] and [S, S], for training.
@@ -70,7 +61,10 @@ class Paired:
     colours: bool = False
 
     def __call__(self, image: Image, mask: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Both, cut to S; what is missing on the right and below is 0 in the image, behind its mean, and 255 in the mask."""
+        """Both, cut to S; what is missing on the right and below is 0 in the image, behind its mean, and 255 in the mask.
+
+        The image is float32 for that: 8 bits have no value for the mean.
+        """
         side = self.preprocessing.size
         size = shorter_side(image, side * _between(*self.scale))
         image, changed = resized(image, mask, size)
@@ -82,7 +76,7 @@ class Paired:
             from PIL.Image import Transpose
 
             image, mask = image.transpose(Transpose.FLIP_LEFT_RIGHT), mask[:, ::-1]
-        pixels = normalised(recoloured(image) if self.colours else image, self.preprocessing)
+        pixels = self.preprocessing.of(recoloured(image) if self.colours else image).to("cpu")
         missing = (0, side - mask.shape[1], 0, side - mask.shape[0])
         return F.pad(pixels, missing), F.pad(torch.from_numpy(mask.copy()), missing, value=IGNORE)
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
+    from gossamer.batches import Pixels
+
 RESIZES = ("shorter-side", "direct")
 INTERPOLATIONS = ("bicubic", "bilinear")
 
@@ -59,15 +61,22 @@ class Preprocessing:
 
     def __call__(self, image: Image) -> torch.Tensor:
         """The prepared image, float32 [3, size, size]; modes other than RGB go through `to_rgb`."""
+        return self.pixels(image).to("cpu")
+
+    def pixels(self, image: Image) -> Pixels:
+        """The image resized and cropped, [3, size, size] in 8 bits; `mean` and `std` wait until it is on a device."""
+        from gossamer.data.images import to_rgb
+
+        return self.of(self._square(to_rgb(image)))
+
+    def of(self, image: Image) -> Pixels:
+        """An RGB image of any size as it is, [3, H, W] in 8 bits."""
         import numpy as np
         import torch
 
-        from gossamer.data.images import to_rgb
+        from gossamer.batches import Pixels
 
-        square = np.asarray(self._square(to_rgb(image)))
-        pixels = torch.from_numpy(square.copy()).permute(2, 0, 1).float().div(255)
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
-        return (pixels - mean) / std
+        return Pixels(torch.from_numpy(np.array(image)).permute(2, 0, 1), self.mean, self.std)
 
     def _square(self, image: Image) -> Image:
         """The image resized and cropped to size x size, with torchvision's rounding."""

@@ -1,4 +1,4 @@
-"""DINOv2 with and without registers, TIPS 2: pre-norm, LayerScale behind both branches, SwiGLU in the giant size."""
+"""DINOv2 with and without registers, TIPS 2, RADIO: pre-norm, LayerScale behind both branches, SwiGLU in the giant size."""
 
 from gossamer.anatomy.stack import AttentionNames, FfnNames, Stack
 
@@ -39,5 +39,17 @@ STACKS = (
         prefix=("config.num_register_tokens",),
         extra_prefix=1,
         patches="embeddings.patch_embeddings",
+    ),
+    Stack(
+        name="vision",
+        owners=("radio",),
+        blocks="encoder.layer",
+        attention=(_ATTENTION,),
+        ffn=_FFN,
+        patch_convolution=(),  # a Linear makes tokens of patches, of images of any size
+        final_norm=(),  # its states are read as they leave the last block
+        prefix=("config.num_summary_tokens",),
+        patches="embeddings.patch_projection",
+        patch_side="config.patch_size",
     ),
 )

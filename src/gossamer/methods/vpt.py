@@ -322,9 +322,13 @@ class RememberedPrompts(Prompts):
 
 def patch_area(anatomy: Anatomy, block: Block) -> int:
     """ph pw of the model's patches; 16 x 16, the paper's, for models without patches."""
-    if "patches" not in anatomy.around(block.stack.name):
+    name = block.stack.name
+    if block.stack.patch_side is not None:
+        high, wide = anatomy.patch_steps(name)
+    elif "patches" in anatomy.around(name):
+        high, wide = anatomy.patch_convolution(name).kernel_size
+    else:
         return 256
-    high, wide = anatomy.patch_convolution(block.stack.name).kernel_size
     return high * wide
 
 

@@ -158,7 +158,7 @@ class Segmenter(hosts.Halves):
             )
         blocks = found.blocks("vision")
         self.backbone, self.prefix, self.stack = backbone, blocks[0].prefix, blocks[0].stack
-        self.stride = found.patch_convolution("vision").stride
+        self.stride = found.patch_steps("vision")
         self.taps = [blocks[i].name for i in self.decoder.tapped(len(blocks))]
         self.last_norm = found.around("vision").get("norm") if self.decoder.kind == "linear" else None
         width, size = blocks[-1].sizes.width, made_for(backbone, found)

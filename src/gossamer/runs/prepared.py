@@ -1,4 +1,4 @@
-"""Images as the tensors a backbone reads, decoded once where they fit in memory."""
+"""Images at the size that a backbone reads, decoded once where they fit in memory, in 8 bits until they are on a device."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from gossamer import batches
+from gossamer.batches import Pixels
 from gossamer.data import ImageDataset, Preprocessing
 from gossamer.data.images import every, to_rgb
 from gossamer.errors import UserError
@@ -41,8 +42,8 @@ class PreparedSet(Protocol):
 
     def __getitem__(self, i: int) -> dict[str, Any]: ...
 
-    def collate(self, items: Any) -> dict[str, Tensor]:
-        """Items -> a batch of the model's inputs, and "labels"."""
+    def collate(self, items: Any) -> dict[str, Any]:
+        """Items -> a batch of the model's inputs, and "labels"; on its device after `gossamer.batches.on`."""
         ...
 
     def settle(self, adapted: Adapted) -> None:
@@ -51,10 +52,10 @@ class PreparedSet(Protocol):
 
 
 class Prepared(Dataset):
-    """The images of a data set as tensors; item i is {"pixel_values": float32 [3, S, S], "labels": int}.
+    """The images of a data set at one size; item i is {"pixel_values": Pixels [3, S, S], "labels": int}.
 
-    Up to `memory` bytes every image is decoded at once and kept. Above it images are decoded each time they are asked for, and
-    only the heads of the files are read now.
+    Up to `memory` bytes, three a pixel, every image is decoded at once and kept. Above it images are decoded each time they are
+    asked for, and only the heads of the files are read now.
 
     Raises:
         UserError: images cannot be read; the message names them.
@@ -64,32 +65,39 @@ class Prepared(Dataset):
         self.images, self.preprocessing = images, preprocessing
         self.labels = torch.tensor(images.labels)
         self.subjects = None
-        self.kept: Tensor | None = None
-        size = preprocessing.size
-        if len(images) * 3 * size * size * 4 <= memory:
-            kept = torch.empty(len(images), 3, size, size)
-            for i, pixels in enumerate(every(len(images), self._decoded)):
-                kept[i] = pixels
-            self.kept = kept
-        else:
+        self.kept = kept(len(images), self._decoded, preprocessing, memory)
+        if self.kept is None:
             images.check()
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def collate(self, items: Any) -> dict[str, Tensor]:
-        """{"pixel_values": [B, 3, S, S], "labels": [B]}."""
+    def collate(self, items: Any) -> dict[str, Any]:
+        """{"pixel_values": Pixels [B, 3, S, S], "labels": [B]}."""
         return default_collate(items)
 
     def settle(self, adapted: Adapted) -> None:
         """Nothing: images are decoded already where they fit."""
 
-    def __getitem__(self, i: int) -> dict[str, Tensor | int]:
+    def __getitem__(self, i: int) -> dict[str, Any]:
         pixels = self._decoded(i) if self.kept is None else self.kept[i]
         return {"pixel_values": pixels, "labels": self.images.labels[i]}
 
-    def _decoded(self, i: int) -> Tensor:
-        return self.preprocessing(self.images[i]["image"])
+    def _decoded(self, i: int) -> Pixels:
+        return self.preprocessing.pixels(self.images[i]["image"])
+
+
+def kept(
+    count: int, read: Callable[[int], Pixels], preprocessing: Preprocessing, memory: int = MEMORY
+) -> Pixels | None:
+    """read(0), read(1), ... as one, [count, 3, S, S]; None where that is above `memory` bytes. Errors as `every`."""
+    size = preprocessing.size
+    if count * 3 * size * size > memory:
+        return None
+    values = torch.empty(count, 3, size, size, dtype=torch.uint8)
+    for i, pixels in enumerate(every(count, read)):
+        values[i] = pixels.values
+    return Pixels(values, preprocessing.mean, preprocessing.std)
 
 
 class Augmented(Dataset):
@@ -121,9 +129,9 @@ class Augmented(Dataset):
     def __len__(self) -> int:
         return len(self.prepared)
 
-    def __getitem__(self, i: int) -> dict[str, Tensor | int]:
+    def __getitem__(self, i: int) -> dict[str, Any]:
         image: Image = self.prepared.images[i]["image"]
-        pixels = self.prepared.preprocessing(self.change(to_rgb(image)))
+        pixels = self.prepared.preprocessing.pixels(self.change(to_rgb(image)))
         return {"pixel_values": pixels, "labels": self.prepared.images.labels[i]}
 
 

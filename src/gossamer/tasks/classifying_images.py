@@ -152,7 +152,7 @@ class ClassifyingImages(Task):
 
     def asked(self, prepared: Prepared) -> dict[str, Tensor]:
         """The images."""
-        return {"pixel_values": prepared.collate([prepared[i] for i in range(len(prepared))])["pixel_values"]}
+        return {"pixel_values": torch.stack([prepared[i]["pixel_values"].to("cpu") for i in range(len(prepared))])}
 
     def replies(self, adapted: Adapted, files: Sequence[Path], texts: Sequence[str]) -> list[dict[str, Any]]:
         """A label for each."""

@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 from gossamer import noising, zoo
 from gossamer.data import CaptionedImages, Preprocessing
 from gossamer.data.captioned import CAPTIONS
+from gossamer.data.images import every
 from gossamer.drawing import Drawing
 from gossamer.errors import UserError
 from gossamer.hosts.diffusers import predicted
@@ -75,7 +76,7 @@ class PreparedDrawings(Dataset):
 
     def __init__(self, images: CaptionedImages, task: DrawingImages, *, teaches: bool):
         self.images, self.task, self.teaches = images, task, teaches
-        pixels = torch.stack([task.preprocessing(images.open(i)) for i in range(len(images))])
+        pixels = torch.stack(list(every(len(images), lambda i: task.preprocessing(images.open(i)))))
         self.latents, self.spread = task.system.codec.encode(pixels)
         known = list(dict.fromkeys(images.texts))
         self.places = torch.tensor([known.index(text) for text in images.texts])

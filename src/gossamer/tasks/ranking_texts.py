@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from gossamer import metrics, zoo
 from gossamer.data import Example, ImageTextDataset, Preprocessing
@@ -97,11 +97,11 @@ class PreparedCaptions(Dataset):
         texts = [i, *(place if place < first else place + own for place in drawn)]
         return {"pixel_values": self.pictures[self.paths[image]], "texts": [self.tokens[place] for place in texts]}
 
-    def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Images [B, 3, S, S], texts and their masks [B, 1 + negatives, n], and labels [B]: the true text is number 0."""
         padded = self.task.padded([ids for item in items for ids in item["texts"]])
         texts = {name: tensor.unflatten(0, (len(items), -1)) for name, tensor in padded.items()}
-        pixels = torch.stack([item["pixel_values"] for item in items])
+        pixels = default_collate([item["pixel_values"] for item in items])
         return {**texts, "pixel_values": pixels, "labels": torch.zeros(len(items), dtype=torch.long)}
 
     def settle(self, adapted: Adapted) -> None:
@@ -213,7 +213,7 @@ class RankingTexts(Task):
         found = torch.empty(len(prepared.paths), len(prepared))
         for part in self._encoded(adapted, prepared, batch, device):
             for row, path in enumerate(shown(prepared.paths, "images ranked with texts")):
-                image = adapted.encode_image(prepared.pictures[path][None].to(device))
+                image = adapted.encode_image(prepared.pictures[path].to(device)[None])
                 for start, text, mask in part:
                     scores = adapted.rank(text, image.expand(len(text), *image.shape[1:]), mask)
                     found[row, start : start + len(text)] = scores.float().cpu()
@@ -252,7 +252,7 @@ class RankingTexts(Task):
     def asked(self, prepared: PreparedCaptions) -> dict[str, Tensor]:
         """Every image with its first text."""
         texts = self.padded([prepared.tokens[first] for first in prepared.first])
-        pixels = torch.stack([prepared.pictures[path] for path in prepared.paths])
+        pixels = torch.stack([prepared.pictures[path].to("cpu") for path in prepared.paths])
         return {name: tensor[:, None] for name, tensor in texts.items()} | {"pixel_values": pixels}
 
     def named(self, given: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, default_collate
 from gossamer import metrics, zoo
 from gossamer.data import MaskDataset, Preprocessing, open_image
 from gossamer.data.masks import IGNORE, overlay, picture_of
-from gossamer.data.paired import Paired, normalised, resized, shorter_side
+from gossamer.data.paired import Paired, resized, shorter_side
 from gossamer.errors import UserError
 from gossamer.hosts import dense
 from gossamer.models.segmenter import Decoder, Segmenter
@@ -172,7 +172,7 @@ class SegmentingImages(Task):
         """Logits [C, H, W] of an image at its own size, from windows over one whose shorter side is that of a window."""
         device = next(adapted.parameters()).device
         smaller, _ = resized(image, None, shorter_side(image, self.preprocessing.size))
-        pixels = normalised(smaller, self.preprocessing)[None].to(device)
+        pixels = self.preprocessing.of(smaller).to(device)[None]
 
         def of(window: Tensor) -> Tensor:
             found = adapted(pixel_values=window).logits

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from gossamer import batches, metrics, zoo
 from gossamer.anatomy.session import Layout
+from gossamer.batches import Pixels
 from gossamer.data import Example, ImageTextDataset, Preprocessing, open_image
-from gossamer.data.images import every
 from gossamer.errors import UserError
-from gossamer.runs.prepared import BATCH, MEMORY
+from gossamer.runs.prepared import BATCH, MEMORY, kept
 from gossamer.runs.run import Run
 from gossamer.tasks.base import Task
 from gossamer.tasks.recorded import preprocessing_of, recorded
@@ -82,16 +82,14 @@ class Pictures:
     def __init__(self, paths: Sequence[Path], preprocessing: Preprocessing, memory: int = MEMORY):
         self.rows = {path: row for row, path in enumerate(dict.fromkeys(paths))}
         self.preprocessing, self.memory, self.kind = preprocessing, memory, "pixel_values"
-        self.kept: Tensor | None = None
-        if self.rows and len(self.rows) * 3 * preprocessing.size**2 * 4 <= memory:
-            files = list(self.rows)
-            self.kept = torch.stack(list(every(len(files), lambda i: self._prepared(files[i]))))
+        files = list(self.rows)
+        self.kept: Pixels | Tensor | None = kept(len(files), lambda i: self._prepared(files[i]), preprocessing, memory)
 
-    def __getitem__(self, path: Path) -> Tensor:
+    def __getitem__(self, path: Path) -> Pixels | Tensor:
         return self._prepared(path) if self.kept is None else self.kept[self.rows[path]]
 
-    def _prepared(self, path: Path) -> Tensor:
-        return self.preprocessing(open_image(path))
+    def _prepared(self, path: Path) -> Pixels:
+        return self.preprocessing.pixels(open_image(path))
 
     def look(self, model: Any, batch: int = BATCH) -> None:
         """Keeps the states of the tower of a `VisionLanguage` for every image, if training leaves them as they are and they fit."""
@@ -99,13 +97,13 @@ class Pictures:
         if not paths or self.kind == "states":
             return
         with torch.enable_grad():
-            first = model.states(self[paths[0]][None].to(device))
+            first = model.states(self[paths[0]].to(device)[None])
         if first.requires_grad or first.numel() * first.element_size() * len(paths) > self.memory:
             return
         states = torch.empty(len(paths), *first.shape[1:], dtype=first.dtype)
         with torch.no_grad():
             for start in range(0, len(paths), batch):
-                pixels = torch.stack([self[path] for path in paths[start : start + batch]])
+                pixels = default_collate([self[path] for path in paths[start : start + batch]])
                 states[start : start + batch] = model.states(pixels.to(device)).cpu()
         self.kept, self.kind = states, "states"
 
@@ -148,18 +146,18 @@ class PreparedTexts(Dataset):
             return batch
         return {**batch, "layout": Layout.of(batch["attention_mask"], batch.get("image_index"))}
 
-    def _seen(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    def _seen(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Images as the model takes them: one or two for each text, or each image of the batch once and whose it is."""
         if self.task.images is not None:
-            pixels = torch.stack([torch.stack([picture for _, picture in item["images"]]) for item in items])
-            return {"pixel_values": pixels if self.task.images > 1 else pixels[:, 0]}
+            each = [default_collate([picture for _, picture in item["images"]]) for item in items]
+            return {"pixel_values": default_collate(each if self.task.images > 1 else [one[0] for one in each])}
         found = {path: picture for item in items for path, picture in item["images"]}
         place = {path: i for i, path in enumerate(found)}
         if not found:
             return {}
         index = [place[item["images"][0][0]] if item["images"] else -1 for item in items]
         kind = next(item["kind"] for item in items if item["images"])
-        seen = {kind: torch.stack(list(found.values()))}
+        seen = {kind: default_collate(list(found.values()))}
         own = index == list(range(len(found)))  # each text has an image of its own: nothing to be picked
         return seen if own else {**seen, "image_index": torch.tensor(index)}
 
@@ -259,7 +257,7 @@ class TextTask(Task):
 
     def asked(self, prepared: PreparedTexts) -> dict[str, Tensor]:
         """Texts and images."""
-        return prepared.questions([prepared[i] for i in range(len(prepared))])
+        return batches.on(torch.device("cpu"), prepared.questions([prepared[i] for i in range(len(prepared))]))
 
     def texts_alone(self, model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor] | None:
         """Of a composed model: the texts' embeddings, which take a gradient, so that it passes through every block."""

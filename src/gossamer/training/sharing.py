@@ -47,7 +47,9 @@ def loader(items: Any, collate: Any, arguments: TrainingArguments) -> Any:
         worker_init_fn=start,
     )
     # As if for one process: shared out they are already. The order is then that of accelerate, which Trainer's own loaders have.
-    return prepare_data_loader(shares, num_processes=1, process_index=0, use_seedable_sampler=True)
+    return prepare_data_loader(
+        shares, arguments.device, num_processes=1, process_index=0, put_on_device=True, use_seedable_sampler=True
+    )
 
 
 def weight(labels: Tensor, step: int, items: int, batch: int) -> int:
