@@ -193,7 +193,10 @@ def export_run(run: str | Path, file: Path, *, format: Format, int8: bool, any_s
     adapted = load_adapter(run).eval()
     split, images = items_of(str(run), None, None)
     if not isinstance(images, ImageDataset):
-        raise UserError(f"export is of image classifiers, and {run} answers texts about images")
+        raise UserError(
+            f"export is of image classifiers, and the items of {run} are no images with a class each: "
+            "gossamer.export.export(adapted, inputs, file) writes any adapter, given inputs of its kind"
+        )
     prepared = Prepared(images.subset(range(min(len(images), 8))), preprocessing_of(adapted))
     if len(prepared) < 2:
         raise UserError(
