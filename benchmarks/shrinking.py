@@ -7,7 +7,7 @@
 
 One row of JSON for each model that was trained in the end goes to benchmarks/results/shrinking.jsonl; tasks that are there are not
 made again. What is chosen is chosen on a quarter of the training images; test images are scored once, at the end. Times are taken
-when rows are written, of one image and of 32, in turns with the bare backbone's. Rates and epochs are those of the other desk tables.
+when rows are written, of one image and of 32, in turns with the bare backbone's. Rates and epochs are those of other desk tables.
 """
 
 from __future__ import annotations
@@ -103,9 +103,8 @@ def shown() -> str:
     found: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for row in known():
         found.setdefault((row["task"], row["size"]), []).append(row)
-    lines = [
-        f"{'task':<14}{'px':>4}{'probe':>8}{'whole':>14}{'shrunk':>14}  {'skipped, merged, int8':<24}{'x at 1':>7}{'x at 32':>8}"
-    ]
+    heads = f"{'probe':>8}{'whole':>14}{'shrunk':>14}  {'skipped, merged, int8':<24}{'x at 1':>7}{'x at 32':>8}"
+    lines = [f"{'task':<14}{'px':>4}{heads}"]
     for (task, size), own in sorted(found.items()):
         chosen = f"{len(own[0]['skipped'])}, {own[0]['merged']}, {'yes' if own[0]['int8'] else 'no'}"
         times = [1 / statistics.fmean(row[f"latency_ratio_at_{count}"] for row in own) for count in (1, 32)]
