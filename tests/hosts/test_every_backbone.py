@@ -124,7 +124,7 @@ def test_methods_that_need_blocks_say_what_is_not_known() -> None:
 
 
 def test_lora_without_targets_says_where_it_goes() -> None:
-    with pytest.warns(UserWarning, match=r"no family knows the queries and values of .*\(XCABlock\).*: all Linears"):
+    with pytest.warns(UserWarning, match=r"no family knows the queries and values of .*\(XCABlock: .*\): all Linears"):
         adapted = gm.adapt(UNKNOWN["timm-xcit"][0](), LoraConfig(r=2))
     reached = {n.rpartition(".lora")[0].rpartition(".")[2] for n in adapted.trainable() if "lora_A" in n}
     assert len(reached) >= 4  # attention and FFN

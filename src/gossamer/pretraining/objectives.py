@@ -135,7 +135,7 @@ class Drawn(Dataset):
             fits, caption = NOTHING, self._caption(file, True, draw)
             places = _hidden(caption, draw)
         ids, words = self.reader.masked(caption, places)
-        return {"pixels": self.pictures[file], "ids": ids, "words": words, "fits": int(fits)}
+        return {"pixels": self.pictures[file].to("cpu"), "ids": ids, "words": words, "fits": int(fits)}
 
     def _caption(self, file: Path, fits: bool, draw: random.Random) -> Caption:
         """One that is true of a drawing, or another drawing's that is false of it."""
