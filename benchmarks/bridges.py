@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +55,6 @@ def folder(task: str, form: str, count: int, taught: bool, seed: int) -> Path:
     return RUNS / task / f"{form}-{count}{'-taught' if taught else ''}" / f"seed-{seed}"
 
 
-def known() -> list[dict[str, Any]]:
-    """The rows that are there."""
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.is_file() else []
-
-
 def key(row: dict[str, Any]) -> tuple[Any, ...]:
     """What tells rows apart."""
     return tuple(row[name] for name in ("task", "form", "skipped", "teacher", "seed"))
@@ -76,7 +69,7 @@ def perform(tasks: list[str], seeds: list[int], most: int | None) -> None:
     for one in sorted(wanted, key=lambda w: (seeds.index(w[4]), tasks.index(w[0]), w[1] != "none")):
         task, form, count, taught, seed = one
         row = {"task": task, "form": form, "skipped": count, "teacher": taught, **rows.describe(seed)}
-        if key(row) in {key(r) for r in known()}:
+        if key(row) in {key(r) for r in rows.known(RESULTS)}:
             continue
         if made == most:
             return
@@ -98,13 +91,12 @@ def perform(tasks: list[str], seeds: list[int], most: int | None) -> None:
 def shown() -> str:
     """Mean and standard deviation over seeds."""
     found: dict[tuple[Any, ...], list[float]] = {}
-    for row in known():
-        found.setdefault((row["task"], row["skipped"], row["form"], row["teacher"]), []).append(100 * row["accuracy"])
+    for row in rows.known(RESULTS):
+        found.setdefault((row["task"], row["skipped"], row["form"], row["teacher"]), []).append(row["accuracy"])
     lines = [f"{'task':<10}{'skipped':>8}  {'form':<22}{'accuracy, %':>14}{'seeds':>7}"]
     for (task, count, form, taught), values in sorted(found.items()):
-        spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
         name = form + (" + teacher" if taught else "")
-        lines.append(f"{task:<10}{count:>8}  {name:<22}{statistics.fmean(values):>9.1f}{spread:<7}{len(values):>5}")
+        lines.append(f"{task:<10}{count:>8}  {name:<22}{rows.spread(values):>14}{len(values):>7}")
     return "\n".join(lines)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,17 @@ def append(path: Path, rows: list[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def known(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file; none where it is not there yet."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def spread(values: list[float]) -> str:
+    """Mean and, of several values, standard deviation; shares in percent."""
+    wide = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.fmean(values):.1f}{wide}"
 
 
 def table(rows: list[dict[str, Any]], columns: dict[str, str]) -> str:

@@ -13,7 +13,6 @@ when rows are written, of one image and of 32, in turns with the bare backbone's
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -93,15 +92,10 @@ def _share(whole: Whole, one: dict[str, Any], count: int) -> float:
     return passes(adapted, tasks.of(adapted), whole.items(count))["latency_ratio"]
 
 
-def known() -> list[dict[str, Any]]:
-    """The rows that are there."""
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.is_file() else []
-
-
 def shown() -> str:
     """Means over seeds, a line a task and size."""
     found: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for row in known():
+    for row in rows.known(RESULTS):
         found.setdefault((row["task"], row["size"]), []).append(row)
     heads = f"{'probe':>8}{'whole':>14}{'shrunk':>14}  {'skipped, merged, int8':<24}{'x at 1':>7}{'x at 32':>8}"
     lines = [f"{'task':<14}{'px':>4}{heads}"]
@@ -109,15 +103,10 @@ def shown() -> str:
         chosen = f"{len(own[0]['skipped'])}, {own[0]['merged']}, {'yes' if own[0]['int8'] else 'no'}"
         times = [1 / statistics.fmean(row[f"latency_ratio_at_{count}"] for row in own) for count in (1, 32)]
         lines.append(
-            f"{task:<14}{size:>4}{100 * own[0]['probe_accuracy']:>8.1f}{_spread(own, 'whole_accuracy'):>14}"
-            f"{_spread(own, 'accuracy'):>14}  {chosen:<24}{times[0]:>7.2f}{times[1]:>8.2f}"
+            f"{task:<14}{size:>4}{100 * own[0]['probe_accuracy']:>8.1f}{rows.spread([row['whole_accuracy'] for row in own]):>14}"
+            f"{rows.spread([row['accuracy'] for row in own]):>14}  {chosen:<24}{times[0]:>7.2f}{times[1]:>8.2f}"
         )
     return "\n".join(lines)
-
-
-def _spread(own: list[dict[str, Any]], name: str) -> str:
-    values = [100 * row[name] for row in own]
-    return f"{statistics.fmean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
 
 
 if __name__ == "__main__":
@@ -128,7 +117,7 @@ if __name__ == "__main__":
     parser.add_argument("--table", action="store_true", help="print what has been run")
     given = parser.parse_args()
     for name in [] if given.table else given.tasks:
-        if (name, given.size) not in {(row["task"], row["size"]) for row in known()}:
+        if (name, given.size) not in {(row["task"], row["size"]) for row in rows.known(RESULTS)}:
             of_task = perform(name, given.size)
             if not given.only_runs:
                 rows.append(RESULTS, measured(name, given.size, of_task))

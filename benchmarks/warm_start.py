@@ -12,10 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import statistics
 from pathlib import Path
-from typing import Any
 
 import rows
 from bridges import SEEDS, TASKS, planned
@@ -28,15 +25,10 @@ STARTS = {"solved": True, "even": "even", "as it is": False}
 SKIPPED = (8, 0, 6)
 
 
-def known() -> list[dict[str, Any]]:
-    """The rows that are there."""
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.is_file() else []
-
-
 def perform(task: str, skipped: int, start: str, seed: int) -> None:
     """Makes one run, unless its row is there."""
     row = {"task": task, "skipped": skipped, "start": start, **rows.describe(seed)}
-    if any(all(r[name] == row[name] for name in ("task", "skipped", "start", "seed")) for r in known()):
+    if any(all(r[name] == row[name] for name in ("task", "skipped", "start", "seed")) for r in rows.known(RESULTS)):
         return
     run = planned(task, "closed" if skipped else "none", skipped, False, seed)
     training = dataclasses.replace(run.training, warm_start=STARTS[start])
@@ -50,19 +42,13 @@ def perform(task: str, skipped: int, start: str, seed: int) -> None:
 def shown() -> str:
     """Mean and standard deviation over seeds."""
     found: dict[tuple[str, int], dict[str, list[float]]] = {}
-    for row in known():
-        found.setdefault((row["task"], row["skipped"]), {}).setdefault(row["start"], []).append(100 * row["accuracy"])
+    for row in rows.known(RESULTS):
+        found.setdefault((row["task"], row["skipped"]), {}).setdefault(row["start"], []).append(row["accuracy"])
     lines = [f"{'task':<10}{'skipped':>8}" + "".join(f"{start + ', %':>20}" for start in STARTS)]
     for (task, skipped), own in sorted(found.items()):
-        lines.append(f"{task:<10}{skipped:>8}" + "".join(f"{_spread(own.get(start, [])):>20}" for start in STARTS))
+        cells = [rows.spread(own[start]) if start in own else "-" for start in STARTS]
+        lines.append(f"{task:<10}{skipped:>8}" + "".join(f"{cell:>20}" for cell in cells))
     return "\n".join(lines)
-
-
-def _spread(values: list[float]) -> str:
-    if not values:
-        return "-"
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.1f}{spread} ({len(values)})"
 
 
 if __name__ == "__main__":

@@ -82,7 +82,6 @@ class Adapters(nn.Module, BaseTunerLayer):
         if name is not None:
             self.placements[name].anatomy.resume()
         self.standing = name
-        hosts.of(self.model).changed(self.model)
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
         """Lets an adapter stand in the backbone from now on, and be trained unless `inference_mode`."""

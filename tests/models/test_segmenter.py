@@ -312,3 +312,23 @@ def test_checkpointing_changes_no_gradient(name: str) -> None:
         adapted.activation_checkpointing_disable()
     for n, grad in grads[0].items():
         torch.testing.assert_close(grads[1][n], grad)
+
+
+def test_heads_read_what_a_block_gives_behind_all_that_methods_do_there() -> None:
+    """This CVPT changes the stream behind each block, by hooks that come later than the model's own."""
+    adapted = gm.adapt(made(dinov2, NAIVE), gm.CVPT(prompts=2, placement=5))
+    with torch.no_grad():
+        for parameter in adapted.trainable().values():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    model: Any = adapted.eval().backbone
+    last: list[Tensor] = []
+    handles = [
+        model.backbone.get_submodule(name).register_forward_hook(lambda module, args, output: last.append(output))
+        for name in model.taps
+    ]
+    found = model.maps(images())
+    for handle in handles:
+        handle.remove()
+    assert len(found) == len(last) > 1
+    for one, behind in zip(found, last, strict=True):
+        assert torch.equal(one.flatten(2).transpose(1, 2), behind[:, 1:])

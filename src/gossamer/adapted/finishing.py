@@ -51,7 +51,7 @@ def fold(placement: Placement) -> nn.ModuleDict:
     for tree in trees.values():
         tree.release()  # type: ignore[operator]
     anatomy.prune()
-    host.changed(placement.backbone)
+    anatomy.session.turn()
     host.finish(placement.backbone)
     return nn.ModuleDict({n: t for n, t in trees.items() if any(True for _ in t.state_dict())})
 

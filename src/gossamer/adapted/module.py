@@ -91,7 +91,7 @@ class AdaptedModule(nn.Module):
             self.kept = kept
             raise
         self.kept = None
-        self.host.changed(self.backbone)
+        self.anatomy.session.turn()
         self.train(self.training)
 
     def detach(self) -> nn.Module:
@@ -104,7 +104,6 @@ class AdaptedModule(nn.Module):
         self.placement.remove()
         self.placement, self.methods, self.head_built = None, nn.ModuleDict(), None
         occupy(self.backbone, None)
-        self.host.changed(self.backbone)
         return self.backbone
 
     @property
@@ -331,7 +330,7 @@ class AdaptedModule(nn.Module):
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(given[name])
-        self.host.changed(self.backbone)
+        self.anatomy.session.turn()
         return nn.modules.module._IncompatibleKeys(missing, unexpected)
 
     def _load_from_state_dict(

@@ -15,6 +15,7 @@ from gossamer.anatomy.displaced import Displaced
 from gossamer.anatomy.places import Places
 from gossamer.anatomy.said import Said
 from gossamer.anatomy.session import Session
+from gossamer.anatomy.tap import Tap
 from gossamer.errors import UnknownName, UserError, WrongKind
 
 VERBS = ("add", "rewrite", "middle", "remember", "insert", "replace", "shorten", "observe")
@@ -174,5 +175,6 @@ def _into_a_sum(hook: Any) -> bool:
 
 
 def _is_ours(hook: Any) -> bool:
-    """Whether a hook is a method of ours."""
-    return type(getattr(hook, "__self__", None)).__module__.partition(".")[0] == __name__.partition(".")[0]
+    """Whether a hook is a method of ours, and no tap, which reads what the others make of a block."""
+    owner = getattr(hook, "__self__", None)
+    return not isinstance(owner, Tap) and type(owner).__module__.partition(".")[0] == __name__.partition(".")[0]

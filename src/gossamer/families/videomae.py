@@ -43,8 +43,5 @@ _DPT = dataclasses.replace(
     closed=True,
 )
 
-STACKS = (
-    _VIDEO,
-    dataclasses.replace(_VIDEO, final_norm=()),
-    _DPT,
-)  # where a mean is read, the norm belongs to the head
+# Where a mean is read, the norm belongs to the head.
+STACKS = (_VIDEO, dataclasses.replace(_VIDEO, final_norm=()), _DPT)

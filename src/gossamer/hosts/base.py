@@ -129,10 +129,6 @@ class Host(ABC):
     def accepts_loss_kwargs(self, model: Any) -> bool:
         """Whether the loss of the model's own head averages over accumulated batches by itself."""
 
-    def changed(self, model: Any) -> None:
-        """Told that what computes in a model is another now: what it kept of earlier passes is dropped. Default: nothing was."""
-        return
-
     def finish(self, model: Any) -> None:
         """Lets a model go of what it does not need once it is finished. Default: nothing."""
         return

@@ -51,9 +51,6 @@ class Halves(nn.Module):
         """Multiply-adds of what it adds to its halves, for one image of (height, width), when deployed, by closed formula."""
         return 0
 
-    def forget(self) -> None:
-        """Told that what computes in it is another now: drops what it kept. Default: it keeps nothing."""
-
     def finish(self) -> None:
         """Lets go of what a finished model does not need. Default: nothing."""
 
@@ -78,10 +75,6 @@ class Composed(HuggingFace):
     def names_outputs(self, model: Any) -> bool:
         """As it says."""
         return model.names_outputs
-
-    def changed(self, model: Any) -> None:
-        """It forgets."""
-        model.forget()
 
     def finish(self, model: Any) -> None:
         """As it knows."""

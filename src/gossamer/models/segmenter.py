@@ -7,6 +7,7 @@ import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from gossamer import anatomy, hosts, reading
 from gossamer.anatomy.session import Session
 from gossamer.anatomy.stack import Stack
 from gossamer.anatomy.states import states, tokens_of
+from gossamer.anatomy.tap import Tap
 from gossamer.errors import UserError, WrongKind
 from gossamer.hosts import dense
 from gossamer.methods import check_settings
@@ -157,7 +159,7 @@ class Segmenter(hosts.Halves):
                 "(AutoModel of transformers, num_classes=0 of timm)"
             )
         blocks = found.blocks("vision")
-        self.backbone, self.prefix, self.stack = backbone, blocks[0].prefix, blocks[0].stack
+        self.backbone, self.stack = backbone, blocks[0].stack
         self.stride = found.patch_steps("vision")
         self.taps = [blocks[i].name for i in self.decoder.tapped(len(blocks))]
         self.last_norm = found.around("vision").get("norm") if self.decoder.kind == "linear" else None
@@ -165,9 +167,8 @@ class Segmenter(hosts.Halves):
         self.config = SegmenterConfig(size, hidden_size=width, num_labels=self.decoder.outputs)
         self.num_labels = self.decoder.outputs
         self.session = Session()
-        self.seen = Seen(self.session, self.stack, self.prefix)
-        for name in self.taps:  # methods put their own hooks before it
-            self.backbone.get_submodule(name).register_forward_hook(self.seen.keep)
+        tapped = [backbone.get_submodule(name) for name in self.taps]
+        self.tap = Tap(tapped, partial(patches, self.session, self.stack, blocks[0].prefix))
         self.decode_head = self.decoder.main(width)
         others = len(self.taps) - 1 if self.decoder.auxiliary and self.decoder.kind != "linear" else 0
         self.auxiliary_head = nn.ModuleList(self.decoder.auxiliaries(width, others))
@@ -193,12 +194,7 @@ class Segmenter(hosts.Halves):
         takes = inspect.signature(self.backbone.forward).parameters
         other = "interpolate_pos_encoding" in takes and tuple(pixel_values.shape[-2:]) != self.config.image_size
         inputs = {"pixel_values": pixel_values, **({"interpolate_pos_encoding": True} if other else {})}
-        self.seen.rows = []
-        try:
-            hosts.of(self.backbone).run(self.backbone, (), inputs)
-            return self.seen.rows
-        finally:
-            self.seen.rows = None
+        return self.tap.of(lambda: hosts.of(self.backbone).run(self.backbone, (), inputs))
 
     def forward(
         self, pixel_values: Tensor, labels: Tensor | None = None, return_dict: bool | None = None, **options: Any
@@ -270,19 +266,10 @@ class Segmenter(hosts.Halves):
         dense.fold(self.decode_head)
 
 
-class Seen:
-    """Keeps the tokens of patches behind each tapped block, in the order in which they run, while `rows` is a list."""
-
-    def __init__(self, session: Session, stack: Stack, prefix: int):
-        self.session, self.stack, self.prefix = session, stack, prefix
-        self.rows: list[Tensor] | None = None
-
-    def keep(self, module: nn.Module, args: Any, output: Any) -> None:
-        """Of what a block returned, by the ledger of what is in the stream."""
-        if self.rows is not None:
-            rows = tokens_of(states(output))
-            ledger = self.session.ledger(self.stack)
-            self.rows.append(rows[:, self.prefix :] if ledger is None else ledger.behind(rows))
+def patches(session: Session, stack: Stack, prefix: int, output: Any) -> Tensor:
+    """The tokens of patches [B, n, d] in what a block returned, by the ledger of what is in the stream."""
+    rows, ledger = tokens_of(states(output)), session.ledger(stack)
+    return rows[:, prefix:] if ledger is None else ledger.behind(rows)
 
 
 def made_for(backbone: nn.Module, found: anatomy.Anatomy) -> tuple[int, int] | None:

@@ -18,6 +18,7 @@ from gossamer import hosts, reading
 from gossamer.anatomy import call as calls
 from gossamer.anatomy.session import Layout, Scene, Session
 from gossamer.anatomy.sight import Seen, Sight
+from gossamer.anatomy.tap import Tap
 from gossamer.errors import UserError, WrongKind
 
 
@@ -72,7 +73,7 @@ class VisionLanguage(hosts.Halves):
         self.config = VisionLanguageConfig(vision_config=vision.config, text_config=language.config)  # type: ignore[attr-defined]
         self.session = Session()
         self.sight = Sight(self.session)
-        self.tap, self.image_size = _Tap(tower.blocks()[-1].module), _pair(tower.owner().config.image_size)  # type: ignore[union-attr]
+        self.tap, self.image_size = Tap([tower.blocks()[-1].module]), _pair(tower.owner().config.image_size)  # type: ignore[union-attr]
         self.decoder_only = reader.readout.causal and list(reader.stacks) == ["decoder"]
         self.class_first = next(iter(reader.stacks.values()))[0].prefix > 0
 
@@ -124,16 +125,8 @@ class VisionLanguage(hosts.Halves):
         """Images [I, 3, H, W] -> every token [I, N, d_v] behind the tower's last block; give them to `keep`, or to any call."""
         takes = inspect.signature(self.vision.forward).parameters  # DINOv2 always interpolates
         other = "interpolate_pos_encoding" in takes and pixel_values.shape[-2:] != self.image_size
-        self.tap.open = True
-        try:
-            self.vision(pixel_values=pixel_values, **({"interpolate_pos_encoding": True} if other else {}))
-            return self.tap.states
-        finally:
-            self.tap.close()
-
-    def forget(self) -> None:
-        """Told that methods came or went: what they do behind the tower's last block is done before its states are taken."""
-        self.tap.last()
+        options = {"interpolate_pos_encoding": True} if other else {}
+        return self.tap.of(lambda: self.vision(pixel_values=pixel_values, **options))[0]
 
     def _layout(self, given: Layout | None, mask: Tensor | None, index: Tensor | None, seen: Seen | None) -> Layout:
         """What the caller says of a batch, else what its tensors say; in a graph, which cannot look, what holds for any."""
@@ -284,29 +277,6 @@ class VisionLanguage(hosts.Halves):
 
     def disable_input_require_grads(self) -> None:
         """Nothing: the halves were told already."""
-
-
-class _Tap:
-    """Takes what a block gives, behind whatever else listens to it, while it is open. A hook that is made anew for each call would
-    break a compiled graph, and so does a context manager in torch 2.11."""
-
-    def __init__(self, block: nn.Module):
-        self.block, self.open, self.states = block, False, torch.empty(0)
-        self.handle = block.register_forward_hook(self.keep)
-
-    def last(self) -> None:
-        """Stands behind all that listen now."""
-        self.handle.remove()
-        self.handle = self.block.register_forward_hook(self.keep)
-
-    def keep(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Takes the states [B, N, d]."""
-        if self.open:
-            self.states = output[0] if isinstance(output, tuple) else output
-
-    def close(self) -> None:
-        """Takes nothing more, and lets go what it took."""
-        self.open, self.states = False, torch.empty(0)
 
 
 def _check_index(index: Tensor | None, batch: int, seen: Seen | None) -> None:

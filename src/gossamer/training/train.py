@@ -112,7 +112,7 @@ def _trained(
     for split in items.values():
         split.settle(adapted)
     if cut is None:  # the others are given the head where they begin to train together
-        tuned = run.training.epochs > 0 and not _only_a_linear_head(adapted)
+        tuned = not _is_the_probe(adapted, run)
         warm = processes.agreed(
             lambda: solving.warm_start(adapted, items["train"], run, folder, journal, checkpoint, shared, tuned=tuned)
         )
@@ -215,7 +215,7 @@ def _tune(
 
     None at all where the head is `solved` and nothing else is to be trained.
     """
-    if solved and (run.training.epochs == 0 or _only_a_linear_head(adapted)):
+    if solved and _is_the_probe(adapted, run):
         journal.say("nothing is left to tune: the head is solved" if run.condense is None else "the cut is not tuned")
         return []
     if not adapted.trainable():
@@ -271,9 +271,10 @@ def _tune(
     return history
 
 
-def _only_a_linear_head(adapted: Adapted) -> bool:
-    """Whether only a head of one Linear is trained, of which the probe is the optimum."""
-    return isinstance(adapted.head, nn.Linear) and all(name.startswith("head.") for name in adapted.trainable())
+def _is_the_probe(adapted: Adapted, run: Run) -> bool:
+    """Whether the solved head is the end: no epochs, or only a head of one Linear is trained, of which the probe is the optimum."""
+    alone = isinstance(adapted.head, nn.Linear) and all(name.startswith("head.") for name in adapted.trainable())
+    return alone or run.training.epochs == 0
 
 
 def _conclude(
