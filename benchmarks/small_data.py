@@ -20,11 +20,11 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import rows
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import gossamer as gm
@@ -50,7 +50,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "adapters": {"method": "adapter", "rank": 64},
 }
 TESTED = 200
-KEY = ("task", "images", "method", "lr", "head_lr", "tuned_epochs")
+KEY = ("task", "images", "method", "lr", "head_lr", "tuned_epochs", "tuned_from")
+STARTS = {"solved": True, "eased": "eased"}  # Training.warm_start
 Epochs = list[dict[str, Any]]
 
 
@@ -92,7 +93,9 @@ KEEPS: dict[str, Callable[[Epochs], int]] = {
 }  # fmt: skip
 
 
-def settings(task: str, images: int, method: str, seed: int, lr: float, head_lr: float, tuned_epochs: int) -> Run:
+def settings(
+    task: str, images: int, method: str, seed: int, lr: float, head_lr: float, tuned_epochs: int, tuned_from: str
+) -> Run:
     """The run."""
     return Run(
         model=Model(name="dinov2-small", head="plain"),
@@ -100,7 +103,13 @@ def settings(task: str, images: int, method: str, seed: int, lr: float, head_lr:
         images=Images(size=56, resize="direct"),
         methods=[METHODS[method]],
         training=Training(
-            epochs=tuned_epochs, batch=first.BATCH, lr=lr, head_lr=head_lr, bf16="auto", attention="plain"
+            epochs=tuned_epochs,
+            batch=first.BATCH,
+            lr=lr,
+            head_lr=head_lr,
+            bf16="auto",
+            attention="plain",
+            warm_start=STARTS[tuned_from],
         ),
         output="unused",
         seed=seed,
@@ -125,12 +134,16 @@ def perform(run: Run) -> dict[str, Any]:
         if method.learns_from == "images":
             method.prepare(adapted, items["train"], items["train"].collate)
     x, y = items["train"].kept, items["train"].labels
-    solved = probe.fit(
-        outputs(adapted.features, items["train"], device=torch.device("cpu")), y, task.outputs, seed=run.seed
+    features = outputs(adapted.features, items["train"], device=torch.device("cpu"))
+    solved, linear = (
+        probe.fit(features, y, task.outputs, seed=run.seed),
+        heads.last_linear(cast(nn.Module, adapted.head)),
     )
-    solved.put_into(heads.last_linear(adapted.head))
+    solved.put_into(linear)
     start = logits(adapted, items["val"])
     epochs, states = [_epoch(start, start, items["val"].labels)], [_state(adapted)]
+    if run.training.warm_start == "eased":
+        probe.eased(features, y, solved).put_into(linear)
     steps = run.training.epochs * math.ceil(len(y) / run.training.batch)
     rule = optimizer(adapted, run.training)
     falls, order = schedule(run.training.schedule, rule, steps), torch.Generator().manual_seed(run.seed)
@@ -219,12 +232,14 @@ def main() -> None:
     parser.add_argument("--rates", nargs="+", type=float, help="of the methods; default: the usual one of each")
     parser.add_argument("--head-lr", type=float, default=Training.head_lr)
     parser.add_argument("--epochs", type=int, help="default: those of a first run on so many images")
+    parser.add_argument("--tuned-from", choices=STARTS, default="eased", help="the head after epoch 0")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="only print what the rows say")
     asked = parser.parse_args()
     found = [json.loads(line) for line in asked.results.read_text().splitlines()] if asked.results.is_file() else []
     wanted = [
-        {"task": task, "images": images, "method": method, "lr": lr, "head_lr": asked.head_lr, "seed": seed}
+        {"task": task, "images": images, "method": method, "lr": lr, "head_lr": asked.head_lr, "seed": seed,
+         "tuned_from": asked.tuned_from}
         for seed in asked.seeds for images in asked.sizes for task in asked.tasks
         for method in asked.methods for lr in asked.rates or [usual(method)]
     ]  # fmt: skip

@@ -1,11 +1,11 @@
-"""How the head starts: solved, evenly solved, or as it is; DINOv2-S on desk tasks, whole and behind a bridge.
+"""How tuning starts: from the solved head, an eased one, or as it is; DINOv2-S on desk tasks, whole and behind a bridge.
 
     python benchmarks/warm_start.py                                    # LoRA: 4 tasks, 3 seeds; hours on two cores
-    python benchmarks/warm_start.py --methods VPT SPT --skipped 0 --tasks location count --starts solved even
+    python benchmarks/warm_start.py --methods VPT SPT --skipped 0 --tasks location count --starts solved eased
     python benchmarks/warm_start.py --table                            # the table of what has been run
 
 One row of JSON for each run goes to benchmarks/results/warm_start.jsonl; a run that is there is not made again. Runs are those of
-bridges.py: blocks 5 to 10, or 3 to 10, of 12 give way to one bridge in closed form. LoRA has their rate, the other methods the
+bridges.py: blocks 5 to 10, or 3 to 10, of 12 give way to one bridge in closed form. Rates are theirs for LoRA, else the
 usual ones of a first run. Test images are scored once at the end.
 """
 
@@ -24,21 +24,21 @@ from gossamer.training.train import train
 
 RESULTS = Path(__file__).parent / "results" / "warm_start.jsonl"
 RUNS = Path("runs/warm_start")
-STARTS = {"solved": True, "even": "even", "as it is": False}
+STARTS = {"solved": True, "eased": "eased", "as it is": False}
 SKIPPED = (8, 0, 6)
-KEY = ("method", "task", "skipped", "start", "seed")
+LORA_LR = 3e-3  # that of bridges.py
+KEY = ("method", "lr", "task", "skipped", "start", "seed")
 
 
-def perform(method: str, task: str, skipped: int, start: str, seed: int) -> None:
+def perform(method: str, lr: float, task: str, skipped: int, start: str, seed: int) -> None:
     """Makes one run, unless its row is there."""
-    row = {"method": method, "task": task, "skipped": skipped, "start": start, **rows.describe(seed)}
+    row = {"method": method, "lr": lr, "task": task, "skipped": skipped, "start": start, **rows.describe(seed)}
     if any(all(r[name] == row[name] for name in KEY) for r in rows.known(RESULTS)):
         return
     run = planned(task, "closed" if skipped else "none", skipped, False, seed)
-    lr = run.training.lr if method == "LoRA" else usual(method)
     training = dataclasses.replace(run.training, warm_start=STARTS[start], lr=lr)
     placed = [METHODS[method] if one is LORA else one for one in run.methods]
-    output = str(RUNS / method / task / f"{skipped}-{start.replace(' ', '-')}" / f"seed-{seed}")
+    output = str(RUNS / f"{method}-{lr:g}" / task / f"{skipped}-{start.replace(' ', '-')}" / f"seed-{seed}")
     metrics = train(dataclasses.replace(run, methods=placed, training=training, output=output), overwrite=True)
     row |= {name: metrics["test"][name] for name in ("accuracy", "balanced_accuracy", "loss")}
     row |= {"l2": (metrics["warm_start"] or {}).get("l2"), "seconds": metrics["seconds"]}
@@ -47,21 +47,24 @@ def perform(method: str, task: str, skipped: int, start: str, seed: int) -> None
 
 def shown() -> str:
     """Mean and standard deviation over seeds."""
-    found: dict[tuple[str, str, int], dict[str, list[float]]] = {}
+    found: dict[tuple[str, float, str, int], dict[str, list[float]]] = {}
     for row in rows.known(RESULTS):
-        found.setdefault((row["method"], row["task"], row["skipped"]), {}).setdefault(row["start"], []).append(
-            row["accuracy"]
-        )
-    lines = [f"{'method':<10}{'task':<10}{'skipped':>8}" + "".join(f"{start + ', %':>20}" for start in STARTS)]
-    for (method, task, skipped), own in sorted(found.items()):
+        found.setdefault((row["method"], row["lr"], row["task"], row["skipped"]), {}).setdefault(
+            row["start"], []
+        ).append(row["accuracy"])
+    lines = [
+        f"{'method':<10}{'rate':<8}{'task':<10}{'skipped':>8}" + "".join(f"{start + ', %':>20}" for start in STARTS)
+    ]
+    for (method, lr, task, skipped), own in sorted(found.items()):
         cells = [rows.spread(own[start]) if start in own else "-" for start in STARTS]
-        lines.append(f"{method:<10}{task:<10}{skipped:>8}" + "".join(f"{cell:>20}" for cell in cells))
+        lines.append(f"{method:<10}{lr:<8g}{task:<10}{skipped:>8}" + "".join(f"{cell:>20}" for cell in cells))
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", default=["LoRA"], choices=METHODS)
+    parser.add_argument("--lr", type=float, help="the rate of the methods")
     parser.add_argument("--starts", nargs="+", default=list(STARTS), choices=STARTS)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
@@ -70,5 +73,6 @@ if __name__ == "__main__":
     given = parser.parse_args()
     wanted = itertools.product(given.seeds, given.methods, given.skipped, given.tasks, given.starts)
     for seed, method, skipped, task, start in [] if given.table else wanted:
-        perform(method, task, skipped, start, seed)
+        lr = given.lr or (LORA_LR if method == "LoRA" else usual(method))
+        perform(method, lr, task, skipped, start, seed)
     print(shown())

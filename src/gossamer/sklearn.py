@@ -160,7 +160,10 @@ class GossamerClassifier(ClassifierMixin, BaseEstimator):
             one.prepare(adapted, items, items.collate)
         with torch.no_grad():
             features = outputs(adapted.eval().features, items, device=device)
+        assert items.labels is not None, "every image has one"
         solved = probe.fit(features, items.labels, len(self.classes_), seed=seed)
+        if self.epochs and any(not name.startswith("head.") for name in adapted.trainable()):
+            solved = probe.eased(features, items.labels, solved)
         assert adapted.head is not None, "one was built"
         solved.put_into(heads.last_linear(adapted.head))
         self.loss_curve_: list[float] = []

@@ -25,7 +25,7 @@ def run_file(folder: Path) -> str:
 def check(told: str) -> None:
     assert not {"\r", "\x1b"} & set(told)
     assert re.findall(r"^epoch (\d)/2: .*\)?$", told, re.MULTILINE) == ["0", "1", "2"]
-    assert len(told.splitlines()) == 7, "what is read, solved (two lines), computed in, and three epochs"
+    assert len(told.splitlines()) == 8, "what is read, solved and eased (three lines), computed in, and three epochs"
 
 
 def test_training_writes_one_line_an_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -172,11 +172,15 @@ def test_a_shared_head_is_found_by_all_that_it_follows_from(tmp_path: Path) -> N
     place = solving.place_of(tmp_path, adapted, items, run)
     assert place == solving.place_of(tmp_path, adapted, items, run)
     solved = solving.solve(adapted, items, run)
-    solving.write(place, solved, 2.5)
-    again, seconds = solving.read(place)
-    assert (again.l2, again.held_out_accuracy, seconds) == (solved.l2, solved.held_out_accuracy, 2.5)
-    assert torch.equal(again.weight, solved.weight)
-    assert torch.equal(again.bias, solved.bias)
+    solving.write(place, solved)
+    again = solving.read(place)
+    assert again.seconds == solved.seconds
+    assert again.best.held_out_accuracy == solved.best.held_out_accuracy
+    assert again.best.held_out_loss == solved.best.held_out_loss
+    for found, kept in ((again.best, solved.best), (again.eased, solved.eased)):
+        assert found.l2 == kept.l2
+        assert torch.equal(found.weight, kept.weight)
+        assert torch.equal(found.bias, kept.bias)
     others = [
         solving.place_of(tmp_path, adapted, items, dataclasses.replace(run, seed=8)),
         solving.place_of(tmp_path, adapted, items, dataclasses.replace(run, images=Images(size=run.images.size))),

@@ -126,22 +126,34 @@ def test_bad_samples_are_refused() -> None:
         probe.fit(features, labels, 4)
 
 
-def test_an_even_probe_is_no_surer_of_its_own_samples_than_the_chosen_one_is_of_others() -> None:
+def test_an_eased_probe_is_no_surer_of_its_own_samples_than_the_best_one_is_of_others() -> None:
     """More features than samples: the chosen one knows its own by heart."""
     generator = torch.Generator().manual_seed(6)
     labels = torch.arange(60) % 4
     features = torch.randn(60, 90, generator=generator) + torch.randn(4, 90, generator=generator)[labels] / 2
-    plain, even = (probe.fit(features, labels, 4, even=e) for e in (False, True))
+    best = probe.fit(features, labels, 4)
+    eased = probe.eased(features, labels, best)
     losses = []
     for held in probe.folds(labels, 0):
         kept = torch.ones(len(labels), dtype=torch.bool)
         kept[held] = False
-        part = probe.fit(features[kept], labels[kept], 4, l2=plain.l2)
+        part = probe.fit(features[kept], labels[kept], 4, l2=best.l2)
         losses.append(nn.functional.cross_entropy(features[held] @ part.weight.T + part.bias, labels[held]))
     held_out = float(torch.stack(losses).mean())
-    own = [float(nn.functional.cross_entropy(features @ p.weight.T + p.bias, labels)) for p in (plain, even)]
-    assert even.l2 > plain.l2
+    assert best.held_out_loss == pytest.approx(held_out, abs=1e-3)
+    own = [float(nn.functional.cross_entropy(features @ p.weight.T + p.bias, labels)) for p in (best, eased)]
+    assert eased.l2 > best.l2
     assert own[0] < held_out - 0.01 < own[1]
-    weaker = probe.STRENGTHS[probe.STRENGTHS.index(even.l2) + 1]
+    weaker = probe.STRENGTHS[probe.STRENGTHS.index(eased.l2) + 1]
     next_one = probe.fit(features, labels, 4, l2=weaker)
     assert float(nn.functional.cross_entropy(features @ next_one.weight.T + next_one.bias, labels)) < held_out + 0.01
+
+
+def test_a_probe_that_knows_no_more_of_its_own_samples_is_eased_into_itself() -> None:
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.arange(400) % 2
+    features = torch.randn(400, 2, generator=generator) + labels[:, None] / 2
+    strongest = probe.Probe(**{**vars(probe.fit(features, labels, 2, l2=10.0)), "held_out_loss": 0.1})
+    assert probe.eased(features, labels, strongest) is strongest
+    given = probe.fit(features, labels, 2, l2=1e-3)
+    assert probe.eased(features, labels, given) is given, "nothing was held out"

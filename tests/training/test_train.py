@@ -94,12 +94,18 @@ def test_linear_probe_is_solved_and_not_trained_by_epochs(tmp_path: Path) -> Non
     assert not (tmp_path / "a" / "curves.png").exists()
 
 
-def test_an_even_warm_start_is_the_probe_itself_where_nothing_else_is_tuned(tmp_path: Path) -> None:
-    alone = {"method": "linear_probe"}
-    plain = train(squares.run(tmp_path / "a", alone, limit=61))["warm_start"]
-    assert train(squares.run(tmp_path / "b", alone, limit=61, warm_start="even"))["warm_start"]["l2"] == plain["l2"]
-    tuned = train(squares.run(tmp_path / "c", {"method": "bitfit"}, limit=61, epochs=1, warm_start="even"))
-    assert tuned["warm_start"]["l2"] > plain["l2"]
+def test_tuning_from_an_eased_head_is_compared_with_the_best_one(tmp_path: Path) -> None:
+    """Epoch 0, and what is kept where training does not help, is the best probe, which the linear probe alone is too."""
+    alone = train(squares.run(tmp_path / "a", {"method": "linear_probe"}, limit=61, warm_start="eased"))
+    still: dict[str, Any] = {"limit": 61, "epochs": 1, "lr": 1e-9, "head_lr": 1e-9, "warm_start": "eased"}
+    kept = train(squares.run(tmp_path / "b", {"method": "bitfit"}, **still, keep="better"))
+    assert kept["warm_start"]["l2"] == alone["warm_start"]["l2"] < kept["warm_start"]["tuned_from_l2"]
+    assert (tmp_path / "b" / "train.log").read_text().count("the start (epoch 0) is kept") == 1
+    assert kept["test"] == alone["test"]
+    assert kept["start"]["val_loss"] == pytest.approx(alone["val"]["loss"], abs=1e-6)
+    last = train(squares.run(tmp_path / "c", {"method": "bitfit"}, **still))
+    assert last["start"] == kept["start"]
+    assert abs(last["val"]["loss"] - alone["val"]["loss"]) > 1e-3, "steps of nothing: what tuning began from"
 
 
 def test_without_warm_start_the_head_is_trained_by_epochs(tmp_path: Path) -> None:

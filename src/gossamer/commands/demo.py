@@ -51,7 +51,6 @@ def settings(name: str, output: str | Path, *, seed: int = 0, epochs: int = EPOC
             head_lr=1e-3,
             schedule="one-cycle",
             clip=1.0,
-            warm_start=True,
             teacher=teacher,
             **fast,
         ),

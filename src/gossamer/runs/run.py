@@ -254,8 +254,9 @@ class Training:
         clip: largest norm of the gradients of a step; larger ones are scaled down. 0: never.
         warm_start: start the head from the linear probe, solved exactly on features that are computed once (Kumar et al., arXiv
             2202.10054). linear_probe alone is then finished: nothing is left to tune. Soft scores and written answers have none.
-            even (ours): from the probe of the weakest penalty whose loss on its own items is not below the best one's on held-out
-            ones. One that knows its items by heart leaves little to learn from them.
+            eased (ours): tuning begins from the probe of the weakest penalty whose loss on its own items is not below the best
+            one's on held-out ones, since one that knows its items by heart leaves little to learn from them. The start that a run
+            is compared with (epoch 0, keep) and what remains where nothing is tuned is the best probe all the same.
         keep: what is saved at the end: the last epoch; the one with the best validation accuracy; or (better) the last one, if its
             validation accuracy is above that of the start, the solved head, by more than one standard error, else the start.
         bf16: compute in bfloat16 where torch's autocast deems it safe. auto: if the machine has it, since one that emulates it is
@@ -286,7 +287,7 @@ class Training:
     optimizer: Literal["adamw", "sgd"] = "adamw"
     schedule: Literal["one-cycle", "cosine", "linear", "constant", "poly"] = "one-cycle"
     clip: float = 1.0
-    warm_start: bool | Literal["even"] = True
+    warm_start: bool | Literal["eased"] = "eased"
     keep: Literal["last", "best", "better"] = "last"
     bf16: bool | Literal["auto"] = False
     tf32: bool = False

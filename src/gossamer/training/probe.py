@@ -24,14 +24,15 @@ LARGE = 20_000  # from this many samples on, one fold is held out instead of eac
 class Probe:
     """A solved linear probe, for features as they are: logits = features weight^T + bias.
 
-    `weight` [C, d] and `bias` [C] are float32; `l2` is the strength that was used, and `held_out_accuracy` its accuracy on
-    features that were held out while l2 was chosen (None where it was given, or every class has one sample).
+    `weight` [C, d] and `bias` [C] are float32; `l2` is the strength that was used, `held_out_accuracy` and `held_out_loss` what
+    was seen of it on features that were held out while l2 was chosen (None where it was given, or every class has one sample).
     """
 
     weight: Tensor
     bias: Tensor
     l2: float
     held_out_accuracy: float | None = None
+    held_out_loss: float | None = None
 
     def put_into(self, linear: nn.Linear) -> None:
         """Copies weight and bias into a Linear.
@@ -55,7 +56,6 @@ def fit(
     classes: int,
     *,
     l2: float | None = None,
-    even: bool = False,
     seed: int = 0,
     subjects: Tensor | None = None,
 ) -> Probe:
@@ -67,8 +67,6 @@ def fit(
         classes: C.
         l2: strength of the penalty. None: the one of `STRENGTHS` that `chosen` takes by held-out fifths of the samples, then
             solved again on all of them.
-        even: of a strength that is looked for, go back to the weakest with which the probe's loss on its own samples is not below
-            the chosen one's on held-out ones: where features are many and samples few, a probe knows its own by heart.
         seed: of the fifths.
         subjects: [n], equal for samples of the same thing, such as questions about one image: they are held out together.
 
@@ -82,18 +80,33 @@ def fit(
     if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise UserError(f"labels reach from {int(labels.min())} to {int(labels.max())}; there are {classes} classes")
     features = features.detach().double()
-    accuracy = None
+    accuracy = loss = None
     if l2 is None:
         place, found = len(STRENGTHS) // 2, _held_out(features, labels, classes, folds(labels, seed, subjects))
         if found is not None:
             right, losses = found
             place = chosen(right, losses)
-            if even:
-                place = _even(features, labels, classes, place, float(losses[place].mean()))
-            accuracy = float(right[place].mean())
+            accuracy, loss = float(right[place].mean()), float(losses[place].mean())
         l2 = STRENGTHS[place]
     weight, bias = _solve(features, labels, (l2,), classes, SOLVING)[0]
-    return Probe(weight=weight.float(), bias=bias.float(), l2=l2, held_out_accuracy=accuracy)
+    return Probe(weight=weight.float(), bias=bias.float(), l2=l2, held_out_accuracy=accuracy, held_out_loss=loss)
+
+
+def eased(features: Tensor, labels: Tensor, best: Probe) -> Probe:
+    """The probe from which to tune: no surer of its own samples than `best`, that of the same ones, is of held-out ones.
+
+    Where features are many and samples few, the best probe knows its own samples by heart, and a loss that is nothing teaches
+    nothing. Of the strengths from the strongest to the best one's it is the weakest whose loss on the samples is at least the best
+    one's held-out loss; where none is, the strongest. `best` itself where nothing was held out.
+    """
+    if best.held_out_loss is None:
+        return best
+    features = features.detach().double()
+    tried = tuple(strength for strength in STRENGTHS if strength >= best.l2)
+    solved = _solve(features, labels, tried, len(best.bias), CHOOSING)
+    own = [float(F.cross_entropy(features @ weight.T + bias, labels.to(features.device))) for weight, bias in solved]
+    place = max((i for i, value in enumerate(own) if value >= best.held_out_loss), default=0)
+    return best if tried[place] == best.l2 else fit(features, labels, len(best.bias), l2=tried[place])
 
 
 def folds(labels: Tensor, seed: int, subjects: Tensor | None = None) -> list[Tensor]:
@@ -132,13 +145,6 @@ def _held_out(features: Tensor, labels: Tensor, classes: int, parts: list[Tensor
         right.append((logits.argmax(2) == true).double())
         losses.append(F.cross_entropy(logits.transpose(1, 2), true, reduction="none"))
     return (torch.cat(right, 1), torch.cat(losses, 1)) if right else None
-
-
-def _even(features: Tensor, labels: Tensor, classes: int, place: int, loss: float) -> int:
-    """The place of the weakest strength up to `place` whose probe of all samples has at least this loss on them; else the first."""
-    solved = _solve(features, labels, STRENGTHS[: place + 1], classes, CHOOSING)
-    own = [float(F.cross_entropy(features @ weight.T + bias, labels.to(features.device))) for weight, bias in solved]
-    return max((i for i, value in enumerate(own) if value >= loss), default=0)
 
 
 def chosen(right: Tensor, losses: Tensor) -> int:

@@ -11,8 +11,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,15 @@ COMPARED = 16  # items whose features enter the name of a shared head
 PARTS = ("model", "data", "images", "texts", "masks", "seed")  # of a run, that say what is read and how
 
 
+@dataclass(frozen=True)
+class Solved:
+    """The probe of a head, and that from which it is tuned; `seconds` that they took."""
+
+    best: probe.Probe
+    eased: probe.Probe
+    seconds: float
+
+
 def warm_start(
     adapted: Adapted,
     items: PreparedSet,
@@ -42,41 +53,39 @@ def warm_start(
     journal: Journal,
     checkpoint: str | None,
     shared: Path | None,
-    *,
-    tuned: bool,
-) -> dict[str, Any] | None:
-    """Gives the head its solution before tuning; what came of it, as JSON. A run with a checkpoint is past this.
+) -> tuple[dict[str, Any] | None, probe.Probe | None]:
+    """Gives the head its solution; what came of it, as JSON, and where tuning is to begin elsewhere, there.
 
-    Where nothing is `tuned` the solution is the result, and the penalty the best one whatever the run says.
+    Nothing is done where the run wants none or the head has none. A run with a checkpoint is past this.
     """
     if not run.training.warm_start:
-        return None
+        return None, None
     if adapted.head is None:
         journal.say("no warm start: there is no head")
-        return None
+        return None, None
     if items.labels is None:
         journal.say("no warm start: the linear probe needs one class for each training item, and a head")
-        return None
+        return None, None
     if len(adapted.head_modules()) > 1:
         journal.say(f"no warm start: {run.model.name} has several heads ({', '.join(adapted.head_modules())})")
-        return None
+        return None, None
     if checkpoint is not None:
-        return folder.record(WARM_START)
-    unit, even = tasks.of(adapted).unit, tuned and run.training.warm_start == "even"
+        return folder.record(WARM_START), None
+    unit = tasks.of(adapted).unit
     journal.say(f"solving the head on features of {len(items):,} {unit}")
-    place = None if shared is None else place_of(shared, adapted, items, run, even=even)
+    place = None if shared is None else place_of(shared, adapted, items, run)
     if place is not None and place.is_file():
-        solved, seconds = read(place)
+        solved = read(place)
         journal.say("another run of this comparison has solved it")
     else:
-        start = time.monotonic()
-        solved = solve(adapted, items, run, even=even)
-        seconds = time.monotonic() - start
+        solved = solve(adapted, items, run)
         if place is not None:
-            write(place, solved, seconds)
-    solved.put_into(heads.last_linear(adapted.head))
-    accuracy = solved.held_out_accuracy
-    found = {"l2": solved.l2, "held_out_accuracy": accuracy, "seconds": seconds}
+            write(place, solved)
+    best = solved.best
+    best.put_into(heads.last_linear(adapted.head))
+    begun = solved.eased if run.training.warm_start == "eased" else best
+    accuracy = best.held_out_accuracy
+    found = {"l2": best.l2, "held_out_accuracy": accuracy, "tuned_from_l2": begun.l2, "seconds": solved.seconds}
     found["probe"] = None if place is None else place.stem
     folder.write(WARM_START, json.dumps(found))
     quality = (
@@ -84,49 +93,65 @@ def warm_start(
         if accuracy is None
         else f"accuracy {accuracy:.2%} on held-out training {unit}"
     )
-    journal.say(f"head solved with l2={solved.l2:.3g}: {quality}")
-    return found
+    journal.say(f"head solved with l2={best.l2:.3g}: {quality}")
+    return found, None if begun is best else begun
 
 
-def solve(adapted: Adapted, items: PreparedSet, run: Run, *, even: bool = False) -> probe.Probe:
-    """The linear probe of what the head reads of these items now; `even` as in `probe.fit`."""
+def solve(adapted: Adapted, items: PreparedSet, run: Run) -> Solved:
+    """The linear probes of what the head reads of these items now."""
     assert items.labels is not None, "the probe needs one class for each item"
+    start = time.monotonic()
     adapted.eval()
     device = next(adapted.parameters()).device
     features = outputs(adapted.features, items, device=device, workers=run.training.readers)
     linear = heads.last_linear(adapted.head)  # type: ignore[arg-type]
-    return probe.fit(features, items.labels, linear.out_features, even=even, seed=run.seed, subjects=items.subjects)
+    best = probe.fit(features, items.labels, linear.out_features, seed=run.seed, subjects=items.subjects)
+    return Solved(best, probe.eased(features, items.labels, best), time.monotonic() - start)
 
 
 @torch.no_grad()
-def place_of(folder: Path, adapted: Adapted, items: PreparedSet, run: Run, *, even: bool = False) -> Path:
-    """Where the probe of what the head reads of these items lies, or is to lie."""
+def place_of(folder: Path, adapted: Adapted, items: PreparedSet, run: Run) -> Path:
+    """Where the probes of what the head reads of these items lie, or are to lie."""
     assert items.labels is not None, "the probe needs one class for each item"
     batch = items.collate([items[i] for i in range(min(COMPARED, len(items)))])
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     features = adapted.eval().features(**batches.on(next(adapted.parameters()).device, inputs)).float().cpu()
     settings = dataclasses.asdict(run)
-    told = {"even": even, **{name: settings[name] for name in PARTS}}
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps({name: settings[name] for name in PARTS}, sort_keys=True).encode())
     for tensor in (items.labels, features):
         digest.update(json.dumps([str(tensor.dtype), list(tensor.shape)]).encode())
         digest.update(tensor.contiguous().numpy().tobytes())
     return folder / f"{digest.hexdigest()}.safetensors"
 
 
-def write(path: Path, solved: probe.Probe, seconds: float) -> None:
-    """Keeps a probe, and how long it took."""
-    numbers = [solved.l2, -1.0 if solved.held_out_accuracy is None else solved.held_out_accuracy, seconds]
-    tensors = {"weight": solved.weight, "bias": solved.bias, "numbers": torch.tensor(numbers, dtype=torch.float64)}
+def write(path: Path, solved: Solved) -> None:
+    """Keeps probes."""
+    best, eased = solved.best, solved.eased
+    numbers = [best.l2, _or_nan(best.held_out_accuracy), _or_nan(best.held_out_loss), eased.l2, solved.seconds]
+    tensors = {
+        "weight": best.weight, "bias": best.bias, "eased.weight": eased.weight, "eased.bias": eased.bias,
+        "numbers": torch.tensor(numbers, dtype=torch.float64),
+    }  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     own = path.with_suffix(f".{os.getpid()}")  # others may be writing the same one now
     write_whole(own, pack(tensors))
     os.replace(own, path)
 
 
-def read(path: Path) -> tuple[probe.Probe, float]:
-    """The probe, and the seconds that it took: runs that begin alike are to report alike."""
+def read(path: Path) -> Solved:
+    """What `write` kept, its seconds too: runs that begin alike are to report alike."""
     tensors = unpack(path.read_bytes(), path)
-    l2, accuracy, seconds = tensors["numbers"].tolist()
-    held_out = None if accuracy < 0 else accuracy
-    return probe.Probe(weight=tensors["weight"], bias=tensors["bias"], l2=l2, held_out_accuracy=held_out), seconds
+    l2, accuracy, loss, eased, seconds = tensors["numbers"].tolist()
+    held_out = {"held_out_accuracy": _or_none(accuracy), "held_out_loss": _or_none(loss)}
+    best = probe.Probe(weight=tensors["weight"], bias=tensors["bias"], l2=l2, **held_out)
+    if eased == l2:
+        return Solved(best, best, seconds)
+    return Solved(best, probe.Probe(weight=tensors["eased.weight"], bias=tensors["eased.bias"], l2=eased), seconds)
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value

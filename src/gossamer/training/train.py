@@ -22,6 +22,7 @@ from gossamer import methods, saving, tasks
 from gossamer.adapting import Adapted, adapt
 from gossamer.cost import machine
 from gossamer.errors import UserError
+from gossamer.hosts import heads
 from gossamer.runs import processes, recorded
 from gossamer.runs.folder import CHECKPOINTS, CONDENSED, START, RunFolder
 from gossamer.runs.lock import alone
@@ -30,7 +31,7 @@ from gossamer.runs.progress import Bar, Journal, epochs, line
 from gossamer.runs.run import Run
 from gossamer.runs.sets import load_sets, unscored
 from gossamer.tasks.base import Scores, Task
-from gossamer.training import solving, starting, teaching
+from gossamer.training import probe, solving, starting, teaching
 from gossamer.training.trainer import ClassifierTrainer, trainer_arguments
 from gossamer.training.watching import Watching
 
@@ -104,7 +105,7 @@ def _trained(
     adapted.to(arguments.device)
     folder.begin(run)
     checkpoint = processes.agreed(folder.checkpoint)
-    prepared, warm = 0.0, None
+    prepared, warm, eased = 0.0, None, None
     if cut is None:
         prepared = _prepare(adapted, applied, items["train"], folder, journal, checkpoint)
     else:
@@ -112,12 +113,11 @@ def _trained(
     for split in items.values():
         split.settle(adapted)
     if cut is None:  # the others are given the head where they begin to train together
-        tuned = not _is_the_probe(adapted, run)
-        warm = processes.agreed(
-            lambda: solving.warm_start(adapted, items["train"], run, folder, journal, checkpoint, shared, tuned=tuned)
+        warm, eased = processes.agreed(
+            lambda: solving.warm_start(adapted, items["train"], run, folder, journal, checkpoint, shared)
         )
     solved = warm is not None or cut is not None
-    history = _tune(adapted, task, items, run, arguments, folder, journal, checkpoint, solved=solved)
+    history = _tune(adapted, task, items, run, arguments, folder, journal, checkpoint, solved=solved, eased=eased)
     done = {"warm": warm, "history": history, "prepared": prepared, "cut": cut}
     return processes.agreed(lambda: _conclude(adapted, task, items, run, folder, journal, **done))
 
@@ -210,6 +210,7 @@ def _tune(
     checkpoint: str | None,
     *,
     solved: bool,
+    eased: probe.Probe | None,
 ) -> list[dict[str, Any]]:
     """Trains methods and head; one record an epoch, before them that of a solved head, epoch 0.
 
@@ -239,6 +240,9 @@ def _tune(
 
     if start and checkpoint is None:
         journal.say(line(start[0], run.training.epochs, task.measure))
+    if eased is not None and adapted.head is not None:
+        journal.say(f"tuning begins from the probe of l2={eased.l2:.3g}, which knows the training items less by heart")
+        eased.put_into(heads.last_linear(adapted.head))
 
     def keep_history(log: list[dict[str, Any]]) -> None:
         folder.write("history.jsonl", "".join(json.dumps(record) + "\n" for record in [*start, *epochs(log)]))
