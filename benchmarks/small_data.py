@@ -151,7 +151,7 @@ def perform(run: Run) -> dict[str, Any]:
         adapted.train()
         losses = []
         for batch in torch.randperm(len(y), generator=order).split(run.training.batch):
-            losses.append(_step(adapted, run.training, rule, x[batch], y[batch]) * len(batch))
+            losses.append(_step(adapted, run.training, rule, x[batch].to("cpu"), y[batch]) * len(batch))
             falls.step()
         states.append(_state(adapted))
         now = _epoch(logits(adapted, items["val"]), start, items["val"].labels)
