@@ -135,10 +135,8 @@ def perform(run: Run) -> dict[str, Any]:
             method.prepare(adapted, items["train"], items["train"].collate)
     x, y = items["train"].kept, items["train"].labels
     features = outputs(adapted.features, items["train"], device=torch.device("cpu"))
-    solved, linear = (
-        probe.fit(features, y, task.outputs, seed=run.seed),
-        heads.last_linear(cast(nn.Module, adapted.head)),
-    )
+    linear = heads.last_linear(cast(nn.Module, adapted.head))
+    solved = probe.fit(features, y, task.outputs, seed=run.seed)
     solved.put_into(linear)
     start = logits(adapted, items["val"])
     epochs, states = [_epoch(start, start, items["val"].labels)], [_state(adapted)]

@@ -99,7 +99,7 @@ def test_tuning_from_an_eased_head_is_compared_with_the_best_one(tmp_path: Path)
     alone = train(squares.run(tmp_path / "a", {"method": "linear_probe"}, limit=61, warm_start="eased"))
     still: dict[str, Any] = {"limit": 61, "epochs": 1, "lr": 1e-9, "head_lr": 1e-9, "warm_start": "eased"}
     kept = train(squares.run(tmp_path / "b", {"method": "bitfit"}, **still, keep="better"))
-    assert kept["warm_start"]["l2"] == alone["warm_start"]["l2"] < kept["warm_start"]["tuned_from_l2"]
+    assert kept["warm_start"]["l2"] == alone["warm_start"]["l2"] < kept["warm_start"]["eased_l2"]
     assert (tmp_path / "b" / "train.log").read_text().count("the start (epoch 0) is kept") == 1
     assert kept["test"] == alone["test"]
     assert kept["start"]["val_loss"] == pytest.approx(alone["val"]["loss"], abs=1e-6)

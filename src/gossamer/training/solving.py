@@ -83,9 +83,8 @@ def warm_start(
             write(place, solved)
     best = solved.best
     best.put_into(heads.last_linear(adapted.head))
-    begun = solved.eased if run.training.warm_start == "eased" else best
     accuracy = best.held_out_accuracy
-    found = {"l2": best.l2, "held_out_accuracy": accuracy, "tuned_from_l2": begun.l2, "seconds": solved.seconds}
+    found = {"l2": best.l2, "held_out_accuracy": accuracy, "eased_l2": solved.eased.l2, "seconds": solved.seconds}
     found["probe"] = None if place is None else place.stem
     folder.write(WARM_START, json.dumps(found))
     quality = (
@@ -94,7 +93,7 @@ def warm_start(
         else f"accuracy {accuracy:.2%} on held-out training {unit}"
     )
     journal.say(f"head solved with l2={best.l2:.3g}: {quality}")
-    return found, None if begun is best else begun
+    return found, solved.eased if run.training.warm_start == "eased" and solved.eased is not best else None
 
 
 def solve(adapted: Adapted, items: PreparedSet, run: Run) -> Solved:

@@ -240,7 +240,8 @@ def _tune(
 
     if start and checkpoint is None:
         journal.say(line(start[0], run.training.epochs, task.measure))
-    if eased is not None and adapted.head is not None:
+    if eased is not None:
+        assert adapted.head is not None, "it was solved"
         journal.say(f"tuning begins from the probe of l2={eased.l2:.3g}, which knows the training items less by heart")
         eased.put_into(heads.last_linear(adapted.head))
 
