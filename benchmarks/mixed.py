@@ -153,8 +153,9 @@ def main() -> None:
     for name in options.models:
         for label, method in methods.items():
             for count in options.adapters:
-                found += compare(name, label, method, count, options)
-    rows.append(options.results, [row | how for row in found])
+                measured = compare(name, label, method, count, options)
+                rows.append(options.results, [row | how for row in measured])
+                found += measured
     columns = {
         "model": "{model}", "method": "{method}", "adapters": "{adapters}", "way": "{way}", "s": "{seconds:.4f}",
         "images/s": "{images_per_second:.1f}", "against one": "{throughput_against_one:.2f}",

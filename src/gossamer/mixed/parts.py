@@ -173,8 +173,8 @@ class LowRank(Wrapped):
         index = self.rows.index(size, x.device)
         rows = self.rows.by_sample(x).reshape(size, -1, x.shape[-1])
         hidden, given = torch.bmm(rows.to(self.down.dtype), self.down[index]), y.reshape(size, -1, y.shape[-1])
-        if given.dtype == hidden.dtype:
-            return torch.baddbmm(given, hidden, self.up[index]).view(y.shape)
+        if given.dtype == hidden.dtype:  # in place: what a projection gives is nobody else's
+            return given.baddbmm_(hidden, self.up[index]).view(y.shape)
         return (given + torch.bmm(hidden, self.up[index])).to(y.dtype).view(y.shape)
 
 
