@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import io
-import warnings
 from typing import TYPE_CHECKING
 
-from gossamer.data.images import to_rgb
+from gossamer.data.images import exif_unremarked, to_rgb
 from gossamer.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,8 +28,7 @@ def decoded(data: bytes, max_pixels: int) -> Image:
     from PIL import Image
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what PIL remarks on bytes of strangers
+        with exif_unremarked:  # it holds for all threads that read
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             width, height = image.size
             if width * height > max_pixels:
@@ -40,7 +38,7 @@ def decoded(data: bytes, max_pixels: int) -> Image:
         raise
     except Image.UnidentifiedImageError as error:
         raise UserError(f"this is no image of a known format ({', '.join(FORMATS)})") from error
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooManyPixels(f"the image has too many pixels; at most {max_pixels:,} are taken") from error
     except Exception as error:  # whatever PIL stumbles over in a damaged file
         raise UserError(f"the image is damaged: {type(error).__name__}: {error}") from error
