@@ -122,6 +122,8 @@ def test_baselines_run(pair: Path, tmp_path: Path, name: str) -> None:
     assert frozen == (name == "untrained")
     if name == "tip":
         adapted = load_adapter(tmp_path / "run")
+        votes = adapted.methods["tip_adapter"].values
+        assert votes.sum(0).tolist() == [4] * votes.shape[1]
         task: Any = tasks.of(adapted)
         with pytest.raises(UserError, match="takes no other words"):
             task.with_words(adapted, ["dog", "cat"])

@@ -83,6 +83,8 @@ def test_tip_takes_its_keys_from_the_training_images_and_votes() -> None:
     plain = made()
     frozen = plain(pixels).logits.detach()
     model = gm.adapt(plain, gm.TipAdapter(shots=2, alpha=2.0, beta=3.0))
+    with pytest.raises(RuntimeError, match=r"no training images yet: call its prepare"):
+        model(pixel_values=pixels)
     model.applied[0].prepare(model, data)
     classifier: Any = model.backbone
     with torch.no_grad():

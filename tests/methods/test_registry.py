@@ -44,6 +44,20 @@ def test_a_name_is_taken_once_and_must_be_ones_own() -> None:
     assert gm.METHODS["vpt"] is gm.VPT
 
 
+def test_a_method_that_takes_something_from_training_data_says_what() -> None:
+    with pytest.raises(ValueError, match=r"Forgetful has a prepare\(\), and learns_from nothing"):
+
+        @method
+        @dataclass(frozen=True, kw_only=True)
+        class Forgetful(gm.VPT):
+            name = "forgetful"
+
+            def prepare(self, adapted: object, data: object, collate: object = None) -> None:
+                """Would take something."""
+
+    assert "forgetful" not in gm.METHODS
+
+
 def test_a_method_that_there_is_not() -> None:
     with pytest.raises(AttributeError, match=r"no method 'VTP'; there are Adapter, APT, .*VPT"):
         methods.VTP  # noqa: B018

@@ -121,12 +121,14 @@ def method(kind: M) -> M:
     `METHODS`, run files, messages and `gossamer.<ClassName>` follow from it, for every file of this folder.
 
     Raises:
-        ValueError: it has no name of its own, or that name is taken.
+        ValueError: it has no name of its own, or that name is taken; or it has a `prepare` that no run would call.
     """
     if "name" not in vars(kind):
         raise ValueError(f"{kind.__name__} has no name of its own: set one, such as name = {kind.__name__.lower()!r}")
     if kind.name in METHODS:
         raise ValueError(f"two methods are called {kind.name!r}: {METHODS[kind.name].__name__} and {kind.__name__}")
+    if kind.prepare is not Method.prepare and kind.learns_from is Method.learns_from:
+        raise ValueError(f"{kind.__name__} has a prepare(), and learns_from nothing: say what it is to be given")
     METHODS[kind.name] = kind
     return kind
 

@@ -11,8 +11,9 @@ Their script keeps the epoch that is best on the test images; here the last one 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -74,8 +75,13 @@ class TipAdapter(Method):
         model = worded(anatomy, self.name)
         return self.shots * model.num_labels * vector_width(model) if self.trained else 0
 
+    @property
+    def learns_from(self) -> Literal["nothing", "images", "items"]:
+        """Images."""
+        return "images"
+
     @torch.no_grad()
-    def prepare(self, adapted: Any, data: Any) -> None:
+    def prepare(self, adapted: Any, data: Any, collate: Callable[[list[Any]], Any] | None = None) -> None:
         """Takes keys and values from the training images.
 
         Raises:
@@ -84,7 +90,7 @@ class TipAdapter(Method):
         part = next(m for m in adapted.methods.modules() if isinstance(m, Voting))
         adapted.eval()
         found, labels = [], []
-        for batch in DataLoader(data, batch_size=BATCH, collate_fn=getattr(data, "collate", None)):
+        for batch in DataLoader(data, batch_size=BATCH, collate_fn=collate):
             u = adapted.backbone.image_vectors(batch["pixel_values"].to(part.keys.device))
             found.append(F.normalize(u, dim=-1))
             labels.append(batch["labels"])
@@ -109,9 +115,20 @@ class Voting(Part):
         count = config.shots * classes
         self.keys = nn.Parameter(torch.zeros(count, width), requires_grad=config.trained)
         self.register_buffer("values", torch.zeros(count, classes))
-        self.alpha, self.beta = config.alpha, config.beta
+        self.alpha, self.beta, self.ready = config.alpha, config.beta, False
         self.borrow(before=before)
 
     def forward(self, u: Tensor, h: Tensor, scale: Tensor) -> Tensor:
-        """Image vectors [B, e] and class vectors [C, e] -> logits [B, C]."""
+        """Image vectors [B, e] and class vectors [C, e] -> logits [B, C].
+
+        Raises:
+            RuntimeError: no training images were taken yet, so none could vote.
+        """
+        if not self.ready and not self.values.is_meta:
+            if not bool(self.values.any()):
+                raise RuntimeError(
+                    "tip_adapter has no training images yet: call its prepare(adapted, training_data) once before training (a "
+                    "run does it, and a saved adapter has them)"
+                )
+            self.ready = True
         return self.before(u, h, scale) + self.alpha * votes(F.normalize(u, dim=-1), self.keys, self.values, self.beta)
