@@ -69,6 +69,14 @@ def test_cross_attention_is_attention() -> None:
     assert places(adapted) == blocks | {f"decoder.blocks.{i}.cross.{role}" for i in (0, 1) for role in ("q", "v")}
 
 
+@pytest.mark.parametrize("targets", [["cross.q", "cross.out"], ["decoder.cross.q", "cross.out"]])
+def test_cross_attention_alone(targets: list[str]) -> None:
+    adapted = adapted_model("bart", LoraConfig(r=2, target_modules=targets))
+    assert places(adapted) == {f"decoder.blocks.{i}.cross.{role}" for i in (0, 1) for role in ("q", "out")}
+    with pytest.raises(ValueError, match=r"has no cross\.q; its blocks have "):
+        adapted_model("vit", LoraConfig(r=2, target_modules=["cross.q"]))
+
+
 def test_names_that_are_modules_of_the_model_are_peft_s_own() -> None:
     """T5's Linears are called q and v: then they are names and not roles, and mean what they mean in peft."""
     assert places(adapted_model("t5", LoraConfig(r=2, target_modules=["q"]))) >= {"decoder.blocks.1.cross.q"}

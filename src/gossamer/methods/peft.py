@@ -1,9 +1,10 @@
 """Any tuner of the peft library as a method: LoRA and the rest.
 
 Besides names of modules, `target_modules` may name parts by role ("q", "k", "v", "out", "up", "gate", "down"), which mean the
-same in every family, in all stacks or in one ("fusion.q"); in a fused qkv, thirds. Left out, LoRA-like tuners get the queries and
-values, IA3 keys, values and the FFN; in a model that no family knows, or a part of which none does, LoRA-like ones all Linears.
-"all-linear" is every Linear but those of heads and output embeddings.
+same in every family, in all stacks or in one ("fusion.q"), in self- and cross-attention or in the latter alone ("cross.q",
+"decoder.cross.q"); in a fused qkv, thirds. Left out, LoRA-like tuners get the queries and values, IA3 keys, values and the FFN; in
+a model that no family knows, or a part of which none does, LoRA-like ones all Linears. "all-linear" is every Linear but those of
+heads and output embeddings.
 
 An adapter's folder holds plain settings alone (`parts/peft_settings.py`), and names of modules or roles. A pattern that asks for
 modules is written out in names when the model is adapted (`settled`); in a folder it is refused, since a pattern can take for ever.
@@ -29,7 +30,7 @@ from gossamer.methods.parts import peft_settings as settings
 
 ADAPTER = "default"
 HOOKS = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks", "_forward_hooks_with_kwargs")
-ROLES = ("q", "k", "v", "out", "up", "gate", "down")
+ROLES = ("q", "k", "v", "out", "up", "gate", "down", "cross.q", "cross.k", "cross.v", "cross.out")
 CHANGING_STARTS = ("pissa", "olora", "corda", "loftq", "lora_ga")  # values of init_lora_weights, or their beginnings
 
 
@@ -319,7 +320,7 @@ def _names(anatomy: Anatomy, roles: tuple[str, ...]) -> list[str]:
         ValueError: none does (LLaMA has a "gate", ViT has none).
     """
     anatomy.check_known()
-    if anatomy.unread and not all("." in role for role in roles):
+    if anatomy.unread and not all(role.partition(".")[0] in anatomy.stacks for role in roles):
         unread = ", ".join(f"{path} ({kind})" for path, kind in anatomy.unread.items())
         raise UserError(
             f"no family knows {unread} of this {type(anatomy.model).__name__}, so {', '.join(sorted(roles))} would be found in "
@@ -328,9 +329,9 @@ def _names(anatomy: Anatomy, roles: tuple[str, ...]) -> list[str]:
     names = []
     for block in [block for stack in anatomy.adapted for block in anatomy.blocks(stack)]:
         wanted = {role.removeprefix(f"{block.stack.name}.") for role in roles}
-        if wanted & {"q", "k", "v"}:
+        if {role.removeprefix("cross.") for role in wanted} & {"q", "k", "v"}:
             anatomy.split(block)
-        names += [name for role, name in block.roles().items() if role.removeprefix("cross.") in wanted]
+        names += [name for role, name in block.roles().items() if {role, role.removeprefix("cross.")} & wanted]
     if not names:
         found = sorted({role for block in anatomy for role in block.roles()})
         raise UserError(
