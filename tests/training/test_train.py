@@ -153,6 +153,22 @@ def test_the_best_epoch_is_kept_where_asked(tmp_path: Path) -> None:
         train(squares.run(tmp_path / "none", keep="best", validation=0.0))
 
 
+def test_a_run_is_held_to_the_probe_of_the_bare_backbone_where_methods_change_it_from_the_start(tmp_path: Path) -> None:
+    alone = train(squares.run(tmp_path / "a", {"method": "linear_probe"}, limit=61, warm_start="eased"))
+    still: dict[str, Any] = {"limit": 61, "epochs": 1, "lr": 1e-9, "head_lr": 1e-9, "keep": "better"}
+    prompted = train(squares.run(tmp_path / "b", {"method": "vpt", "prompts": 30}, **still))
+    assert prompted["warm_start"]["changed"]
+    assert set(gm.load(tmp_path / "b" / "adapter").methods) == {"linear_probe"}
+    assert (prompted["test"], prompted["val"]) == (alone["test"], alone["val"])
+    assert prompted["macs"] == alone["macs"]
+    said = (tmp_path / "b" / "train.log").read_text()
+    assert "the linear probe of the bare backbone is kept, without vpt: accuracy" in said
+    skipping = train(squares.run(tmp_path / "c", {"method": "das", "rank": 2, "skip": [1]}, **still))
+    assert skipping["warm_start"]["changed"]
+    assert skipping["macs"]["finished"] < skipping["macs"]["bare"]
+    assert set(gm.load(tmp_path / "c" / "adapter").methods) == {"das"}
+
+
 @pytest.mark.slow
 def test_no_run_ends_below_its_start_without_a_word(tmp_path: Path) -> None:
     """Rates that spoil everything: the last epoch is kept with a warning, or the start is the best of all epochs."""

@@ -258,7 +258,9 @@ class Training:
             one's on held-out ones, since one that knows its items by heart leaves little to learn from them. The start that a run
             is compared with (epoch 0, keep) and what remains where nothing is tuned is the best probe all the same.
         keep: what is saved at the end: the last epoch; the one with the best validation accuracy; or (better) the last one, if its
-            validation accuracy is above that of the start, the solved head, by more than one standard error, else the start.
+            validation accuracy is above that of the start, the solved head, by more than one standard error, else the start. Where
+            methods change what the head reads before they are trained, as prompts do, and make nothing cheaper, the linear probe of
+            the bare backbone is set against what is kept so, by the same rule.
         bf16: compute in bfloat16 where torch's autocast deems it safe. auto: if the machine has it, since one that emulates it is
             faster in float32; the run's folder says which it was.
         tf32: multiply float32 in TF32 on an accelerator that has it: faster, with 10 bits of mantissa. Elsewhere nothing changes.

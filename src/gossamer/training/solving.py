@@ -86,6 +86,7 @@ def warm_start(
     accuracy = best.held_out_accuracy
     found = {"l2": best.l2, "held_out_accuracy": accuracy, "eased_l2": solved.eased.l2, "seconds": solved.seconds}
     found["probe"] = None if place is None else place.stem
+    found["changed"] = changed(adapted, items)
     folder.write(WARM_START, json.dumps(found))
     quality = (
         f"no {unit[:-1]} could be held out"
@@ -109,15 +110,27 @@ def solve(adapted: Adapted, items: PreparedSet, run: Run) -> Solved:
 
 
 @torch.no_grad()
+def changed(adapted: Adapted, items: PreparedSet) -> bool:
+    """Whether methods change what the head reads of the first items, before they are trained."""
+    now = first_features(adapted, items)
+    with adapted.anatomy.bare():
+        return not torch.equal(now, first_features(adapted, items))
+
+
+@torch.no_grad()
+def first_features(adapted: Adapted, items: PreparedSet) -> torch.Tensor:
+    """What the head reads of the first items."""
+    batch = items.collate([items[i] for i in range(min(COMPARED, len(items)))])
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    return adapted.eval().features(**batches.on(next(adapted.parameters()).device, inputs)).float().cpu()
+
+
 def place_of(folder: Path, adapted: Adapted, items: PreparedSet, run: Run) -> Path:
     """Where the probes of what the head reads of these items lie, or are to lie."""
     assert items.labels is not None, "the probe needs one class for each item"
-    batch = items.collate([items[i] for i in range(min(COMPARED, len(items)))])
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
-    features = adapted.eval().features(**batches.on(next(adapted.parameters()).device, inputs)).float().cpu()
     settings = dataclasses.asdict(run)
     digest = hashlib.sha256(json.dumps({name: settings[name] for name in PARTS}, sort_keys=True).encode())
-    for tensor in (items.labels, features):
+    for tensor in (items.labels, first_features(adapted, items)):
         digest.update(json.dumps([str(tensor.dtype), list(tensor.shape)]).encode())
         digest.update(tensor.contiguous().numpy().tobytes())
     return folder / f"{digest.hexdigest()}.safetensors"

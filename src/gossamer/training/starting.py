@@ -61,13 +61,18 @@ def preferred(history: list[dict[str, Any]], keep: str, items: int, measure: str
     said = f"{measure} {before:.2%}"
     if keep == "best" and max(after) <= before:
         return f"no epoch was better than the start, {said}: that is kept"
-    error = (before * (1 - before) / items) ** 0.5
+    error = standard_error(before, items)
     if keep == "better" and after[-1] <= before + error:
         return (
             f"the start (epoch 0) is kept, {said} on {items:,} validation items: the last epoch, {after[-1]:.2%}, is "
             f"not better by more than one standard error, {error:.2%}"
         )
     return None
+
+
+def standard_error(accuracy: float, items: int) -> float:
+    """Of an accuracy on so many items."""
+    return (accuracy * (1 - accuracy) / items) ** 0.5
 
 
 def warning(before: float, now: float, measure: str, keep: str) -> str | None:

@@ -31,7 +31,7 @@ from gossamer.runs.progress import Bar, Journal, epochs, line
 from gossamer.runs.run import Run
 from gossamer.runs.sets import load_sets, unscored
 from gossamer.tasks.base import Scores, Task
-from gossamer.training import probe, solving, starting, teaching
+from gossamer.training import probe, solving, starting, teaching, without
 from gossamer.training.trainer import ClassifierTrainer, trainer_arguments
 from gossamer.training.watching import Watching
 
@@ -296,13 +296,17 @@ def _conclude(
     cut: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Scores, saves and draws; the metrics come last, since their presence says that the run has finished."""
+    tuned = bool(history)
+    if tuned and run.training.keep == "better" and warm is not None and warm["changed"]:
+        bare = without.preferred(adapted, task, items, run, journal)
+        adapted, tuned = (adapted, True) if bare is None else (bare, False)
     scores = {
         name: task.score(adapted, split, workers=run.training.readers)
         for name, split in items.items()
         if name != "train"
     }
     flat = {f"{split}_{n}": value for split, s in scores.items() for n, value in s.headline().items()}
-    adapted.metadata |= {"results": flat, "run": recorded.told(run, list(adapted.applied), items, tuned=bool(history))}
+    adapted.metadata |= {"results": flat, "run": recorded.told(run, list(adapted.applied), items, tuned=tuned)}
     start = history[0] if history and history[0]["epoch"] == 0 else None
     if start is not None and "val" in scores:
         now = scores["val"].headline()["accuracy"]
@@ -315,7 +319,7 @@ def _conclude(
         task.unit: {name: len(split) for name, split in items.items()},
         "trainable_parameters": sheet.trained_parameters,
         "macs": {"bare": sheet.bare.counted, "finished": sheet.finished.counted},
-        "training_flops": sheet.training_flops if history else None,  # of one image in one step
+        "training_flops": sheet.training_flops if tuned else None,  # of one image in one step
         "warm_start": warm,
         "condensed": None if cut is None else {name: cut[name] for name in CUT},
         "start": start,
