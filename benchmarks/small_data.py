@@ -6,9 +6,10 @@
 DINOv2-S at 56 pixels; a fifth of the training images is held out for validation, as `gossamer train FOLDER` does. One row of
 benchmarks/results/small_data.jsonl for each run, and none is made twice: validation accuracy and loss after every epoch (0 is the
 solved head), with the images that the epoch got right and the start did not (`won`) and the reverse (`lost`), and test accuracy of
-the start and of the epochs that one of `KEEPS` would keep. Those are chosen by validation images alone; of the test images each run
-sees 200, drawn by its seed. The steps are those of gossamer.training (groups, schedule, clipping, AdamW, bfloat16 where the
-machine has it) without the Trainer around them, which takes seconds a run.
+the start, of the epochs that one of `KEEPS` would keep, and (`run`) of what a first run ends with: `better`, or the linear probe of
+the bare backbone (`bare`) where methods change the features before they are trained and are no better. Those are chosen by
+validation images alone; of the test images each run sees 200, drawn by its seed. The steps are those of gossamer.training (groups,
+schedule, clipping, AdamW, bfloat16 where the machine has it) without the Trainer around them, which takes seconds a run.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ from gossamer.runs import first
 from gossamer.runs.prepared import outputs
 from gossamer.runs.run import Data, Images, Model, Run, Training
 from gossamer.runs.sets import load_sets
-from gossamer.training import probe
+from gossamer.training import probe, solving
 from gossamer.training.attention import attention
-from gossamer.training.starting import preferred
+from gossamer.training.starting import preferred, standard_error
 from gossamer.training.trainer import groups, optimizer, schedule
 
 RESULTS = Path(__file__).parent / "results" / "small_data.jsonl"
@@ -134,6 +135,7 @@ def perform(run: Run) -> dict[str, Any]:
         if method.learns_from == "images":
             method.prepare(adapted, items["train"], items["train"].collate)
     x, y = items["train"].kept, items["train"].labels
+    changed = solving.changed(adapted, items["train"])
     features = outputs(adapted.features, items["train"], device=torch.device("cpu"))
     linear = heads.last_linear(cast(nn.Module, adapted.head))
     solved = probe.fit(features, y, task.outputs, seed=run.seed)
@@ -159,6 +161,9 @@ def perform(run: Run) -> dict[str, Any]:
     for epoch in sorted({0, *kept.values()}):
         adapted.load_state_dict(states[epoch])
         tested[epoch] = _accuracy(logits(adapted, items["test"]), items["test"].labels)
+    bare, now = _bare(adapted, items, task.outputs, run.seed), epochs[kept["better"]]["val_accuracy"]
+    error = standard_error(bare["val"], len(items["val"]))
+    ends = bare["test"] if changed and now <= bare["val"] + error else tested[kept["better"]]
     return {
         "split": {name: len(split) for name, split in items.items()},
         "steps": steps,
@@ -167,10 +172,20 @@ def perform(run: Run) -> dict[str, Any]:
         "kept": kept,
         "start": tested[0],
         "test": {name: tested[epoch] for name, epoch in kept.items()},
+        "bare": bare,
+        "run": ends,
         "rates": sorted({group["lr"] for group in groups(adapted, run.training)}),
         "seconds": time.monotonic() - began,
         "processor_seconds": time.process_time() - cpu,
     }
+
+
+def _bare(adapted: Any, items: dict[str, Any], classes: int, seed: int) -> dict[str, float]:
+    """Accuracies of the linear probe of the bare backbone; it stays in the head."""
+    with adapted.anatomy.bare():
+        features = outputs(adapted.features, items["train"], device=torch.device("cpu"))
+        probe.fit(features, items["train"].labels, classes, seed=seed).put_into(heads.last_linear(adapted.head))
+        return {split: _accuracy(logits(adapted, items[split]), items[split].labels) for split in ("val", "test")}
 
 
 def _step(adapted: Any, chosen: Training, rule: torch.optim.Optimizer, x: Tensor, y: Tensor) -> float:
@@ -215,6 +230,12 @@ def table(found: list[dict[str, Any]]) -> str:
         start = sum(row["start"] for row in some) / len(some)
         line = dict(zip(KEY, map(str, key), strict=True))
         line |= {"seeds": str(len(some)), "probe": f"{start:.1%}"}
+        ended = [
+            row for row in some if "run" in row
+        ]  # rows from before a run was held to the bare backbone's probe lack it
+        for name in ("bare", "run"):
+            of = [(row["run"] if name == "run" else row["bare"]["test"]) - row["start"] for row in ended]
+            line[name] = f"{100 * sum(of) / len(of):+.1f}" if ended else "-"
         for name in KEEPS:
             line[name] = f"{100 * (sum(row['test'][name] for row in some) / len(some) - start):+.1f}"
         lines.append(line)
