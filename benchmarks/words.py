@@ -39,8 +39,8 @@ METHODS: dict[
 ] = {  # and what is chosen; lr: the run's, else the method's own
     "zero-shot": ({"method": "untrained"}, {}),
     "linear probe": ({"method": "linear_probe"}, {}),
-    "CoOp": ({"method": "coop"}, {"lr": [2e-3, 1e-2, 5e-2]}),
-    "CLIP-Adapter": ({"method": "clip_adapter"}, {"lr": [1e-3, 1e-2]}),
+    "CoOp": ({"method": "coop"}, {"lr": [2e-3, 1e-2, 5e-2, 2e-1]}),
+    "CLIP-Adapter": ({"method": "clip_adapter"}, {"lr": [1e-3, 1e-2, 5e-2]}),
     "Tip-Adapter-F": ({"method": "tip_adapter"}, {"lr": [1e-3], "alpha": [1.0, 3.0, 10.0], "beta": [1.0, 5.5, 20.0]}),
     "VPT, vision": ({"method": "vpt", "prompts": 12, "stack": "vision"}, {"lr": [3e-3, 1e-2]}),
     "LoRA, vision": (LORA, {"lr": [1e-3, 3e-3]}),
