@@ -147,17 +147,21 @@ def application(server: Server, *, token: str | None = None, hosts: tuple[str, .
 
     app = FastAPI(title="Gossamer", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.server = server
-    app.add_api_route("/adapters", adapters, methods=["GET"])
     app.add_api_route(
-        "/adapters/{name}/predict", predict, methods=["POST"],
+        "/adapters", adapters, methods=["GET"], response_description="names, labels, sizes of images and backbones"
+    )
+    app.add_api_route(
+        "/adapters/{name}/predict", predict, methods=["POST"], response_description="the likeliest label, and probabilities",
         responses={code: {"description": said} for code, said in SAID.items()},
         openapi_extra={"requestBody": {"required": True, "content": {
             "image/*": {"schema": BODY},
             "multipart/form-data": {"schema": {"type": "object", "properties": {FIELD: BODY}, "required": [FIELD]}},
         }}},
     )  # fmt: skip
-    app.add_api_route("/health", health, methods=["GET"])
-    app.add_api_route("/metrics", metrics, methods=["GET"], response_class=Response)
+    app.add_api_route("/health", health, methods=["GET"], response_description="they are; 503 while it stops")
+    app.add_api_route(
+        "/metrics", metrics, methods=["GET"], response_class=Response, response_description="a number a line"
+    )
     app.add_api_route("/docs", docs, methods=["GET"], response_class=HTMLResponse, include_in_schema=False)
     app.add_middleware(
         Guard,
@@ -177,6 +181,7 @@ SAID = {
     408: "the body did not arrive in time",
     413: "the body has too many bytes, or the image too many pixels",
     415: "the body is no image that can be read",
+    422: "`top` is no number from 1 on",
     503: "too many requests wait, or the server is stopping",
     504: "the answer took too long",
 }

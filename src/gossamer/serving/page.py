@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 from typing import Any
 
@@ -29,8 +30,13 @@ def of(schema: dict[str, Any]) -> str:
 
 def _operation(path: str, verb: str, said: dict[str, Any]) -> str:
     lines = [f"<h2><span>{verb.upper()}</span>{escape(path)}</h2>"]
-    lines += [f"<p>{escape(text)}</p>" for text in said.get("description", "").split("\n\n") if text]
+    lines += [f"<p>{_coded(text)}</p>" for text in said.get("description", "").split("\n\n") if text]
     rows = [(f"<code>{escape(p['name'])}</code>", f"in the {escape(p['in'])}") for p in said.get("parameters", ())]
     rows += [("body", escape(" or ".join(said["requestBody"]["content"])))] if "requestBody" in said else []
-    rows += [(escape(code), escape(answer["description"])) for code, answer in sorted(said["responses"].items())]
+    rows += [(escape(code), _coded(answer["description"])) for code, answer in sorted(said["responses"].items())]
     return "".join([*lines, "<table>", *(f"<tr><td>{a}</td><td>{b}</td></tr>" for a, b in rows), "</table>"])
+
+
+def _coded(text: str) -> str:
+    """HTML of a text in which names stand between backticks."""
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text))
