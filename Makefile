@@ -17,7 +17,7 @@ SEAMS := tests/anatomy tests/contract tests/methods tests/models tests/reference
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock check test test-lowest test-newest docs dist demo clean
+.PHONY: help install lock check test test-lowest test-newest test-peft docs dist demo clean
 
 help:
 	@echo "make install      create $(VENV) with Gossamer and exactly the packages of $(LOCK) and $(CARRIERS)"
@@ -25,6 +25,7 @@ help:
 	@echo "make test         pytest"
 	@echo "make test-lowest  the tests of what other packages can break, with the lowest versions that pyproject.toml allows"
 	@echo "make test-newest  the same with the newest that there are, whatever pyproject.toml allows"
+	@echo "make test-peft    peft's own tests of what its methods have in common, run on ours"
 	@echo "make lock         write $(LOCK) from pyproject.toml; keeps what it can, UPGRADE=--upgrade takes the newest"
 	@echo "make docs         the documentation site, in build/site"
 	@echo "make dist         wheel and source archive in dist, and their tests"
@@ -74,6 +75,15 @@ test-lowest test-newest: test-%: install
 	$(VENV)-$*/bin/python -c "from gossamer.cost.machine import versions; print(versions())"
 	$(VENV)-$*/bin/python -m pytest -n 2 --dist worksteal $(ALLOWED) $(SEAMS)
 
+# Its wheel brings no tests, its source archive does: the one of the locked version, by its hash.
+test-peft: install
+	rm -rf $(VENV)-peft
+	mkdir $(VENV)-peft
+	awk '/^peft==/,!/\\$$/' $(LOCK) > $(VENV)-peft/peft.txt
+	$(BIN)/python -m pip download --quiet --no-deps --no-binary :all: --require-hashes -r $(VENV)-peft/peft.txt -d $(VENV)-peft
+	tar xzf $(VENV)-peft/peft-*.tar.gz -C $(VENV)-peft
+	PEFT_TESTS=$$(echo $(VENV)-peft/peft-*/tests) $(BIN)/python -m pytest -n 2 -m slow tests/test_peft_matrix.py
+
 # The notice is of the successor of mkdocs; what is wrong with a page ends the build.
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
@@ -87,4 +97,4 @@ demo: install
 	$(BIN)/gossamer demo
 
 clean:
-	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest build dist src/*.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest $(VENV)-peft build dist src/*.egg-info .pytest_cache .ruff_cache

@@ -125,9 +125,11 @@ class Rescale(Part):
 class Rescaled(Wrapped):
     """A Linear, convolution or norm with gamma and beta behind it."""
 
+    scale: Rescale
+
     def __init__(self, inner: nn.Module, scale: Rescale):
         super().__init__(inner)
-        self.scale = scale
+        self.borrow(scale=scale)
         scale.borrow(wrapper=self)
 
     def behind(self, y: Tensor) -> Tensor:
