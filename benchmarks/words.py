@@ -3,6 +3,7 @@
     python benchmarks/words.py                                  # rates, then all: 10 methods, 1, 4, 16 images a class, 3 seeds
     python benchmarks/words.py --methods zero-shot CoOp --shots 4 --seeds 0
     python benchmarks/words.py --table                          # the table of what has been run
+    python benchmarks/words.py --picture docs/pictures/words.png
 
 `clip-small-desk` on `tints`: 42 combinations of a garment and a colour, 12 of which the pair never saw together. K images of all 42
 are learnt from; the test images of the 12 and of the 30 are scored apart, each with its name found among all 42. Rates, and
@@ -126,13 +127,45 @@ def shown() -> str:
     return "\n".join(lines)
 
 
+def draw(file: Path) -> None:
+    """Accuracy over images a class, for combinations that the pair had not seen and for those that it had."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4.2), sharey=True, layout="constrained")
+    found = list(finals())
+    looks = itertools.product(("-", "--"), ("o", "s", "^", "D", "v"))
+    for number, (method, (line, marker)) in enumerate(zip(METHODS, looks, strict=True)):
+        for axis, side in zip(axes, ("unseen", "seen"), strict=True):
+            means = [
+                100 * statistics.fmean(row[side] for row in found if (row["method"], row["shots"]) == (method, k))
+                for k in EPOCHS
+            ]
+            axis.plot(range(len(EPOCHS)), means, linestyle=line, marker=marker, color=f"C{number}", label=method)
+    for axis, title in zip(axes, ("12 combinations that the pair never saw", "30 that it saw"), strict=True):
+        axis.set_xticks(range(len(EPOCHS)), list(EPOCHS))
+        axis.set_xlabel("images of each class")
+        axis.set_title(title)
+        axis.set_ylim(60, 95)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("name found among all 42, %")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    figure.savefig(file, dpi=110)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--shots", nargs="+", type=int, default=list(EPOCHS), choices=EPOCHS)
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--table", action="store_true", help="print what has been run")
+    parser.add_argument("--picture", type=Path, help="draw what has been run to this file")
     given = parser.parse_args()
+    if given.picture is not None:
+        draw(given.picture)
+        raise SystemExit
     wanted = [] if given.table else itertools.product(given.seeds, given.methods, given.shots)
     for seed, method, shots in wanted:
         perform(method, shots, seed, best(method), choosing=False)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from gossamer import hosts
 from gossamer.adapting import Adapted
 from gossamer.anatomy import said
 from gossamer.anatomy.rewritten import SplitLinear
@@ -113,12 +114,29 @@ def _alone(adapted: Adapted, asked: list[said.Said], leaves: Mapping[str, str]) 
     ]
     if any(type(third) is nn.Linear and any(p.requires_grad for p in third.parameters()) for third in thirds):
         return f"{names} trains a third of a fused Linear of the backbone"
+    if place := next(_computed_once(adapted, asked, leaves), None):
+        return f"{names} changes {place}, which is computed once for all samples"
     read = {*anatomy.keys(), *(name for stack in anatomy.stacks for name in anatomy.around(stack).values())}
     swapped = {dict(one.given)["name"]: one.part for one in asked if one.verb == "swap"}
     for name, module in {**{n: adapted.backbone.get_submodule(path) for n, path in leaves.items()}, **swapped}.items():
         if not (name in read and _has_rows(module)):
             return f"{names} changes {name}, of which nothing says that its rows are samples"
     return None
+
+
+def _computed_once(adapted: Adapted, asked: list[said.Said], leaves: Mapping[str, str]) -> Iterator[str]:
+    """Places in what a composed model computes once, whose rows are no samples: classes in words."""
+    backbone, anatomy = adapted.backbone, adapted.anatomy
+    if not isinstance(backbone, hosts.Halves):
+        return
+    inside = {id(module) for root in backbone.once()[0] for module in root.modules()}
+    blocks = {block.key for block in anatomy if id(block.module) in inside}
+    for one in asked:
+        given = dict(one.given)
+        if one.verb == "swap" and id(backbone.get_submodule(given["name"])) in inside:
+            yield given["name"]
+        yield from (place.key for place in given.values() if isinstance(place, said.Named) and place.key in blocks)
+    yield from (path for path in leaves.values() if id(backbone.get_submodule(path)) in inside)
 
 
 def _has_rows(module: nn.Module) -> bool:
