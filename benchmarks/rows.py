@@ -37,6 +37,11 @@ def known(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
+def there(path: Path, key: dict[str, Any]) -> dict[str, Any] | None:
+    """The row of a file that has all these values; None where it was not made yet."""
+    return next((row for row in known(path) if all(row[name] == value for name, value in key.items())), None)
+
+
 def spread(values: list[float]) -> str:
     """Mean and, of several values, standard deviation; shares in percent."""
     wide = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""

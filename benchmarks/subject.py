@@ -160,9 +160,8 @@ def planned(method: str, seed: int, rate: float) -> Run:
 def perform(method: str, seed: int, rate: float, *, choosing: bool) -> dict[str, Any]:
     """The row of a run, which is made where it is not there."""
     row: dict[str, Any] = {"method": method, "rate": rate, "choosing": choosing}
-    for there in rows.known(RESULTS):
-        if all(there[name] == value for name, value in (row | {"seed": seed}).items()):
-            return there
+    if (there := rows.there(RESULTS, row | {"seed": seed})) is not None:
+        return there
     metrics = train(planned(method, seed, rate), overwrite=True)
     adapted = restored(method, seed, rate)
     task: Any = tasks.of(adapted)

@@ -33,7 +33,7 @@ KEY = ("method", "lr", "task", "skipped", "start", "seed")
 def perform(method: str, lr: float, task: str, skipped: int, start: str, seed: int) -> None:
     """Makes one run, unless its row is there."""
     row = {"method": method, "lr": lr, "task": task, "skipped": skipped, "start": start, **rows.describe(seed)}
-    if any(all(r[name] == row[name] for name in KEY) for r in rows.known(RESULTS)):
+    if rows.there(RESULTS, {name: row[name] for name in KEY}) is not None:
         return
     run = planned(task, "closed" if skipped else "none", skipped, False, seed)
     training = dataclasses.replace(run.training, warm_start=STARTS[start], lr=lr)

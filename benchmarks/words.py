@@ -81,9 +81,8 @@ def planned(method: str, shots: int, seed: int, chosen: dict[str, float], *, cho
 def perform(method: str, shots: int, seed: int, chosen: dict[str, float], *, choosing: bool) -> dict[str, Any]:
     """The row of a run, which is made where it is not there."""
     row: dict[str, Any] = {"method": method, "shots": shots, "chosen": chosen, "choosing": choosing}
-    for there in rows.known(RESULTS):
-        if all(there[name] == value for name, value in (row | {"seed": seed}).items()):
-            return there
+    if (there := rows.there(RESULTS, row | {"seed": seed})) is not None:
+        return there
     run = planned(method, shots, seed, chosen, choosing=choosing)
     metrics = train(run, overwrite=True)
     found = metrics["val" if choosing else "test"]

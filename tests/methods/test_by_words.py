@@ -85,6 +85,8 @@ def test_tip_takes_its_keys_from_the_training_images_and_votes() -> None:
     model = gm.adapt(plain, gm.TipAdapter(shots=2, alpha=2.0, beta=3.0))
     with pytest.raises(RuntimeError, match=r"no training images yet: call its prepare"):
         model(pixel_values=pixels)
+    with pytest.raises(RuntimeError, match=r"no training images yet: call its prepare"):
+        model.finalize()
     model.applied[0].prepare(model, data)
     classifier: Any = model.backbone
     with torch.no_grad():

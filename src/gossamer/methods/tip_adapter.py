@@ -102,6 +102,7 @@ class TipAdapter(Method):
             )
         part.keys.copy_(torch.cat(found))
         part.values.copy_(F.one_hot(label, classes))
+        part.check()
 
 
 class Voting(Part):
@@ -124,11 +125,24 @@ class Voting(Part):
         Raises:
             RuntimeError: no training images were taken yet, so none could vote.
         """
-        if not self.ready and not self.values.is_meta:
-            if not bool(self.values.any()):
-                raise RuntimeError(
-                    "tip_adapter has no training images yet: call its prepare(adapted, training_data) once before training (a "
-                    "run does it, and a saved adapter has them)"
-                )
-            self.ready = True
+        self.check()
         return self.before(u, h, scale) + self.alpha * votes(F.normalize(u, dim=-1), self.keys, self.values, self.beta)
+
+    def check(self) -> None:
+        """Nothing, where there are training images.
+
+        Raises:
+            RuntimeError: there are none.
+        """
+        if self.ready or self.values.is_meta:
+            return
+        if not bool(self.values.any()):
+            raise RuntimeError(
+                "tip_adapter has no training images yet: call its prepare(adapted, training_data) once before training (a run "
+                "does it, and a saved adapter has them)"
+            )
+        self.ready = True
+
+    def finalize(self) -> None:
+        """Nothing is left to check in a finished model."""
+        self.check()

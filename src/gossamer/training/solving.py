@@ -86,7 +86,7 @@ def warm_start(
     accuracy = best.held_out_accuracy
     found = {"l2": best.l2, "held_out_accuracy": accuracy, "eased_l2": solved.eased.l2, "seconds": solved.seconds}
     found["probe"] = None if place is None else place.stem
-    found["changed"] = changed(adapted, items)
+    found["changed"] = changed(adapted, items) if run.training.keep == "better" else None  # nothing else asks
     folder.write(WARM_START, json.dumps(found))
     quality = (
         f"no {unit[:-1]} could be held out"
