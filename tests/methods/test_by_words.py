@@ -87,6 +87,7 @@ def test_tip_takes_its_keys_from_the_training_images_and_votes() -> None:
         model(pixel_values=pixels)
     with pytest.raises(RuntimeError, match=r"no training images yet: call its prepare"):
         model.finalize()
+    assert model.cost().trained_parameters == sum(p.numel() for p in model.trainable().values())
     model.applied[0].prepare(model, data)
     classifier: Any = model.backbone
     with torch.no_grad():

@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
 
 class Part(nn.Module):
-    """What a method places in a model, and the owner of what is trained there."""
+    """What a method places in a model, and the owner of what is trained there.
+
+    Attributes:
+        ready: whether it can be used; one that waits for training data (a method's `prepare`) says no, and refuses to answer.
+    """
+
+    ready: bool = True
 
     def finalize(self) -> None:
         """Turns itself and its children, in place, into their cheapest equal form for inference. Default: nothing to gain."""

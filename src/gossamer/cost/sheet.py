@@ -18,6 +18,7 @@ from torch import nn
 from gossamer import hosts, methods
 from gossamer.adapted import AdaptedModule, Finished, finish
 from gossamer.anatomy import Anatomy
+from gossamer.anatomy.seams import Part
 from gossamer.cost.counting import Sample, closed_macs, count, on_meta
 from gossamer.errors import UserError
 from gossamer.methods.base import Method, added, foreseen
@@ -227,7 +228,11 @@ def _counted(model: nn.Module, backbone: nn.Module, sample: Sample, batch: int) 
                 f"{type(backbone).__name__} looks at values while it runs, so it cannot be counted without weights: "
                 f"load them, or count the encoder without its head ({error})"
             ) from error
-    return _sheet(copy.deepcopy(model), sample, batch)
+    twin = copy.deepcopy(model)
+    for part in twin.modules():
+        if isinstance(part, Part):
+            part.ready = True  # sizes alone matter here, so that what still waits for training data counts as well
+    return _sheet(twin, sample, batch)
 
 
 @torch.no_grad()
