@@ -2,7 +2,9 @@
 
     python benchmarks/garments.py                               # rates, then all: 7 methods, 3 seeds; some hours on one core
     python benchmarks/garments.py --methods linear CVPT --seeds 0
+    python benchmarks/garments.py --times                       # then, with nothing else on the machine: steps and passes, in turns
     python benchmarks/garments.py --table                       # the table of what has been run
+    python benchmarks/garments.py --picture docs/pictures/garments.png    # what the runs of seed 0 find
 
 DINOv2-S at 112 pixels on 1,000 training images, 4 epochs. Rates are chosen once for each method, at seed 0 on 800 of the training
 images by the other 200; test images are scored at the end of the other runs alone. The SETR head is the naive one with 48 channels
@@ -14,15 +16,26 @@ from __future__ import annotations
 
 import argparse
 import itertools
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import rows
+import torch
 
+from gossamer import report, tasks
+from gossamer.cost.measure import measure
+from gossamer.data.masks import overlay
 from gossamer.runs.run import Data, Images, Masks, Model, Run, Training
+from gossamer.runs.sets import load_sets
+from gossamer.runs.trained import load_adapter
+from gossamer.training.attention import attention
 from gossamer.training.train import train
+from gossamer.training.trainer import optimizer
 
 RESULTS = Path(__file__).parent / "results" / "garments.jsonl"
+TIMES = RESULTS.with_stem("garments_times")
 RUNS = Path("runs/garments")
 SEEDS = (0, 1, 2)
 EPOCHS, BATCH, HEAD_LR = 4, 16, 2e-3
@@ -81,20 +94,87 @@ def best(method: str) -> float:
     return max(found, key=lambda row: row["miou"])["rate"]
 
 
+def finals() -> list[dict[str, Any]]:
+    """Rows of the runs that were scored on test images."""
+    return [row for row in rows.known(RESULTS) if not row["choosing"]]
+
+
+def first() -> dict[str, tuple[Run, Any]]:
+    """Of every method that was run with seed 0 that run, and the model it left."""
+    runs = {
+        row["method"]: planned(row["method"], 0, row["rate"], choosing=False) for row in finals() if not row["seed"]
+    }
+    return {m: (runs[m], load_adapter(Path(runs[m].output) / "adapter")) for m in METHODS if m in runs}
+
+
+def times() -> None:
+    """A row for each method: a step of training, and a pass of one image and of a batch when finished, beside the linear head's."""
+    steps: dict[str, Callable[[], None]] = {}
+    passes: dict[int, dict[str, Callable[[], Any]]] = {1: {}, BATCH: {}}
+    for method, (run, adapted) in first().items():
+        task, items = tasks.of(adapted), load_sets(run)["train"].subset(range(BATCH))
+        prepared: Any = task.prepare(items)
+        batch = prepared.collate([prepared[i] for i in range(BATCH)])
+        steps[method] = partial(step, adapted, task, batch, run.training, optimizer(adapted, run.training))
+        finished = load_adapter(Path(run.output) / "adapter").finalize().eval()
+        for count, called in passes.items():
+            called[method] = partial(finished, pixel_values=batch["pixel_values"][:count])
+    taken = {"step": measure(steps, repeats=7)}
+    with torch.inference_mode():
+        taken |= {f"pass_{count}": measure(called, repeats=21) for count, called in passes.items()}
+    for method in steps:
+        row: dict[str, Any] = {"method": method, "batch": BATCH}
+        for name, found in taken.items():
+            row[f"{name}_ms"] = 1000 * found[method].seconds
+            row[f"{name}_ratio"] = found[method].ratio(found["linear"])
+        rows.append(TIMES, [row | rows.describe(0)])
+
+
+def step(adapted: Any, task: Any, batch: dict[str, Any], training: Training, rule: torch.optim.Optimizer) -> None:
+    """One step of training, as in the runs."""
+    adapted.train()
+    with attention(training):
+        with torch.autocast("cpu", torch.bfloat16, enabled=training.bfloat16):
+            loss = task.loss(adapted, batch)
+        loss.backward()
+    rule.step()
+    rule.zero_grad()
+
+
+def draw(file: Path) -> None:
+    """Six test images, their truth, and what each method finds at seed 0, a row each."""
+    runs = first()
+    examples = load_sets(next(iter(runs.values()))[0])["test"].subset(range(6))
+    sheet = [[item["image"], overlay(item["image"], item["mask"])] for item in examples]
+    for _, adapted in runs.values():
+        task: Any = tasks.of(adapted)
+        with torch.inference_mode():
+            for line, item in zip(sheet, examples, strict=True):
+                found = task.logits(adapted.eval(), item["image"]).argmax(0).byte().numpy()
+                line.append(overlay(item["image"], found))
+    report.beside(sheet, ("image", "truth", *runs), file, title="Garments on drawn grounds: what each method finds")
+
+
 def shown() -> str:
-    """Mean and standard deviation over seeds."""
-    finals = [row for row in rows.known(RESULTS) if not row["choosing"]]
+    """Mean and standard deviation over seeds, and times as ratios to the linear head's where they were taken."""
+    taken = {row["method"]: row for row in rows.known(TIMES)}
     lines = [
-        f"{'method':<10}{'rate':>8}{'parameters':>13}{'GMACs':>8}{'mIoU, %':>15}{'pixels, %':>15}{'s':>7}{'seeds':>7}"
+        f"{'method':<10}{'rate':>8}{'parameters':>13}{'GMACs':>8}{'mIoU, %':>15}{'pixels, %':>15}{'seeds':>7}"
+        f"{'step x':>8}{'pass x':>8}{f'{BATCH} x':>8}"
     ]
     for method in METHODS:
-        some = [row for row in finals if row["method"] == method]
+        some = [row for row in finals() if row["method"] == method]
         if some:
             scores = "".join(f"{rows.spread([row[name] for row in some]):>15}" for name in ("miou", "pixel_accuracy"))
+            clock = (
+                [taken[method][f"{name}_ratio"] for name in ("step", "pass_1", f"pass_{BATCH}")]
+                if method in taken
+                else []
+            )
             lines.append(
                 f"{method:<10}{some[0]['rate']:>8g}{some[0]['trainable_parameters']:>13,}"
-                f"{some[0]['macs']['finished'] / 1e9:>8.2f}{scores}"
-                f"{sum(row['seconds'] for row in some) / len(some):>7.0f}{len(some):>7}"
+                f"{some[0]['macs']['finished'] / 1e9:>8.2f}{scores}{len(some):>7}"
+                + "".join(f"{ratio:>8.2f}" for ratio in clock)
             )
     return "\n".join(lines)
 
@@ -104,7 +184,14 @@ if __name__ == "__main__":
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--table", action="store_true", help="print what has been run")
+    parser.add_argument("--times", action="store_true", help="time what has been run with seed 0")
+    parser.add_argument("--picture", type=Path, help="draw what the runs of seed 0 find to this file")
     given = parser.parse_args()
-    for seed, method in [] if given.table else itertools.product(given.seeds, given.methods):
+    if given.picture is not None:
+        draw(given.picture)
+    if given.times:
+        times()
+    idle = given.table or given.times or given.picture is not None
+    for seed, method in [] if idle else itertools.product(given.seeds, given.methods):
         perform(method, seed, best(method), choosing=False)
     print(shown())

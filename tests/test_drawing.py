@@ -99,6 +99,17 @@ def test_captions_are_taught_and_what_was_learnt_draws_again(
 
 
 @pytest.mark.slow
+def test_the_frozen_denoiser_is_a_run(system: Path, captioned: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    metrics = train(run(system, captioned, folder, methods=[{"method": "untrained"}], training={"epochs": 0}))
+    assert metrics["trainable_parameters"] == 0
+    adapted, images = load_adapter(folder), torch.randn(2, 4, 6, 6)
+    given = {"timestep": torch.tensor([3, 900]), "encoder_hidden_states": torch.randn(2, 5, 10)}
+    with torch.no_grad():
+        found = adapted(sample=images, **given).sample
+        assert torch.equal(found, adapted.detach()(images, **given).sample)
+
+
 def test_a_run_that_was_killed_ends_as_one_that_was_not(
     system: Path, captioned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional as F
+from transformers import ViTConfig, ViTForImageClassification
 
 import gossamer as gm
 from gossamer.errors import UserError
@@ -15,6 +16,9 @@ from gossamer.errors import UserError
 from ..models.test_zero_shot import clip, dual, images, made, siglip
 
 LABELS = torch.tensor([0, 1, 2, 0, 1])
+TINY = ViTConfig(
+    hidden_size=6, num_hidden_layers=1, num_attention_heads=2, intermediate_size=9, image_size=8, patch_size=4
+)
 METHODS = {
     "coop": gm.CoOp(context=4), "clip_adapter": gm.ClipAdapter(), "tip": gm.TipAdapter(shots=2),
     "both": [gm.ClipAdapter(), gm.CoOp(context=3)],
@@ -107,11 +111,19 @@ def test_nothing_is_trained_where_that_is_asked_for() -> None:
 
 
 def test_refusals_are_in_words() -> None:
-    for method in (gm.CoOp(), gm.ClipAdapter(), gm.TipAdapter(), gm.Untrained()):
+    for method in (gm.CoOp(), gm.ClipAdapter(), gm.TipAdapter()):
         with pytest.raises(
             UserError, match=rf"{method.name} changes how images are compared .*Dinov2Model compares none"
         ):
             gm.adapt(dual().vision_model, method)
+    with pytest.raises(
+        UserError, match="untrained trains nothing, and would train the head that num_labels=3 asks for"
+    ):
+        gm.adapt(dual().vision_model, gm.Untrained(), num_labels=3)
+    with pytest.raises(
+        UserError, match=r"the head that ViTForImageClassification has \(classifier\): take LinearProbe"
+    ):
+        gm.adapt(ViTForImageClassification(TINY), gm.Untrained())
     with pytest.raises(UserError, match="more than the 33 that are read"):
         gm.adapt(made(), gm.CoOp(context=16))
     with pytest.raises(UserError, match="begin with a word"):

@@ -106,12 +106,12 @@ class Bypass(WideUp):
 
 
 class WideDown(WideUp):
-    """W_2 u + b_2 + s v U of widened units [u | v]."""
+    """W_2 u + b_2 + v (s U) of widened units [u | v]."""
 
     def forward(self, x: Tensor) -> Tensor:
         values = self.read.memory.now()[1]
         own, new = x[..., : self.old.in_features], x[..., self.old.in_features :]
-        return self.old(own) + self.read.memory.config.scale * new @ values
+        return self.old(own) + new @ values
 
 
 @pytest.mark.parametrize("language", ["t5", "flan", "bart", "llama"])
@@ -258,7 +258,7 @@ def test_post_norm_memory_is_inside_the_normalised_sum() -> None:
         if isinstance(change, Added) and isinstance(change.part, MemoryRead):
             change.revert()
     ffn = layer.output.dense(F.gelu(layer.intermediate.dense(h)))
-    close(kept["y"], layer.output.LayerNorm(h + ffn + 0.7 * memory_read(h, keys, values, F.gelu)))
+    close(kept["y"], layer.output.LayerNorm(h + ffn + memory_read(h, keys, values, F.gelu)))
 
 
 @pytest.mark.parametrize(

@@ -163,9 +163,10 @@ class MemVP(Method):
 
 
 class VisualMemory(sight.Reader):
-    """K, U [I, m, d] of images: owner of the projector and of the position tables P_K and P_V [m, d].
+    """K, s U [I, m, d] of images: owner of the projector and of the position tables P_K and P_V [m, d].
 
-    The projector starts Xavier uniform with zero biases, P_K normal (0.02), P_V zero: without an image nothing changes at first.
+    s is taken here, once a pass, and not from what each block reads. The projector starts Xavier uniform with zero biases, P_K
+    normal (0.02), P_V zero: without an image nothing changes at first.
     """
 
     seeing: sight.Sight
@@ -186,7 +187,7 @@ class VisualMemory(sight.Reader):
         self.borrow(seeing=seen)
 
     def forward(self, states: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
-        """The vision tower's states [I, N, d_v] behind its last block but one -> K, U [I, m, d].
+        """The vision tower's states [I, N, d_v] behind its last block but one -> K, s U [I, m, d].
 
         Raises:
             ValueError: more patch tokens than slots.
@@ -199,20 +200,24 @@ class VisualMemory(sight.Reader):
             )
         projected = self.up(F.silu(self.down(patches.to(self.down.weight.dtype))))
         memory = visual_memory(projected, self.slots, self.config.visual_scale, mask)
-        return memory + self.keys, memory + self.values
+        return memory + self.keys, self.config.scale * (memory + self.values)
+
+    def imageless(self) -> tuple[Tensor, Tensor]:
+        """P_K, s P_V [m, d]: what a text without an image reads."""
+        return self.keys, self.config.scale * self.values
 
     def rows(self, kept: tuple[Tensor, ...], index: Tensor | None, present: Tensor | None) -> tuple[Tensor, ...]:
-        """K, U [B, m, d] for B texts; P_K, P_V for those without an image."""
+        """K, s U [B, m, d] for B texts; P_K, s P_V for those without an image."""
         found = super().rows(kept, index, present)
         if present is None:
             return found
         there = present[:, None, None]
-        return tuple(torch.where(there, t, own) for own, t in zip((self.keys, self.values), found, strict=True))
+        return tuple(torch.where(there, t, own) for own, t in zip(self.imageless(), found, strict=True))
 
     def now(self) -> tuple[Tensor, ...]:
-        """K, U [S, m, d] of the texts at hand; S is 1 where none has an image."""
+        """K, s U [S, m, d] of the texts at hand; S is 1 where none has an image."""
         found = self.seeing.of(self)
-        return (self.keys[None], self.values[None]) if found is None else found
+        return tuple(own[None] for own in self.imageless()) if found is None else found
 
 
 class MemoryRead(Part):
@@ -234,9 +239,8 @@ class MemoryRead(Part):
     def forward(self, x: Tensor, output: Tensor) -> Tensor:
         """x, output [R, L, d]: the FFN's input and output -> what is added, [R, L, d]."""
         keys, values = self.memory.now()
-        config = self.memory.config
-        dropout = config.dropout if self.memory.training else 0.0
-        return (config.scale * memory_read(x.to(keys.dtype), keys, values, self.activation, dropout)).to(output.dtype)
+        dropout = self.memory.config.dropout if self.memory.training else 0.0
+        return memory_read(x.to(keys.dtype), keys, values, self.activation, dropout).to(output.dtype)
 
     def acting(self) -> bool:
         """Whether there is an image at all."""
