@@ -76,7 +76,7 @@ def written(name: str, images: list[Tensor], texts: list[str]) -> Path:
     if not folder.is_dir():
         folder.mkdir(parents=True)
         for i, image in enumerate(images):
-            picture((Folded(denoising.FOLD).decode(image[None])[0] + 1) / 2).save(folder / f"{i:03d}.png")
+            picture(Folded(denoising.FOLD).decode(image[None])[0]).save(folder / f"{i:03d}.png")
         lines = [json.dumps({"file_name": f"{i:03d}.png", "text": text}) for i, text in enumerate(texts)]
         if lines:
             (folder / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
@@ -123,7 +123,7 @@ def judge() -> tuple[Any, float]:
     """A classifier of real images into the 20 captions, and its accuracy on test images."""
     both = []
     for split, most in (("train", 150), ("test", 30)):
-        images = [Folded(denoising.FOLD).decode(of[:most]).add(1).div(2) for of in latents(split)]
+        images = [Folded(denoising.FOLD).decode(of[:most]) for of in latents(split)]
         x = features(torch.cat(images)).numpy()
         both.append((x, [i for i, of in enumerate(images) for _ in range(len(of))]))
     made = LogisticRegression(max_iter=2000, C=0.1).fit(*both[0])
@@ -133,7 +133,7 @@ def judge() -> tuple[Any, float]:
 @cache
 def real_bags() -> Tensor:
     """Features of test images of bags."""
-    return features((Folded(denoising.FOLD).decode(latents("test")[BAG][:TESTED]) + 1) / 2)
+    return features(Folded(denoising.FOLD).decode(latents("test")[BAG][:TESTED]))
 
 
 def kernel_distance(x: Tensor, y: Tensor) -> float:
@@ -229,7 +229,7 @@ def shown() -> str:
 def draw(file: Path) -> None:
     """A line of bags, and a dress and a coat, for each method at seed 0 as far as it has been run; real bags first."""
     finals = {row["method"]: row for row in rows.known(RESULTS) if not row["choosing"] and row["seed"] == 0}
-    bags = (Folded(denoising.FOLD).decode(latents("test")[BAG][:10]) + 1) / 2
+    bags = Folded(denoising.FOLD).decode(latents("test")[BAG][:10])
     lines = [torch.cat([bags, torch.ones(2, *bags.shape[1:])])]
     for method in [name for name in METHODS if name in finals]:
         adapted = restored(method, 0, finals[method]["rate"])
