@@ -130,6 +130,35 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(
     assert again["train_loss"] == whole["train_loss"]
 
 
+def test_a_run_learns_the_prior_and_leaves_texts_out(
+    system: Path, captioned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, Tensor]] = []
+    loss = DrawingImages.loss
+
+    def watched(self: DrawingImages, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        seen.append(batch)
+        return loss(self, model, batch)
+
+    monkeypatch.setattr(DrawingImages, "loss", watched)
+    subject = tmp_path / "subject"
+    subject.mkdir()
+    shutil.copy(captioned / "0.png", subject)
+    drawing = {"prompt": "a sks square", "prior": "a square", "prior_images": 2, "repeats": 24, "empty": 0.5}
+    one = {"data": {"validation": 0.0}, "training": {"epochs": 1}}
+    taught = train(run(system, subject, tmp_path / "with", drawing=drawing, **one))
+    known, texts = (
+        [len(b["latents"]) - len(b["labels"]) for b in seen],
+        torch.cat([b["encoder_hidden_states"][:2] for b in seen]),
+    )
+    assert known == [2] * 12  # as many of the prior as of the subject, in every batch
+    assert len(texts.unique(dim=0)) == 2  # the prompt, or none
+    seen.clear()
+    alone = train(run(system, subject, tmp_path / "without", drawing={**drawing, "prior": None}, **one))
+    assert all(len(b["latents"]) == len(b["labels"]) == 2 for b in seen)
+    assert taught["train_loss"] != alone["train_loss"]
+
+
 @pytest.mark.slow
 def test_a_subject_with_a_prior(system: Path, captioned: Path, tmp_path: Path) -> None:
     subject = tmp_path / "subject"

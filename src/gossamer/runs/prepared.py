@@ -129,6 +129,10 @@ class Augmented(Dataset):
     def __len__(self) -> int:
         return len(self.prepared)
 
+    def collate(self, items: Any) -> dict[str, Any]:
+        """As the set."""
+        return self.prepared.collate(items)
+
     def __getitem__(self, i: int) -> dict[str, Any]:
         image: Image = self.prepared.images[i]["image"]
         pixels = self.prepared.preprocessing.pixels(self.change(to_rgb(image)))

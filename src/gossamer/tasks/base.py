@@ -74,7 +74,7 @@ class Task(ABC):
         """A set as the model reads it; ValueError for a set of another task."""
 
     def varied(self, prepared: PreparedSet, run: Run) -> Any:
-        """The set for tuning, with the random changes that the run asks for."""
+        """The set for tuning, with the random changes that the run asks for; it collates its items itself."""
         return prepared
 
     @abstractmethod

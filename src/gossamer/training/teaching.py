@@ -185,10 +185,10 @@ def taught(run: Run, task: Task, items: PreparedSet, varied: Any, device: torch.
         UserError, FileNotFoundError: see `Teacher`.
     """
     if run.training.teacher is None:
-        return varied, items.collate, task.loss
+        return varied, varied.collate, task.loss
     teacher = Teacher(run, task)
     teacher.adapted.to(device)
     if varied is not items:
-        return varied, items.collate, Lesson(task.loss, run.training, teacher)
+        return varied, varied.collate, Lesson(task.loss, run.training, teacher)
     answered = Answered(items, teacher.answers(items))
     return answered, answered.collate, Lesson(task.loss, run.training)
