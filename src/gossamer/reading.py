@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from torch import nn
 
 from gossamer.anatomy.anatomy import Anatomy
-from gossamer.anatomy.block import Block, attribute, get, has, lacking, listed, wanting
+from gossamer.anatomy.block import Block, attribute, get, has, lacking, listed, lists, wanting
 from gossamer.anatomy.call import SPELLINGS, Arguments
 from gossamer.anatomy.places import STACK_ORDER
 from gossamer.anatomy.probe import probe
@@ -150,7 +150,10 @@ def _unread(model: nn.Module, stacks: Mapping[str, list[Block]], owners: Mapping
     that a family leaves aside are described.
     """
     known = [block.name for blocks in stacks.values() for block in blocks]
-    known += [_path(owners[name], path) for name, blocks in stacks.items() for path in blocks[0].stack.aside]
+    for name, blocks in stacks.items():
+        stack, owner = blocks[0].stack, blocks[0].owner
+        beside = [*stack.aside, *(path for _, path in lists(owner, stack))]
+        known += [_path(owners[name], path) for path in beside]
     found: dict[str, str] = {}
     for path, module in model.named_modules():
         children = list(module.children())
@@ -184,7 +187,7 @@ def _blocks(
     prefix, blocks = _prefix(owner, stack), list[Block]()
     for i, (stage, path, module) in enumerate(found, start=first):
         block = Block(stack, i, module, _path(name, path), owner, prefix, stage)
-        if stack.windows is not None and blocks and blocks[-1].stage < stage:
+        if stack.windows is not None and stack.windows.merging and blocks and blocks[-1].stage < stage:
             merges = stage if stack.windows.merges_first else stage - 1
             block.merging = get(owner, stack.windows.merging.replace("*", str(merges)))
         blocks.append(block)

@@ -54,6 +54,8 @@ class Backbone:
     causal: bool = False  # its main stack sees only what stands before
     sees: bool = False  # composed of a vision tower and a language model
     windows: bool = False  # its attention is in windows
+    stages: bool = True  # of those: blocks of several widths
+    flat: bool = True  # its blocks read rows of tokens, not a map
     rotary: bool = False  # a vision model whose patches have rotary positions
     projected: bool = True  # queries and keys are attended to as they are projected, without norms of their own
     classed: bool = True  # the main stack, if tokens can become one there, has a class token
@@ -109,7 +111,12 @@ class Backbone:
 
     @property
     def one_width(self) -> bool:
-        return not (self.windows or self.map)
+        return not ((self.windows and self.stages) or self.map)
+
+    @property
+    def drops(self) -> bool:
+        """Whether prompts can be dropped: as tokens where the windows of a sample would share a mask."""
+        return self.grows or not self.windows
 
     @property
     def unwindowed(self) -> bool:

@@ -37,6 +37,7 @@ from .backbone import (
 )  # fmt: skip
 from .decoders import DECODERS
 from .denoisers import DENOISERS
+from .maps import MAPS
 from .newer import NEWER
 
 
@@ -291,5 +292,6 @@ BACKBONES: dict[str, Backbone] = {
     "by-words": Backbone(_by_words, HALVES, headless=True, precise=True, like="clip-vision"),
     **DECODERS,
     **NEWER,
+    **MAPS,
     **DENOISERS,
 }

@@ -11,7 +11,7 @@ from peft import IA3Config, LoraConfig, OFTConfig
 import gossamer as gm
 
 WINDOWS = {"unwindowed": "attends in windows"}
-GROWS = {"grows": "has none for others|its states are rows of all images"}
+GROWS = {"grows": "has none for others|its states are rows of all images|among which none can stand"}
 HARVESTS = {"one_width": "SPT harvests tokens of one width", "apart": "SPT harvests tokens of samples"}
 BETWEEN = {"between": "its FFN stands beside its attention"}
 ALONE = {"alone": "cannot be changed alone"}
@@ -57,7 +57,7 @@ METHODS: dict[str, Row] = {
     "vpt-projected": Row(
         gm.VPT(prompts=3, project=7, blocks=(0, 2)), needs={"one_width": "project=7 maps to one width"}
     ),
-    "vpt-dropout": Row(gm.VPT(prompts=3, dropout=0.3)),
+    "vpt-dropout": Row(gm.VPT(prompts=3, dropout=0.3), needs={"drops": "windows of a sample share"}),
     "linear-probe": Row(gm.LinearProbe(), identity=True, needs=NOTHING),
     "full": Row(gm.FullFineTuning(), identity=True),
     "bitfit": Row(gm.BitFit(), identity=True, needs={"biases": "no bias vectors"}),
@@ -71,7 +71,12 @@ METHODS: dict[str, Row] = {
     "lora": Row(LoraConfig(r=2, lora_alpha=6), identity=True, meets_all=True),
     "lora-roles": Row(LoraConfig(r=2, target_modules=["k", "down"]), identity=True),
     "ia3": Row(IA3Config(), identity=True, excused=UNCOUNTED),
-    "oft": Row(OFTConfig(r=0, oft_block_size=2), identity=True, excused=UNCOUNTED),
+    "oft": Row(
+        OFTConfig(r=0, oft_block_size=2),
+        identity=True,
+        excused=UNCOUNTED,
+        needs={"flat": "for the input of a convolution"},
+    ),
     "cvpt": Row(gm.CVPT(prompts=3), needs=BETWEEN),
     "cvpt-projected": Row(gm.CVPT(prompts=4, placement=2, form="projected", dropout=0.2), needs=WINDOWS),
     "cvpt-learnt": Row(gm.CVPT(prompts=2, placement=4, learnable=True, start="identity"), identity=True, needs=ALONE),

@@ -22,7 +22,7 @@ COLUMNS = {  # method of the contract -> its heading
 }  # fmt: skip
 NOT_APPLICABLE = {"sees", "crosses", "headed", "biases"}  # facts without which there is nothing for a method to do
 REASONS = {  # fact that is missing -> why the method is refused
-    "unwindowed": "its blocks attend in windows, and its stages differ in width",
+    "unwindowed": "its blocks attend in windows",
     "apart": "the states of its tower are rows of all images, none of which belongs to one sample",
     "grows": "every block gives each of its tokens a position of its own, and has none for tokens that are let in; or its tokens "
     "are the places of a map, or its states rows of all images",

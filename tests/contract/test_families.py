@@ -35,8 +35,9 @@ def check_norm(anatomy: Anatomy, last: Block, inputs: dict[str, Tensor], *, weig
     name = anatomy.around(last.stack.name).get("norm")
     assert (name is None) == (last.stack.final_norm == ())
     if name is None:
-        if last.stack.modality == "latent":  # a map follows
-            return
+        stack = last.stack
+        if stack.modality == "latent" or stack.windows is not None or stack.readout == "pooled":
+            return  # a map follows, or what the owner pools
         if last.ffn.after is None:  # nothing follows
             left = Watched(last.module)
             assert torch.equal(run(anatomy.model, inputs), left.gave[0])

@@ -250,6 +250,7 @@ class Anatomy(Changes):
                     f"to {other.span[-1].name}: {'insert the longer span first' if longer else 'let one span contain the other'}"
                 )
         if first.stack.windows is not None:
+            self._require(first, "insert", "attention")
             norm = self.model.get_submodule(self.around(first.stack.name)["norm"])
             self._do(windows.WindowInserted(norm, span, part, self.session, stay))
             return

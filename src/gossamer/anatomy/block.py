@@ -131,7 +131,10 @@ class Block:
         """Height and width of the windows that the block attends in, in tokens; None where it attends to all."""
         if self.stack.windows is None:
             return None
-        size = getattr(self.module, self.stack.windows.size)
+        said = self.stack.windows.size
+        size = getattr(self.module, said) if isinstance(said, str) else said(self.module)
+        if not size:
+            return None
         return (size, size) if isinstance(size, int) else (size[0], size[1])
 
     def extent(self, counts: Mapping[str, int]) -> Extent:
@@ -145,6 +148,11 @@ class Block:
             return Extent(sides[0] * sides[1], 1, sides[0] * sides[1])
         high, wide = (-(-side // size) for side, size in zip(sides, window, strict=True))
         return Extent(sides[0] * sides[1], high * wide, window[0] * window[1])
+
+    @property
+    def on_map(self) -> bool:
+        """Whether its states are a map [B, h, w, d], out of which it cuts windows by itself."""
+        return self.stack.fixed is not None and isinstance(self.stack.fixed(self.module)[0], tuple)
 
     @property
     def parallel(self) -> bool:
@@ -308,13 +316,18 @@ def listed(owner: nn.Module, stack: Stack) -> Iterator[tuple[int, str, nn.Module
 
     The stage is the level of its map where the family says that; else the number in place of the star, 0 where there is none.
     """
-    for path in stack.paths:
-        for stage, name in _written_out(owner, path):
-            found = get(owner, name)
-            if isinstance(found, nn.ModuleList | nn.Sequential):
-                for i, block in enumerate(found):
-                    level = stage if stack.level is None else stack.level(owner, f"{name}.{i}")
-                    yield level, f"{name}.{i}", block
+    for stage, name in lists(owner, stack):
+        for i, block in enumerate(get(owner, name)):
+            if stack.between is not None and stack.between(block):
+                continue
+            level = stage if stack.level is None else stack.level(owner, f"{name}.{i}")
+            yield level, f"{name}.{i}", block
+
+
+def lists(owner: nn.Module, stack: Stack) -> Iterator[tuple[int, str]]:
+    """Stage and dotted name of every list of blocks that a stack is made of, as they run."""
+    found = (one for path in stack.paths for one in _written_out(owner, path))
+    return ((stage, name) for stage, name in found if isinstance(get(owner, name), nn.ModuleList | nn.Sequential))
 
 
 def _written_out(owner: nn.Module, path: str, stage: int = 0) -> Iterator[tuple[int, str]]:

@@ -132,7 +132,10 @@ class Changes(Places):
             return "its states are rows of all images one after another, in which no place belongs to one sample"
         if verb == "insert" and block.stack.modality == "latent":
             return "its tokens are the places of a map, which has none for others; keys and values beside them are possible"
-        if verb == "insert" and block.attention.bias is not None and block.stack.windows is None:
+        windows = block.stack.windows
+        if verb == "insert" and windows is not None and not windows.lets_in:
+            return "its attention cuts windows out of a map of patches alone, among which none can stand"
+        if verb == "insert" and block.attention.bias is not None and windows is None:
             return (
                 f"it gives each of its tokens a position of its own ({block.attention.bias}), and has none for others"
             )

@@ -156,15 +156,17 @@ def _arguments(block: Block, tokens: int) -> tuple[tuple[Any, ...], dict[str, An
     device = block.device
     dtype = next((p.dtype for p in block.module.parameters() if p.is_floating_point()), torch.float32)
     others: dict[str, Any] = {}
-    if names is not None:
+    if names is not None and names.lets_in:
         grid = tuple(getattr(block.module, names.grid))
         x = made_up((2, *grid, sizes.width), device, dtype)
         if names.dimensions is not None:
             x, others[names.dimensions] = tokens_of(x), grid
     else:
+        places: tuple[int, ...] = (tokens,)
         if block.stack.fixed is not None:
-            tokens, others = block.stack.fixed(block.module)
-        x = made_up((tokens, sizes.width) if block.stack.packed else (2, tokens, sizes.width), device, dtype)
+            taken, others = block.stack.fixed(block.module)
+            places = (taken,) if isinstance(taken, int) else taken
+        x = made_up((*(() if block.stack.packed else (2,)), *places, sizes.width), device, dtype)
     given = {**required(block.module), **others}
     call = takes.read((), given)
     call.states = x

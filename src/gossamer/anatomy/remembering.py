@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -53,12 +54,13 @@ def remembering(block: Block, branch: str = "attention") -> str | None:
     keys = torch.linspace(-1, 1, 2 * width, device=device, dtype=dtype).view(1, 2, width)
     tokens = None if cross else _standing(block)
     rows = _Rows(keys, 1 + keys) if tokens is None else _Rows(*block.keys_values(tokens))
-    count = block.prefix + 3 if window is None else window[0] * window[1]
+    places: int | tuple[int, int] = block.prefix + 3 if window is None else window[0] * window[1]
     if block.stack.fixed is not None:
-        count = block.stack.fixed(block.module)[0]
+        places = block.stack.fixed(block.module)[0]
+    shape = (2, *((places,) if isinstance(places, int) else places), block.sizes.width)
     was_training = attention.training
-    x = torch.arange(2 * count * block.sizes.width, device=device).float().sin()
-    x = x.to(dtype).view(2, count, -1)
+    x = torch.arange(math.prod(shape), device=device).float().sin()
+    x = x.to(dtype).view(shape)
     x = x[0] if block.stack.packed else x
     attention.eval()
     try:

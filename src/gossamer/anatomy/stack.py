@@ -63,21 +63,41 @@ class FfnNames:
 
 @dataclass(frozen=True, kw_only=True)
 class WindowNames:
-    """Where a stack that attends in windows keeps them; its stages differ in width, and patches are merged between them.
+    """Where a stack that attends in windows keeps them, and how patches become one between its stages of different width.
 
-    `size` is an attribute of a block. `merging` is the merging of four patches to one, relative to the owner, a star for
-    the number of the stage at whose end (or, with `merges_first`, at whose start) it runs; it has a `norm` and a Linear
-    `reduction`. Behind the owner's last norm the read-out averages everything that comes through. `grid` is an
+    `size` is an attribute of a block, or a function of it: height and width of its windows in tokens, or one number for both; 0
+    or None where it attends to all.
+
+    In some stacks other tokens may stand in front of a window: there `merging` is the merging of four patches to one, relative to
+    the owner, a star for the number of the stage at whose end (or, with `merges_first`, at whose start) it runs; it has a `norm`
+    and a Linear `reduction`. Behind the owner's last norm the read-out averages everything that comes through. `grid` is an
     attribute of a block: height and width of its states in tokens; `dimensions` the argument that says so, of blocks that take
-    states as one row [B, h w, d] and not as a grid [B, h, w, d].
+    states as one row [B, h w, d] and not as a grid [B, h, w, d]. Where `merging` is None a block cuts its windows by itself, out
+    of states that are nothing but patches, and no other tokens can stand there.
     """
 
-    size: str
-    merging: str
+    size: str | Callable[[Any], tuple[int, int] | None]
+    merging: str | None = None
     grid: str = "input_resolution"
     dimensions: str | None = None
     norms_last: bool = False  # merging: behind its `reduction`, not before it
     merges_first: bool = False
+
+    @property
+    def lets_in(self) -> bool:
+        """Whether other tokens may stand in front of a window."""
+        return self.merging is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapNames:
+    """A map that an owner gives in place of a row of states: [B, c, h, w], or with `channels_last` [B, h, w, c].
+
+    `width` is c, of the owner's configuration.
+    """
+
+    width: Callable[[Any], int]
+    channels_last: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,9 +150,13 @@ class Stack:
     patches_norm: str | None = None  # in the owner: a norm behind the positions puts tokens on another scale
     rotary: str | None = None  # in the owner: rotary(states, positions) = cosine and sine for its blocks
     patch_rotary: bool = False  # its blocks get tables for the patches alone: tokens in front of these are not rotated
-    fixed: Callable[[Any], tuple[int, dict[str, Any]]] | None = (
-        None  # of a block: how many tokens it takes, and what it is told
+    fixed: Callable[[Any], tuple[int | tuple[int, int], dict[str, Any]]] | None = (
+        None  # of a block: how many tokens it takes, or height and width of its map of them, and what it is told
     )
+    between: Callable[[Any], bool] | None = (
+        None  # of one in the list of blocks: it pools tokens and widens them between two stages, and is no block of the stream
+    )
+    gives: MapNames | None = None  # what the owner gives, where that is no row of states
     packed: bool = False  # its states are the rows of all samples [N, d], and an argument says where each begins
     modulated: bool = (
         False  # factors of each sample's timestep stand between norms and branches, and between branches and sums

@@ -52,6 +52,7 @@ def _stack(found: Anatomy, blocks: list[Block]) -> dict[str, Any]:
         "sizes": _sizes(blocks),
         "attention_heads": _heads(found, blocks),
         "windows": _shared([block.window for block in blocks]),
+        "merges": any(block.merging is not None for block in blocks),
         "parts": {role: name[start:] for role, name in first.roles().items()},
         "verbs": {verb: next((reason for reason in of.values() if reason), None) for verb, of in obstacles.items()},
     }
@@ -95,7 +96,8 @@ def text(seen: dict[str, Any]) -> str:
         ]
         lines += [f"  {'sizes':<15}{sizes}", f"  {'heads':<15}{_runs(stack['attention_heads'] or 'unknown')}"]
         if stack["windows"]:
-            lines += [f"  {'windows':<15}{_runs(stack['windows'])} tokens, merged 2 x 2 between stages"]
+            merged = ", merged 2 x 2 between stages" if stack["merges"] else ""
+            lines += [f"  {'windows':<15}{_runs(stack['windows'])} tokens{merged}"]
         lines += [f"  {'prefix tokens':<15}{stack['prefix_tokens']}{', causal' if stack['causal'] else ''}"]
         lines += [f"  {'read out':<15}{stack['reads_out'] or 'nothing: a map'}", "  parts"]
         lines += [f"    {role:<13}{path}" for role, path in stack["parts"].items()]
@@ -107,6 +109,8 @@ def text(seen: dict[str, Any]) -> str:
 
 def _runs(value: Any) -> str:
     """A number, a pair as 7 x 7, or the numbers of all blocks, those of equal neighbours together: 128 (2), 256 (2), 512 (18)."""
+    if value is None:  # a block without windows, among others
+        return "all"
     if isinstance(value, tuple):
         return " x ".join(map(str, value))
     if not isinstance(value, list):

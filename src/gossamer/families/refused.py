@@ -9,7 +9,6 @@ STACKS: tuple[Stack, ...] = ()
 
 _POOLING = "blocks in which tokens are pooled, and widths that change within a block: no stream runs through them"
 _REDUCED = "its attention reads keys and values of a coarser map than its queries, made by a convolution"
-_MAPS = "its blocks cut a map into padded windows by themselves, and make positions of the queries: no description says that yet"
 _FUSED = (
     "one Linear makes the hidden states of its FFN, queries, keys and values at once, and its attention is no module: nothing can "
     "be said of one branch alone"
@@ -20,15 +19,8 @@ _CHANNELS = "its attention mixes channels and not tokens: there are no keys to w
 REFUSED: dict[str, str] = {
     "albert": "it runs one block again and again, so what is placed in one would be placed in all",
     "longt5": "its encoder attends to chunks of a text that it cuts itself, where no token can be let in or remembered",
-    "hiera": _POOLING,
-    "timm.Hiera": _POOLING,
-    "sam2_hiera_det_model": _POOLING,
-    "sam2_video": _POOLING,
     "mvitv2": _POOLING,
     "timm.MultiScaleVit": _POOLING,
-    "sam_vision_model": _MAPS,
-    "sam_hq_vision_model": _MAPS,
-    "timm.VisionTransformerSAM": _MAPS,
     "pvt": _REDUCED,
     "pvt_v2": _REDUCED,
     "timm.PyramidVisionTransformerV2": _REDUCED,

@@ -137,8 +137,8 @@ def read_out(
         raise WrongKind(
             f"{type(output).__name__} has no last_hidden_state that a head could read; give a model that has"
         )
-    if states.dim() == 4:  # a map [B, d, H, W]
-        return states.mean(dim=(2, 3))
+    if states.dim() == 4:  # a map
+        return states.mean(dim=(1, 2) if stack.gives is not None and stack.gives.channels_last else (2, 3))
     if kind == "first":
         return states[:, 0]
     weights = _weights(stack, states, inputs, two_sided, ledger)

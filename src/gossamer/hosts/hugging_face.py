@@ -144,6 +144,9 @@ class HuggingFace(Host):
 
     def width(self, anatomy: Anatomy) -> int:
         """The configuration's hidden size, which for Swin is that of the last stage."""
+        gives = anatomy.readout.gives if anatomy.stacks else None
+        if gives is not None:
+            return gives.width(anatomy.owner().config)
         if anatomy.stacks:
             own = anatomy.blocks()[-1].sizes.width
             return getattr(getattr(anatomy.owner(), "config", None), "hidden_size", own)

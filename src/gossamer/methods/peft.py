@@ -90,6 +90,11 @@ class Peft(Method):
             for block in anatomy.standing():
                 if f"{block.name}.{block.attention.fused}" in hit:
                     anatomy.own(block)  # peft's layer in its place would not be called
+                if config.peft_type == "OFT" and block.on_map and any(n.startswith(f"{block.name}.") for n in hit):
+                    raise UserError(
+                        f"{block.name} reads a map [B, h, w, d], which peft's OFT takes for the input of a convolution: take "
+                        "another tuner, such as LoRA"
+                    )
             return self._inject(anatomy, config)
 
     def _inject(self, anatomy: Anatomy, config: Any) -> Part:

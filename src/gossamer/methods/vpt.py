@@ -151,7 +151,8 @@ class VPT(Method):
 
     def stays(self, block: Block) -> bool:
         """Whether prompts that come out of the last block of a block's stack are read out."""
-        return block.stack.windows is not None if self.stay is None else self.stay
+        windows = block.stack.windows
+        return windows is not None and windows.lets_in if self.stay is None else self.stay
 
     def targets(self, anatomy: Anatomy) -> list[Block]:
         """The blocks that may have prompts of their own; of shallow prompts where they enter (of two columns two)."""
@@ -219,10 +220,14 @@ class VPT(Method):
         last = block is anatomy.column(block)[-1]
         if not self.deep or self.form != "exact" or (last and self.stays(block)):
             return False
-        if self.dropout and block.stack.windows is not None:
-            return (
-                False  # the windows of a sample share its masks, and an attention does not know whose windows it sees
+        windows = block.stack.windows
+        if self.dropout and windows is not None and not windows.lets_in:
+            raise UserError(
+                f"dropout={self.dropout}: the windows of a sample share what is dropped, and {block.name} does not "
+                "know whose windows it sees; take dropout=0"
             )
+        if self.dropout and windows is not None:
+            return False  # for the same reason; there they are tokens
         reason = anatomy.obstacle(block, "remember")
         if reason is not None and warn:
             message = f"{block.name}: prompts run as tokens here, the exact form is not possible: {reason}"
