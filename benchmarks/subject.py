@@ -1,6 +1,6 @@
 """A class that a small denoiser never saw, from 16 images: APT, with a prior and without, LoRA, full tuning, and the frozen model.
 
-    python benchmarks/subject.py                                # rates, then all: 5 methods, 3 seeds; an hour on one core
+    python benchmarks/subject.py                                # rates, then all: 5 methods, 3 seeds; half an hour on one core
     python benchmarks/subject.py --methods frozen APT --seeds 0
     python benchmarks/subject.py --table                        # the table of what has been run
     python benchmarks/subject.py --picture docs/pictures/subject.png      # what seed 0 draws
@@ -26,13 +26,12 @@ from typing import Any
 
 import rows
 import torch
-from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional as F
 
 import gossamer as gm
-from gossamer import data, tasks, zoo
+from gossamer import data, report, tasks, zoo
 from gossamer.drawing import Folded
 from gossamer.pretraining import denoising
 from gossamer.runs.run import Data, Drawing, Model, Run, Training
@@ -230,14 +229,20 @@ def draw(file: Path) -> None:
     """A line of bags, and a dress and a coat, for each method at seed 0 as far as it has been run; real bags first."""
     finals = {row["method"]: row for row in rows.known(RESULTS) if not row["choosing"] and row["seed"] == 0}
     bags = Folded(denoising.FOLD).decode(latents("test")[BAG][:10])
-    lines = [torch.cat([bags, torch.ones(2, *bags.shape[1:])])]
+    lines = {"real bags": torch.cat([bags, torch.ones(2, *bags.shape[1:])])}
     for method in [name for name in METHODS if name in finals]:
         adapted = restored(method, 0, finals[method]["rate"])
         task: Any = tasks.of(adapted)
-        lines.append(task.draw_texts(adapted, [PROMPT] * 10 + [PRIOR, "a photo of a coat"], 0).cpu())
-    sheet = torch.cat([torch.cat(list(F.pad(line, (1, 1, 1, 1), value=1.0)), dim=-1) for line in lines], dim=-2)
-    image = picture(sheet)
-    image.resize((4 * image.width, 4 * image.height), Image.Resampling.NEAREST).save(file)
+        lines[method] = task.draw_texts(adapted, [PROMPT] * 10 + [PRIOR, "a photo of a coat"], 0).cpu()
+    figure, axes = report.figure_of(8, 0.75 * len(lines) + 0.6, rows=len(lines))
+    for one, (name, line) in zip(axes, lines.items(), strict=True):
+        sheet = torch.cat(list(F.pad(line, (1, 1, 1, 1), value=1.0)), dim=-1)
+        one.imshow(sheet.permute(1, 2, 0), interpolation="nearest")
+        one.set_ylabel(name, rotation=0, ha="right", va="center")
+        one.set(xticks=[], yticks=[])
+        one.spines[:].set_visible(False)
+    figure.suptitle("A photo of sks bag, from the same noise; at the right a dress and a coat")
+    report.save_figure(figure, file)
 
 
 if __name__ == "__main__":

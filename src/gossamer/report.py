@@ -131,14 +131,14 @@ def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
     return found
 
 
-def figure_of(width: float, height: float, columns: int = 1) -> tuple[Any, list[Any]]:
-    """A figure without a window, and its axes; drawn without pyplot, which would keep every figure."""
+def figure_of(width: float, height: float, columns: int = 1, *, rows: int = 1) -> tuple[Any, list[Any]]:
+    """A figure without a window, and its axes row by row; drawn without pyplot, which would keep every figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
 def grid_of_axes(rows: int, columns: int) -> tuple[Any, Any]:
