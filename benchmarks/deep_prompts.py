@@ -8,11 +8,15 @@ One row of JSON for each form and number of prompts goes to benchmarks/results/d
 taken within each repetition, on the clock and on the processor, and peak memory of their tensors. "bare" is the backbone with a
 linear head, which is all that its training step trains. Weights are random: neither time nor memory depends on them. The exact
 and the sequence form must agree to 1e-5.
+
+Where weights lie in memory moves the time of equal models by some 5 % (pages of another size), which stays for as long as they lie
+there. So every form is built `copies` times, and each repetition times the next copy.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,17 +99,26 @@ def training_step(model: gm.Adapted, images: Tensor, labels: Tensor) -> Callable
     return run
 
 
+def turns(calls: list[Callable[[], None]]) -> Callable[[], None]:
+    """One call after the other, each time the next."""
+    again = itertools.cycle(calls)
+    return lambda: next(again)()
+
+
 def benchmark(prompts: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Rows of one number of prompts, one for each form."""
-    models = forms(prompts, options.size, options.layers)
+    copies = [forms(prompts, options.size, options.layers) for _ in range(options.copies)]
+    models = copies[0]
     images = torch.randn(options.batch, 3, options.size, options.size)
     labels = torch.randint(0, LABELS, (options.batch,))
     same = agreement(models["exact"], models["sequence"], images, labels)
-    finished = {name: model.finalize() for name, model in models.items()}
-    inferred = measure({n: inference(m, images) for n, m in finished.items()}, repeats=options.repeats)
+    finished = {name: turns([inference(some[name].finalize(), images) for some in copies]) for name in models}
+    inferred = measure(finished, repeats=options.repeats)
     del finished
-    trained = measure({n: training_step(m, images, labels) for n, m in models.items()}, repeats=options.repeats)
+    steps = {name: turns([training_step(some[name], images, labels) for some in copies]) for name in models}
+    trained = measure(steps, repeats=options.repeats)
     facts = {"batch": options.batch, "image_size": options.size, "layers": options.layers, "repeats": options.repeats}
+    facts["copies"] = options.copies
     found = []
     for name in models:
         difference = same if name in ("exact", "sequence") else None
@@ -146,7 +159,8 @@ COLUMNS = {  # in brackets: the same ratio of processor time
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, nargs="+", default=[0, 10, 50, 100, 200])
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--copies", type=int, default=3, help="of every model, to be timed in turns")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", type=int, default=224, help="pixels a side")
     parser.add_argument("--layers", type=int, default=12, help="blocks of the backbone; fewer for a trial")
