@@ -302,6 +302,7 @@ NEWER: dict[str, Backbone] = {
         crosses=True,
         post_norm=True,
         gives=_with_an_image,
+        runs_again=False,
         like="bart",
     ),
     "visual-bert": Backbone(

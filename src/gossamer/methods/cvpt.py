@@ -51,9 +51,10 @@ def fold(
 
 
 def folded_attention(x: Tensor, G: Tensor, g: Tensor, U: Tensor) -> Tensor:
-    """sum_j softmax(x G_j^T + g_j) U_j for x [B, N, d], without the output's bias; the softmax is in float32."""
+    """sum_j softmax(x G_j^T + g_j) U_j for x [B, N, d], without the output's bias; the softmax is in float32 at least."""
     scores = x @ G.flatten(-3, -2).mT + g.flatten(-2).unsqueeze(-2)
-    weights = scores.unflatten(-1, G.shape[-3:-1]).softmax(dim=-1, dtype=torch.float32)
+    precise = torch.promote_types(scores.dtype, torch.float32)
+    weights = scores.unflatten(-1, G.shape[-3:-1]).softmax(dim=-1, dtype=precise)
     return weights.flatten(-2).to(x.dtype) @ U.flatten(-3, -2)
 
 
@@ -369,7 +370,11 @@ class OwnProjections(Part):
                 self.add_module(role, copy.deepcopy(source.linear))
                 continue
             weight, bias = source.weights()
-            linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device=weight.device)
+            dtype = (
+                weight.dtype if config is None else None
+            )  # what is learnt is in single precision, as all that is trained
+            sizes = weight.shape[1], weight.shape[0]
+            linear = nn.Linear(*sizes, bias=bias is not None, device=weight.device, dtype=dtype)
             if config is None or config.projections == "shared":
                 with torch.no_grad():
                     linear.weight.copy_(weight)
