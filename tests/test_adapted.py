@@ -496,6 +496,7 @@ def test_a_head_is_built_where_there_is_none(row: str) -> None:
     assert run(adapted, BACKBONES[row].inputs()).shape == (3, 7)
     assert isinstance(adapted.head, nn.Linear)
     widths = {"meter-bare": 2 * 12, "swin-bare": 24}  # text and image side by side; the last stage's
+    widths |= {"sam": 10, "sam2": 96}  # the channels of the map that they give
     assert adapted.head.in_features == widths.get(row, 12)
     assert {"head.weight", "head.bias"} <= set(adapted.trainable())
     frozen = gm.adapt(adapted.detach(), gm.VPT(prompts=2), num_labels=7, train_head=False)

@@ -37,6 +37,8 @@ REASONS = {  # fact that is missing -> why the method is refused
     "takes_more": "it reads its own answer by position, or its tower's row by row, so tokens cannot stay in it",
     "one_width": "its blocks differ in width",
     "weighed": "its norms have no weights that could be scaled",
+    "drops": "the windows of a sample share what is dropped, and an attention does not know whose windows it sees",
+    "flat": "its blocks read a map, which peft's OFT takes for the input of a convolution",
 }
 NUMBERS = {fact: number for number, fact in enumerate(REASONS, start=1)}
 
