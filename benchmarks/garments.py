@@ -26,12 +26,12 @@ import torch
 from PIL import Image
 
 from gossamer import report, tasks
+from gossamer.comparison.timing import step
 from gossamer.cost.measure import measure
 from gossamer.data.masks import overlay
 from gossamer.runs.run import Data, Images, Masks, Model, Run, Training
 from gossamer.runs.sets import load_sets
 from gossamer.runs.trained import load_adapter
-from gossamer.training.attention import attention
 from gossamer.training.train import train
 from gossamer.training.trainer import optimizer
 
@@ -116,7 +116,7 @@ def times() -> None:
         task, items = tasks.of(adapted), load_sets(run)["train"].subset(range(BATCH))
         prepared: Any = task.prepare(items)
         batch = prepared.collate([prepared[i] for i in range(BATCH)])
-        steps[method] = partial(step, adapted, task, batch, run.training, optimizer(adapted, run.training))
+        steps[method] = partial(step, adapted.train(), task, batch, run.training, optimizer(adapted, run.training))
         finished = load_adapter(Path(run.output) / "adapter").finalize().eval()
         for count, called in passes.items():
             called[method] = partial(finished, pixel_values=batch["pixel_values"][:count])
@@ -129,17 +129,6 @@ def times() -> None:
             row[f"{name}_ms"] = 1000 * found[method].seconds
             row[f"{name}_ratio"] = found[method].ratio(found["linear"])
         rows.append(TIMES, [row | rows.describe(0)])
-
-
-def step(adapted: Any, task: Any, batch: dict[str, Any], training: Training, rule: torch.optim.Optimizer) -> None:
-    """One step of training, as in the runs."""
-    adapted.train()
-    with attention(training):
-        with torch.autocast("cpu", torch.bfloat16, enabled=training.bfloat16):
-            loss = task.loss(adapted, batch)
-        loss.backward()
-    rule.step()
-    rule.zero_grad()
 
 
 def draw(file: Path) -> None:

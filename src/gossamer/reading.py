@@ -187,7 +187,7 @@ def _blocks(
     prefix, blocks = _prefix(owner, stack), list[Block]()
     for i, (stage, path, module) in enumerate(found, start=first):
         block = Block(stack, i, module, _path(name, path), owner, prefix, stage)
-        if stack.windows is not None and stack.windows.merging and blocks and blocks[-1].stage < stage:
+        if stack.windows is not None and stack.windows.merging is not None and blocks and blocks[-1].stage < stage:
             merges = stage if stack.windows.merges_first else stage - 1
             block.merging = get(owner, stack.windows.merging.replace("*", str(merges)))
         blocks.append(block)

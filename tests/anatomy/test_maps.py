@@ -15,7 +15,7 @@ from gossamer import hosts
 from gossamer.errors import UserError, WrongKind
 from gossamer.families.sam import decomposed_bias, distances
 
-from ..contract.maps import MAPS
+from ..contract.maps import HIERA, MAPS
 
 PROMPTS = 3
 
@@ -204,3 +204,15 @@ def test_the_whole_sam_has_its_tower_adapted() -> None:
     assert found.shape == bare.shape
     assert not torch.equal(found, bare)
     assert torch.equal(adapted.detach()(**given).pred_masks, bare)
+
+
+@torch.no_grad()
+def test_blocks_that_widen_alone_do_not_halve() -> None:
+    """One pooling for three stages: the tokens that cost sheets count are those that a block sees."""
+    model = tf.HieraModel(tf.HieraConfig(**{**HIERA, "num_query_pool": 1, "depths": [2, 3, 2]})).eval()
+    anatomy, seen = hosts.read(model), {}
+    for block in anatomy:
+        block.part("up").register_forward_pre_hook(lambda m, a, key=block.key: seen.update({key: a[0].shape[1]}))
+    model(torch.randn(1, 3, 16, 16))
+    assert list(seen.values()) == [64, 64, 16, 16, 16]
+    assert seen == {block.key: block.tokens({"vision": 64, "vision.rows": 8}) for block in anatomy}

@@ -140,7 +140,7 @@ class Block:
     def extent(self, counts: Mapping[str, int]) -> Extent:
         """The tokens in this block when its stack is given so many ("vision"), in so many rows ("vision.rows"; None: a square)."""
         given, window = counts[self.stack.counts_as or self.stack.name], self.window
-        if window is None and self.stack.level is None:
+        if window is None and self.stack.level is None and self.stack.between is None:
             return Extent(given, 1, given)
         rows = counts.get(f"{self.stack.name}.rows", math.isqrt(given))
         sides = [-(-side // 2**self.stage) for side in (rows, given // rows)]
@@ -314,14 +314,18 @@ class Site(NamedTuple):
 def listed(owner: nn.Module, stack: Stack) -> Iterator[tuple[int, str, nn.Module]]:
     """Stage, dotted name and module of every block of a stack, as they run.
 
-    The stage is the level of its map where the family says that; else the number in place of the star, 0 where there is none.
+    The stage is the level of its map where the family says that, or how often what stands between blocks halved it; else the number
+    in place of the star, 0 where there is none.
     """
+    halved = 0
     for stage, name in lists(owner, stack):
         for i, block in enumerate(get(owner, name)):
-            if stack.between is not None and stack.between(block):
+            between = None if stack.between is None else stack.between(block)
+            if between is not None:
+                halved += between
                 continue
-            level = stage if stack.level is None else stack.level(owner, f"{name}.{i}")
-            yield level, f"{name}.{i}", block
+            level = stage if stack.between is None else halved
+            yield level if stack.level is None else stack.level(owner, f"{name}.{i}"), f"{name}.{i}", block
 
 
 def lists(owner: nn.Module, stack: Stack) -> Iterator[tuple[int, str]]:

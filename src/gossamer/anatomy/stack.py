@@ -153,8 +153,8 @@ class Stack:
     fixed: Callable[[Any], tuple[int | tuple[int, int], dict[str, Any]]] | None = (
         None  # of a block: how many tokens it takes, or height and width of its map of them, and what it is told
     )
-    between: Callable[[Any], bool] | None = (
-        None  # of one in the list of blocks: it pools tokens and widens them between two stages, and is no block of the stream
+    between: Callable[[Any], int | None] | None = (
+        None  # of one in the list: None for a block of the stream; of one that pools or widens between stages how often it halves
     )
     gives: MapNames | None = None  # what the owner gives, where that is no row of states
     packed: bool = False  # its states are the rows of all samples [N, d], and an argument says where each begins

@@ -64,11 +64,11 @@ def steps(adapted: Adapted, task: Task, train: Any, run: Run, *, repeats: int = 
     if run.training.gradient_checkpointing:
         trained.activation_checkpointing_enable()
     rule = optimizer(trained, run.training)
-    calls = {"step": functools.partial(_step, trained, task, batch, run.training, rule)}
+    calls = {"step": functools.partial(step, trained, task, batch, run.training, rule)}
     frozen = _frozen(adapted)
     alone = task.texts_alone(frozen, batch)
     if alone is not None:
-        calls["text_step"] = functools.partial(_step, frozen, task, alone, run.training)
+        calls["text_step"] = functools.partial(step, frozen, task, alone, run.training)
     taken = measure(calls, repeats=repeats)
     return _columns(taken, "text_") | {f"{name}_mib": of.peak_bytes / MIB for name, of in taken.items()}
 
@@ -87,13 +87,14 @@ def _frozen(adapted: Adapted) -> Any:
     )
 
 
-def _step(
+def step(
     model: torch.nn.Module,
     task: Task,
     batch: dict[str, Tensor],
     training: Training,
     rule: torch.optim.Optimizer | None = None,
 ) -> None:
+    """One step of training on a batch, by the run's precision and attention; without `rule` nothing is updated."""
     model.zero_grad()
     with attention(training):
         with torch.autocast(next(iter(batch.values())).device.type, torch.bfloat16, enabled=training.bfloat16):

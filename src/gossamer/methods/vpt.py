@@ -105,6 +105,7 @@ class VPT(Method):
         if not prompted:
             return tree
         self._check_widths(targets)
+        self._check_dropout(targets)
         finals = [column[-1] for column in anatomy.columns(self.stack)]
         left_out = [b.index for b in finals if b not in targets]
         if self.stay and self.deep and left_out:
@@ -143,6 +144,14 @@ class VPT(Method):
         if self.project is not None and len(set(widths)) > 1:
             raise UserError(
                 f"project={self.project} maps to one width, and the blocks have {min(widths)} to {max(widths)}"
+            )
+
+    def _check_dropout(self, targets: list[Block]) -> None:
+        closed = [block for block in targets if (names := block.stack.windows) is not None and not names.lets_in]
+        if self.dropout and closed:
+            raise UserError(
+                f"dropout={self.dropout}: the windows of a sample share what is dropped, and {closed[0].name} does not know whose "
+                "windows it sees; take dropout=0"
             )
 
     def _widths(self, blocks: list[Block]) -> list[int]:
@@ -220,14 +229,10 @@ class VPT(Method):
         last = block is anatomy.column(block)[-1]
         if not self.deep or self.form != "exact" or (last and self.stays(block)):
             return False
-        windows = block.stack.windows
-        if self.dropout and windows is not None and not windows.lets_in:
-            raise UserError(
-                f"dropout={self.dropout}: the windows of a sample share what is dropped, and {block.name} does not "
-                "know whose windows it sees; take dropout=0"
+        if self.dropout and block.stack.windows is not None:
+            return (
+                False  # the windows of a sample share its masks, and an attention does not know whose windows it sees
             )
-        if self.dropout and windows is not None:
-            return False  # for the same reason; there they are tokens
         reason = anatomy.obstacle(block, "remember")
         if reason is not None and warn:
             message = f"{block.name}: prompts run as tokens here, the exact form is not possible: {reason}"
