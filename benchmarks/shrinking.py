@@ -7,7 +7,7 @@
 
 One row of JSON for each model that was trained in the end goes to benchmarks/results/shrinking.jsonl; tasks that are there are not
 made again. What is chosen is chosen on a quarter of the training images; test images are scored once, at the end. Times are taken
-when rows are written, of one image and of 32, in turns with the bare backbone's. Rates and epochs are those of other desk tables.
+when rows are written, of one image and of 32, in turns with the bare backbone's. Rates are the usual ones of LoRA and of bridges.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def planned(task: str, size: int, seed: int) -> Run:
         data=Data(name=f"desk/{task}", validation=0.0),
         images=Images(size=size, resize="direct"),
         methods=[LORA],
-        training=Training(epochs=6, batch=32, bf16="auto", lr=3e-3),
+        training=Training(epochs=6, batch=32, bf16="auto"),
         output=str(folder(task, size) / f"seed-{seed}"),
         seed=seed,
     )
