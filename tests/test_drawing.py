@@ -154,7 +154,15 @@ def test_a_run_learns_the_prior_and_leaves_texts_out(
     assert known == [2] * 12  # as many of the prior as of the subject, in every batch
     assert len(texts.unique(dim=0)) == 2  # the prompt, or none
     seen.clear()
-    alone = train(run(system, subject, tmp_path / "without", drawing={**drawing, "prior": None}, **one))
+    alone = train(
+        run(
+            system,
+            subject,
+            tmp_path / "without",
+            drawing={"prompt": "a sks square", "repeats": 24, "empty": 0.5},
+            **one,
+        )
+    )
     assert all(len(b["latents"]) == len(b["labels"]) == 2 for b in seen)
     assert taught["train_loss"] != alone["train_loss"]
 

@@ -115,8 +115,9 @@ def plan(run: Run, *, seeds: int = 3, budget_minutes: float | None = None) -> li
     """
     if seeds < 1 or (budget_minutes is not None and not 0 < budget_minutes < math.inf):
         raise UserError(f"seeds and budget_minutes must be above 0, got {seeds} and {budget_minutes}")
+    kind = tasks.kind(run)
     sets = load_sets(run)
-    task: Any = tasks.kind(run).begin(run, sets["train"])
+    task: Any = kind.begin(run, sets["train"])
     found, left = [], math.inf if budget_minutes is None else budget_minutes
     for setting in usual(task.backbone(run), task.preprocessing.size):
         try:

@@ -122,8 +122,9 @@ def _entered(run: Run, applied: Sequence[Method], place: int, folder: Path) -> t
     if known.is_file():
         record = read_json(known)
         return record["arms"], {name: tuple(choice) for name, choice in record["candidates"].items()}
+    kind = tasks.kind(run)
     train = load_sets(_trial(run, applied, 1, run.seed, folder))["train"]
-    task = tasks.kind(run).begin(run, train)
+    task = kind.begin(run, train)
     model = task.backbone(run)
     anatomy, found = hosts.read(model), cast(Any, applied[place])
     arms = found.arms(anatomy)

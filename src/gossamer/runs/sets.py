@@ -79,12 +79,9 @@ def load_drawn(run: Run) -> dict[str, CaptionedImages]:
     """Images with captions, or of a subject, by split: "val" is published, or held out of "train" where an image can be.
 
     Raises:
-        UserError: settings of other sets are given.
+        UserError: no captions are of training images.
     """
     chosen = run.data
-    given = [name for name in ("path", "image", "label", "subset", "shots") if getattr(chosen, name) is not None]
-    if given:
-        raise UserError(f"{chosen.name} is a folder of images to be drawn; leave out data.{given[0]}")
     if run.drawing.prompt is not None:
         sets = {"train": data.load_subject(chosen.name, run.drawing.prompt)}
     else:
@@ -112,13 +109,8 @@ def load_texts(run: Run) -> dict[str, ImageTextDataset]:
     """The splits of a run on texts about images, by the same names and rules; "test" has published answers, or is left out.
 
     What is held out for validation is a part of the images with every text about them: no image of "val" is seen in training.
-
-    Raises:
-        ValueError: a column or subset is named, which such sets have not.
     """
     chosen, source = run.data, data.IMAGE_TEXT_SETS[run.data.name]
-    if given := [name for name in ("image", "label", "subset") if getattr(chosen, name) is not None]:
-        raise UserError(f"{chosen.name} is read from files in the published form; leave out data.{given[0]}")
     parts = {"train": chosen.train}
     if "val" in source.splits and chosen.train == "train":
         parts["val"] = "val"
@@ -133,14 +125,8 @@ def load_texts(run: Run) -> dict[str, ImageTextDataset]:
 
 
 def load_masks(run: Run) -> dict[str, MaskDataset]:
-    """The splits of a run on images with masks, by the same names; what is held out for validation is drawn evenly.
-
-    Raises:
-        ValueError: a column or subset is named, which such sets have not.
-    """
+    """The splits of a run on images with masks, by the same names; what is held out for validation is drawn evenly."""
     chosen = run.data
-    if given := [name for name in ("image", "label", "subset") if getattr(chosen, name) is not None]:
-        raise UserError(f"{chosen.name} is read from image files; leave out data.{given[0]}")
     present = data.mask_set_splits(chosen.name)
     parts = {"train": [chosen.train] if chosen.train == "train" else ["train", *({"val"} & {*present})]}
     if "val" in present and chosen.train == "train":

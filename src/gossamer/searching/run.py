@@ -42,8 +42,9 @@ def search_run(run: Run, *, resume: bool = False, overwrite: bool = False) -> Fo
 
 def _searched(run: Run, *, resume: bool, overwrite: bool) -> Found:
     applied = [methods.from_dict(values) for values in run.methods]
+    kind = tasks.kind(run)
     train = load_sets(run)["train"]
-    task = tasks.kind(run).begin(run, train)
+    task = kind.begin(run, train)
     items, held_out = (task.prepare(part) for part in apart(train, run.search.held_out, run.seed))
     torch.manual_seed(run.seed)
     model = task.backbone(run)

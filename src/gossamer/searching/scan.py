@@ -27,8 +27,9 @@ def scan_run(run: Run, *, trained: bool = False) -> list[depth.Depth]:
     """
     from gossamer import report
 
+    kind = tasks.kind(run)
     train = load_sets(dataclasses.replace(run, data=dataclasses.replace(run.data, test=False)))["train"]
-    task = tasks.kind(run).begin(run, train)
+    task = kind.begin(run, train)
     items = task.prepare(train)
     if trained:
         adapted: Any = load_adapter(run.output).eval()

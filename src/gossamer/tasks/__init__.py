@@ -17,6 +17,7 @@ from gossamer.tasks.classifying_by_words import ClassifyingByWords
 from gossamer.tasks.classifying_images import ClassifyingImages
 from gossamer.tasks.drawing_images import DrawingImages
 from gossamer.tasks.ranking_texts import RankingTexts
+from gossamer.tasks.reading import require_read
 from gossamer.tasks.segmenting_images import SegmentingImages
 from gossamer.tasks.writing_answers import WritingAnswers
 from gossamer.tasks.writing_captions import WritingCaptions
@@ -45,8 +46,14 @@ def kind(run: Run) -> type[Task]:
     """The task of a run, from its data and its model.
 
     Raises:
-        ValueError: the settings belong to another task.
+        UserError: the settings belong to another task, or one of them would change nothing.
     """
+    found = _kind(run)
+    require_read(run, found, TASKS.values())
+    return found
+
+
+def _kind(run: Run) -> type[Task]:
     from gossamer import data
 
     if run.drawing.prompt is not None or data.has_captions(run.data.name):

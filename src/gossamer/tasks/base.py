@@ -38,12 +38,14 @@ class Scores(Protocol):
 class Task(ABC):
     """One kind of task: its data, its inputs, its loss, its scores.
 
-    `name` stands in an adapter's metadata, `unit` is what a set holds, `measure` what the scores call accuracy.
+    `name` stands in an adapter's metadata, `unit` is what a set holds, `measure` what the scores call accuracy; `reads` are the
+    settings of a run that it reads beside those that all do, see `gossamer.tasks.reading`.
     """
 
     name: ClassVar[str]
     unit: ClassVar[str]
     measure: ClassVar[str] = "accuracy"
+    reads: ClassVar[tuple[str, ...]]
     preprocessing: Preprocessing
 
     @classmethod

@@ -51,6 +51,7 @@ class ClassifyingAnswers(TextTask):
     images: int | None
 
     name: ClassVar[str] = "answer-classification"
+    reads: ClassVar[tuple[str, ...]] = shared.READS
 
     @classmethod
     def begin(cls, run: Run, train: ImageTextDataset) -> Self:

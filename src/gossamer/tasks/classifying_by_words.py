@@ -38,6 +38,7 @@ class ClassifyingByWords(ClassifyingImages):
     drawn: tuple[int, ...] = ()
 
     name: ClassVar[str] = "classification-by-words"
+    reads: ClassVar[tuple[str, ...]] = (*ClassifyingImages.reads, "data.classes", "data.names", "data.templates")
 
     @classmethod
     def begin(cls, run: Run, train: ImageDataset) -> Self:

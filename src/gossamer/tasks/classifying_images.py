@@ -90,6 +90,10 @@ class ClassifyingImages(Task):
     preprocessing: Preprocessing
 
     name: ClassVar[str] = "image-classification"
+    reads: ClassVar[tuple[str, ...]] = (
+        "model.revision", "model.head", "images", "data.path", "data.image", "data.label", "data.subset", "data.train",
+        "data.shots",
+    )  # fmt: skip
     unit: ClassVar[str] = "images"
 
     @classmethod

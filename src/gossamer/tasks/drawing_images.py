@@ -144,6 +144,7 @@ class DrawingImages(Task):
     name: ClassVar[str] = "drawing"
     unit: ClassVar[str] = "pictures"
     measure: ClassVar[str] = "noise explained"
+    reads: ClassVar[tuple[str, ...]] = ("drawing",)
 
     @classmethod
     def begin(cls, run: Run, train: CaptionedImages) -> Self:

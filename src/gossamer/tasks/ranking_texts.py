@@ -124,6 +124,7 @@ class RankingTexts(Task):
     name: ClassVar[str] = "image-text-retrieval"
     unit: ClassVar[str] = "captions"
     measure: ClassVar[str] = "mean recall"
+    reads: ClassVar[tuple[str, ...]] = shared.READS
 
     @classmethod
     def begin(cls, run: Run, train: ImageTextDataset) -> Self:

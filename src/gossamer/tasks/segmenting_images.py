@@ -100,6 +100,7 @@ class SegmentingImages(Task):
     name: ClassVar[str] = "semantic-segmentation"
     unit: ClassVar[str] = "images"
     measure: ClassVar[str] = "mIoU"
+    reads: ClassVar[tuple[str, ...]] = ("model.revision", "images", "data.path", "data.train", "masks")
 
     @classmethod
     def begin(cls, run: Run, train: MaskDataset) -> Self:

@@ -28,6 +28,12 @@ from gossamer.tasks.recorded import preprocessing_of, recorded
 if TYPE_CHECKING:
     from gossamer.adapting import Adapted
 
+READS = (
+    "model.revision", "model.vision", "model.vision_revision", "images.resize", "images.mean", "images.std", "data.path",
+    "data.train", "texts",
+)  # fmt: skip
+"""What tasks on texts about images read of a run beside what all do."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerScores:

@@ -41,6 +41,7 @@ class WritingAnswers(TextTask):
     images: int | None
 
     name: ClassVar[str] = "answer-generation"
+    reads: ClassVar[tuple[str, ...]] = shared.READS
     usual_prompt: ClassVar[str] = "Question: {text}\nAnswer:"
 
     @staticmethod
