@@ -21,7 +21,7 @@ from gossamer.anatomy.memory import Memory
 from gossamer.anatomy.seams import Change
 from gossamer.anatomy.session import Session
 from gossamer.anatomy.states import states, with_states
-from gossamer.anatomy.tokens import cut
+from gossamer.anatomy.tokens import cut, summed, taken
 from gossamer.errors import UserError
 
 
@@ -47,16 +47,14 @@ class Merge:
 
     def merge(self, x: Tensor) -> Tensor:
         """M x: rows [B, N, d] -> [B, length, d]."""
-        index = self.rows[:, :, None].expand(-1, -1, x.shape[2])
-        weighted = x * self.weights[:, :, None].to(x.dtype)
-        summed = x.new_zeros(x.shape[0], self.length, x.shape[2]).scatter_add(1, index, weighted)
-        return summed / self.totals()[:, :, None].to(x.dtype) if self.mean else summed
+        merged = summed(x * self.weights[:, :, None].to(x.dtype), self.rows, self.length)
+        return merged / self.totals()[:, :, None].to(x.dtype) if self.mean else merged
 
     def copy_back(self, y: Tensor) -> Tensor:
         """U y: rows [B, length, d] -> [B, N, d], so that merging gives y again."""
         if not self.mean:
             y = y / self.totals()[:, :, None].to(y.dtype)
-        return y.gather(1, self.rows[:, :, None].expand(-1, -1, y.shape[2]))
+        return taken(y, self.rows)
 
 
 @dataclass
@@ -388,7 +386,7 @@ class Restored(Change):
 def restored(y: Tensor, places: Tensor, at: int, count: int) -> Tensor:
     """Rows [B, n, d], `count` of them inserted behind the first `at` -> all tokens, at `places` [B, N] of the other rows."""
     own = cut(y, at, count, 1)
-    whole = own.gather(1, places[:, :, None].expand(-1, -1, y.shape[2]))
+    whole = taken(own, places)
     return torch.cat([whole[:, :at], y[:, at : at + count], whole[:, at:]], dim=1) if count else whole
 
 
