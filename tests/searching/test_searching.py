@@ -31,6 +31,7 @@ from gossamer.searching import generators
 from gossamer.searching.savings import Savings
 from gossamer.searching.search import Found, rate
 from gossamer.searching.supernetwork import Batches, SuperNetwork
+from gossamer.training.trainer import schedule
 
 from ..contract.table import BACKBONES
 
@@ -439,7 +440,7 @@ def test_what_does_not_run_in_a_step_is_not_moved() -> None:
     for subset in ((0, 2), (0, 2), (1, 5)):  # the second time the first ones have momentum
         before = {k: v.clone() for k, v in net.adapted.state_dict().items()}
         net.learn(batches.training(0), 16, subset)
-        net.move(1.0)
+        net.move(lambda largest: 1.0)
         after = net.adapted.state_dict()
         for i in range(6):
             names = [n for n in before if n.startswith(f"das.vision.blocks.{i}.")]
@@ -464,17 +465,28 @@ def test_batches_depend_on_their_number_alone() -> None:
 
 
 def test_rates_rise_and_fall() -> None:
-    linear = [rate("linear", step, 20) for step in range(20)]
+    linear = [rate("linear", step, 20, 1.0) for step in range(20)]
     assert linear[:3] == [0.5, 1.0, 1.0]
     assert linear[-1] == pytest.approx(1 / 18)
     assert max(abs((linear[i] - linear[i + 1]) - 1 / 18) for i in range(2, 19)) < 1e-9
     for kind in ("cosine", "one-cycle"):
-        values = [rate(kind, step, 20) for step in range(20)]
+        values = [rate(kind, step, 20, 1.0) for step in range(20)]
         top = values.index(max(values))
         assert values[: top + 1] == sorted(values[: top + 1])
         assert values[top:] == sorted(values[top:], reverse=True)
         assert max(values) == 1.0
-    assert {rate("constant", step, 20) for step in range(20)} == {1.0}
+    assert {rate("constant", step, 20, 1.0) for step in range(20)} == {1.0}
+
+
+@pytest.mark.parametrize("kind", ["constant", "poly"])
+def test_rates_that_do_not_rise_are_those_of_training(kind: str) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.01)
+    falls, trained = schedule(kind, optimizer, 20), []
+    for _ in range(20):
+        trained.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        falls.step()
+    assert [0.01 * rate(kind, step, 20, 0.01) for step in range(20)] == pytest.approx(trained)
 
 
 # ---- ours: cost ----

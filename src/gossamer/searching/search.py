@@ -26,6 +26,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ from gossamer.searching.bandit import Game
 from gossamer.searching.folder import PICTURE, SearchFolder
 from gossamer.searching.savings import Savings
 from gossamer.searching.supernetwork import Batches, SuperNetwork, under
+from gossamer.training.trainer import Poly
 
 STILL = 1e-3  # preferences below this are as good as none
 
@@ -121,7 +123,7 @@ def search(
         held_out: items that score the candidates, never used for training. None: `settings.hold_out` of the training set.
         settings: of the search.
         training: rates, batch, schedule, weight decay and clipping of the super-network; its epochs, head start and what is kept
-            do not matter here.
+            do not matter here, nor do torch_compile, tf32 and report_to.
         num_labels: outputs of the head, as for `adapt`.
         collate: makes a batch of a list of items. None: torch's.
         loss: of the model and a batch. None: what the model says itself for a batch with labels.
@@ -296,7 +298,7 @@ class Play:
         loss = self.network.learn(batch, self.batches.batch, subset)
         if self.game.due(self.step):
             self._update(batch, loss)
-        self.network.move(rate(self.network.training.schedule, self.step, self.steps))
+        self.network.move(partial(rate, self.network.training.schedule, self.step, self.steps))
 
     def _update(self, batch: dict[str, Any], loss: float) -> None:
         if self.settings.reward_data == "held-out":
@@ -342,8 +344,10 @@ class Play:
             report.preferences(self.records, found.arms, found.chosen, self.kept.path / PICTURE)
 
 
-def rate(schedule: str, step: int, steps: int) -> float:
+def rate(schedule: str, step: int, steps: int, largest: float) -> float:
     """Share of the largest learning rate at a step: see `Training.schedule`."""
+    if schedule == "poly":
+        return Poly(largest, steps)(step)
     rise = max(1, math.ceil((0.3 if schedule == "one-cycle" else 0.1) * steps))
     if schedule == "constant":
         return 1.0

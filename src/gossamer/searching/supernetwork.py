@@ -67,10 +67,10 @@ class SuperNetwork:
             raise Diverged(f"the loss is {value / rows}: the search has diverged; lower training.lr or head_lr")
         return value / rows
 
-    def move(self, share: float) -> None:
-        """One step of the optimizer with this share of its largest rates."""
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * share
+    def move(self, share: Callable[[float], float]) -> None:
+        """One step of the optimizer, each group with this share of its largest rate."""
+        for group, largest in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = largest * share(largest)
         if self.training.clip > 0:
             nn.utils.clip_grad_norm_(self.adapted.trainable().values(), self.training.clip)
         self.optimizer.step()
