@@ -16,10 +16,12 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from gossamer.runs.run import Drawing, Images, Masks, Training
+from gossamer.condensation import run as condensing
+from gossamer.runs.run import Condense, Drawing, Images, Masks, Search, Training
 from gossamer.training.train import train
 
 from .. import squares
+from ..searching import test_searching as searching
 from ..test_drawing import captioned, system  # noqa: F401 fixtures
 from ..test_drawing import run as drawing
 from ..test_segmenting import pictures
@@ -53,6 +55,23 @@ DRAWING: dict[str, Any] = {
     "offset": 0.5, "empty": 0.9, "repeats": 9, "shown": ["a blue square"], "steps": 3, "guidance": 1.0,
 }  # fmt: skip
 
+SEARCH: dict[str, Any] = {
+    "epochs": 2, "hold_out": 0.4, "rules": {**searching.RULES, "eta": 1.0}, "reward_data": "train-batch", "reward_batch": 7,
+}  # fmt: skip
+UNSEARCHED = {
+    **dict.fromkeys(("by", "candidates"), "tests/racing/test_race.py"),
+    **dict.fromkeys(("budget", "cost", "saving", "dropout"), "tests/searching/test_searching.py"),
+    **dict.fromkeys(("checkpoint", "engine", "workers"), SAME),
+}
+CONDENSE: dict[str, Any] = {
+    "keep": 0.5, "score": "norm", "ranking": "local", "min_per_block": 2, "rounds": 3, "per_sample": True,
+}  # fmt: skip
+ALIKE: dict[str, tuple[str, ...]] = {
+    "schedule": ("one-cycle", "cosine", "linear", "constant", "poly"),
+    "score": ("taylor", "norm", "grad", "gate", "inner", "magnitude", "random"),
+}
+"""Settings of many names, each of which ends elsewhere."""
+
 
 def ended(metrics: dict[str, Any], folder: Path) -> Any:
     """What a run left: its weights, its scores, and what it drew."""
@@ -66,7 +85,14 @@ def ended(metrics: dict[str, Any], folder: Path) -> Any:
 
 @pytest.mark.parametrize(
     ("kind", "told"),
-    [(Images, IMAGES | SQUARE), (Training, TRAINING | QUIET), (Masks, MASKS), (Drawing, DRAWING)],
+    [
+        (Images, IMAGES | SQUARE),
+        (Training, TRAINING | QUIET),
+        (Masks, MASKS),
+        (Drawing, DRAWING),
+        (Search, SEARCH | UNSEARCHED),
+        (Condense, CONDENSE | {"run": "which run"}),
+    ],
     ids=lambda one: getattr(one, "__name__", ""),
 )
 def test_every_setting_is_named(kind: type, told: dict[str, Any]) -> None:
@@ -101,6 +127,61 @@ def test_of_training(folder: Path, name: str) -> None:
 
 
 Ending = Callable[[dict[str, Any]], Any]
+
+
+@cache
+def of_search(training: str, name: str | None) -> Any:
+    """The preferences that a search ends with, one of its settings or its schedule changed."""
+    settings = replace(searching.SETTINGS, **({"epochs": 3} | ({} if name is None else {name: SEARCH[name]})))
+    rates = Training(batch=16, lr=3e-3, head_lr=1e-3, schedule=training)  # type: ignore[arg-type]
+    return searching.searched(settings=settings, training=rates, data=searching.Items(80)).preferences
+
+
+@pytest.mark.parametrize("name", SEARCH)
+def test_of_search(name: str) -> None:
+    assert of_search("one-cycle", name) != of_search("one-cycle", None)
+
+
+def test_every_schedule_of_a_search_is_another() -> None:
+    assert len({of_search(name, None) for name in ALIKE["schedule"]}) == len(ALIKE["schedule"])
+
+
+def test_every_schedule_of_a_run_is_another(tmp_path: Path) -> None:
+    ends = []
+    for name in ALIKE["schedule"]:
+        chosen = squares.run(
+            tmp_path / name, {"method": "vpt", "prompts": 2}, limit=30, epochs=2, lr=1e-2, schedule=name
+        )
+        ends.append(train(chosen)["train_loss"])
+    assert len(set(ends)) == len(ends)
+
+
+@pytest.fixture(scope="module")
+def condensed(tmp_path_factory: pytest.TempPathFactory) -> Ending:
+    """The prompts that a condensation keeps, and what they end with, some of its settings changed."""
+    root = tmp_path_factory.mktemp("condensed")
+
+    def end(changed: dict[str, Any]) -> Any:
+        output = root / ("-".join(map(str, changed.values())) or "usual")
+        chosen = condensing.planned(squares.trained(), {"keep": 0.3, **changed}, output, ["training.epochs=1"])
+        metrics = condensing.train(chosen)
+        return (
+            json.loads((output / "condensed.json").read_text())["scores"],
+            metrics["condensed"],
+            metrics["train_loss"],
+        )
+
+    return cache_of(end)
+
+
+@pytest.mark.parametrize("name", CONDENSE)
+def test_of_condensing(condensed: Ending, name: str) -> None:
+    assert condensed({name: CONDENSE[name]}) != condensed({})
+
+
+@pytest.mark.filterwarnings("ignore:the inner product of a deep prompt:UserWarning")
+def test_every_score_of_a_prompt_is_another(condensed: Ending) -> None:
+    assert len({json.dumps(condensed({"score": name})) for name in ALIKE["score"]}) == len(ALIKE["score"])
 
 
 @pytest.fixture(scope="module")
