@@ -149,9 +149,8 @@ def test_every_schedule_of_a_search_is_another() -> None:
 def test_every_schedule_of_a_run_is_another(tmp_path: Path) -> None:
     ends = []
     for name in ALIKE["schedule"]:
-        chosen = squares.run(
-            tmp_path / name, {"method": "vpt", "prompts": 2}, limit=30, epochs=2, lr=1e-2, schedule=name
-        )
+        few = {"limit": 20, "epochs": 2, "batch": 4, "lr": 1e-2, "schedule": name}
+        chosen = squares.run(tmp_path / name, {"method": "vpt", "prompts": 2}, **few)
         ends.append(train(chosen)["train_loss"])
     assert len(set(ends)) == len(ends)
 
