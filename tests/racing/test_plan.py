@@ -15,7 +15,7 @@ from gossamer.comparison import plan as comparing
 from gossamer.errors import UserError
 from gossamer.racing import plan as planning
 from gossamer.racing.plan import Planned, Setting, comparison, plan, run_minutes, usual
-from gossamer.runs.run import Run
+from gossamer.runs.run import Masks, Run
 
 from .. import squares
 
@@ -75,6 +75,8 @@ def test_what_fits_a_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     found = plan(run, budget_minutes=26)
     assert [one.fits for one in found] == [True, False, True]
     assert list(comparison(run, found, seeds=3, output="runs/x").methods) == ["a", "c"]
+    masked = dataclasses.replace(run, masks=Masks(decoder="setr-naive", channels=32))
+    assert comparison(masked, found, seeds=3, output="runs/x").run["masks"] == {"decoder": "setr-naive", "channels": 32}
     with pytest.raises(UserError, match=r"nothing fits the budget: the least takes about 10\.0 minutes"):
         comparison(run, plan(run, budget_minutes=5), seeds=3, output="runs/x")
     with pytest.raises(UserError, match="budget_minutes must be above 0"):

@@ -61,7 +61,7 @@ class Costs:
         for one in (m for m in adapted.applied if m.learns_from != "nothing"):
             one.prepare(adapted, task.prepare(whole.items(32)))
         if whole.asked.cost == "macs":
-            return adapted.cost(image_size=task.preprocessing.size).ratios["finished"]
+            return adapted.cost(**task.sizes()).ratios["finished"]
         if torch.accelerator.is_available():
             adapted.to(torch.accelerator.current_accelerator())
         return passes(adapted.eval(), task, whole.items(1))["latency_ratio"]

@@ -21,6 +21,7 @@ from gossamer.errors import UserError
 from gossamer.methods.das import DAS
 from gossamer.runs.run import Run
 from gossamer.runs.sets import load_sets
+from gossamer.tasks.reading import SECTIONS
 
 MEASURED, REPEATS = 8, 3  # items of a batch that is timed, and how often
 LORA = {"method": "peft", "peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q", "v"]}
@@ -142,9 +143,9 @@ def comparison(run: Run, found: Sequence[Planned], *, seeds: int, output: str) -
         least = min((one.minutes for one in found if one.minutes is not None), default=None)
         took = "no setting suits this model" if least is None else f"the least takes about {least:.1f} minutes"
         raise UserError(f"nothing fits the budget: {took}; give more minutes, fewer seeds or a smaller images.size")
-    base = {"model": _said(run.model), "images": _said(run.images), "training": _said(run.training)}
+    said = {name: _said(getattr(run, name)) for name in SECTIONS if name != "data"}
     return Comparison(
-        run=base,
+        run={name: settings for name, settings in said.items() if settings},
         methods={setting.name: setting.of_comparison() for setting in chosen},
         tasks={run.data.name: {"data": _said(run.data)}},
         seeds=[run.seed + i for i in range(seeds)],
@@ -159,7 +160,7 @@ def _measured(setting: Setting, run: Run, task: Any, sets: dict[str, Any], seeds
     few = train.subset(list(range(min(MEASURED, len(train)))))
     for one in (m for m in adapted.applied if m.learns_from != "nothing"):
         one.prepare(adapted, task.prepare(few))
-    sheet = adapted.cost(image_size=task.preprocessing.size)
+    sheet = adapted.cost(**task.sizes())
     tuned = applied[0].name != "linear_probe" and run.training.epochs > 0
     timed = dataclasses.replace(run, training=dataclasses.replace(run.training, batch=len(few)))
     step = steps(adapted, task, train, timed, repeats=REPEATS) if tuned else {"step_ms": 0.0, "step_mib": 0.0}

@@ -132,7 +132,7 @@ class Whole:
         self.kind = tasks.kind(self.run)
         adapted = load_adapter(asked.run)
         self.blocks = len(DAS(skip=1, rank=1).candidates(adapted.anatomy))
-        self.patches = _patches(adapted)
+        self.patches = _patches(adapted, tasks.of(adapted).preprocessing.size)
 
     def planned(self, smaller: Smaller, teacher: Path, output: Path) -> Run:
         """The run that is so much smaller, taught by another; its search is the race over what is not decided."""
@@ -156,10 +156,10 @@ class Whole:
         return train.subset(list(range(min(count, len(train)))))
 
 
-def _patches(adapted: Any) -> int:
+def _patches(adapted: Any, size: int) -> int:
     block = adapted.anatomy.blocks()[0]
     if adapted.anatomy.obstacle(block, "shorten") is not None:
         return 0
-    sample = Sample.of(adapted.backbone, adapted.metadata["preprocessing"]["size"])
+    sample = Sample.of(adapted.backbone, size)
     own = block.tokens(sample.tokens(adapted.anatomy))
     return own - block.prefix if own >= MANY else 0
