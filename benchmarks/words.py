@@ -24,6 +24,7 @@ from typing import Any
 import rows
 
 from gossamer.data.tints import SEEN, UNSEEN
+from gossamer.report import figure_of, save_figure
 from gossamer.runs.run import Data, Images, Model, Run, Training
 from gossamer.training.train import train
 
@@ -128,12 +129,7 @@ def shown() -> str:
 
 def draw(file: Path) -> None:
     """Accuracy over images a class, for combinations that the pair had not seen and for those that it had."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4.2), sharey=True, layout="constrained")
+    figure, axes = figure_of(10, 4.2, columns=2)
     found = list(finals())
     looks = itertools.product(("-", "--"), ("o", "s", "^", "D", "v"))
     for number, (method, (line, marker)) in enumerate(zip(METHODS, looks, strict=True)):
@@ -151,7 +147,7 @@ def draw(file: Path) -> None:
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("name found among all 42, %")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
-    figure.savefig(file, dpi=110)
+    save_figure(figure, file)
 
 
 if __name__ == "__main__":
