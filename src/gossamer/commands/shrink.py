@@ -57,12 +57,12 @@ def command(arguments: Sequence[str]) -> None:
 def table(found: dict[str, Any]) -> str:
     """A report as lines for people."""
     cost = found["asked"]["cost"]
-    lines = [f"{'skipped, merged':<20}{'held-out':>10}{cost + ', bare = 1':>20}"]
+    lines = [f"{'skipped, merged':<20}{'held-out':>10}{'points':>8}{cost + ', bare = 1':>20}"]
     lines.append(f"{'none (the run)':<20}{found['reference']['accuracy']:>10.2%}")
     for t in sorted(found["tried"], key=lambda t: -t["cost"]):
         mark = "" if t["within"] else "  not within"
         name = f"{t['blocks']}, {t['merged']}{', 8 bits' if t['int8'] else ''}"
-        lines.append(f"{name:<20}{t['accuracy']:>10.2%}{t['cost']:>20.3f}{mark}")
+        lines.append(f"{name:<20}{t['accuracy']:>10.2%}{-100 * t['lost']:>+8.1f}{t['cost']:>20.3f}{mark}")
     lines.append(found["why"])
     final = found["final"]
     if final:

@@ -37,13 +37,13 @@ def draw(rows: Sequence[dict[str, Any]], best: str, path: Path) -> None:
     save_figure(figure, path)
 
 
-def frontier(tried: Sequence[dict[str, Any]], reference: dict[str, Any], within: float, cost: str, path: Path) -> None:
-    """Held-out accuracy over cost for every number of blocks that was tried, as a PNG at `path`; see `shrink`."""
+def frontier(tried: Sequence[dict[str, Any]], within: float, cost: str, path: Path) -> None:
+    """Points of held-out accuracy against the run over cost, for all that was tried, as a PNG at `path`; see `shrink`."""
     figure, (axes,) = figure_of(6, 4)
     for t in tried:
         axes.errorbar(
             t["cost"],
-            100 * t["accuracy"],
+            -100 * t["lost"],
             yerr=100 * t["standard_error"],
             marker="o",
             color="C0" if t["within"] else "0.6",
@@ -52,13 +52,14 @@ def frontier(tried: Sequence[dict[str, Any]], reference: dict[str, Any], within:
             f"{t['blocks']} skipped"
             + (f", {t['merged']} merged" if t["merged"] else "")
             + (", int8" if t["int8"] else ""),
-            (t["cost"], 100 * t["accuracy"]),
+            (t["cost"], -100 * t["lost"]),
             xytext=(6, 4),
             textcoords="offset points",
         )
-    level = 100 * reference["accuracy"]
-    axes.axhline(level, color="0.3", linewidth=0.8)
-    axes.axhspan(level - within, level, color="C2", alpha=0.15)
+    axes.axhline(0, color="0.3", linewidth=0.8)
+    axes.axhspan(-within, 0, color="C2", alpha=0.15)
     axes.margins(0.2)
-    axes.set(xlabel=f"{cost} of the finished model, bare backbone = 1", ylabel="held-out accuracy, %")
+    axes.set(
+        xlabel=f"{cost} of the finished model, bare backbone = 1", ylabel="held-out accuracy against the run, points"
+    )
     save_figure(figure, path)

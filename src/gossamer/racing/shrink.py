@@ -2,7 +2,8 @@
 
     reference   the run, if it held images out; else it is trained again with some of its training images held out
     search      by halves over m, the number of blocks that are skipped: for each m a race over which, then the winner is trained
-                whole; it is within where its held-out accuracy >= the reference's - tolerance - one standard error
+                whole; it is within where the mean of its accuracy over three draws of held-out items >= the reference's - tolerance
+                (after one draw it is given up where it is not even so with one standard error more)
     tokens      from 65 on and where blocks can merge some: of r = 3/4, 1/2, 1/4 of what merging can take the first that is within
     numbers     the cheapest of those within, its weights in 8 bits, where time is what counts and onnxruntime is there
     final       the cheapest that was within, trained on all that the run was trained on, and only then scored on test images
@@ -92,7 +93,7 @@ class _Shrinking:
         }  # fmt: skip
         write_whole(self.folder / REPORT, json.dumps(found, indent=2) + "\n")
         if report.available() and trials.tried:
-            frontier(trials.tried, trials.reference, asked.within, asked.cost, self.folder / PICTURE)
+            frontier(trials.tried, asked.within, asked.cost, self.folder / PICTURE)
         return found
 
     def _fewer_blocks(self, least: int | None) -> None:
@@ -124,7 +125,7 @@ class _Shrinking:
         )
         cheapest = min(self.trials.within, key=lambda pair: pair[1]["cost"], default=None)
         if ready and cheapest is not None and not self._late() and all(map(importlib.util.find_spec, EXPORTS)):
-            self.trials.in_eight_bits(cheapest[0], cheapest[1]["run"])
+            self.trials.in_eight_bits(cheapest[0], cheapest[1]["runs"])
 
     def _cheapest(self, faster: float) -> Smaller | None:
         fitting = [(s, t) for s, t in self.trials.within if t["cost"] * faster <= 1]
@@ -137,14 +138,15 @@ class _Shrinking:
 
     def _why(self, chosen: Smaller | None, least: int | None) -> str:
         reference, tried = self.trials.reference, self.trials.tried
-        asked = f"within {self.asked.within:g} points and a standard error of {reference['accuracy']:.2%}"
+        asked = f"within {self.asked.within:g} points of {reference['accuracy']:.2%}"
         late = " (the budget of time was used up)" if self._late() else ""
         if chosen is not None:
             what = chosen.described(self.whole.blocks)
-            return f"{what}: the cheapest that was {asked} on {reference['items']} held-out items{late}"
+            draws = f"{len(reference['runs'])} draws of {reference['items']:,} held-out items"
+            return f"{what}: the cheapest that was {asked} on {draws}{late}"
         nearest = min(tried, key=lambda t: t["blocks"], default=None)
         lost = "" if nearest is None else (
-            f"; with {nearest['blocks']} blocks skipped {100 * (reference['accuracy'] - nearest['accuracy']):.1f} points are lost"
+            f"; with {nearest['blocks']} blocks skipped {100 * nearest['lost']:.1f} points are lost"
         )  # fmt: skip
         speed = "" if least is None else f" and {self.asked.faster:g} times as fast"
         return f"nothing that is cheaper was {asked}{speed}{lost}{late}"
