@@ -149,10 +149,13 @@ def test_a_torch_program_is_read_back_and_takes_any_batch(run: Path) -> None:
 @pytest.mark.slow
 def test_int8_comes_with_its_accuracy(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["export", str(run), "--int8"]) == 0
-    assert "in 8 bits (120 images)" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert out.count("in 8 bits (120 images)") == 2
+    assert "balanced accuracy on test" in out
     found = gm.load(run / "adapter").metadata["exports"]["model.int8.onnx"]
     metrics = gm.load(run / "adapter").metadata["results"]
     assert found["accuracy"]["adapter"] == metrics["test_accuracy"]
+    assert found["balanced_accuracy"]["adapter"] == metrics["test_balanced_accuracy"]
     assert abs(found["accuracy"]["exported"] - found["accuracy"]["adapter"]) < 0.1
     assert found["difference"] > 0
     onnx = export.answers(run / "model.int8.onnx")

@@ -182,7 +182,8 @@ def file_of(run: str | Path, format: str, *, int8: bool) -> Path:
 def export_run(run: str | Path, file: Path, *, format: Format, int8: bool, any_size: bool = False) -> dict[str, Any]:
     """`export` for the classifier of a run's folder, on images of the run; what came of it is added to the model card.
 
-    With int8 the accuracy of the file is measured on the run's test images, or the validation ones where there is no test split.
+    With int8 `accuracy` and `balanced_accuracy`, of the adapter and of the file, are measured on the run's test images, or on the
+    validation ones where there is no test split.
     """
     from gossamer.data import ImageDataset
     from gossamer.evaluate import items_of
@@ -207,7 +208,7 @@ def export_run(run: str | Path, file: Path, *, format: Format, int8: bool, any_s
         adapted, {"pixel_values": pixels}, file, format=format, int8=int8, free=["image"] if any_size else []
     )
     if int8:
-        found["accuracy"] = {"split": split, **_accuracy(adapted, answers(file), images)}
+        found |= {name: {"split": split, **of} for name, of in _scores(adapted, answers(file), images).items()}
     exports = {**adapted.metadata.get("exports", {}), found.pop("file"): found}
     saving.note(Path(run) / "adapter", exports=exports)
     return found
@@ -389,8 +390,8 @@ def _of_length(samples: Tensor, count: int) -> Tensor:
     return samples[torch.arange(count) % len(samples)]
 
 
-def _accuracy(adapted: Adapted, answer: Answer, images: ImageDataset) -> dict[str, float]:
-    """Accuracy of the adapter and of the exported file on the same images."""
+def _scores(adapted: Adapted, answer: Answer, images: ImageDataset) -> dict[str, dict[str, float]]:
+    """Accuracy and balanced accuracy of the adapter and of the exported file on the same images."""
     from gossamer.runs.prepared import Prepared, outputs
     from gossamer.tasks.classifying_images import classify, score
     from gossamer.tasks.recorded import labels_of, preprocessing_of
@@ -398,8 +399,8 @@ def _accuracy(adapted: Adapted, answer: Answer, images: ImageDataset) -> dict[st
     classes = labels_of(adapted)
     prepared = Prepared(images.with_classes(classes), preprocessing_of(adapted))
     exported = outputs(lambda **x: answer(x), prepared, device=torch.device("cpu"))
-    by = {"adapter": classify(adapted, prepared), "exported": exported}
-    return {
-        "n": len(prepared),
-        **{name: score(logits, prepared.labels, classes).accuracy for name, logits in by.items()},
+    by = {
+        name: score(logits, prepared.labels, classes).headline()
+        for name, logits in {"adapter": classify(adapted, prepared), "exported": exported}.items()
     }
+    return {kind: {"n": len(prepared), **{name: of[kind] for name, of in by.items()}} for kind in by["exported"]}

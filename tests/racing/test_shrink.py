@@ -177,7 +177,11 @@ def test_the_cheapest_is_tried_in_eight_bits(
     level = reference(trained)
     decided(monkeypatch, {m: level if m <= 2 else 0.0 for m in range(5)})
     monkeypatch.setattr(
-        export, "export_run", lambda *_, **__: {"accuracy": {"exported": level + accuracy, "adapter": level}}
+        export,
+        "export_run",
+        lambda *_, **__: {
+            name: {"exported": level + accuracy, "adapter": level} for name in ("accuracy", "balanced_accuracy")
+        },
     )
     monkeypatch.setattr(Costs, "of", lambda self, smaller: 1 - 0.1 * smaller.blocks)
     monkeypatch.setattr(costs, "file_share", lambda whole, file, count: 0.3)

@@ -33,8 +33,7 @@ def command(arguments: Sequence[str]) -> None:
     print(f"{file}: {found['mib']:.1f} MiB; logits differ from the adapter's by at most {found['difference']:.1g}")
     for t in found["latency"]:
         print(f"a batch of {t['batch']}: {t['torch']:.1f} ms in torch, {t['exported']:.1f} ms in the file's runtime")
-    if "accuracy" in found:
-        of = found["accuracy"]
-        print(
-            f"accuracy on {of['split']}: {of['adapter']:.2%} as trained, {of['exported']:.2%} in 8 bits ({of['n']:,} images)"
-        )
+    for name in ("accuracy", "balanced_accuracy"):
+        if (of := found.get(name)) is not None:
+            said = f"{of['adapter']:.2%} as trained, {of['exported']:.2%} in 8 bits ({of['n']:,} images)"
+            print(f"{name.replace('_', ' ')} on {of['split']}: {said}")

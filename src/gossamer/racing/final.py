@@ -73,8 +73,9 @@ def _exported(whole: Whole, cell: Cell) -> dict[str, Any]:
 
     file, kept = file_of(cell.folder, "onnx", int8=True), cell.folder / EXPORTED
     if not kept.is_file():
-        said = export_run(cell.folder, file, format="onnx", int8=True)["accuracy"]
-        of_file = {"float_accuracy": said["adapter"], "accuracy": said["exported"], "balanced_accuracy": None}
+        said = export_run(cell.folder, file, format="onnx", int8=True)
+        of_file = {name: said[name]["exported"] for name in ("accuracy", "balanced_accuracy")}
+        of_file["float_accuracy"] = said["accuracy"]["adapter"]
         times = {f"{LATENCY}{count}": file_share(whole, file, count) for count in BATCHES}
         write_whole(kept, json.dumps({"file": str(file), **of_file, **times}) + "\n")
     return read_json(kept)
