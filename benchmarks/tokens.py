@@ -23,7 +23,7 @@ from typing import Any
 import rows
 from shrinking import LORA
 
-from gossamer import methods, tasks
+from gossamer import batches, methods, tasks
 from gossamer.adapting import adapt
 from gossamer.comparison.timing import passes, step
 from gossamer.cost.measure import measure
@@ -69,7 +69,8 @@ def times(run: Run) -> dict[str, float]:
         for count in (1, 32)
     }
     prepared = task.prepare(items.subset(range(run.training.batch)))
-    batch = prepared.collate([prepared[i] for i in range(len(prepared))])
+    collated = prepared.collate([prepared[i] for i in range(len(prepared))])
+    batch = batches.on(next(adapted.parameters()).device, collated)
     alone = adapt(task.backbone(run), methods.from_dict(LORA), num_labels=task.outputs)
     calls = {
         name: functools.partial(step, model.train(), task, batch, run.training, optimizer(model, run.training))
