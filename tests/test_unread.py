@@ -56,6 +56,9 @@ def test_every_setting_is_named_and_read_by_some_task() -> None:
     usual = run(LABELLED)
     fields = {f"{s}.{f.name}" for s in reading.SECTIONS for f in dataclasses.fields(getattr(usual, s))}
     assert fields == OTHERS.keys()
+    assert reading.GIVEN.keys() <= fields
+    named = {name for task in tasks.TASKS.values() for name in (*reading.EVERY, *task.reads)}
+    assert named <= fields | {*reading.SECTIONS}
     assert [name for name in fields if not any(reading.reads(task, name) for task in tasks.TASKS.values())] == []
 
 

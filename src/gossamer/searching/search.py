@@ -354,4 +354,5 @@ def rate(schedule: str, step: int, steps: int, largest: float) -> float:
     if step < rise:
         return 0.5 - 0.5 * math.cos(math.pi * (step + 1) / rise) if schedule == "one-cycle" else (step + 1) / rise
     left = (steps - step) / max(1, steps - rise)
-    return left if schedule == "linear" else 0.5 - 0.5 * math.cos(math.pi * left)
+    rounded = 0.5 - 0.5 * math.cos(math.pi * left)
+    return {"linear": left, "cosine": rounded, "one-cycle": rounded}[schedule]

@@ -149,10 +149,6 @@ class DrawingImages(Task):
     @classmethod
     def begin(cls, run: Run, train: CaptionedImages) -> Self:
         """With the system that model.name names; images have the size of its own, or images.size."""
-        if run.images.augment:
-            raise UserError(
-                "images.augment is for labelled images: what is said of an image need not hold of a changed one"
-            )
         system = Drawing.read(run.model.name)
         size = run.images.size or system.size
         shown = run.drawing.shown or list(dict.fromkeys(train.texts))[:SHOWN]
