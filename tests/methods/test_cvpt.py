@@ -11,7 +11,16 @@ import safetensors.torch
 import torch
 from peft import LoraConfig
 from torch import Tensor, nn
-from transformers import Dinov2Config, Dinov2Model, LlamaConfig, LlamaModel, ViTConfig, ViTForImageClassification
+from transformers import (
+    BartConfig,
+    BartForCausalLM,
+    Dinov2Config,
+    Dinov2Model,
+    LlamaConfig,
+    LlamaModel,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
 import gossamer as gm
 from gossamer import architectures
@@ -463,3 +472,22 @@ class Quantised(nn.Linear):
     def __init__(self, linear: nn.Linear):
         super().__init__(linear.in_features, linear.out_features)
         self.weight, self.bias = linear.weight, linear.bias
+
+
+@pytest.mark.parametrize("encoded", [False, True], ids=["alone", "encoded"])
+def test_behind_a_post_norm_attention_is_behind_the_one_that_runs_last(encoded: bool) -> None:
+    """A decoder that runs alone asks its cross-attention nothing, and a branch behind that one would silently never run."""
+    sizes = {"d_model": 24, "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 20, "vocab_size": 31}
+    torch.default_generator.manual_seed(2)
+    model = noisy(BartForCausalLM(BartConfig(**sizes, max_position_embeddings=20)))
+    layer, behind, read = model.model.decoder.layers[1], [], []
+    norm = layer.encoder_attn_layer_norm if encoded else layer.self_attn_layer_norm
+    norm.register_forward_pre_hook(lambda module, args: behind.append(args[0]))
+    adapted = gm.adapt(model, gm.CVPT(prompts=3)).eval()
+    part = adapted.methods["cvpt"].get_submodule(adapted.anatomy.blocks()[1].key)
+    part.register_forward_pre_hook(lambda module, args: read.append(args[0]))
+    context = torch.randn(2, 5, 24) if encoded else None
+    adapted(input_ids=torch.randint(4, 30, (2, 7)), encoder_hidden_states=context).logits.square().mean().backward()
+    assert len(read) == 1
+    assert torch.equal(read[0], nn.functional.layer_norm(behind[0], (24,), norm.weight, norm.bias, norm.eps))
+    assert all(p.grad is not None for p in adapted.trainable().values())

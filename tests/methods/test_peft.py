@@ -23,9 +23,11 @@ from peft import (
     VeraConfig,
 )
 from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
 
 import gossamer as gm
 from gossamer import architectures, methods
+from gossamer.errors import UserError
 
 from ..contract.table import BACKBONES, disturb, run
 
@@ -316,3 +318,48 @@ def test_settings_survive_json() -> None:
 def test_json_that_is_no_configuration(values: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         methods.from_dict(values)
+
+
+class Grouped(nn.Linear):
+    """Reads two groups of columns of its own: no Linear can stand beside it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.einsum("...gi,goi->...go", x, self.weight.unflatten(0, (2, -1)))
+
+
+class Choosing(nn.Linear):
+    """As a router: what it gives, and which is largest."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        scores = super().forward(x)
+        return scores, scores.argmax(-1)
+
+
+class Casting(nn.Linear):
+    """Still a Linear."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.to(self.weight.dtype))
+
+
+def test_linears_that_compute_something_else_are_left_alone() -> None:
+    """DeepSeek V4's grouped projections and Llama 4's routers are Linears by class: beside them LoRA was taken, and then broke."""
+
+    class Model(PreTrainedModel):
+        def __init__(self) -> None:
+            super().__init__(PreTrainedConfig())
+            self.first, self.casting = nn.Linear(6, 6), Casting(6, 6)
+            self.grouped, self.router = Grouped(3, 8), Choosing(8, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.grouped(self.casting(self.first(x)).unflatten(-1, (2, 3))).flatten(-2)
+            scores, best = self.router(x)
+            return scores.gather(-1, best[..., None])
+
+    model = Model()
+    adapted = gm.adapt(model, LoraConfig(r=2, target_modules="all-linear"), head=())
+    assert {name.split(".lora_")[0] for name in adapted.trainable()} == {"peft.first", "peft.casting"}
+    adapted(torch.randn(2, 5, 6)).sum().backward()
+    for name, kind in (("grouped", "Grouped"), ("router", "Choosing")):
+        with pytest.raises(UserError, match=f"{name} is a {kind}, a Linear that computes more than one"):
+            gm.adapt(Model(), LoraConfig(r=2, target_modules=["first", name]), head=())

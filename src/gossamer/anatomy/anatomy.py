@@ -191,7 +191,7 @@ class Anatomy(Changes):
         elif at in ("attention", "ffn"):
             self._do(self._reads(block, part, at, normed, first), block, at)
         elif last.after is not None:
-            self._do(stream.MiddlePostNorm(get(block.module, last.after), part), block, at)
+            self._do(stream.MiddlePostNorm(block, part), block, at)
         else:
             self._do(stream.Between(block.module, self._readers(block), part), block, at)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
+from gossamer.anatomy.block import get
 from gossamer.anatomy.call import Arguments, Call
 from gossamer.anatomy.replaced import first_token
 from gossamer.anatomy.seams import Change
@@ -135,19 +136,31 @@ class AddedToSum(Between):
 
 
 class MiddlePostNorm(Change):
-    """x + part(x) behind the normalisation that ends the attention of a post-norm block."""
+    """x + part(x) behind the normalisation that ends the last attention of a post-norm block.
 
-    def __init__(self, norm: nn.Module, part: nn.Module):
+    That of its cross-attention, or of its self-attention where a call gives nothing to attend to: a decoder that runs alone.
+    """
+
+    def __init__(self, block: Block, part: nn.Module):
         super().__init__()
-        self.norm, self.part = norm, part
+        self.block, self.part, self.takes = block.module, part, Arguments(block.module)
+        after = [branch.after for branch in (block.attention, block.cross) if branch is not None]
+        self.norms = [get(block.module, name) for name in after if name is not None]
+        self.last = self.norms[-1]
 
     def apply(self) -> None:
         """Hooks in."""
-        self.handles = [self.norm.register_forward_hook(self.after_norm)]
+        self.handles = [norm.register_forward_hook(self.after_norm) for norm in self.norms]
+        if len(self.norms) > 1:
+            self.handles.append(self.block.register_forward_pre_hook(self.before, with_kwargs=True))
+
+    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Sees which attention is the last one of this call."""
+        self.last = self.norms[0 if self.takes.read(args, kwargs).context is None else 1]
 
     def after_norm(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Adds the part's answer to the normalised states."""
-        return output + answer(self.part, output)
+        return output + answer(self.part, output) if module is self.last else output
 
 
 class Reads(Change):

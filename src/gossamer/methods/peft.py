@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gossamer.anatomy import Anatomy
@@ -29,6 +30,7 @@ from gossamer.methods.base import Method, grow
 from gossamer.methods.parts import peft_settings as settings
 
 ADAPTER = "default"
+WHOLE = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 HOOKS = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks", "_forward_hooks_with_kwargs")
 ROLES = ("q", "k", "v", "out", "up", "gate", "down", "cross.q", "cross.k", "cross.v", "cross.out")
 CHANGING_STARTS = ("pissa", "olora", "corda", "loftq", "lora_ga")  # values of init_lora_weights, or their beginnings
@@ -87,6 +89,7 @@ class Peft(Method):
         config = self.resolved(anatomy)
         with anatomy.without_sites():
             hit = set(settings.targeted(config, anatomy.model))
+            _check_linears({name: anatomy.model.get_submodule(name) for name in hit})
             for block in anatomy.standing():
                 if f"{block.name}.{block.attention.fused}" in hit:
                     anatomy.own(block)  # peft's layer in its place would not be called
@@ -347,17 +350,52 @@ def _names(anatomy: Anatomy, roles: tuple[str, ...]) -> list[str]:
 
 def _linears(anatomy: Anatomy) -> list[str]:
     """Names of all Linears outside of heads and output embeddings. (Those that nn.MultiheadAttention holds are never called.)"""
-    from transformers.pytorch_utils import Conv1D  # a Linear by another name
-
     model, left_out = anatomy.model, set(anatomy.heads.values()) | ({anatomy.output} if anatomy.output else set())
     left_out = {inner for module in left_out for inner in module.modules()}
     left_out |= {m.out_proj for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
-    found = [n for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and m not in left_out]
+    found = [n for n, m in model.named_modules() if m not in left_out and _is_linear(m)]
     if not found:
         raise UserError(
             f"{type(model).__name__} has no Linear outside of its head: name target_modules, such as convolutions"
         )
     return found
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Whether a module is a Linear, or one by another name, and computes no more than a Linear does."""
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, nn.Linear | Conv1D) and (not isinstance(module, nn.Linear) or _maps(module))
+
+
+@torch.no_grad()
+def _maps(linear: nn.Linear) -> bool:
+    """Whether a Linear gives each row one of its outputs: a router by the same class gives a choice, one of groups reads several.
+
+    Only a forward of its own can differ. What stands beside weights in few bits, which may need a device to run, peft knows.
+    """
+    if type(linear).forward is nn.Linear.forward or linear.weight.dtype not in WHOLE:
+        return True
+    rows = linear.weight.new_zeros(2, 3, linear.in_features)
+    try:
+        given = type(linear).forward(linear, rows)
+    except Exception:  # whatever it says of rows that are not what it reads
+        return False
+    return isinstance(given, torch.Tensor) and given.shape == (2, 3, linear.out_features)
+
+
+def _check_linears(modules: dict[str, nn.Module]) -> None:
+    """That peft can stand beside them.
+
+    Raises:
+        UserError: one is a Linear by its class, and computes something else.
+    """
+    for name, module in modules.items():
+        if isinstance(module, nn.Linear) and not _maps(module):
+            raise UserError(
+                f"{name} is a {type(module).__name__}, a Linear that computes more than one, so nothing can be added to it: name "
+                "target_modules without it ('all-linear' leaves it out)"
+            )
 
 
 def _outermost(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
