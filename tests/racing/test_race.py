@@ -14,7 +14,7 @@ from gossamer import hosts, methods, tasks
 from gossamer.cli import main
 from gossamer.comparison import engines
 from gossamer.racing import race as racing
-from gossamer.racing.race import race
+from gossamer.racing.race import passes, race
 from gossamer.runs.run import Run, Search
 from gossamer.runs.run_file import parse, to_yaml
 from gossamer.runs.sets import load_sets
@@ -80,6 +80,7 @@ def test_a_race_finds_the_planted_pair(tmp_path: Path, monkeypatch: Any, seed: i
     rungs = {2: [4], 6: [6, 3, 4]}[count]  # the last with two seeds each
     assert [row["rung"] for row in found.rows] == [i for i, runs in enumerate(rungs) for _ in range(runs)]
     assert [row["epochs"] for row in found.rows] == [min(2, 2 ** row["rung"]) for row in found.rows]
+    assert sum(1 + row["epochs"] for row in found.rows) == passes(count, planned(tmp_path).training.epochs)
     folder = tmp_path / "race"
     assert {"found.yaml", "rows.jsonl", "race.png", "scan.json", "result.json"} <= {p.name for p in folder.iterdir()}
     assert parse([str(folder / "found.yaml")])[0].methods[0]["skip"] == list(IDLE)

@@ -118,6 +118,7 @@ def test_the_most_blocks_within_the_tolerance(
     assert ("40.0 points are lost" in found["why"]) == (chosen is None)
     assert json.loads((tmp_path / "report.json").read_text()) == found
     assert (tmp_path / "frontier.png").read_bytes().startswith(b"\x89PNG")
+    assert "up to 3 sizes are tried" in (tmp_path / "shrink.log").read_text()
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,23 @@ def race(run: Run, *, resume: bool = False, overwrite: bool = False) -> Raced:
     return Raced(methods=new, arms=tuple(arms), chosen=chosen, name=result["name"], rows=rows)
 
 
+def passes(candidates: int, epochs: int) -> int:
+    """About how often a race of runs of so many epochs passes over the training items.
+
+    Each run begins with about one pass, for the start of bridges, the head, and its score.
+    """
+    found, rung, left = 0, 0, candidates
+    while left > 2:
+        found += left * (1 + _epochs(rung, epochs))
+        left, rung = max(2, -(-left // 2)), rung + 1
+    return found + 2 * SEEDS * (1 + _epochs(rung, epochs))
+
+
+def _epochs(rung: int, whole: int) -> int:
+    """Of a run of a rung, where one of the run that is raced for has so many."""
+    return min(2**rung, max(1, whole))
+
+
 def raced_of(applied: Sequence[Method]) -> int:
     """Which of some methods has arms.
 
@@ -184,7 +201,7 @@ class _Race:
         Raises:
             UserError: a run failed.
         """
-        epochs = min(2**rung, max(1, self.chosen.training.epochs))
+        epochs = _epochs(rung, self.chosen.training.epochs)
         cells = [self._cell(rung, name, epochs, seed) for name in names for seed in seeds]
         self.board.begin(rung, epochs, len(cells))
         errors: dict[Path, str] = {}

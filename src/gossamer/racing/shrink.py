@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import math
 import time
 from typing import Any
 
@@ -28,7 +29,8 @@ from gossamer.errors import UserError
 from gossamer.racing.costs import Costs
 from gossamer.racing.final import final, probe
 from gossamer.racing.pictures import frontier
-from gossamer.racing.trials import Trials
+from gossamer.racing.race import passes
+from gossamer.racing.trials import DRAWS, Trials
 from gossamer.racing.whole import Shrink, Smaller, Whole
 from gossamer.runs.lock import alone
 from gossamer.runs.progress import Journal
@@ -79,6 +81,7 @@ class _Shrinking:
     def report(self) -> dict[str, Any]:
         """Everything, step by step."""
         asked, trials = self.asked, self.trials
+        trials.journal.say(self._ahead())
         least = None if asked.faster is None else self.costs.least(asked.faster)
         self._fewer_blocks(least)
         self._fewer_tokens()
@@ -95,6 +98,18 @@ class _Shrinking:
         if report.available() and trials.tried:
             frontier(trials.tried, asked.within, asked.cost, self.folder / PICTURE)
         return found
+
+    def _ahead(self) -> str:
+        """How long it may take, at the speed at which the run was trained."""
+        epochs, sizes = self.whole.run.training.epochs, math.ceil(math.log2(self.whole.blocks))
+        whole, again = 1 + epochs, DRAWS * (1 + epochs)
+        each = passes(self.asked.candidates, epochs) + again
+        minutes = (sizes * each + again) * self.whole.metrics["seconds"] / whole / 60
+        return (
+            f"up to {sizes} sizes are tried, each by a race and {DRAWS} whole runs, some {each} passes over the training "
+            f"{self.whole.kind.unit}: {minutes:,.0f} minutes at the speed of this run, less the more is skipped. Stopped, the same "
+            "command goes on; --budget-minutes ends it with what was found by then"
+        )
 
     def _fewer_blocks(self, least: int | None) -> None:
         """By halves the largest number of blocks that is within; where a speed was asked for, first the least that has it."""
