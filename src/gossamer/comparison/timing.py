@@ -15,7 +15,7 @@ from gossamer.adapting import adapt
 from gossamer.cost.measure import Measured, measure
 from gossamer.methods.linear_probe import LinearProbe
 from gossamer.runs.sets import load_sets
-from gossamer.training.attention import attention
+from gossamer.training.attention import attention, settled
 from gossamer.training.trainer import optimizer
 
 if TYPE_CHECKING:
@@ -63,12 +63,13 @@ def steps(adapted: Adapted, task: Task, train: Any, run: Run, *, repeats: int = 
     trained = copy.deepcopy(adapted).train()
     if run.training.gradient_checkpointing:
         trained.activation_checkpointing_enable()
-    rule = optimizer(trained, run.training)
-    calls = {"step": functools.partial(step, trained, task, batch, run.training, rule)}
+    training = settled(run.training, adapted.anatomy, task.sizes())
+    rule = optimizer(trained, training)
+    calls = {"step": functools.partial(step, trained, task, batch, training, rule)}
     frozen = _frozen(adapted)
     alone = task.texts_alone(frozen, batch)
     if alone is not None:
-        calls["text_step"] = functools.partial(step, frozen, task, alone, run.training)
+        calls["text_step"] = functools.partial(step, frozen, task, alone, training)
     taken = measure(calls, repeats=repeats)
     return _columns(taken, "text_") | {f"{name}_mib": of.peak_bytes / MIB for name, of in taken.items()}
 

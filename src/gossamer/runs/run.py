@@ -267,8 +267,8 @@ class Training:
         fused: the optimizer's step as one kernel over all tensors. auto: on accelerators.
         torch_compile: backend of torch.compile, such as inductor, that training steps run through: faster after the minutes in
             which it compiles, on accelerators above all. None: they run as they are.
-        attention: of training steps. fused: torch's choice. plain: products and a softmax, with memory for every pair. On a
-            CPU the backward pass of torch's fused one is slow in bfloat16: up to some 200 tokens plain steps are faster there.
+        attention: of training steps. fused: torch's choice. plain: products and a softmax, with memory for every pair. auto: plain
+            on a CPU in bfloat16 for images of up to 256 tokens, since torch's fused backward pass is slow there; else fused.
         gradient_checkpointing: compute activations again in the backward pass: less memory, about a third more time.
         workers: processes that read images and put batches together. None: on accelerators one for each processor, at most 8,
             elsewhere none, since there they would take what training computes with.
@@ -295,7 +295,7 @@ class Training:
     tf32: bool = False
     fused: bool | Literal["auto"] = "auto"
     torch_compile: str | None = None
-    attention: Literal["fused", "plain"] = "fused"
+    attention: Literal["auto", "fused", "plain"] = "auto"
     gradient_checkpointing: bool = False
     workers: int | None = None
     report_to: list[str] = field(default_factory=list)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from gossamer import methods, tasks
+from gossamer import hosts, methods, tasks
 from gossamer.adapting import Adapted
 from gossamer.cost import machine
 from gossamer.documents import write_whole
@@ -19,6 +19,7 @@ from gossamer.runs.sets import apart, load_sets
 from gossamer.searching.folder import FOUND
 from gossamer.searching.search import Found, search
 from gossamer.training import teaching
+from gossamer.training.attention import settled
 
 FOLDER = "search"  # inside the output of the run
 
@@ -59,8 +60,9 @@ def _searched(run: Run, *, resume: bool, overwrite: bool) -> Found:
         held_out.settle(adapted)
 
     folder = Path(run.output) / FOLDER
+    training = settled(run.training, hosts.read(model), task.sizes())
     found = search(
-        model, applied, data, held_out=held_out, settings=run.search, training=run.training, num_labels=task.outputs,
+        model, applied, data, held_out=held_out, settings=run.search, training=training, num_labels=task.outputs,
         collate=collate, loss=loss, plain=items, prepare=prepare, after_update=_tell, folder=folder, resume=resume,
         overwrite=overwrite, seed=run.seed,
     )  # fmt: skip

@@ -32,6 +32,7 @@ from gossamer.runs.run import Run
 from gossamer.runs.sets import load_sets, unscored
 from gossamer.tasks.base import Scores, Task
 from gossamer.training import probe, solving, starting, teaching, without
+from gossamer.training.attention import settled
 from gossamer.training.trainer import ClassifierTrainer, trainer_arguments
 from gossamer.training.watching import Watching
 
@@ -258,7 +259,7 @@ def _tune(
     trainer = ClassifierTrainer(
         adapted,
         arguments,
-        chosen=run.training,
+        chosen=settled(run.training, adapted.anatomy, task.sizes()),
         loss=loss,
         validate=lambda: processes.agreed(scored),
         train_dataset=data,
