@@ -32,6 +32,7 @@ from gossamer.data.masks import overlay
 from gossamer.runs.run import Data, Images, Masks, Model, Run, Training
 from gossamer.runs.sets import load_sets
 from gossamer.runs.trained import load_adapter
+from gossamer.training.attention import settled
 from gossamer.training.train import train
 from gossamer.training.trainer import optimizer
 
@@ -116,7 +117,8 @@ def times() -> None:
         task, items = tasks.of(adapted), load_sets(run)["train"].subset(range(BATCH))
         prepared: Any = task.prepare(items)
         batch = prepared.collate([prepared[i] for i in range(BATCH)])
-        steps[method] = partial(step, adapted.train(), task, batch, run.training, optimizer(adapted, run.training))
+        training = settled(run.training, adapted.anatomy, task.sizes())
+        steps[method] = partial(step, adapted.train(), task, batch, training, optimizer(adapted, training))
         finished = load_adapter(Path(run.output) / "adapter").finalize().eval()
         for count, called in passes.items():
             called[method] = partial(finished, pixel_values=batch["pixel_values"][:count])

@@ -31,6 +31,7 @@ from gossamer.report import figure_of, save_figure
 from gossamer.runs.run import Data, Images, Model, Run, Training
 from gossamer.runs.sets import load_sets
 from gossamer.runs.trained import load_adapter
+from gossamer.training.attention import settled
 from gossamer.training.train import train
 from gossamer.training.trainer import optimizer
 
@@ -72,8 +73,9 @@ def times(run: Run) -> dict[str, float]:
     collated = prepared.collate([prepared[i] for i in range(len(prepared))])
     batch = batches.on(next(adapted.parameters()).device, collated)
     alone = adapt(task.backbone(run), methods.from_dict(LORA), num_labels=task.outputs)
+    training = settled(run.training, alone.anatomy, task.sizes())
     calls = {
-        name: functools.partial(step, model.train(), task, batch, run.training, optimizer(model, run.training))
+        name: functools.partial(step, model.train(), task, batch, training, optimizer(model, training))
         for name, model in (("own", load_adapter(run.output)), ("lora", alone))
     }
     taken = measure(calls, repeats=REPEATS)
