@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -158,9 +159,17 @@ def test_int8_comes_with_its_accuracy(run: Path, capsys: pytest.CaptureFixture[s
     assert found["balanced_accuracy"]["adapter"] == metrics["test_balanced_accuracy"]
     assert abs(found["accuracy"]["exported"] - found["accuracy"]["adapter"]) < 0.1
     assert found["difference"] > 0
-    onnx = export.answers(run / "model.int8.onnx")
+    kept = {tensor.name: tensor for tensor in onnx.load(run / "model.int8.onnx").graph.initializer}
+    matrices = {
+        name.removesuffix("_quantized"): t
+        for name, t in kept.items()
+        if name.endswith("_quantized") and len(t.dims) == 2
+    }
+    assert len(matrices) > 1
+    assert all(list(kept[f"{name}_scale"].dims) == [t.dims[1]] for name, t in matrices.items()), "one for each output"
+    answers = export.answers(run / "model.int8.onnx")
     assert exported.note(run / "model.int8.onnx")["labels"] == gm.load(run / "adapter").metadata["labels"]
-    assert onnx({"pixel_values": torch.zeros(3, 3, squares.SIZE, squares.SIZE)}).shape == (3, 2)
+    assert answers({"pixel_values": torch.zeros(3, 3, squares.SIZE, squares.SIZE)}).shape == (3, 2)
 
 
 def test_what_cannot_be_exported_is_said_and_leaves_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
