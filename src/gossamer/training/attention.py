@@ -18,7 +18,10 @@ SHORT = 256  # tokens up to which, on a CPU in bfloat16, plain steps take no lon
 
 
 def attention(chosen: Training) -> AbstractContextManager[Any]:
-    """A context for forward and backward pass with the run's `attention`; recomputed activations need the same in both."""
+    """A context for forward and backward pass with the run's `attention`; recomputed activations need the same in both.
+
+    An `auto` that nobody has settled is torch's choice.
+    """
     return sdpa_kernel(SDPBackend.MATH) if chosen.attention == "plain" else nullcontext()
 
 

@@ -227,6 +227,8 @@ def _tune(
         raise UserError(f"training.epochs=0 trains nothing, because the heads of {run.model.name} could not be solved")
 
     journal.say(machine.precision(run.training.bfloat16))
+    chosen = settled(run.training, adapted.anatomy, task.sizes())
+    journal.say(f"steps with {chosen.attention} attention")
     if checkpoint is not None:
         journal.say(f"continuing from {checkpoint}")
     if run.training.gradient_checkpointing:
@@ -259,7 +261,7 @@ def _tune(
     trainer = ClassifierTrainer(
         adapted,
         arguments,
-        chosen=settled(run.training, adapted.anatomy, task.sizes()),
+        chosen=chosen,
         loss=loss,
         validate=lambda: processes.agreed(scored),
         train_dataset=data,
