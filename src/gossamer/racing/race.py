@@ -2,7 +2,7 @@
 
     rung k: train every survivor for 1, 2, 4, ... epochs, each its own whole schedule; score the cross-entropy of held-out training
             items; keep the better half
-    last rung: two survivors, two seeds each; the smaller mean loss wins, the cheaper within one standard error
+    last rung: two survivors and the simple rules, two seeds each; the smaller mean loss wins, the cheaper within one standard error
 
 After Jamieson and Talwalkar, arXiv 1502.07943. All candidates of a rung have the same held-out items, order of the data, random
 changes and seeds. Runs are cells of a comparison: any number of workers comes to the same end, also after a kill.
@@ -38,7 +38,8 @@ from gossamer.searching.folder import FOUND, SearchFolder
 from gossamer.searching.folder import RESULT as BANDITS
 
 FOLDER, RUNGS, ROWS, PICTURE, SCAN, JOURNAL = "race", "rungs", "rows.jsonl", "race.png", "scan.json", "race.log"
-SEEDS = 2  # with which the last two are trained
+SEEDS = 2  # with which the last ones are trained
+RULES = ("deepest", "deepest but the last 1")  # what anyone would take: runs of an epoch or two do not put them out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +96,7 @@ def race(run: Run, *, resume: bool = False, overwrite: bool = False) -> Raced:
 
 
 def passes(candidates: int, epochs: int) -> int:
-    """About how often a race of runs of so many epochs passes over the training items.
+    """About how often at most a race of runs of so many epochs passes over the training items.
 
     Each run begins with about one pass, for the start of bridges, the head, and its score.
     """
@@ -103,7 +104,7 @@ def passes(candidates: int, epochs: int) -> int:
     while left > 2:
         found += left * (1 + _epochs(rung, epochs))
         left, rung = max(2, -(-left // 2)), rung + 1
-    return found + 2 * SEEDS * (1 + _epochs(rung, epochs))
+    return found + (2 + len(RULES)) * SEEDS * (1 + _epochs(rung, epochs))
 
 
 def _epochs(rung: int, whole: int) -> int:
@@ -188,6 +189,7 @@ class _Race:
                 losses = {name: (scores[name][0]["loss"], scores[name][0]["macs"]) for name in names}
                 names, rung = survivors(losses, max(2, -(-len(names) // 2))), rung + 1
                 self.journal.say(f"rung {rung}: {', '.join(names)} stay")
+            names = [name for name in self.entered if name in names or name in RULES]
             seeds = [self.chosen.seed + i for i in range(SEEDS)]
             scores = self._scored(rung, names, seeds)
         losses = {name: [row["loss"] for row in rows] for name, rows in scores.items()}
