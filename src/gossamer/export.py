@@ -360,9 +360,8 @@ def _quantise(file: Path) -> None:
 
     model = onnx.load(file)
     del model.graph.value_info[:]  # shapes that the exporter inferred for the example batch; they are inferred again
-    convolutions = [
-        node.name for node in model.graph.node if node.op_type == "Conv"
-    ]  # of integers onnxruntime's are slower
+    # Onnxruntime's convolutions of integers are slower than those of numbers.
+    convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
     quantize_dynamic(model, file, weight_type=QuantType.QInt8, per_channel=True, nodes_to_exclude=convolutions)
 
 
