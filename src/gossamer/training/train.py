@@ -226,9 +226,8 @@ def _tune(
     if run.training.epochs == 0:
         raise UserError(f"training.epochs=0 trains nothing, because the heads of {run.model.name} could not be solved")
 
-    journal.say(machine.precision(run.training.bfloat16))
     chosen = settled(run.training, adapted.anatomy, task.sizes())
-    journal.say(f"steps with {chosen.attention} attention")
+    journal.say(f"{machine.precision(chosen.bfloat16)}; {chosen.attention} attention")
     if checkpoint is not None:
         journal.say(f"continuing from {checkpoint}")
     if run.training.gradient_checkpointing:
