@@ -8,7 +8,7 @@ import pytest
 
 from gossamer.errors import UserError
 from gossamer.methods.parts.arms import Arm
-from gossamer.racing.candidates import candidates, survivors, winner
+from gossamer.racing.candidates import RULES, candidates, survivors, winner
 
 TWELVE = [Arm(f"vision.blocks.{i}", i, f"vision.blocks.{i}") for i in range(12)]
 
@@ -66,3 +66,11 @@ def test_the_winner_is_the_cheaper_one_within_one_standard_error() -> None:
     assert winner({"dear": [0.20, 0.30], "cheap": [0.20, 0.34]}, costs) == "cheap"  # 0.02 apart, error 0.02
     assert winner({"dear": [0.20, 0.30], "cheap": [0.24, 0.34]}, costs) == "dear"  # 0.04 in both: no error
     assert winner({"dear": [0.20, 0.30], "cheap": [0.10, 0.20]}, {"dear": 1.0, "cheap": 2.0}) == "cheap"
+
+
+def test_a_rule_that_is_measured_to_be_best_as_well_keeps_its_name() -> None:
+    """By it a race knows what must not be put out early; with few candidates it stands where the measure would."""
+    benefit = {str(arm.block): float(arm.depth == 11 or arm.depth < 5) for arm in TWELVE}
+    found = candidates(TWELVE, 6, 2, benefit=benefit)
+    assert found == {"deepest": (6, 7, 8, 9, 10, 11), "deepest but the last 1": (5, 6, 7, 8, 9, 10)}
+    assert set(RULES) <= set(candidates(TWELVE, 6, 16, benefit=benefit, change=benefit))

@@ -14,7 +14,8 @@ from gossamer import hosts, methods, tasks
 from gossamer.cli import main
 from gossamer.comparison import engines
 from gossamer.racing import race as racing
-from gossamer.racing.race import RULES, passes, race
+from gossamer.racing.candidates import RULES
+from gossamer.racing.race import passes, race
 from gossamer.runs.run import Run, Search
 from gossamer.runs.run_file import parse, to_yaml
 from gossamer.runs.sets import load_sets

@@ -4,7 +4,7 @@ Besides names of modules, `target_modules` may name parts by role ("q", "k", "v"
 same in every family, in all stacks or in one ("fusion.q"), in self- and cross-attention or in the latter alone ("cross.q",
 "decoder.cross.q"); in a fused qkv, thirds. Left out, LoRA-like tuners get the queries and values, IA3 keys, values and the FFN; in
 a model that no family knows, or a part of which none does, LoRA-like ones all Linears. "all-linear" is every Linear but those of
-heads and output embeddings.
+heads and output embeddings, and those by class that compute something else, such as routers.
 
 An adapter's folder holds plain settings alone (`parts/peft_settings.py`), and names of modules or roles. A pattern that asks for
 modules is written out in names when the model is adapted (`settled`); in a folder it is refused, since a pattern can take for ever.
@@ -30,7 +30,7 @@ from gossamer.methods.base import Method, grow
 from gossamer.methods.parts import peft_settings as settings
 
 ADAPTER = "default"
-WHOLE = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+WHOLE = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # of weights that any device can multiply with
 HOOKS = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks", "_forward_hooks_with_kwargs")
 ROLES = ("q", "k", "v", "out", "up", "gate", "down", "cross.q", "cross.k", "cross.v", "cross.out")
 CHANGING_STARTS = ("pissa", "olora", "corda", "loftq", "lora_ga")  # values of init_lora_weights, or their beginnings
@@ -365,7 +365,7 @@ def _is_linear(module: nn.Module) -> bool:
     """Whether a module is a Linear, or one by another name, and computes no more than a Linear does."""
     from transformers.pytorch_utils import Conv1D
 
-    return isinstance(module, nn.Linear | Conv1D) and (not isinstance(module, nn.Linear) or _maps(module))
+    return isinstance(module, Conv1D) or (isinstance(module, nn.Linear) and _maps(module))
 
 
 @torch.no_grad()

@@ -13,6 +13,8 @@ from gossamer.errors import UserError
 from gossamer.methods.parts.arms import Arm
 
 Choice = tuple[int, ...]
+DEEPEST = ("deepest", "deepest but the last 1", "deepest but the last 2")
+RULES = DEEPEST[:2]  # what anyone would take
 
 
 def candidates(
@@ -45,17 +47,19 @@ def candidates(
             f"a race needs two candidates; {len(arms)} arms have {total} choices of {size}, and {count} may enter"
         )
     order = sorted(range(len(arms)), key=lambda i: (arms[i].depth, i))
-    ruled, measured = _ruled(order, size), {}
+    ruled = _ruled(order, size)
+    measured: dict[str, list[int]] = {}
     for name, of_block in (("least benefit", benefit), ("least change", change)):
         if of_block and all(arm.block in of_block for arm in arms):
             measured[name] = _least([of_block[str(arm.block)] for arm in arms], size)
     if found is not None and len(found) == size:
         measured["bandit"] = list(found)
     named = {"deepest": ruled["deepest"], **measured, **ruled}
+    simple = {tuple(sorted(ruled[name])): name for name in RULES if name in ruled}
     kept: dict[str, Choice] = {}
     for name, choice in named.items():
-        if tuple(sorted(choice)) not in kept.values() and len(kept) < count:
-            kept[name] = tuple(sorted(choice))
+        if (own := tuple(sorted(choice))) not in kept.values() and len(kept) < count:
+            kept[simple.get(own, name)] = own  # a rule that is measured to be best as well is still the rule
     if total <= count:
         others = [c for c in itertools.combinations(range(len(arms)), size) if c not in kept.values()]
         return kept | {f"other {i + 1}": choice for i, choice in enumerate(others)}
@@ -71,10 +75,11 @@ def _ruled(order: Sequence[int], size: int) -> dict[str, list[int]]:
     """Choices by depth alone, of arms from the shallowest to the deepest."""
     count = len(order)
     middle, step = (count - size) // 2, count / size
-    rules = {"deepest": list(order[count - size :])}
-    for left in (1, 2):
-        if size + left <= count:
-            rules[f"deepest but the last {left}"] = list(order[count - size - left : count - left])
+    rules = {
+        name: list(order[count - size - left : count - left])
+        for left, name in enumerate(DEEPEST)
+        if size + left <= count
+    }
     rules["middle"] = list(order[middle : middle + size])
     rules["spread"] = [order[math.ceil((i + 1) * step) - 1] for i in range(size)]
     return rules

@@ -27,7 +27,7 @@ from gossamer.documents import read_json, write_whole
 from gossamer.errors import UserError
 from gossamer.methods import Method
 from gossamer.racing.board import Board
-from gossamer.racing.candidates import Choice, candidates, survivors, winner
+from gossamer.racing.candidates import RULES, Choice, candidates, survivors, winner
 from gossamer.racing.pictures import draw
 from gossamer.runs import run_file
 from gossamer.runs.progress import Journal
@@ -39,7 +39,6 @@ from gossamer.searching.folder import RESULT as BANDITS
 
 FOLDER, RUNGS, ROWS, PICTURE, SCAN, JOURNAL = "race", "rungs", "rows.jsonl", "race.png", "scan.json", "race.log"
 SEEDS = 2  # with which the last ones are trained
-RULES = ("deepest", "deepest but the last 1")  # what anyone would take: runs of an epoch or two do not put them out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +188,7 @@ class _Race:
                 losses = {name: (scores[name][0]["loss"], scores[name][0]["macs"]) for name in names}
                 names, rung = survivors(losses, max(2, -(-len(names) // 2))), rung + 1
                 self.journal.say(f"rung {rung}: {', '.join(names)} stay")
+            # Runs of an epoch or two, which say who learns fast, do not put the simple rules out.
             names = [name for name in self.entered if name in names or name in RULES]
             seeds = [self.chosen.seed + i for i in range(SEEDS)]
             scores = self._scored(rung, names, seeds)
