@@ -160,13 +160,16 @@ def test_a_model_that_is_read_in_part_says_so(row: str) -> None:
     for method in (gm.VPT(prompts=2), gm.Adapter(rank=2)):
         with pytest.raises(TypeError, match=message):
             gm.adapt(model, method)
-    with pytest.raises(TypeError, match="it does not fit this model"):
+    with pytest.raises(TypeError, match=rf"is read in part.* say stacks=\('{stack}',\) if that is meant"):
         gm.adapt(model, gm.DAS(skip=(1,), rank=2))
     with pytest.raises(ValueError, match=rf"would be found in {stack} alone: say so \({stack}\.q\)"):
         gm.adapt(model, LoraConfig(r=2, target_modules=["q", "v"]))
     said = gm.adapt(model, gm.Adapter(rank=2, stack=stack))
     assert all(n.startswith(f"adapter.{stack}.") for n in said.trainable())
     said.detach()
+    skipping = gm.adapt(model, gm.DAS(skip=(1,), rank=2, stacks=(stack,)))
+    assert all(n.startswith(f"das.{stack}.") for n in skipping.trainable())
+    skipping.detach()
     meant = gm.adapt(model, LoraConfig(r=2, target_modules=[f"{stack}.q"]))
     assert all(n.startswith(f"peft.{stack}.") for n in meant.trainable())
 

@@ -137,17 +137,15 @@ class Placement:
         """TypeError where a method needs blocks that no family knows, or would reach only those that one knows unasked."""
         for method in (m for m in applied if m.reads_blocks):
             self.anatomy.check_known()
-            if self.anatomy.unread and getattr(method, "stack", None) is None:
+            if self.anatomy.unread and not any(getattr(method, field, None) for field in ("stack", "stacks")):
                 raise WrongKind(self._partly(method))
 
     def _partly(self, method: Method) -> str:
         known = ", ".join(f"{n} ({len(b)} blocks, {b[0].name} ...)" for n, b in self.anatomy.stacks.items())
         unread = ", ".join(f"{path} ({kind})" for path, kind in self.anatomy.unread.items())
-        way = (
-            f"say stack={self.anatomy.main!r} if that is meant"
-            if hasattr(method, "stack")
-            else "it does not fit this model"
-        )
+        ways = {"stack": repr(self.anatomy.main), "stacks": repr((self.anatomy.main,))}
+        said = [f"say {field}={value} if that is meant" for field, value in ways.items() if hasattr(method, field)]
+        way = next(iter(said), "it does not fit this model")
         return (
             f"{type(self.backbone).__name__} is read in part: {known}; no family knows {unread}. {method.name} would reach what "
             f"is read alone: {way}. Configurations of peft, BitFit and FullFineTuning reach every part"

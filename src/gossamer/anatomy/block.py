@@ -77,7 +77,7 @@ class Block:
         roles = {
             "attention": attention.module, "q": attention.q, "k": attention.k, "v": attention.v, "out": attention.out,
             "qkv": attention.fused, "norm1": attention.norm or attention.after, "norm2": ffn.norm or ffn.after,
-            "up": ffn.up, "gate": ffn.gate, "down": ffn.down, "act": ffn.act,
+            "up": None if ffn.routed else ffn.up, "gate": ffn.gate, "down": None if ffn.routed else ffn.down, "act": ffn.act,
             "q_norm": attention.q_norm, "k_norm": attention.k_norm, "closing1": attention.closing, "closing2": ffn.closing,
             "layer_scale1": attention.layer_scale, "layer_scale2": ffn.layer_scale,
         }  # fmt: skip
@@ -122,6 +122,8 @@ class Block:
         inner_kv = (shape_of(self.part("qkv"))[0] - inner) // 2 if fused else shape_of(self.part("k"))[0]
         cross = shape_of(self.part("cross.out"))[1] if self.cross else 0
         context = shape_of(self.part(self._context_roles[0]))[1] if self.cross else 0
+        if self.ffn.routed:
+            return Sizes(width, inner, inner_kv, 0, 0, cross, context)
         ffn = shape_of(self.part("down"))[1]
         entering = sum(shape_of(self.part(role))[0] for role in ("up", "gate") if self.path(role))
         return Sizes(width, inner, inner_kv, ffn, 1 + entering // ffn, cross, context)

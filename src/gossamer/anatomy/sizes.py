@@ -10,7 +10,8 @@ from torch import nn
 class Sizes(NamedTuple):
     """Widths of one block: residual stream, attention (queries; keys and values), FFN and number of FFN matrices.
 
-    `cross_inner` is that of its cross-attention, `context` that of the states which that reads; 0 where there is none.
+    `cross_inner` is that of its cross-attention, `context` that of the states which that reads; 0 where there is none. Of an FFN
+    of routed experts nothing is said: 0 and 0.
     """
 
     width: int

@@ -59,6 +59,7 @@ class FfnNames:
     closing: str | None = None
     layer_scale: str | None = None
     act: str | None = None  # the activation; of gated ones that of the gate
+    routed: bool = False  # `up` and `down` are one module: experts, and what sends each token to some of them
 
 
 @dataclass(frozen=True, kw_only=True)

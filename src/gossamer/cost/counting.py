@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
 
 from gossamer import hosts
 from gossamer.adapted import AdaptedModule, Finished
@@ -291,14 +293,33 @@ def count(
     inputs = sample.inputs(backbone, batch)
     for norm in (module for module in model.modules() if isinstance(module, _BatchNorm)):
         norm.eval()
-    # The counter does not know the fused kernel of the CPU, and without gradients it stumbles over views of trained parameters.
-    with sdpa_kernel(SDPBackend.MATH), torch.enable_grad(), FlopCounterMode(display=False) as counter:
+    with counter(model) as counted:
         named = isinstance(model, AdaptedModule | Finished)
         output = _first(model(**inputs) if named else hosts.of(model).run(model, (), inputs))
-        forward = counter.get_total_flops()
+        forward = counted.get_total_flops()
         if backward and output.requires_grad:  # not where what is trained is computed once for all samples
             output.sum().backward()
-    return forward // 2, counter.get_total_flops()
+    return forward // 2, counted.get_total_flops()
+
+
+@contextmanager
+def counter(model: nn.Module) -> Iterator[FlopCounterMode]:
+    """Torch's counter, while the model multiplies by what that knows.
+
+    It does not know the fused kernel of attention on a CPU, nor the grouped one of experts, and without gradients it stumbles over
+    views of trained parameters.
+    """
+    before = [
+        (part, part.get_experts_implementation()) for part in model.modules() if isinstance(part, PreTrainedModel)
+    ]
+    try:
+        for part, _ in before:
+            part.set_experts_implementation("batched_mm")
+        with sdpa_kernel(SDPBackend.MATH), torch.enable_grad(), FlopCounterMode(display=False) as counting:
+            yield counting
+    finally:
+        for part, chosen in before:
+            part.set_experts_implementation(chosen)
 
 
 def _first(output: Any) -> Tensor:

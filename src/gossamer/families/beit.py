@@ -116,18 +116,25 @@ STACKS = (
         FfnNames(up="mlp.fc1", down="mlp.fc2", norm="layernorm_after", layer_scale="lambda_2", act="mlp.activation_fn"),
         patches="embeddings.patch_embeddings",  # Data2Vec's gives more beside the tokens
     ),
-    dataclasses.replace(
-        _stack(
-            "internvl_vision",
-            "encoder.layer",
-            _INTERN,
-            FfnNames(
-                up="mlp.fc1", down="mlp.fc2", norm="layernorm_after", layer_scale="lambda_2", act="mlp.activation_fn"
+    *(
+        dataclasses.replace(
+            _stack(
+                owner,
+                blocks,
+                _INTERN,
+                FfnNames(
+                    up="mlp.fc1",
+                    down="mlp.fc2",
+                    norm="layernorm_after",
+                    layer_scale="lambda_2",
+                    act="mlp.activation_fn",
+                ),
             ),
-        ),
-        final_norm=("layernorm",),
-        fixed=None,
-        readout="first",
+            final_norm=("layernorm",),
+            fixed=None,
+            readout="first",
+        )
+        for owner, blocks in (("internvl_vision", "encoder.layer"), ("qianfan_ocr_vision", "layers"))
     ),
     _stack(
         "data2vec-vision",

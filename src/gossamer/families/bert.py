@@ -38,7 +38,16 @@ _CROSS = AttentionNames(
 
 _TEXT = Stack(
     name="text",
-    owners=("bert", "roberta", "xlm-roberta", "camembert", "data2vec-text", "ernie", "roc_bert"),
+    owners=(
+        "bert",
+        "roberta",
+        "xlm-roberta",
+        "camembert",
+        "data2vec-text",
+        "ernie",
+        "roc_bert",
+        "chinese_clip_text_model",
+    ),
     blocks="encoder.layer",
     attention=(_ATTENTION,),
     ffn=(_FFN,),
@@ -64,6 +73,7 @@ STACKS = (
         modality="text",
     ),
     _TEXT,
+    dataclasses.replace(_TEXT, owners=("altclip_text_model",), blocks="encoder.layers"),
     dataclasses.replace(_TEXT, owners=("electra",), passed=("embeddings_project",)),  # embeddings may be narrower
     Stack(
         name="text",

@@ -1,4 +1,4 @@
-"""CLIP vision and text towers, and those that have the same blocks: SigLIP, MetaCLIP 2, GIT, the towers of Idefics 3 and SmolVLM.
+"""CLIP vision and text towers, and those with the same blocks: SigLIP, MetaCLIP 2, GIT, OWL-ViT, the towers of Idefics and SmolVLM.
 
 What they differ in: a class token or none, causal text or not, a convolution of patches or (NaFlex) a Linear.
 """
@@ -56,13 +56,18 @@ STACKS = (
             "chinese_clip_vision_model",
             "altclip_vision_model",
             "clipseg_vision_model",
+            "owlvit_vision_model",
+            "owlv2_vision_model",
         ),
         1,
     ),
     _vision(("git_vision_model",), 1, pooled=False),
     _vision(("siglip_vision_model",), 0),
     _vision(("siglip2_vision_model",), 0, naflex=True),
-    _vision(("idefics3_vision", "smolvlm_vision"), 0, pooled=False),
-    _text(("clip_text_model", "metaclip_2_text_model"), causal=True),
-    _text(("siglip_text_model", "siglip2_text_model"), causal=False),
+    _vision(("idefics2_vision", "idefics3_vision", "smolvlm_vision"), 0, pooled=False),
+    _text(
+        ("clip_text_model", "metaclip_2_text_model", "clipseg_text_model", "owlvit_text_model", "owlv2_text_model"),
+        causal=True,
+    ),
+    _text(("siglip_text_model", "siglip2_text_model", "tipsv2_text_model"), causal=False),
 )

@@ -2,7 +2,8 @@
 
 What they differ in: norms of queries and keys (Qwen 3, Gemma 3, OLMo 2), norms behind branches, with others before them (Gemma 2
 and 3, GLM 4) or alone (OLMo 2), fused projections (Phi 3, GLM), a number that damps branches (Granite), an FFN without a gate
-(StarCoder 2, Nemotron, Arcee, Apertus), one that stands beside the attention (Cohere, StableLM).
+(StarCoder 2, Nemotron, Arcee, Apertus), one that stands beside the attention (Cohere, StableLM), experts in place of an FFN, in some
+of the blocks or in all (Qwen 3 MoE, Mixtral).
 """
 
 import dataclasses
@@ -26,6 +27,7 @@ _FFN = FfnNames(
     act="mlp.act_fn",
 )
 _UNGATED = dataclasses.replace(_FFN, gate=None)
+_ROUTED = FfnNames(up="mlp", down="mlp", norm="post_attention_layernorm", routed=True)
 _FUSED = dataclasses.replace(_FFN, up="mlp.gate_up_proj", gate=None, act=None)
 _BEHIND = {"norm": "pre_feedforward_layernorm", "closing": "post_feedforward_layernorm"}
 
@@ -35,6 +37,7 @@ def _stack(
     attention: AttentionNames | tuple[AttentionNames, ...],
     *ffn: FfnNames,
     parallel: bool | str = False,
+    closed: bool = True,
 ) -> Stack:
     return Stack(
         name="decoder",
@@ -44,6 +47,7 @@ def _stack(
         ffn=ffn or (_FFN,),
         causal=True,
         parallel=parallel,
+        closed=closed,
         readout="last",
         modality="text",
         patch_convolution=(),
@@ -66,7 +70,7 @@ STACKS = (
                 "smollm3",
                 "seed_oss",
             ),
-            *("helium", "bitnet", "cwm", "ernie4_5", "exaone", "internlm3"),
+            *("helium", "bitnet", "cwm", "ernie4_5", "exaone", "internlm3", "ministral3"),
         ),
         _ATTENTION,
     ),
@@ -74,6 +78,15 @@ STACKS = (
     _stack(
         ("hunyuan_v1_dense",),
         dataclasses.replace(_ATTENTION, q_norm="self_attn.query_layernorm", k_norm="self_attn.key_layernorm"),
+    ),
+    *(
+        _stack(owners, attention, _FFN, _ROUTED, closed=False)  # how many tokens an expert gets is known when they come
+        for owners, attention in (
+            (("qwen3_moe", "qwen3_vl_moe_text"), _NORMED),
+            (("olmoe",), _NORMED),
+            (("mixtral", "qwen2_moe", "ernie4_5_moe", "phimoe", "minimax_m2", "solar_open"), _ATTENTION),
+            (("glm4_moe",), (_NORMED, _ATTENTION)),
+        )
     ),
     _stack(
         ("granite",),

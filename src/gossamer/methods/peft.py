@@ -325,7 +325,7 @@ def _names(anatomy: Anatomy, roles: tuple[str, ...]) -> list[str]:
     """Names of the modules that play any of the roles.
 
     Raises:
-        ValueError: none does (LLaMA has a "gate", ViT has none).
+        ValueError: no module plays one of them (LLaMA has a "gate", ViT has none).
     """
     anatomy.check_known()
     if anatomy.unread and not all(role.partition(".")[0] in anatomy.stacks for role in roles):
@@ -334,16 +334,18 @@ def _names(anatomy: Anatomy, roles: tuple[str, ...]) -> list[str]:
             f"no family knows {unread} of this {type(anatomy.model).__name__}, so {', '.join(sorted(roles))} would be found in "
             f"{', '.join(anatomy.stacks)} alone: say so ({anatomy.main}.{min(roles)}), or name modules, or 'all-linear'"
         )
-    names = []
+    names, missing = [], set(roles)
     for block in [block for stack in anatomy.adapted for block in anatomy.blocks(stack)]:
-        wanted = {role.removeprefix(f"{block.stack.name}.") for role in roles}
-        if {role.removeprefix("cross.") for role in wanted} & {"q", "k", "v"}:
+        wanted = {role: role.removeprefix(f"{block.stack.name}.") for role in roles}
+        if {role.removeprefix("cross.") for role in wanted.values()} & {"q", "k", "v"}:
             anatomy.split(block)
-        names += [name for role, name in block.roles().items() if {role, role.removeprefix("cross.")} & wanted]
-    if not names:
+        played = {role: {role, role.removeprefix("cross.")} & {*wanted.values()} for role in block.roles()}
+        names += [name for role, name in block.roles().items() if played[role]]
+        missing -= {role for role, own in wanted.items() if any(own in found for found in played.values())}
+    if missing:
         found = sorted({role for block in anatomy for role in block.roles()})
         raise UserError(
-            f"{type(anatomy.model).__name__} has no {' or '.join(roles)}; its blocks have {', '.join(found)}"
+            f"{type(anatomy.model).__name__} has no {' or '.join(sorted(missing))}; its blocks have {', '.join(found)}"
         )
     return names
 

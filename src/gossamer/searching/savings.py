@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
+from gossamer.cost.counting import counter
 from gossamer.cost.measure import measure
 from gossamer.errors import UserError
 
@@ -54,22 +53,25 @@ class Savings:
         return lambda subset: self.of(subset) >= target or len(subset) >= len(self.arms) - 1
 
 
-def measured(bare: Callable[[], Any], full: Callable[[], Any], arms: Sequence[Callable[[], Any]], unit: str) -> Savings:
+def measured(
+    model: nn.Module, bare: Callable[[], Any], full: Callable[[], Any], arms: Sequence[Callable[[], Any]], unit: str
+) -> Savings:
     """The savings of arms, from functions that run one batch each: the bare backbone, no arm, and every arm alone.
+
+    `model` has what they run in it.
 
     unit "macs": counted by torch. "latency": fastest of several runs on this machine's clock, in seconds, taken in turn.
     """
     runs = {"bare": bare, "full": full, **{str(i): run for i, run in enumerate(arms)}}
     if unit == "macs":
-        costs = {name: float(_macs(run)) for name, run in runs.items()}
+        costs = {name: float(_macs(model, run)) for name, run in runs.items()}
     else:
         costs = {name: m.fastest for name, m in measure(runs, repeats=REPEATS).items()}
     saved = tuple(costs["full"] - costs[str(i)] for i in range(len(arms)))
     return Savings(bare=costs["bare"], full=costs["full"], arms=saved)
 
 
-def _macs(run: Callable[[], Any]) -> int:
-    # The counter does not know the fused kernel of the CPU, and without gradients it stumbles over views of trained parameters.
-    with sdpa_kernel(SDPBackend.MATH), torch.enable_grad(), FlopCounterMode(display=False) as counter:
+def _macs(model: nn.Module, run: Callable[[], Any]) -> int:
+    with counter(model) as counted:
         run()
-    return counter.get_total_flops() // FLOPS_OF_A_MAC
+    return counted.get_total_flops() // FLOPS_OF_A_MAC

@@ -123,7 +123,8 @@ class SuperNetwork:
 
             return forward
 
-        return savings.measured(run(None), run(()), [run((i,)) for i in range(len(self.board.arms))], unit)
+        both = nn.ModuleList([bare, self.adapted])
+        return savings.measured(both, run(None), run(()), [run((i,)) for i in range(len(self.board.arms))], unit)
 
     def state(self) -> dict[str, Tensor]:
         """Weights and the optimizer's moments."""
