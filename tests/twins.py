@@ -67,6 +67,9 @@ BERT = Names(
     ("attention.output.LayerNorm", "output.LayerNorm"),
     post=True,
 )
+ROBERTA_PRE = Names(BERT.attention, BERT.ffn, ("attention.LayerNorm", "intermediate.LayerNorm"))
+_INSIDE = ("attention.self_attn_layer_norm", "LayerNorm")
+XLM_R_XL = Names(BERT.attention, BERT.ffn, _INSIDE)
 VILT = Names((*_under("attention.attention", "query", "key", "value"), "attention.output.dense"), BERT.ffn, VIT.norms)
 T5 = Names(
     _under("layer.0.SelfAttention", "q", "k", "v", "o"),
@@ -113,6 +116,11 @@ TIMM_PLAIN = Names(*_TIMM)
 TIMM_NORMED = Names(*_TIMM, norm_qk=("attn.q_norm", "attn.k_norm"))
 QWEN3 = replace(LLAMA, norm_qk=("self_attn.q_norm", "self_attn.k_norm"))
 GRANITE = replace(LLAMA, layer_scale=("residual_multiplier", "residual_multiplier"), scale=1.0)
+NOMIC = replace(LLAMA, norms=("post_attention_layernorm", "post_mlp_layernorm"), post=True)
+GTE = replace(NOMIC, act=F.gelu)
+JINA = replace(NOMIC, ffn=VIT.ffn, act=F.gelu)
+TIPS_TEXT = replace(CLIP, act=F.relu)
+HYPERCLOVAX = replace(GRANITE, closing=("post_norm1", "post_norm2"))
 _BEHIND = ("post_attention_layernorm", "post_feedforward_layernorm")
 GEMMA = replace(LLAMA, act=gelu_tanh)
 GEMMA2 = replace(GEMMA, norms=("input_layernorm", "pre_feedforward_layernorm"), closing=_BEHIND, scale=7**-0.5)

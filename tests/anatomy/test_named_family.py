@@ -94,12 +94,12 @@ def test_a_family_that_is_not_needed_is_told() -> None:
 
 def test_inspect_says_which_and_takes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A config.json of a model that no family knows, whose blocks have all parts of LLaMA's."""
-    config = tf.GraniteSWAConfig(**LLAMA)
+    config = tf.DogeConfig(**LLAMA)
     config.save_pretrained(tmp_path)
     assert cli.main(["inspect", str(tmp_path)]) == 2
-    assert "GraniteSWADecoderLayer at layers has all parts of the blocks of llama, mistral" in capsys.readouterr().err
+    assert "DogeDecoderLayer at layers has all parts of the blocks of llama, mistral" in capsys.readouterr().err
     assert cli.main(["inspect", str(tmp_path), "--family", "llama"]) == 0
-    assert "decoder stack (main): 3 blocks GraniteSWADecoderLayer" in capsys.readouterr().out
+    assert "decoder stack (main): 3 blocks DogeDecoderLayer" in capsys.readouterr().out
 
 
 def test_what_is_done_to_keys_and_not_said_is_found() -> None:

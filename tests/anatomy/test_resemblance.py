@@ -37,7 +37,7 @@ def _read_as_nobodys(model: torch.nn.Module) -> None:
 
 def test_what_is_lacking_is_named() -> None:
     model = tf.NanoChatForCausalLM(tf.NanoChatConfig(**LLAMA))
-    with pytest.raises(TypeError, match=r"NanoChatDecoderLayer at model\.layers is like .*lacks self_attn\.dense"):
+    with pytest.raises(TypeError, match=r"NanoChatDecoderLayer at model\.layers is like .*lacks \w+"):
         gm.read(model)
 
 

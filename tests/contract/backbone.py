@@ -57,6 +57,7 @@ class Backbone:
     stages: bool = True  # of those: blocks of several widths
     flat: bool = True  # its blocks read rows of tokens, not a map
     rotary: bool = False  # a vision model whose patches have rotary positions
+    dense: bool = True  # its FFN is made of Linears
     projected: bool = True  # queries and keys are attended to as they are projected, without norms of their own
     classed: bool = True  # the main stack, if tokens can become one there, has a class token
     grows: bool = True  # tokens can be let in

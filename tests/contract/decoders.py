@@ -22,6 +22,29 @@ def writer(model: Any, config: Any, kind: twins.Names | str, like: str | None, *
 GEMMA = {"head_dim": 6, "query_pre_attn_scalar": 7, "sliding_window": 5}
 IN_SUM = {"damps_apart": False}
 UNDROPPED = {"residual_dropout": 0.0, "embedding_dropout": 0.0, "attention_dropout": 0.0}
+EXPERTS = {
+    "intermediate_size": 20,
+    "moe_intermediate_size": 10,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "head_dim": 6,
+}
+EAGER = {"experts_implementation": "eager"}  # the grouped kernel takes no odd sizes and no double precision
+MINISTRAL = {
+    "head_dim": 6,
+    "max_position_embeddings": 64,
+    "rope_parameters": {
+        "rope_type": "yarn",
+        "rope_theta": 1e4,
+        "factor": 2.0,
+        "original_max_position_embeddings": 32,
+        "llama_4_scaling_beta": 0.1,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+        "max_position_embeddings": 64,
+    },
+}
+SENT = "each token is sent to experts of its own: both forms of prompts are one function on it"
 BOUNDED = "queries, keys and values stay within bounds: both forms of prompts are one function on it"
 
 DECODERS: dict[str, Backbone] = {
@@ -31,6 +54,18 @@ DECODERS: dict[str, Backbone] = {
     "phi3": writer(tf.Phi3ForCausalLM, tf.Phi3Config, twins.PHI3, None),
     "granite": replace(
         writer(tf.GraniteForCausalLM, tf.GraniteConfig, twins.GRANITE, "timm-eva", residual_multiplier=0.4), **IN_SUM
+    ),
+    "qwen3-moe": replace(
+        writer(*(tf.Qwen3MoeForCausalLM, tf.Qwen3MoeConfig, SENT, None), **EXPERTS, **EAGER),
+        projected=False,
+        dense=False,
+    ),
+    "mixtral": replace(
+        writer(*(tf.MixtralForCausalLM, tf.MixtralConfig, SENT, "qwen3-moe"), num_local_experts=4, **EAGER), dense=False
+    ),
+    "ministral3": replace(
+        writer(*(tf.Ministral3ForCausalLM, tf.Ministral3Config, twins.LLAMA, "llama"), **MINISTRAL),
+        grows=False,
     ),
     "qwen2": writer(tf.Qwen2ForCausalLM, tf.Qwen2Config, twins.LLAMA, "llama"),
     "mistral": writer(tf.MistralForCausalLM, tf.MistralConfig, twins.LLAMA, "llama", sliding_window=4),
@@ -127,6 +162,14 @@ DECODERS: dict[str, Backbone] = {
     "olmo": replace(writer(tf.OlmoForCausalLM, tf.OlmoConfig, BOUNDED, "llama", clip_qkv=0.3), weighed=False),
     "starcoder2": replace(
         writer(*(tf.Starcoder2ForCausalLM, tf.Starcoder2Config, twins.STARCODER2, "llama"), **UNDROPPED), biases=True
+    ),
+    "hyperclovax": replace(
+        writer(
+            *(tf.HyperCLOVAXForCausalLM, tf.HyperCLOVAXConfig, twins.HYPERCLOVAX, "granite"),
+            residual_multiplier=0.4,
+            use_post_norm=True,
+        ),
+        **IN_SUM,
     ),
     "arcee": writer(tf.ArceeForCausalLM, tf.ArceeConfig, twins.ARCEE, "llama"),
     "nemotron": replace(

@@ -11,7 +11,7 @@ from peft import IA3Config, LoraConfig, OFTConfig
 import gossamer as gm
 
 WINDOWS = {"unwindowed": "attends in windows"}
-GROWS = {"grows": "has none for others|its states are rows of all images|among which none can stand"}
+GROWS = {"grows": "has none for others|its states are rows of all images|among which none can stand|let in have none"}
 HARVESTS = {"one_width": "SPT harvests tokens of one width", "apart": "SPT harvests tokens of samples"}
 BETWEEN = {"between": "its FFN stands beside its attention"}
 ALONE = {"alone": "cannot be changed alone"}
@@ -20,6 +20,7 @@ RUNS = {**GROWS, "untapped": "it reads the states behind block -2"}
 SEES = {"sees": "does not see"}
 UNCOUNTED = {"counted": "of peft's methods only LoRA has a closed form here"}
 MERGES = {"merges": "cannot shorten"}
+DENSE = {"dense": "has no down"}
 NOTHING = {"headed": "nothing would be trained"}
 
 
@@ -69,8 +70,8 @@ METHODS: dict[str, Row] = {
         gm.Adapter(rank=5, placement="parallel-attention", scale=4.0, norm=True, blocks=(1,)), identity=True
     ),
     "lora": Row(LoraConfig(r=2, lora_alpha=6), identity=True, meets_all=True),
-    "lora-roles": Row(LoraConfig(r=2, target_modules=["k", "down"]), identity=True),
-    "ia3": Row(IA3Config(), identity=True, excused=UNCOUNTED),
+    "lora-roles": Row(LoraConfig(r=2, target_modules=["k", "down"]), identity=True, needs=DENSE),
+    "ia3": Row(IA3Config(), identity=True, needs=DENSE, excused=UNCOUNTED),
     "oft": Row(
         OFTConfig(r=0, oft_block_size=2),
         identity=True,

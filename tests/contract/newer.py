@@ -123,6 +123,32 @@ def _qwen2_vl(**options: Any) -> nn.Module:
     return tf.Qwen2VLForConditionalGeneration(config)
 
 
+def _qwen3_vl(**options: Any) -> nn.Module:
+    """As Qwen 2's; what its tower's first block gives is added to the text behind the first block there."""
+    vision = {
+        "depth": 3, "hidden_size": 12, "out_hidden_size": 12, "num_heads": 3, "patch_size": 4, "intermediate_size": 20,
+        "deepstack_visual_indexes": [0], "num_position_embeddings": 16,
+    }  # fmt: skip
+    rotary = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 1]}
+    language = {**LLAMA, "head_dim": 6, "rope_parameters": rotary}
+    tokens = {"image_token_id": 48, "video_token_id": 47, "vision_start_token_id": 46, "vision_end_token_id": 45}
+    config = tf.Qwen3VLConfig(text_config=language, vision_config=vision, **tokens, **options)
+    return tf.Qwen3VLForConditionalGeneration(config)
+
+
+def _qwen25_vl(**options: Any) -> nn.Module:
+    """As Qwen 2's, with windows of 2 x 2 patches in all blocks but the second."""
+    vision = {
+        "depth": 3, "hidden_size": 12, "out_hidden_size": 12, "num_heads": 3, "patch_size": 4, "intermediate_size": 20,
+        "fullatt_block_indexes": [1], "window_size": 8,
+    }  # fmt: skip
+    rotary = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 1]}
+    tokens = {"image_token_id": 48, "video_token_id": 47, "vision_start_token_id": 46, "vision_end_token_id": 45}
+    language = {**LLAMA, "rope_parameters": rotary}
+    config = tf.Qwen2_5_VLConfig(text_config=language, vision_config=vision, **tokens, **options)
+    return tf.Qwen2_5_VLForConditionalGeneration(config)
+
+
 def _patches(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """NaFlex: patches as rows, of images of 3 x 4, 4 x 3 and 2 x 6."""
     rows = torch.randn(3, 12, 48, generator=torch.Generator().manual_seed(6))[: len(inputs["pixel_values"])]
@@ -180,6 +206,7 @@ BLIP_TEXT = {
     **TEXT, "encoder_hidden_size": 12, "max_position_embeddings": 40, "pad_token_id": 1, "bos_token_id": 2, "sep_token_id": 3,
     "eos_token_id": 3,
 }  # fmt: skip
+PIXIO = {**VISION, "mlp_ratio": 2, "n_cls_tokens": 3}
 RADIO = {name: value for name, value in DINO.items() if name != "image_size"}
 COUNTED = "its places are counted inside of its attention: it is computed by hand in tests/anatomy/test_vjepa2.py"
 IN_SUM = {"damps_apart": False}
@@ -279,6 +306,24 @@ NEWER: dict[str, Backbone] = {
         sampled=False,
         like="timm-beit",
     ),
+    **{
+        name: Backbone(
+            build,
+            HALVES,
+            reads="both",
+            headless=True,
+            classed=False,
+            grows=False,
+            images_in_text=4,
+            gives=_as_frames,
+            looks=True,
+            packed=True,
+            counted=True,
+            sampled=False,
+            like="qwen2-vl",
+        )
+        for name, build in (("qwen2.5-vl", _qwen25_vl), ("qwen3-vl", _qwen3_vl))
+    },
     "siglip2": replace(
         bare(tf.Siglip2VisionModel, tf.Siglip2VisionConfig, twins.SIGLIP, NAFLEX),
         gives=_patches,
@@ -378,6 +423,8 @@ NEWER: dict[str, Backbone] = {
         bare(tf.Tipsv2VisionModel, tf.Tipsv2VisionConfig, twins.DINO, DINO, mlp_ratio=2, num_register_tokens=1),
         like="dinov2-registers",
     ),
+    "owlvit": replace(bare(tf.OwlViTVisionModel, tf.OwlViTVisionConfig, twins.CLIP), like="clip-vision"),
+    "pixio": replace(bare(tf.PixioModel, tf.PixioConfig, twins.VIT, PIXIO), like="vit"),
     "altclip": replace(bare(tf.AltCLIPVisionModel, tf.AltCLIPVisionConfig, twins.CLIP), like="clip-vision"),
     "clipseg": replace(bare(tf.CLIPSegVisionModel, tf.CLIPSegVisionConfig, twins.CLIP), like="clip-vision"),
     "blip": replace(
@@ -458,6 +505,28 @@ NEWER: dict[str, Backbone] = {
         ),
         like="dinov2-registers",
     ),
+    "clipseg-text": replace(
+        _reader(
+            tf.CLIPSegTextModel, tf.CLIPSegTextConfig, twins.CLIP, "clip-text", TEXTS, bos_token_id=0, eos_token_id=49
+        ),
+        causal=True,
+    ),
+    "tipsv2-text": replace(
+        _reader(tf.Tipsv2TextModel, tf.Tipsv2TextConfig, twins.TIPS_TEXT, "clip-text", TEXTS), counted=True
+    ),
+    "altclip-text": _reader(tf.AltCLIPTextModel, tf.AltCLIPTextConfig, twins.BERT, "bert", TEXTS, project_dim=12),
+    "chinese-clip-text": _reader(tf.ChineseCLIPTextModel, tf.ChineseCLIPTextConfig, twins.BERT, "bert", TEXTS),
+    "xlm-roberta-xl": _reader(tf.XLMRobertaXLModel, tf.XLMRobertaXLConfig, twins.XLM_R_XL, "clip-text", TEXTS),
+    "roberta-prelayernorm": _reader(
+        *(tf.RobertaPreLayerNormModel, tf.RobertaPreLayerNormConfig, twins.ROBERTA_PRE, "clip-text", TEXTS)
+    ),
+    "eurobert": replace(
+        _reader(tf.EuroBertModel, tf.EuroBertConfig, twins.LLAMA, "modernbert", {**TEXTS, "num_key_value_heads": 1}),
+        biases=False,
+    ),
+    "nomic-bert": _reader(tf.NomicBertModel, tf.NomicBertConfig, twins.NOMIC, "bert", TEXTS),
+    "gte": _reader(tf.GteModel, tf.GteConfig, twins.GTE, "bert", TEXTS),
+    "jina-embeddings-v3": _reader(tf.JinaEmbeddingsV3Model, tf.JinaEmbeddingsV3Config, twins.JINA, "bert", TEXTS),
     "groupvit-text": replace(
         _reader(
             tf.GroupViTTextModel, tf.GroupViTTextConfig, twins.CLIP, "clip-text", TEXTS, bos_token_id=0, eos_token_id=49

@@ -38,6 +38,7 @@ REASONS = {  # fact that is missing -> why the method is refused
     "one_width": "its blocks differ in width",
     "weighed": "its norms have no weights that could be scaled",
     "drops": "the windows of a sample share what is dropped, and an attention does not know whose windows it sees",
+    "dense": "its FFN sends each token to some of its experts, whose weights are no Linears",
     "flat": "its blocks read a map, which peft's OFT takes for the input of a convolution",
 }
 NUMBERS = {fact: number for number, fact in enumerate(REASONS, start=1)}

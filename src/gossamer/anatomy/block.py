@@ -77,7 +77,7 @@ class Block:
         roles = {
             "attention": attention.module, "q": attention.q, "k": attention.k, "v": attention.v, "out": attention.out,
             "qkv": attention.fused, "norm1": attention.norm or attention.after, "norm2": ffn.norm or ffn.after,
-            "up": None if ffn.routed else ffn.up, "gate": ffn.gate, "down": None if ffn.routed else ffn.down, "act": ffn.act,
+            "up": None if ffn.experts else ffn.up, "gate": ffn.gate, "down": None if ffn.experts else ffn.down, "act": ffn.act,
             "q_norm": attention.q_norm, "k_norm": attention.k_norm, "closing1": attention.closing, "closing2": ffn.closing,
             "layer_scale1": attention.layer_scale, "layer_scale2": ffn.layer_scale,
         }  # fmt: skip
@@ -94,6 +94,8 @@ class Block:
         if path is None or not has(self.module, path):
             fused = role in ("q", "k", "v") and self.attention.fused
             advice = f"; it is a third of {fused}: call split() first" if fused else ""
+            if self.ffn.experts and role in ("up", "gate", "down"):
+                advice = f": {self.ffn.up} sends each token to some of its experts"
             raise UnknownName(f"{self.name} ({type(self.module).__name__}) has no part {role!r}{advice}")
         return get(self.module, path)
 
@@ -122,7 +124,7 @@ class Block:
         inner_kv = (shape_of(self.part("qkv"))[0] - inner) // 2 if fused else shape_of(self.part("k"))[0]
         cross = shape_of(self.part("cross.out"))[1] if self.cross else 0
         context = shape_of(self.part(self._context_roles[0]))[1] if self.cross else 0
-        if self.ffn.routed:
+        if self.ffn.experts:
             return Sizes(width, inner, inner_kv, 0, 0, cross, context)
         ffn = shape_of(self.part("down"))[1]
         entering = sum(shape_of(self.part(role))[0] for role in ("up", "gate") if self.path(role))
@@ -358,7 +360,7 @@ def lacking(block: nn.Module, names: AttentionNames) -> str | None:
 
 def wanting(block: nn.Module, names: FfnNames) -> str | None:
     """The first part of a feed-forward branch that a block does not have; None where it has them all."""
-    needed = [names.up, names.gate, names.down, names.norm, names.after, names.closing]
+    needed = [names.up, names.gate, names.down, names.experts, names.norm, names.after, names.closing]
     return next((path for path in needed if path is not None and not has(block, path)), None)
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from gossamer.anatomy import probe, replaced, seams, shortened, stream
 from gossamer.anatomy.block import Block
+from gossamer.anatomy.call import Arguments
 from gossamer.anatomy.displaced import Displaced
 from gossamer.anatomy.places import Places
 from gossamer.anatomy.said import Said
@@ -139,6 +140,8 @@ class Changes(Places):
             return (
                 f"it gives each of its tokens a position of its own ({block.attention.bias}), and has none for others"
             )
+        if verb == "insert" and _placed(block.part("attention")):
+            return "its attention scales queries by their places in the text, and tokens that are let in have none"
         if verb == "shorten" and (reason := shortened.obstacle(block)) is not None:
             return reason
         found = self._findings(block).against(verb, branch)
@@ -181,3 +184,8 @@ def _is_ours(hook: Any) -> bool:
     """Whether a hook is a method of ours, and no tap, which reads what the others make of a block."""
     owner = getattr(hook, "__self__", None)
     return not isinstance(owner, Tap) and type(owner).__module__.partition(".")[0] == __name__.partition(".")[0]
+
+
+def _placed(attention: nn.Module) -> bool:
+    """Whether an attention must be told the place of each token, beside what turns queries and keys."""
+    return Arguments(attention).names.get("positions") in probe.required(attention)

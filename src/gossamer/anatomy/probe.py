@@ -162,16 +162,19 @@ def _arguments(block: Block, tokens: int) -> tuple[tuple[Any, ...], dict[str, An
         if names.dimensions is not None:
             x, others[names.dimensions] = tokens_of(x), grid
     else:
-        places: tuple[int, ...] = (tokens,)
+        extent: tuple[int, ...] = (tokens,)
         if block.stack.fixed is not None:
             taken, others = block.stack.fixed(block.module)
-            places = (taken,) if isinstance(taken, int) else taken
-        x = made_up((*(() if block.stack.packed else (2,)), *places, sizes.width), device, dtype)
+            extent = (taken,) if isinstance(taken, int) else taken
+        x = made_up((*(() if block.stack.packed else (2,)), *extent, sizes.width), device, dtype)
     given = {**required(block.module), **others}
     call = takes.read((), given)
     call.states = x
+    places = torch.arange(x.shape[-2], device=device)[None]
     if takes.takes("rotary"):
-        call.rotary = block.tables(x, torch.arange(x.shape[-2], device=device)[None])
+        call.rotary = block.tables(x, places)
+    if takes.takes("positions"):
+        call.positions = places
     if block.alibi:
         call.bias = x.new_zeros(2, sizes.inner // block.head_width, 1, tokens)
     if block.cross is not None:

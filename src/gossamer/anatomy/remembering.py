@@ -137,8 +137,11 @@ def attend(block: Block, attention: Any, x: Tensor, *, cross: bool = False, untu
         call.context = made_up((*x.shape[:-1], block.sizes.context), x.device, x.dtype)
     if block.alibi:
         call.bias = x.new_zeros(len(x), block.sizes.inner // block.head_width, 1, x.shape[1])
+    places = torch.arange(x.shape[-2] - unturned, device=x.device)[None]
+    if takes.takes("positions"):
+        call.positions = torch.cat([places.new_zeros(1, unturned), places], dim=-1)
     if takes.takes("rotary"):
-        cosine, sine = block.tables(x, torch.arange(x.shape[-2] - unturned, device=x.device)[None])
+        cosine, sine = block.tables(x, places)
         still = cosine[..., :unturned, :]
         call.rotary = torch.cat([torch.ones_like(still), cosine], -2), torch.cat([torch.zeros_like(still), sine], -2)
     args, kwargs = takes.write(call, (), given)

@@ -78,16 +78,17 @@ def _share(block: nn.Module, stack: Stack) -> float:
 
 def _parts(block: nn.Module, stack: Stack) -> list[str]:
     """The parts of a block, in those of a family's alternatives of which it has the most."""
+    fitting = [names for names in stack.ffn if names.experts is None or has(block, names.experts)]
     best = [
         max((_named(names) for names in alternatives), key=lambda named: sum(has(block, n) for n in named) / len(named))
-        for alternatives in (stack.attention, stack.ffn)
+        for alternatives in (stack.attention, fitting or stack.ffn)
     ]
     return [name for names in best for name in names]
 
 
 def _named(names: AttentionNames | FfnNames) -> list[str]:
     if isinstance(names, FfnNames):
-        found = [names.up, names.gate, names.down]
+        found = [names.up, names.gate, names.down, names.experts]
     else:
         found = [names.module, *([names.fused] if names.fused else [names.q, names.k, names.v]), names.out]
         found += [names.q_norm, names.k_norm]

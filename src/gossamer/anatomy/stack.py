@@ -59,7 +59,9 @@ class FfnNames:
     closing: str | None = None
     layer_scale: str | None = None
     act: str | None = None  # the activation; of gated ones that of the gate
-    routed: bool = False  # `up` and `down` are one module: experts, and what sends each token to some of them
+    experts: str | None = (
+        None  # inside of `up` and `down`, which are one module then: it sends each token to some of them
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

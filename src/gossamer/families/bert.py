@@ -1,4 +1,5 @@
-"""BERT, RoBERTa and those that derive from them: post-norm, the class token first. DistilBERT has such blocks by other names.
+"""BERT, RoBERTa and those that derive from them: post-norm, the class token first. DistilBERT has such blocks by other names, and
+some of the later ones are pre-norm (XLM-R XL, RoBERTa-PreLayerNorm).
 
 As decoders of images or texts they have cross-attention too.
 """
@@ -75,6 +76,19 @@ STACKS = (
     _TEXT,
     dataclasses.replace(_TEXT, owners=("altclip_text_model",), blocks="encoder.layers"),
     dataclasses.replace(_TEXT, owners=("electra",), passed=("embeddings_project",)),  # embeddings may be narrower
+    *(
+        dataclasses.replace(
+            _TEXT,
+            owners=(owner,),
+            attention=(dataclasses.replace(_ATTENTION, norm=before, after=None),),
+            ffn=(dataclasses.replace(_FFN, norm=between, after=None),),
+            final_norm=(last,),
+        )
+        for owner, before, between, last in (
+            ("xlm-roberta-xl", "attention.self_attn_layer_norm", "LayerNorm", "encoder.LayerNorm"),
+            ("roberta-prelayernorm", "attention.LayerNorm", "intermediate.LayerNorm", "LayerNorm"),
+        )
+    ),
     Stack(
         name="text",
         owners=("distilbert",),

@@ -3,6 +3,8 @@
 What they differ in: a class token or none, causal text or not, a convolution of patches or (NaFlex) a Linear.
 """
 
+import dataclasses
+
 from gossamer.anatomy.stack import AttentionNames, FfnNames, Stack
 
 _ATTENTION = AttentionNames(
@@ -69,5 +71,6 @@ STACKS = (
         ("clip_text_model", "metaclip_2_text_model", "clipseg_text_model", "owlvit_text_model", "owlv2_text_model"),
         causal=True,
     ),
-    _text(("siglip_text_model", "siglip2_text_model", "tipsv2_text_model"), causal=False),
+    _text(("siglip_text_model", "siglip2_text_model"), causal=False),
+    dataclasses.replace(_text(("tipsv2_text_model",), causal=False), masked_pool=True, readout="mean"),
 )

@@ -2,8 +2,8 @@
 
 What they differ in: norms of queries and keys (Qwen 3, Gemma 3, OLMo 2), norms behind branches, with others before them (Gemma 2
 and 3, GLM 4) or alone (OLMo 2), fused projections (Phi 3, GLM), a number that damps branches (Granite), an FFN without a gate
-(StarCoder 2, Nemotron, Arcee, Apertus), one that stands beside the attention (Cohere, StableLM), experts in place of an FFN, in some
-of the blocks or in all (Qwen 3 MoE, Mixtral).
+(StarCoder 2, Nemotron, Arcee, Apertus), one that stands beside the attention (Cohere, StableLM), experts in place of an FFN, in
+some of the blocks or in all (Qwen 3 MoE, Mixtral).
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ _FFN = FfnNames(
     act="mlp.act_fn",
 )
 _UNGATED = dataclasses.replace(_FFN, gate=None)
-_ROUTED = FfnNames(up="mlp", down="mlp", norm="post_attention_layernorm", routed=True)
+_ROUTED = FfnNames(up="mlp", down="mlp", experts="mlp.experts", norm="post_attention_layernorm")
 _FUSED = dataclasses.replace(_FFN, up="mlp.gate_up_proj", gate=None, act=None)
 _BEHIND = {"norm": "pre_feedforward_layernorm", "closing": "post_feedforward_layernorm"}
 
@@ -74,6 +74,7 @@ STACKS = (
         ),
         _ATTENTION,
     ),
+    dataclasses.replace(_stack(("eurobert",), _ATTENTION), name="text", causal=False, readout="mean"),
     _stack(("qwen3", "qwen3_vl_text"), _NORMED),
     _stack(
         ("hunyuan_v1_dense",),
@@ -89,9 +90,14 @@ STACKS = (
         )
     ),
     _stack(
-        ("granite",),
+        ("granite", "granite_swa"),
         dataclasses.replace(_ATTENTION, layer_scale="residual_multiplier"),
         dataclasses.replace(_FFN, layer_scale="residual_multiplier"),
+    ),
+    _stack(
+        ("hyperclovax",),
+        dataclasses.replace(_ATTENTION, closing="post_norm1", layer_scale="residual_multiplier"),
+        dataclasses.replace(_FFN, closing="post_norm2", layer_scale="residual_multiplier"),
     ),
     _stack(
         ("gemma2",),
@@ -120,7 +126,7 @@ STACKS = (
         _FUSED,
     ),
     _stack(("olmo",), dataclasses.replace(_ATTENTION, clamp="config.clip_qkv")),
-    _stack(("arcee", "nemotron"), _ATTENTION, _UNGATED),
+    _stack(("arcee", "nemotron", "jais2"), _ATTENTION, _UNGATED),
     _stack(("starcoder2",), _ATTENTION, dataclasses.replace(_UNGATED, up="mlp.c_fc", down="mlp.c_proj", act="mlp.act")),
     _stack(
         ("apertus",),

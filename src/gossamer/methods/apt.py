@@ -231,7 +231,7 @@ class ReadOuts(Part):
         own = {id(part) for _, _, part in self.places}
         alone = all(isinstance(c, Swapped) or id(c.part) in own for c in self.anatomy.log)
         for block, role, part in self.places if alone else ():
-            last = block.part(role)
+            last = block.part(role) if block.path(role) else None  # None: many experts are the last
             if type(last) is nn.Linear and not quantised(last):
                 part.fold(last)
         self.borrow(anatomy=None, places=[])

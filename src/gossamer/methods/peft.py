@@ -108,6 +108,7 @@ class Peft(Method):
         known = {id(t): name for name, t in _tensors(model)}
         flags = {p: p.requires_grad for p in model.parameters()}
         swapped: dict[str, nn.Module] = {}
+        asked = set(getattr(config, "target_parameters", None) or ())
         try:
             with warnings.catch_warnings():  # it sees GPT-2's transposed matrices by itself, and says so of each
                 warnings.filterwarnings("ignore", "fan_in_fan_out is set to (False|True) but the target module is")
@@ -128,6 +129,12 @@ class Peft(Method):
             for name in swapped:  # put back, and handed to the verb, so that detaching knows the way back
                 parent, _, child = name.rpartition(".")
                 setattr(model.get_submodule(parent), child, before[name])
+        if moved := set(getattr(config, "target_parameters", None) or ()) - asked:
+            warnings.warn(
+                f"peft takes names of an FFN in this {type(model).__name__} for its experts: {', '.join(sorted(moved))} are "
+                "adapted, and Linears of these names, in blocks without experts or in shared ones, are not",
+                stacklevel=2,
+            )
         for name, module in swapped.items():
             anatomy.swap(name, module, merge=_merged)
         lost = known.keys() - {id(t) for _, t in _tensors(model)}
