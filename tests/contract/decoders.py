@@ -29,7 +29,7 @@ EXPERTS = {
     "num_experts_per_tok": 2,
     "head_dim": 6,
 }
-EAGER = {"experts_implementation": "eager"}  # the grouped kernel takes no odd sizes and no double precision
+ANY = {"experts_implementation": "batched_mm"}  # the grouped kernel takes no odd sizes and no double precision
 MINISTRAL = {
     "head_dim": 6,
     "max_position_embeddings": 64,
@@ -56,12 +56,12 @@ DECODERS: dict[str, Backbone] = {
         writer(tf.GraniteForCausalLM, tf.GraniteConfig, twins.GRANITE, "timm-eva", residual_multiplier=0.4), **IN_SUM
     ),
     "qwen3-moe": replace(
-        writer(*(tf.Qwen3MoeForCausalLM, tf.Qwen3MoeConfig, SENT, None), **EXPERTS, **EAGER),
+        writer(*(tf.Qwen3MoeForCausalLM, tf.Qwen3MoeConfig, SENT, None), **EXPERTS, **ANY),
         projected=False,
         dense=False,
     ),
     "mixtral": replace(
-        writer(*(tf.MixtralForCausalLM, tf.MixtralConfig, SENT, "qwen3-moe"), num_local_experts=4, **EAGER), dense=False
+        writer(*(tf.MixtralForCausalLM, tf.MixtralConfig, SENT, "qwen3-moe"), num_local_experts=4, **ANY), dense=False
     ),
     "ministral3": replace(
         writer(*(tf.Ministral3ForCausalLM, tf.Ministral3Config, twins.LLAMA, "llama"), **MINISTRAL),
