@@ -104,3 +104,9 @@ def test_a_search_counts_experts_too() -> None:
     block = TOKENS * 16 * (2 * 16 + 2 * 8) + 2 * TOKENS**2 * 16 + TOKENS * (16 * 4 + 2 * 3 * 16 * 8)
     found = measured(model, lambda: model(**given), lambda: model(**given), [lambda: model.model.layers], "macs")
     assert found.bare == 3 * block + TOKENS * 16 * 50
+
+
+def test_no_closed_form_is_said_where_there_is_none() -> None:
+    anatomy = gm.read(routed())
+    with pytest.raises(ValueError, match="no closed form of what an FFN of experts multiplies"):
+        gm.VPT(prompts=2).macs(anatomy, {"decoder": TOKENS})

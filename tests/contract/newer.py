@@ -113,40 +113,35 @@ def _internvl(**options: Any) -> nn.Module:
     return tf.InternVLForConditionalGeneration(config)
 
 
-def _qwen2_vl(**options: Any) -> nn.Module:
+def _qwen_vl(kind: str, vision: dict[str, Any], language: dict[str, Any], **options: Any) -> nn.Module:
     """Patches of two frames as rows, four of which become one token of the text."""
-    vision = {"depth": 3, "embed_dim": 12, "hidden_size": 12, "num_heads": 3, "patch_size": 4, "mlp_ratio": 2}
     rotary = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 1]}
-    language = {**LLAMA, "rope_parameters": rotary}
-    tokens = {"image_token_id": 48, "video_token_id": 47, "vision_start_token_id": 46}
-    config = tf.Qwen2VLConfig(text_config=language, vision_config=vision, **tokens, **options)
-    return tf.Qwen2VLForConditionalGeneration(config)
-
-
-def _qwen3_vl(**options: Any) -> nn.Module:
-    """As Qwen 2's; what its tower's first block gives is added to the text behind the first block there."""
-    vision = {
-        "depth": 3, "hidden_size": 12, "out_hidden_size": 12, "num_heads": 3, "patch_size": 4, "intermediate_size": 20,
-        "deepstack_visual_indexes": [0], "num_position_embeddings": 16,
-    }  # fmt: skip
-    rotary = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 1]}
-    language = {**LLAMA, "head_dim": 6, "rope_parameters": rotary}
     tokens = {"image_token_id": 48, "video_token_id": 47, "vision_start_token_id": 46, "vision_end_token_id": 45}
-    config = tf.Qwen3VLConfig(text_config=language, vision_config=vision, **tokens, **options)
-    return tf.Qwen3VLForConditionalGeneration(config)
+    config = getattr(tf, f"{kind}Config")(
+        text_config={**LLAMA, **language, "rope_parameters": rotary},
+        vision_config={"depth": 3, "num_heads": 3, "hidden_size": 12, "patch_size": 4, **vision},
+        **tokens,
+        **options,
+    )
+    return getattr(tf, f"{kind}ForConditionalGeneration")(config)
+
+
+def _qwen2_vl(**options: Any) -> nn.Module:
+    return _qwen_vl("Qwen2VL", {"embed_dim": 12, "mlp_ratio": 2}, {}, **options)
 
 
 def _qwen25_vl(**options: Any) -> nn.Module:
-    """As Qwen 2's, with windows of 2 x 2 patches in all blocks but the second."""
+    """Windows of 2 x 2 patches in all blocks but the second."""
+    vision = {"out_hidden_size": 12, "intermediate_size": 20, "fullatt_block_indexes": [1], "window_size": 8}
+    return _qwen_vl("Qwen2_5_VL", vision, {}, **options)
+
+
+def _qwen3_vl(**options: Any) -> nn.Module:
+    """What its tower's first block gives is added to the text behind the first block there."""
     vision = {
-        "depth": 3, "hidden_size": 12, "out_hidden_size": 12, "num_heads": 3, "patch_size": 4, "intermediate_size": 20,
-        "fullatt_block_indexes": [1], "window_size": 8,
+        "out_hidden_size": 12, "intermediate_size": 20, "deepstack_visual_indexes": [0], "num_position_embeddings": 16
     }  # fmt: skip
-    rotary = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 1]}
-    tokens = {"image_token_id": 48, "video_token_id": 47, "vision_start_token_id": 46, "vision_end_token_id": 45}
-    language = {**LLAMA, "rope_parameters": rotary}
-    config = tf.Qwen2_5_VLConfig(text_config=language, vision_config=vision, **tokens, **options)
-    return tf.Qwen2_5_VLForConditionalGeneration(config)
+    return _qwen_vl("Qwen3VL", vision, {"head_dim": 6}, **options)
 
 
 def _patches(inputs: dict[str, Tensor]) -> dict[str, Tensor]:

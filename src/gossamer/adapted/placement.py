@@ -143,9 +143,10 @@ class Placement:
     def _partly(self, method: Method) -> str:
         known = ", ".join(f"{n} ({len(b)} blocks, {b[0].name} ...)" for n, b in self.anatomy.stacks.items())
         unread = ", ".join(f"{path} ({kind})" for path, kind in self.anatomy.unread.items())
-        ways = {"stack": repr(self.anatomy.main), "stacks": repr((self.anatomy.main,))}
-        said = [f"say {field}={value} if that is meant" for field, value in ways.items() if hasattr(method, field)]
-        way = next(iter(said), "it does not fit this model")
+        way = "it does not fit this model"
+        for field, value in (("stack", self.anatomy.main), ("stacks", (self.anatomy.main,))):
+            if hasattr(method, field):
+                way = f"say {field}={value!r} if that is meant"
         return (
             f"{type(self.backbone).__name__} is read in part: {known}; no family knows {unread}. {method.name} would reach what "
             f"is read alone: {way}. Configurations of peft, BitFit and FullFineTuning reach every part"

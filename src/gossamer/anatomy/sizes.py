@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from torch import nn
 
+from gossamer.errors import UserError
+
 
 class Sizes(NamedTuple):
     """Widths of one block: residual stream, attention (queries; keys and values), FFN and number of FFN matrices.
@@ -36,7 +38,15 @@ class Sizes(NamedTuple):
         return attention + self.branch_macs("cross", tokens, context) + self.ffn_macs(tokens)
 
     def ffn_macs(self, tokens: int) -> int:
-        """Those of its FFN alone."""
+        """Those of its FFN alone.
+
+        Raises:
+            UserError: it is of experts.
+        """
+        if self.ffn_matrices == 0:
+            raise UserError(
+                "there is no closed form of what an FFN of experts multiplies: let it be counted, as cost sheets do"
+            )
         return tokens * self.ffn_matrices * self.width * self.ffn
 
     def branch_macs(

@@ -333,15 +333,19 @@ def _parts(model: Any) -> tuple[nn.Module, nn.Module | None, Anatomy]:
 
 
 def _closed(backbone: nn.Module, head: nn.Module | None, anatomy: Anatomy, sample: Sample) -> int | None:
-    known = anatomy.whole and all(block.stack.closed for block in anatomy)
-    return closed_macs(backbone, head, anatomy, sample) if known else None
+    return closed_macs(backbone, head, anatomy, sample) if _known(anatomy) else None
+
+
+def _known(anatomy: Anatomy) -> bool:
+    """Whether what the bare model computes has a closed form."""
+    return anatomy.whole and all(block.stack.closed for block in anatomy)
 
 
 def _formulas(
     applied: tuple[Method, ...], anatomy: Anatomy, sample: Sample
 ) -> tuple[int | None, int | None, int | None]:
     """What methods add by closed form: to the finished model, to it in training, once per batch; None where unknown."""
-    if not anatomy.whole:
+    if not _known(anatomy):
         return None, None, None
     tokens = sample.tokens(anatomy)
     anatomy.sites = [site for method in applied for site in method.skipped(anatomy)]

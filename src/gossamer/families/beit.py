@@ -1,4 +1,4 @@
-"""BEiT, BEiT v2, Data2Vec-vision, InternViT: LayerScale as bare parameters, and but for the last a bias in every block."""
+"""BEiT, BEiT v2, Data2Vec-vision; InternViT and Qianfan-OCR, without the bias that the others have in every block: bare LayerScale."""
 
 import dataclasses
 from typing import Any

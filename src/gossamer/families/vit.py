@@ -39,7 +39,6 @@ STACKS = (
     _stack(("vit_mae",), 1, "config.mask_ratio"),
     _stack(("deit",), 2),
     _stack(("ijepa",), 0),
-    dataclasses.replace(
-        _stack(("pixio",), ("embeddings.n_cls_tokens",)), readout="pooled"
-    ),  # the mean of its class tokens
+    # its pooled output is the mean of its class tokens
+    dataclasses.replace(_stack(("pixio",), ("embeddings.n_cls_tokens",)), readout="pooled"),
 )

@@ -346,9 +346,10 @@ def _names(anatomy: Anatomy, roles: tuple[str, ...]) -> list[str]:
         wanted = {role: role.removeprefix(f"{block.stack.name}.") for role in roles}
         if {role.removeprefix("cross.") for role in wanted.values()} & {"q", "k", "v"}:
             anatomy.split(block)
-        played = {role: {role, role.removeprefix("cross.")} & {*wanted.values()} for role in block.roles()}
-        names += [name for role, name in block.roles().items() if played[role]]
-        missing -= {role for role, own in wanted.items() if any(own in found for found in played.values())}
+        for role, name in block.roles().items():
+            meant = {asked for asked, own in wanted.items() if own in (role, role.removeprefix("cross."))}
+            missing -= meant
+            names += [name] if meant else []
     if missing:
         found = sorted({role for block in anatomy for role in block.roles()})
         raise UserError(
