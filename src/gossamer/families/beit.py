@@ -1,4 +1,4 @@
-"""BEiT, BEiT v2, Data2Vec-vision; InternViT and Qianfan-OCR, without the bias that the others have in every block: bare LayerScale."""
+"""BEiT, BEiT v2, Data2Vec-vision: bare LayerScale, a bias in every block; InternViT and Qianfan-OCR, which have no bias."""
 
 import dataclasses
 from typing import Any
