@@ -53,7 +53,7 @@ def test_a_new_method_and_a_new_family_keep_every_promise(checkout: Path) -> Non
     """The method's own test, its page, and the life of some pairs of its row, and of the family's."""
     chosen = "slow_gates or (test_life and ((slow-gates and (vit or llama)) or (pixio and (vpt or houlsby))))"
     tests = ["tests/contract/test_contract.py", "tests/methods/test_slow_gates.py", "tests/test_docs.py"]
-    options = ["-p", "no:xdist", "-p", "no:cacheprovider", "-rA", "-k", chosen]
+    options = ["-p", "no:xdist", "-p", "no:cacheprovider", "-rA", "-m", "slow or not slow", "-k", chosen]
     out = python(checkout, "-m", "pytest", *options, *tests)
     for ran in (
         "tests/methods/test_slow_gates.py::test_the_formula",

@@ -201,7 +201,6 @@ BLIP_TEXT = {
     **TEXT, "encoder_hidden_size": 12, "max_position_embeddings": 40, "pad_token_id": 1, "bos_token_id": 2, "sep_token_id": 3,
     "eos_token_id": 3,
 }  # fmt: skip
-PIXIO = {**VISION, "mlp_ratio": 2, "n_cls_tokens": 3}
 RADIO = {name: value for name, value in DINO.items() if name != "image_size"}
 COUNTED = "its places are counted inside of its attention: it is computed by hand in tests/anatomy/test_vjepa2.py"
 IN_SUM = {"damps_apart": False}
@@ -419,7 +418,6 @@ NEWER: dict[str, Backbone] = {
         like="dinov2-registers",
     ),
     "owlvit": replace(bare(tf.OwlViTVisionModel, tf.OwlViTVisionConfig, twins.CLIP), like="clip-vision"),
-    "pixio": replace(bare(tf.PixioModel, tf.PixioConfig, twins.VIT, PIXIO), like="vit"),
     "altclip": replace(bare(tf.AltCLIPVisionModel, tf.AltCLIPVisionConfig, twins.CLIP), like="clip-vision"),
     "clipseg": replace(bare(tf.CLIPSegVisionModel, tf.CLIPSegVisionConfig, twins.CLIP), like="clip-vision"),
     "blip": replace(

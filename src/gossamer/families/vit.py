@@ -1,9 +1,7 @@
-"""ViT, DeiT, ViT-MSN, I-JEPA, Pixio and the ViT-MAE encoder of transformers 5: pre-norm, separate q, k, v.
+"""ViT, DeiT, ViT-MSN, I-JEPA and the ViT-MAE encoder of transformers 5: pre-norm, separate q, k, v.
 
 A ViTMAEModel drops patches while `config.mask_ratio` is above 0; its weights can also be loaded into ViTModel.
 """
-
-import dataclasses
 
 from gossamer.anatomy.stack import AttentionNames, FfnNames, Stack
 
@@ -39,6 +37,4 @@ STACKS = (
     _stack(("vit_mae",), 1, "config.mask_ratio"),
     _stack(("deit",), 2),
     _stack(("ijepa",), 0),
-    # its pooled output is the mean of its class tokens
-    dataclasses.replace(_stack(("pixio",), ("embeddings.n_cls_tokens",)), readout="pooled"),
 )
