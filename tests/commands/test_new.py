@@ -51,16 +51,15 @@ def test_what_is_written_is_tidy(checkout: Path) -> None:
 @pytest.mark.slow
 def test_a_new_method_and_a_new_family_keep_every_promise(checkout: Path) -> None:
     """The method's own test, its page, and the life of some pairs of its row, and of the family's."""
-    chosen = "slow_gates or (test_life and ((slow-gates and (vit or llama)) or (pixio and (vpt or houlsby))))"
-    tests = ["tests/contract/test_contract.py", "tests/methods/test_slow_gates.py", "tests/test_docs.py"]
-    options = ["-p", "no:xdist", "-p", "no:cacheprovider", "-rA", "-m", "slow or not slow", "-k", chosen]
-    out = python(checkout, "-m", "pytest", *options, *tests)
-    for ran in (
+    lives = [(b, "slow-gates") for b in ("vit", "llama")] + [("pixio", m) for m in ("vpt", "houlsby")]
+    tests = [
         "tests/methods/test_slow_gates.py::test_the_formula",
         "tests/test_docs.py::test_python_snippets_run[slow_gates.md]",
-        *(f"tests/contract/test_contract.py::test_life[{b}-slow-gates]" for b in ("vit", "llama")),
-        *(f"tests/contract/test_contract.py::test_life[pixio-{m}]" for m in ("vpt", "houlsby")),
-    ):
+        *(f"tests/contract/test_contract.py::test_life[{b}-{m}]" for b, m in lives),
+    ]
+    options = ["-p", "no:xdist", "-p", "no:cacheprovider", "-rA", "-m", "slow or not slow"]
+    out = python(checkout, "-m", "pytest", *options, *tests)
+    for ran in tests:
         assert f"PASSED {ran}\n" in out
 
 
