@@ -8,8 +8,9 @@ benchmarks/results/small_data.jsonl for each run, and none is made twice: valida
 solved head), with the images that the epoch got right and the start did not (`won`) and the reverse (`lost`), and test accuracy of
 the start, of the epochs that one of `KEEPS` would keep, and (`run`) of what a first run ends with: `better`, or the linear probe of
 the bare backbone (`bare`) where methods change the features before they are trained and are no better. Those are chosen by
-validation images alone; of the test images each run sees 200, drawn by its seed. The steps are those of gossamer.training (groups,
-schedule, clipping, AdamW, bfloat16 where the machine has it) without the Trainer around them, which takes seconds a run.
+validation images alone; of the test images each run sees up to `tested`, drawn by its seed (in the first rows 200). The steps are
+those of gossamer.training (groups, schedule, clipping, AdamW, bfloat16 where the machine has it) without the Trainer around them,
+which takes seconds a run.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ from gossamer.training.starting import preferred, standard_error
 from gossamer.training.trainer import groups, optimizer, schedule
 
 RESULTS = Path(__file__).parent / "results" / "small_data.jsonl"
-TASKS = ("desk/defects", "desk/location", "desk/digits", "desk/fashion")
+TASKS = tuple(
+    f"desk/{task}" for task in ("defects", "location", "digits", "fashion", "count", "cells", "grades", "orientation")
+)
 SIZES = (50, 150, 500, 1000)
 METHODS: dict[str, dict[str, Any]] = {
     "VPT": {"method": "vpt", "prompts": 10},
@@ -50,8 +53,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "LoRA": {"method": "peft", "peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q", "v"]},
     "adapters": {"method": "adapter", "rank": 64},
 }
-TESTED = 200
-KEY = ("task", "images", "method", "lr", "head_lr", "tuned_epochs", "tuned_from")
+TESTED = 1000
+KEY = ("task", "images", "method", "lr", "head_lr", "tuned_epochs", "tuned_from", "tested")
 STARTS = {"solved": True, "eased": "eased"}  # Training.warm_start
 Epochs = list[dict[str, Any]]
 
@@ -66,41 +69,31 @@ def least(epochs: Epochs) -> int:
     return min(range(len(epochs)), key=lambda i: epochs[i]["val_loss"])
 
 
-def both(epochs: Epochs) -> int:
-    """The best validation accuracy; of equal ones that of the least loss."""
-    return max(range(len(epochs)), key=lambda i: (epochs[i]["val_accuracy"], -epochs[i]["val_loss"]))
-
-
-def surely(epochs: Epochs) -> int:
-    """Among the epochs with less validation loss than the start, the best accuracy, if that is better than the start's."""
-    better = [i for i, of in enumerate(epochs) if of["val_loss"] < epochs[0]["val_loss"]]
-    return max([0, *better], key=lambda i: (epochs[i]["val_accuracy"], -epochs[i]["val_loss"] if i else -math.inf))
-
-
-def sure(epochs: Epochs) -> int:
-    """`both`, or the start unless that won over it more than one standard error of what changed."""
-    at = epochs[both(epochs)]
-    return both(epochs) if at["won"] - at["lost"] > math.sqrt(at["won"] + at["lost"]) else 0
-
-
 def better(epochs: Epochs) -> int:
     """training.keep=better."""
     return 0 if preferred(epochs, "better", epochs[0]["val_images"], "accuracy") else len(epochs) - 1
 
 
 KEEPS: dict[str, Callable[[Epochs], int]] = {
-    "last": lambda epochs: len(epochs) - 1, "best": best, "least loss": least, "best, loss": both, "sure": sure,
-    "best of less loss": surely, "better": better,
+    "last": lambda epochs: len(epochs) - 1, "best": best, "least loss": least, "better": better,
 }  # fmt: skip
 
 
 def settings(
-    task: str, images: int, method: str, seed: int, lr: float, head_lr: float, tuned_epochs: int, tuned_from: str
+    task: str,
+    images: int,
+    method: str,
+    seed: int,
+    lr: float,
+    head_lr: float,
+    tuned_epochs: int,
+    tuned_from: str,
+    tested: int,
 ) -> Run:
     """The run."""
     return Run(
         model=Model(name="dinov2-small", head="plain"),
-        data=Data(name=task, limit=images, score_limit=TESTED, validation=0.2),
+        data=Data(name=task, limit=images, score_limit=tested, validation=0.2),
         images=Images(size=56, resize="direct"),
         methods=[METHODS[method]],
         training=Training(
@@ -256,9 +249,10 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only print what the rows say")
     asked = parser.parse_args()
     found = [json.loads(line) for line in asked.results.read_text().splitlines()] if asked.results.is_file() else []
+    found = [{"tested": 200, **row} for row in found]
     wanted = [
         {"task": task, "images": images, "method": method, "lr": lr, "head_lr": asked.head_lr, "seed": seed,
-         "tuned_from": asked.tuned_from}
+         "tuned_from": asked.tuned_from, "tested": TESTED}
         for seed in asked.seeds for images in asked.sizes for task in asked.tasks
         for method in asked.methods for lr in asked.rates or [usual(method)]
     ]  # fmt: skip
