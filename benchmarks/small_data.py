@@ -59,24 +59,12 @@ STARTS = {"solved": True, "eased": "eased"}  # Training.warm_start
 Epochs = list[dict[str, Any]]
 
 
-def best(epochs: Epochs) -> int:
-    """The best validation accuracy; of equal ones the first, so that an epoch must be better than the start."""
-    return max(range(len(epochs)), key=lambda i: (epochs[i]["val_accuracy"], -i))
-
-
-def least(epochs: Epochs) -> int:
-    """The least validation loss."""
-    return min(range(len(epochs)), key=lambda i: epochs[i]["val_loss"])
-
-
 def better(epochs: Epochs) -> int:
     """training.keep=better."""
     return 0 if preferred(epochs, "better", epochs[0]["val_images"], "accuracy") else len(epochs) - 1
 
 
-KEEPS: dict[str, Callable[[Epochs], int]] = {
-    "last": lambda epochs: len(epochs) - 1, "best": best, "least loss": least, "better": better,
-}  # fmt: skip
+KEEPS: dict[str, Callable[[Epochs], int]] = {"last": lambda epochs: len(epochs) - 1, "better": better}
 
 
 def settings(
@@ -134,7 +122,7 @@ def perform(run: Run) -> dict[str, Any]:
     solved = probe.fit(features, y, task.outputs, seed=run.seed)
     solved.put_into(linear)
     start = logits(adapted, items["val"])
-    epochs, states = [_epoch(start, start, items["val"].labels)], [_state(adapted)]
+    epochs, began_with = [_epoch(start, start, items["val"].labels)], copy.deepcopy(adapted.state_dict())
     if run.training.warm_start == "eased":
         probe.eased(features, y, solved).put_into(linear)
     steps = run.training.epochs * math.ceil(len(y) / run.training.batch)
@@ -146,17 +134,17 @@ def perform(run: Run) -> dict[str, Any]:
         for batch in torch.randperm(len(y), generator=order).split(run.training.batch):
             losses.append(_step(adapted, run.training, rule, x[batch].to("cpu"), y[batch]) * len(batch))
             falls.step()
-        states.append(_state(adapted))
         now = _epoch(logits(adapted, items["val"]), start, items["val"].labels)
         epochs.append({**now, "loss": sum(losses) / len(y)})
     kept = {name: rule(epochs) for name, rule in KEEPS.items()}
-    tested = {}
-    for epoch in sorted({0, *kept.values()}):
-        adapted.load_state_dict(states[epoch])
-        tested[epoch] = _accuracy(logits(adapted, items["test"]), items["test"].labels)
-    bare, now = _bare(adapted, items, task.outputs, run.seed), epochs[kept["better"]]["val_accuracy"]
+    tested = {len(epochs) - 1: _accuracy(logits(adapted, items["test"]), items["test"].labels)}
+    bare = _bare(adapted, items, task.outputs, run)
+    adapted.load_state_dict(began_with)
+    tested[0] = _accuracy(logits(adapted, items["test"]), items["test"].labels) if changed else bare["test"]
     error = standard_error(bare["val"], len(items["val"]))
-    ends = bare["test"] if changed and now <= bare["val"] + error else tested[kept["better"]]
+    ends = tested[kept["better"]]
+    if changed and epochs[kept["better"]]["val_accuracy"] <= bare["val"] + error:
+        ends = bare["test"]
     return {
         "split": {name: len(split) for name, split in items.items()},
         "steps": steps,
@@ -173,12 +161,21 @@ def perform(run: Run) -> dict[str, Any]:
     }
 
 
-def _bare(adapted: Any, items: dict[str, Any], classes: int, seed: int) -> dict[str, float]:
-    """Accuracies of the linear probe of the bare backbone; it stays in the head."""
-    with adapted.anatomy.bare():
-        features = outputs(adapted.features, items["train"], device=torch.device("cpu"))
-        probe.fit(features, items["train"].labels, classes, seed=seed).put_into(heads.last_linear(adapted.head))
-        return {split: _accuracy(logits(adapted, items[split]), items[split].labels) for split in ("val", "test")}
+BARE: dict[tuple[Any, ...], dict[str, float]] = {}
+
+
+def _bare(adapted: Any, items: dict[str, Any], classes: int, run: Run) -> dict[str, float]:
+    """Accuracies of the linear probe of the bare backbone, which are those of every method; it may stay in the head."""
+    key = (run.data.name, run.data.limit, run.data.score_limit, run.seed)
+    if key not in BARE:
+        with adapted.anatomy.bare():
+            features = outputs(adapted.features, items["train"], device=torch.device("cpu"))
+            solved = probe.fit(features, items["train"].labels, classes, seed=run.seed)
+            solved.put_into(heads.last_linear(adapted.head))
+            BARE[key] = {
+                split: _accuracy(logits(adapted, items[split]), items[split].labels) for split in ("val", "test")
+            }
+    return BARE[key]
 
 
 def _step(adapted: Any, chosen: Training, rule: torch.optim.Optimizer, x: Tensor, y: Tensor) -> float:
@@ -189,10 +186,6 @@ def _step(adapted: Any, chosen: Training, rule: torch.optim.Optimizer, x: Tensor
     torch.nn.utils.clip_grad_norm_(adapted.trainable().values(), chosen.clip)
     rule.step()
     return loss.item()
-
-
-def _state(adapted: Any) -> dict[str, Tensor]:
-    return copy.deepcopy(adapted.state_dict())
 
 
 def logits(adapted: Any, items: Any) -> Tensor:
