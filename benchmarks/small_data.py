@@ -5,12 +5,14 @@
 
 DINOv2-S at 56 pixels; a fifth of the training images is held out for validation, as `gossamer train FOLDER` does. One row of
 benchmarks/results/small_data.jsonl for each run, and none is made twice: validation accuracy and loss after every epoch (0 is the
-solved head), with the images that the epoch got right and the start did not (`won`) and the reverse (`lost`), and test accuracy of
-the start, of the epochs that one of `KEEPS` would keep, and (`run`) of what a first run ends with: `better`, or the linear probe of
-the bare backbone (`bare`) where methods change the features before they are trained and are no better. Those are chosen by
-validation images alone; of the test images each run sees up to `tested`, drawn by its seed (in the first rows 200). The steps are
-those of gossamer.training (groups, schedule, clipping, AdamW, bfloat16 where the machine has it) without the Trainer around them,
-which takes seconds a run.
+solved head), with the images that the epoch got right and the start did not (`won`) and the reverse (`lost`; of the last epoch by
+class as well, and against the bare backbone's probe), and test accuracy of the start, of the epochs that one of `KEEPS` would keep,
+and (`run`) of what a first run ends with: `better`, or the linear probe of the bare backbone (`bare`) where methods change the
+features before they are trained and are no better. Those are chosen by validation images alone; of the test images each run sees up
+to `tested`, drawn by its seed (in the first rows 200). The steps are those of gossamer.training (groups, schedule, clipping, AdamW,
+bfloat16 where the machine has it) without the Trainer around them, which takes seconds a run.
+
+Tasks are those of `desk` and the folders of other kinds that `python benchmarks/kinds.py` draws.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ from gossamer.training.starting import preferred, standard_error
 from gossamer.training.trainer import groups, optimizer, schedule
 
 RESULTS = Path(__file__).parent / "results" / "small_data.jsonl"
+FOLDERS = tuple(f"build/kinds/{kind}" for kind in ("drawings", "letters", "nodules"))  # by kinds.py
 TASKS = tuple(
     f"desk/{task}" for task in ("defects", "location", "digits", "fashion", "count", "cells", "grades", "orientation")
 )
@@ -137,8 +140,9 @@ def perform(run: Run) -> dict[str, Any]:
         now = _epoch(logits(adapted, items["val"]), start, items["val"].labels)
         epochs.append({**now, "loss": sum(losses) / len(y)})
     kept = {name: rule(epochs) for name, rule in KEEPS.items()}
+    last = logits(adapted, items["val"])
     tested = {len(epochs) - 1: _accuracy(logits(adapted, items["test"]), items["test"].labels)}
-    bare = _bare(adapted, items, task.outputs, run)
+    bare, of_bare = _bare(adapted, items, task.outputs, run)
     adapted.load_state_dict(began_with)
     tested[0] = _accuracy(logits(adapted, items["test"]), items["test"].labels) if changed else bare["test"]
     error = standard_error(bare["val"], len(items["val"]))
@@ -154,6 +158,10 @@ def perform(run: Run) -> dict[str, Any]:
         "start": tested[0],
         "test": {name: tested[epoch] for name, epoch in kept.items()},
         "bare": bare,
+        "by_class": {
+            "start": by_class(last, start, items["val"].labels),
+            "bare": by_class(last, of_bare, items["val"].labels),
+        },
         "run": ends,
         "rates": sorted({group["lr"] for group in groups(adapted, run.training)}),
         "seconds": time.monotonic() - began,
@@ -161,20 +169,22 @@ def perform(run: Run) -> dict[str, Any]:
     }
 
 
-BARE: dict[tuple[Any, ...], dict[str, float]] = {}
+BARE: dict[tuple[Any, ...], tuple[dict[str, float], Tensor]] = {}
 
 
-def _bare(adapted: Any, items: dict[str, Any], classes: int, run: Run) -> dict[str, float]:
-    """Accuracies of the linear probe of the bare backbone, which are those of every method; it may stay in the head."""
+def _bare(adapted: Any, items: dict[str, Any], classes: int, run: Run) -> tuple[dict[str, float], Tensor]:
+    """The linear probe of the bare backbone, which is that of every method: its accuracies, and its logits of validation images.
+
+    It may stay in the head.
+    """
     key = (run.data.name, run.data.limit, run.data.score_limit, run.seed)
     if key not in BARE:
         with adapted.anatomy.bare():
             features = outputs(adapted.features, items["train"], device=torch.device("cpu"))
             solved = probe.fit(features, items["train"].labels, classes, seed=run.seed)
             solved.put_into(heads.last_linear(adapted.head))
-            BARE[key] = {
-                split: _accuracy(logits(adapted, items[split]), items[split].labels) for split in ("val", "test")
-            }
+            found = {split: logits(adapted, items[split]) for split in ("val", "test")}
+        BARE[key] = {split: _accuracy(of, items[split].labels) for split, of in found.items()}, found["val"]
     return BARE[key]
 
 
@@ -200,6 +210,16 @@ def _epoch(now: Tensor, start: Tensor, labels: Tensor) -> dict[str, Any]:
         "val_accuracy": right.double().mean().item(), "val_loss": F.cross_entropy(now.double(), labels).item(),
         "val_images": len(labels),
         "won": int((right & ~before).sum()), "lost": int((before & ~right).sum()),
+    }  # fmt: skip
+
+
+def by_class(now: Tensor, start: Tensor, labels: Tensor) -> dict[int, tuple[int, int, int]]:
+    """Validation images of each class that has some, and those among them that are won over the start, and lost."""
+    right, before = now.argmax(1) == labels, start.argmax(1) == labels
+
+    return {
+        label: (int(here.sum()), int((here & right & ~before).sum()), int((here & before & ~right).sum()))
+        for label in labels.unique().tolist() for here in [labels == label]
     }  # fmt: skip
 
 
@@ -230,7 +250,7 @@ def table(found: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS))
+    parser.add_argument("--tasks", nargs="+", default=[*TASKS, *FOLDERS])
     parser.add_argument("--sizes", nargs="+", type=int, default=list(SIZES))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
