@@ -68,6 +68,7 @@ BERT = Names(
     post=True,
 )
 ROBERTA_PRE = Names(BERT.attention, BERT.ffn, ("attention.LayerNorm", "intermediate.LayerNorm"))
+MEGATRON = Names(BERT.attention, BERT.ffn, ("attention.ln", "ln"))
 _INSIDE = ("attention.self_attn_layer_norm", "LayerNorm")
 XLM_R_XL = Names(BERT.attention, BERT.ffn, _INSIDE)
 VILT = Names((*_under("attention.attention", "query", "key", "value"), "attention.output.dense"), BERT.ffn, VIT.norms)

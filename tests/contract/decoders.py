@@ -63,6 +63,20 @@ DECODERS: dict[str, Backbone] = {
     "mixtral": replace(
         writer(*(tf.MixtralForCausalLM, tf.MixtralConfig, SENT, "qwen3-moe"), num_local_experts=4, **ANY), dense=False
     ),
+    "gpt-oss": replace(
+        writer(
+            *(tf.GptOssForCausalLM, tf.GptOssConfig, SENT, "qwen3-moe"),
+            num_local_experts=4,
+            num_experts_per_tok=2,
+            head_dim=6,
+            sliding_window=4,
+            **ANY,
+        ),
+        dense=False,
+        eager=False,
+        biases=True,
+        masks=("additive",),
+    ),
     "ministral3": replace(
         writer(*(tf.Ministral3ForCausalLM, tf.Ministral3Config, twins.LLAMA, "llama"), **MINISTRAL),
         grows=False,

@@ -513,6 +513,16 @@ NEWER: dict[str, Backbone] = {
     "roberta-prelayernorm": _reader(
         *(tf.RobertaPreLayerNormModel, tf.RobertaPreLayerNormConfig, twins.ROBERTA_PRE, "clip-text", TEXTS)
     ),
+    "rembert": replace(
+        _reader(tf.RemBertModel, tf.RemBertConfig, twins.BERT, "visual-bert", TEXTS, input_embedding_size=9),
+        eager=False,
+        masks=("additive", "none"),
+    ),
+    "megatron-bert": replace(
+        _reader(tf.MegatronBertModel, tf.MegatronBertConfig, twins.MEGATRON, "visual-bert", TEXTS),
+        eager=False,
+        masks=("additive", "none"),
+    ),
     "eurobert": replace(
         _reader(tf.EuroBertModel, tf.EuroBertConfig, twins.LLAMA, "modernbert", {**TEXTS, "num_key_value_heads": 1}),
         biases=False,

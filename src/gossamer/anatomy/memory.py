@@ -206,17 +206,19 @@ def eager_with_memory(
     dropout: float = 0.0,
     position_bias: Tensor | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
     """softmax(q k^T s + bias + mask) v over joined keys and values, with the weights [B, heads, N, p + N].
 
-    With `softcap` c the logits q k^T s become c tanh(q k^T s / c) (Gemma 2).
+    With `softcap` c the logits q k^T s become c tanh(q k^T s / c) (Gemma 2). `s_aux` [heads] are logits of attention sinks, one
+    more column without a value (gpt-oss).
 
     As in transformers' eager attentions, causality is in the mask and nowhere else.
     """
     key, value, mask, bias, _ = _joined(module, query, key, value, attention_mask, position_bias, False)
-    show(module, query, key, mask, bias, scaling, softcap)
-    weights = softmax(query, key, mask, bias, scaling, softcap)
+    show(module, query, key, mask, bias, scaling, softcap, s_aux)
+    weights = softmax(query, key, mask, bias, scaling, softcap, s_aux)
     value = value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
     weights = F.dropout(weights, p=dropout, training=module.training)
     return (weights @ value).transpose(1, 2).contiguous(), weights
@@ -229,8 +231,9 @@ def softmax(
     bias: Tensor | None,
     scaling: float | None,
     softcap: float | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
-    """softmax(q k^T s + bias + mask) [B, heads, N, M], for keys that several heads may share."""
+    """softmax(q k^T s + bias + mask) [B, heads, N, M], for keys that several heads may share; without what sinks [heads] take."""
     key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
     scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     if softcap is not None:
@@ -240,7 +243,10 @@ def softmax(
     if mask is not None:
         least = torch.finfo(scores.dtype).min
         scores = scores.masked_fill(~mask, least) if mask.dtype == torch.bool else scores + mask
-    return scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    if sinks is not None:
+        scores = torch.cat([scores, sinks.to(scores.dtype)[:, None, None].expand(*scores.shape[:-1], 1)], dim=-1)
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    return weights if sinks is None else weights[..., :-1]
 
 
 def show(
@@ -251,11 +257,12 @@ def show(
     bias: Tensor | None,
     scaling: float | None,
     softcap: float | None = None,
+    sinks: Tensor | None = None,
 ) -> None:
     """Keeps the weights of attention for whoever watches this module."""
     memory = memory_of(module)
     if memory is not None and memory.watched is not None:
-        memory.watched.append(softmax(query, key, mask, bias, scaling, softcap).detach())
+        memory.watched.append(softmax(query, key, mask, bias, scaling, softcap, sinks).detach())
 
 
 def _joined(

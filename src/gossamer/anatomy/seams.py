@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gossamer.anatomy import memory
 from gossamer.anatomy.call import Arguments
 from gossamer.anatomy.remembering import remembering
-from gossamer.anatomy.states import answer, states, tokens_of
+from gossamer.anatomy.states import answer, states, tokens_of, with_states
 from gossamer.errors import UserError, WrongKind
 
 if TYPE_CHECKING:
@@ -117,8 +117,8 @@ class Added(Change):
         """Keeps the branch's input until the branch is done."""
         self.x = args[0]
 
-    def left(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        """Adds the part's answer to the branch's output."""
+    def left(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """Adds the part's answer to the branch's output; an FFN of experts may give their scores beside it."""
         x, self.x = self.x, None
         if self.suspended:
             return output
@@ -128,7 +128,8 @@ class Added(Change):
                 "ends the same branch, and the branch ran without the first: its weights were fused, or what calls it was "
                 "exchanged; take that back"
             )
-        return output + answer(self.part, x, output)
+        given = states(output)
+        return with_states(output, given + answer(self.part, x, given))
 
 
 class Entered(Change):

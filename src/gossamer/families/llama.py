@@ -3,7 +3,7 @@
 What they differ in: norms of queries and keys (Qwen 3, Gemma 3, OLMo 2), norms behind branches, with others before them (Gemma 2
 and 3, GLM 4) or alone (OLMo 2), fused projections (Phi 3, GLM), a number that damps branches (Granite), an FFN without a gate
 (StarCoder 2, Nemotron, Arcee, Apertus), one that stands beside the attention (Cohere, StableLM), experts in place of an FFN, in
-some of the blocks or in all (Qwen 3 MoE, Mixtral).
+some of the blocks or in all (Qwen 3 MoE, Mixtral, gpt-oss).
 """
 
 import dataclasses
@@ -85,7 +85,7 @@ STACKS = (
         for owners, attention in (
             (("qwen3_moe", "qwen3_vl_moe_text"), _NORMED),
             (("olmoe",), _NORMED),
-            (("mixtral", "qwen2_moe", "ernie4_5_moe", "phimoe", "minimax_m2", "solar_open"), _ATTENTION),
+            (("mixtral", "qwen2_moe", "ernie4_5_moe", "phimoe", "minimax_m2", "solar_open", "gpt_oss"), _ATTENTION),
             (("glm4_moe",), (_NORMED, _ATTENTION)),
         )
     ),

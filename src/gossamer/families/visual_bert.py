@@ -1,4 +1,4 @@
-"""VisualBERT and GIT: BERT's blocks over a text and the features of an image, with attention that has no public seam.
+"""BERT's blocks with attention that has no public seam: VisualBERT and GIT, which read an image as well, RemBERT, Megatron-BERT.
 
 GIT writes: images stand in front of its text, and each of its tokens sees these and what it has written.
 """
@@ -16,7 +16,7 @@ from gossamer.families.vilt import ViltAttention
 
 
 class GitAttention(OwnAttention):
-    """GitSelfAttention with a memory; returns (states [B, N, d], None)."""
+    """GitSelfAttention with a memory, and those of its kind on a text; returns (states [B, N, d], None)."""
 
     query: nn.Module
     key: nn.Module
@@ -53,6 +53,23 @@ STACKS: tuple[Stack, ...] = (
         attention=(_ATTENTION,),
         own_attention=ViltAttention,
         returns_tuple=True,
+    ),
+    dataclasses.replace(
+        _TEXT,
+        owners=("rembert",),
+        attention=(dataclasses.replace(_ATTENTION, returns=2),),
+        own_attention=GitAttention,
+        returns_tuple=True,
+        passed=("encoder.embedding_hidden_mapping_in",),  # embeddings are narrower
+    ),
+    dataclasses.replace(
+        _TEXT,
+        owners=("megatron-bert",),
+        attention=(dataclasses.replace(_ATTENTION, returns=2, norm="attention.ln", after=None),),
+        ffn=(dataclasses.replace(_TEXT.ffn[0], norm="ln", after=None),),
+        own_attention=GitAttention,
+        returns_tuple=True,
+        final_norm=("encoder.ln",),
     ),
     dataclasses.replace(
         _TEXT,
