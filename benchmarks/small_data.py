@@ -107,7 +107,7 @@ def usual(method: str) -> float:
 
 
 def perform(run: Run) -> dict[str, Any]:
-    """Trains; what a row says of it."""
+    """Trains; what a row says of it. Epoch 0 is the solved head, also where tuning begins from a fresh one."""
     began, cpu = time.monotonic(), time.process_time()
     sets = load_sets(run)
     task: Any = tasks.kind(run).begin(run, sets["train"])
@@ -122,12 +122,15 @@ def perform(run: Run) -> dict[str, Any]:
     changed = solving.changed(adapted, items["train"])
     features = outputs(adapted.features, items["train"], device=torch.device("cpu"))
     linear = heads.last_linear(cast(nn.Module, adapted.head))
+    fresh = copy.deepcopy(linear.state_dict())
     solved = probe.fit(features, y, task.outputs, seed=run.seed)
     solved.put_into(linear)
     start = logits(adapted, items["val"])
     epochs, began_with = [_epoch(start, start, items["val"].labels)], copy.deepcopy(adapted.state_dict())
     if run.training.warm_start == "eased":
         probe.eased(features, y, solved).put_into(linear)
+    elif not run.training.warm_start:
+        linear.load_state_dict(fresh)
     steps = run.training.epochs * math.ceil(len(y) / run.training.batch)
     rule = optimizer(adapted, run.training)
     falls, order = schedule(run.training.schedule, rule, steps), torch.Generator().manual_seed(run.seed)
