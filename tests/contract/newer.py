@@ -66,8 +66,8 @@ def _timm_of(name: str, kind: twins.Names | str, like: str | None, **more: Any) 
 
 
 def _llava(**options: Any) -> nn.Module:
-    """Its tower's last block is not read."""
-    vision, language = tf.CLIPVisionConfig(**VISION), tf.LlamaConfig(**LLAMA)
+    """Its tower's fourth block, the last, is not read."""
+    vision, language = tf.CLIPVisionConfig(**{**VISION, "num_hidden_layers": 4}), tf.LlamaConfig(**LLAMA)
     options |= {"image_token_index": 48, "vision_feature_layer": -2, "image_seq_length": 16}
     return tf.LlavaForConditionalGeneration(tf.LlavaConfig(vision_config=vision, text_config=language, **options))
 

@@ -106,18 +106,21 @@ class Places:
     def blocks(self, stack: Stacks = None, indices: Sequence[int] | None = None) -> list[Block]:
         """The blocks of a stack (default: the main one), or of several, all or those at `indices` (0 is the first to run).
 
-        Without indices, blocks that a method replaces, whole or in part, are left out: nothing is to be placed there.
+        Without indices, blocks are left out that a method replaces, whole or in part, or that run behind what the model reads
+        (the last one of LLaVA's tower): nothing is to be placed there.
 
         Raises:
             KeyError: no such stack, or an index that the stack does not have.
-            ValueError: no index at all, one of them twice, one of a block that is replaced, or every block is.
+            ValueError: no index at all, one of them twice, one of a block that is replaced or that nothing reads, or every block is
+                replaced.
         """
         return [block for name in self.named(stack) for block in self._of(name, indices)]
 
     def _of(self, stack: str, indices: Sequence[int] | None) -> list[Block]:
         blocks, gone = self.stacks[stack], {site.block.key for site in self.sites}
+        read = self._read(blocks)
         if indices is None:
-            left = [block for block in blocks if block.key not in gone]
+            left = [block for block in blocks[:read] if block.key not in gone]
             if not left:
                 raise UserError(f"every block of the {stack} stack of this {type(self.model).__name__} is replaced")
             return left
@@ -132,6 +135,12 @@ class Places:
                 raise UnknownName(
                     f"no block {i}: the {stack} stack of this {type(self.model).__name__} has {len(blocks)} "
                     f"(0..{len(blocks) - 1}); asked for by blocks={tuple(indices)}"
+                )
+            if i >= read:
+                raise UserError(
+                    f"this {type(self.model).__name__} reads its {stack} stack behind block {read - 1} (config."
+                    f"{calls.TAPS.rpartition('.')[2]}): block {i} runs for nothing, and what is placed in it would learn nothing; "
+                    f"asked for by blocks={tuple(indices)}"
                 )
             if blocks[i].key in gone:
                 raise UserError(
@@ -216,15 +225,29 @@ class Places:
             return None
         return get(owner, names.patches)
 
-    def tap(self, block: Block) -> int | None:
-        """The block, counted from the end, behind which other parts of the model read this one's stack; None: behind the last."""
+    def tap(self, block: Block) -> int | Sequence[int] | None:
+        """The block, counted from the end, behind which other parts of the model read this one's stack; None: behind the last.
+
+        Several where they read it at several depths; from 0 on they are counted from the start, 0 being what enters the first.
+        """
         if block.stack.name != "vision" or self.readout.name == "vision":
             return None
         return next((t for m in self.model.modules() if (t := attribute(m, calls.TAPS)) not in (None, -1)), None)
 
+    def _read(self, blocks: list[Block]) -> int:
+        """How many blocks of a stack, from the first on, the model has something of."""
+        tap = self.tap(blocks[0])
+        taps = [-1] if tap is None else [tap] if isinstance(tap, int) else tap
+        return max(t if t >= 0 else len(blocks) + 1 + t for t in taps)
+
     def must_leave(self, block: Block) -> str | None:
         """Why tokens let in before a block may not be in the model's output, in words that begin with whose; None: they may."""
         stack, kind = block.stack, type(self.model).__name__
+        if (tap := self.tap(block)) is not None:
+            return (
+                f"the {stack.name} stack of {kind}: it reads the states behind block {tap}, and would find too many; let them "
+                "leave (stay=False)"
+            )
         readers = [b.stack.name for b in self if stack.name in b.stack.context and stack.name != b.stack.name]
         if stack.causal and (self.heads or stack.readout == "pooled" or self.output is not None):
             return (

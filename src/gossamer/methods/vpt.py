@@ -108,6 +108,8 @@ class VPT(Method):
         self._check_dropout(targets)
         finals = [column[-1] for column in anatomy.columns(self.stack)]
         left_out = [b.index for b in finals if b not in targets]
+        if self.stay and (why := anatomy.must_leave(targets[0])) is not None:
+            raise UserError(f"tokens cannot stay in {why}")
         if self.stay and self.deep and left_out:
             raise UserError(
                 f"stay=True keeps the prompts of the last block, {left_out[0]}, which blocks={self.blocks} leaves out"
