@@ -31,10 +31,14 @@ class Journal:
         self.console.print(text, markup=False, soft_wrap=True)
 
 
+TIMED = 3  # steps behind the first, which warms up, by which it is said how long the others will take
+LONG = 120  # seconds that are worth a word
+
+
 class Bar(TrainerCallback):
     """A bar over the steps of training, and after each epoch one line and `after_epoch(log_history)`.
 
-    `measure` is what the task calls the accuracy.
+    After a few steps it says how long the others will take, if that is minutes. `measure` is what the task calls the accuracy.
     """
 
     def __init__(
@@ -55,10 +59,23 @@ class Bar(TrainerCallback):
         """Starts the bar where training starts."""
         self.task = self.progress.add_task("training", total=state.max_steps, completed=state.global_step)
         self.progress.start()
+        self.ends: list[float] = []  # of the first steps here
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Moves the bar."""
+        """Moves the bar, and foresees the end."""
         self.progress.update(self.task, completed=state.global_step)
+        if len(self.ends) > TIMED:
+            return
+        self.ends.append(time.monotonic())
+        if len(self.ends) > TIMED:
+            self.foresee(state.max_steps - state.global_step, (self.ends[-1] - self.ends[0]) / TIMED)
+
+    def foresee(self, steps: int, seconds: float) -> None:
+        """Says how long these steps will take, of so many seconds each, where that is long."""
+        if steps * seconds >= LONG:
+            self.journal.say(
+                f"{steps:,} steps to go, some {seconds:.1f} s each: about {steps * seconds / 60:.0f} minutes, and validation"
+            )
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Tells of the epoch, which ends with its checkpoint."""
