@@ -178,6 +178,7 @@ INTERN = replace(
 )
 EVA = replace(TIMM_PLAIN, layer_scale=("gamma_1", "gamma_2"), apart=("attn.q_bias", "attn.v_bias"), pairs=True, heads=3)
 EVA_GATED = replace(EVA, ffn=VIT.ffn, act=F.silu, layer_scale=None)
+DEEPSEEK_VIT = replace(TIMM_PLAIN, act=F.silu)
 TIMM_BEIT = replace(
     TIMM_PLAIN,
     layer_scale=("gamma_1", "gamma_2"),

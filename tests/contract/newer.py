@@ -51,7 +51,7 @@ def _translator(
     )  # fmt: skip
 
 
-FACTS = ("grows", "damps_apart", "post_norm", "rotary", "classed", "counted")
+FACTS = ("grows", "damps_apart", "post_norm", "rotary", "classed", "counted", "rounds")
 
 
 def _timm_of(name: str, kind: twins.Names | str, like: str | None, **more: Any) -> Backbone:
@@ -542,6 +542,14 @@ NEWER: dict[str, Backbone] = {
         "eva02_tiny_patch14_224", twins.EVA, None, num_heads=3, init_values=0.3, swiglu_mlp=False, rotary=True, **IN_SUM
     ),
     "timm-eva-gated": _timm_of("eva02_tiny_patch14_224", twins.EVA_GATED, "timm-eva", num_heads=3, rotary=True),
+    "deepseek-vit": _timm_of(
+        *("deepseek_vit_412m", twins.DEEPSEEK_VIT, "timm-eva"),
+        num_heads=1,
+        classed=False,
+        rotary=True,
+        counted=True,
+        rounds=True,
+    ),
     "timm-beit": _timm_of("beit_base_patch16_224", twins.TIMM_BEIT, "beit", **FIXED, **IN_SUM, masks=("none",)),
     "timm-behind": _timm_of("vit_base_patch16_rpn_224", twins.TIMM_BEHIND, None, post_norm=True),
     "timm-cait": _timm_of(

@@ -254,6 +254,8 @@ class Places:
                 f"{kind}: it reads its own answer by position in the text, which they would move; let them leave (stay=False), or "
                 "give the bare model a head with num_labels"
             )
+        if stack.gives is not None:
+            return f"the {stack.name} stack of {kind}: it gives a map of its patches; let them leave (stay=False)"
         if stack.aside and stack.readout == "first":
             return (
                 f"{kind}: a class token comes in front of its tokens behind the last of these blocks, and is read there; let them "

@@ -96,7 +96,7 @@ class WindowNames:
 class MapNames:
     """A map that an owner gives in place of a row of states: [B, c, h, w], or with `channels_last` [B, h, w, c].
 
-    `width` is c, of the owner's configuration.
+    `width` is c, of the owner's configuration (of timm's models, which have none, of the owner).
     """
 
     width: Callable[[Any], int]

@@ -1,15 +1,16 @@
-"""timm's Eva (EVA-02, DINOv3, PE, ViTs with rotary positions): patches are rotated, the tokens in front of them are not.
+"""timm's Eva (EVA-02, DINOv3, PE, ViTs with rotary positions), DeepSeek's ViT: patches are rotated, tokens in front of them not.
 
 Its attention keeps the biases of q and v beside a fused qkv, or has three Linears, of which keys and values may be shared by heads.
 """
 
 import dataclasses
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gossamer.anatomy.stack import AttentionNames, FfnNames, Stack
+from gossamer.anatomy.stack import AttentionNames, FfnNames, MapNames, Stack
 from gossamer.errors import UserError
 from gossamer.families.timm_beit import BiasedApart
 
@@ -96,22 +97,34 @@ _FUSED = dataclasses.replace(
     bypassed=True,
 )
 
+_EVA = Stack(
+    name="vision",
+    owners=("timm.Eva",),
+    blocks="blocks",
+    attention=(_FUSED, _APART),
+    ffn=(
+        FfnNames(up="mlp.fc1", down="mlp.fc2", norm="norm2", layer_scale="gamma_2"),
+        FfnNames(up="mlp.fc1_x", gate="mlp.fc1_g", down="mlp.fc2", norm="norm2", layer_scale="gamma_2"),
+    ),
+    prefix=("num_prefix_tokens",),
+    patches="patch_embed",
+    patches_norm="norm_pre",
+    patch_convolution=("patch_embed.proj",),
+    final_norm=("norm", "fc_norm"),
+    own_attention=EvaAttention,
+    patch_rotary=True,
+)
+
 STACKS = (
-    Stack(
-        name="vision",
-        owners=("timm.Eva",),
-        blocks="blocks",
-        attention=(_FUSED, _APART),
-        ffn=(
-            FfnNames(up="mlp.fc1", down="mlp.fc2", norm="norm2", layer_scale="gamma_2"),
-            FfnNames(up="mlp.fc1_x", gate="mlp.fc1_g", down="mlp.fc2", norm="norm2", layer_scale="gamma_2"),
-        ),
-        prefix=("num_prefix_tokens",),
-        patches="patch_embed",
-        patches_norm="norm_pre",
-        patch_convolution=("patch_embed.proj",),
-        final_norm=("norm", "fc_norm"),
-        own_attention=EvaAttention,
-        patch_rotary=True,
+    _EVA,
+    dataclasses.replace(
+        _EVA,
+        owners=("timm.DeepseekVitEncoder",),
+        attention=(dataclasses.replace(_FUSED, layer_scale=None, apart=None, bypassed=False),),
+        ffn=(FfnNames(up="mlp.fc1", down="mlp.fc2", norm="norm2"),),
+        prefix=0,
+        readout="mean",
+        final_norm=("norm",),
+        gives=MapNames(width=attrgetter("embed_dim"), channels_last=True),
     ),
 )
