@@ -25,7 +25,7 @@ def seeing(kind: Any, config: Any, taps: Any) -> Any:
             text_config=tf.LlamaConfig(**LLAMA),
             image_token_index=48,
             image_seq_length=16,
-            vision_feature_layer=taps,
+            **{"vision_feature_layers" if isinstance(taps, list) else "vision_feature_layer": taps},
         )
     )
 

@@ -42,7 +42,10 @@ WHATEVER_THE_LENGTH = {  # arguments that stay right when a sequence grows
     "query_length",  # Q-Formers', as well
     "timestep", "class_labels", "cross_attention_kwargs", "added_cond_kwargs",  # of denoisers, one for each sample
 }  # fmt: skip
-TAPS = "config.vision_feature_layer"  # what a model calls the block of its tower behind which it reads; -1: the last
+TAPS = (
+    "config.vision_feature_layer",
+    "config.vision_feature_layers",
+)  # what models call the blocks of their tower behind which they read; -1: the last
 PLACES = (
     "config.image_token_id",
     "config.image_token_index",

@@ -138,8 +138,8 @@ class Places:
                 )
             if i >= read:
                 raise UserError(
-                    f"this {type(self.model).__name__} reads its {stack} stack behind block {read - 1} (config."
-                    f"{calls.TAPS.rpartition('.')[2]}): block {i} runs for nothing, and what is placed in it would learn nothing; "
+                    f"this {type(self.model).__name__} reads its {stack} stack behind block {read - 1} ({calls.TAPS[0]}): "
+                    f"block {i} runs for nothing, and what is placed in it would learn nothing; "
                     f"asked for by blocks={tuple(indices)}"
                 )
             if blocks[i].key in gone:
@@ -232,7 +232,8 @@ class Places:
         """
         if block.stack.name != "vision" or self.readout.name == "vision":
             return None
-        return next((t for m in self.model.modules() if (t := attribute(m, calls.TAPS)) not in (None, -1)), None)
+        found = (attribute(module, name) for module in self.model.modules() for name in calls.TAPS)
+        return next((tap for tap in found if tap not in (None, -1)), None)
 
     def _read(self, blocks: list[Block]) -> int:
         """How many blocks of a stack, from the first on, the model has something of."""
