@@ -141,7 +141,7 @@ def perform(run: Run) -> dict[str, Any]:
         now = _epoch(logits(adapted, items["val"]), start, items["val"].labels)
         epochs.append({**now, "loss": sum(losses) / len(y)})
     last = logits(adapted, items["val"])
-    tested = {"last": _accuracy(logits(adapted, items["test"]), items["test"].labels)}
+    ended = _accuracy(logits(adapted, items["test"]), items["test"].labels)
     bare, of_bare = _bare(adapted, items, task.outputs, run)
     adapted.load_state_dict(began_with)
     before = _accuracy(logits(adapted, items["test"]), items["test"].labels) if changed else bare["test"]
@@ -151,14 +151,14 @@ def perform(run: Run) -> dict[str, Any]:
         "l2": solved.l2,
         "epochs": epochs,
         "start": before,
-        "test": tested,
+        "test": {"last": ended},
         "bare": bare,
         "changed": changed,
         "by_class": {
             "start": by_class(last, start, items["val"].labels),
             "bare": by_class(last, of_bare, items["val"].labels),
         },
-        "run": ends(epochs, before, tested["last"], bare, changed=changed),
+        "run": ends(epochs, before, ended, bare, changed=changed),
         "rates": sorted({group["lr"] for group in groups(adapted, run.training)}),
         "seconds": time.monotonic() - began,
         "processor_seconds": time.process_time() - cpu,
@@ -287,6 +287,10 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="only print what the rows say")
     asked = parser.parse_args()
+    if not asked.table and (absent := [task for task in asked.tasks if task in FOLDERS and not Path(task).is_dir()]):
+        parser.error(
+            f"{', '.join(absent)}: drawn by python benchmarks/kinds.py, in the folder where this is run; or name --tasks"
+        )
     found = [json.loads(line) for line in asked.results.read_text().splitlines()] if asked.results.is_file() else []
     found = [{"tested": 200, **row} for row in found]
     for row in (row for row in found if "bare" in row):
