@@ -144,6 +144,18 @@ def _qwen3_vl(**options: Any) -> nn.Module:
     return _qwen_vl("Qwen3VL", vision, {"head_dim": 6}, **options)
 
 
+def _mistral3(**options: Any) -> nn.Module:
+    """Patches of all images in one sequence, four of which become one token of the text."""
+    vision, language = tf.PixtralVisionConfig(**VISION), tf.MistralConfig(**LLAMA)
+    options = {"image_token_index": 48, "spatial_merge_size": 2, "vision_feature_layer": -1, **options}
+    return tf.Mistral3ForConditionalGeneration(tf.Mistral3Config(vision_config=vision, text_config=language, **options))
+
+
+def _sized(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Images of 16 x 16, as one says to Pixtral."""
+    return {**inputs, "image_sizes": torch.tensor([[16, 16]]).repeat(len(inputs["input_ids"]), 1)}
+
+
 def _patches(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """NaFlex: patches as rows, of images of 3 x 4, 4 x 3 and 2 x 6."""
     rows = torch.randn(3, 12, 48, generator=torch.Generator().manual_seed(6))[: len(inputs["pixel_values"])]
@@ -318,6 +330,23 @@ NEWER: dict[str, Backbone] = {
         )
         for name, build in (("qwen2.5-vl", _qwen25_vl), ("qwen3-vl", _qwen3_vl))
     },
+    "mistral3": Backbone(
+        _mistral3,
+        HALVES,
+        reads="both",
+        headless=True,
+        classed=False,
+        grows=False,
+        images_in_text=4,
+        gives=_sized,
+        counted=True,
+        biases=False,
+        pickles=False,
+        looks=True,
+        packed=True,
+        sampled=False,
+        like="qwen2-vl",
+    ),
     "siglip2": replace(
         bare(tf.Siglip2VisionModel, tf.Siglip2VisionConfig, twins.SIGLIP, NAFLEX),
         gives=_patches,

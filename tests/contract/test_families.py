@@ -27,7 +27,7 @@ class Watched:
 
     def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         self.read.append(states((args or tuple(kwargs.values()))[0]).detach())
-        self.gave.append(states(output).detach())
+        self.gave.append((output if isinstance(output, Tensor) else output[0]).detach())
 
 
 def check_norm(anatomy: Anatomy, last: Block, inputs: dict[str, Tensor], *, weighed: bool) -> None:
@@ -39,8 +39,9 @@ def check_norm(anatomy: Anatomy, last: Block, inputs: dict[str, Tensor], *, weig
         if stack.modality == "latent" or stack.windows is not None or stack.readout == "pooled":
             return  # a map follows, or what the owner pools
         if last.ffn.after is None:  # nothing follows
-            left = Watched(last.module)
-            assert torch.equal(run(anatomy.model, inputs), left.gave[0])
+            left, owner = Watched(last.module), Watched(anatomy.owner(last.stack.name))
+            run(anatomy.model, inputs)
+            assert torch.equal(owner.gave[0], left.gave[0])
             return
         left, norm = Watched(last.module), Watched(last.part("norm2"))
         run(anatomy.model, inputs)
@@ -80,7 +81,8 @@ def check_patches(anatomy: Anatomy, first: Block, inputs: dict[str, Tensor]) -> 
     )  # of all tiles
     high, wide = made.gave[0].shape[-2:]
     if stack.counts_as is None and stack.modality in ("vision", "latent"):
-        assert tokens_of(enters.read[0]).shape[1] == first.prefix + high * wide
+        images = len(made.gave[0]) if stack.packed else 1
+        assert tokens_of(enters.read[0]).shape[1] == first.prefix + images * high * wide
     if stack.modality == "both":
         assert enters.read[0].shape[1] == inputs["input_ids"].shape[1] + stack.visual_prefix + high * wide
 

@@ -218,15 +218,22 @@ def test_variants_of_timms_vit_have_prompts_in_both_forms(row: str) -> None:
 
 
 def test_a_part_that_nothing_can_describe_says_why() -> None:
-    tower, language = tf.PixtralVisionConfig(**VISION), tf.MistralConfig(**LARGE)
+    tower, language = tf.AlbertConfig(**TEXT, embedding_size=8), tf.MistralConfig(**LARGE)
     pair = tf.LlavaForConditionalGeneration(
         tf.LlavaConfig(vision_config=tower, text_config=language, image_token_index=48)
     )
-    with pytest.raises(
-        TypeError, match=r"transformer\.layers \(PixtralAttentionLayer: the patches of all images stand in one row"
-    ):
+    with pytest.raises(TypeError, match=r"albert_layer_groups \(AlbertLayerGroup: it runs one block again and again"):
         gm.adapt(pair, gm.VPT(prompts=2))
     assert gm.adapt(pair, gm.VPT(prompts=2, stack="decoder")).trainable()
+
+
+@pytest.mark.parametrize("name", ["mistral3", "qwen2-vl"])
+def test_no_head_reads_a_tower_that_gives_the_patches_of_all_images(name: str) -> None:
+    from ..contract.backbones import BACKBONES
+
+    tower = gm.read(BACKBONES[name].model()).owner("vision")
+    with pytest.raises(TypeError, match="gives the patches of all images in one row"):
+        gm.adapt(tower, gm.VPT(prompts=2), num_labels=3)
 
 
 def test_whole_models_are_read_whole() -> None:

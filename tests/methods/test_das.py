@@ -436,6 +436,28 @@ def test_the_router_looks_at_the_first_patch_of_each_packed_image(modules: Any) 
         close(first, u[[0] * 16 + [16] * 8, 0])
 
 
+@pytest.mark.parametrize("modules", ["block", "attention"])
+def test_the_router_looks_at_the_first_patch_of_each_image_of_a_sequence(modules: Any) -> None:
+    """Pixtral's tower runs the patches of all images as one sequence: here 16 and 8 of them."""
+    model = BACKBONES["mistral3"].model()
+    method = gm.DAS(skip=(1,), rank=4, form="router", stacks=("vision",), before_ffn=True, modules=modules)
+    adapted = disturb(gm.adapt(model, method, head=()))
+    images, sizes = torch.randn(2, 3, 16, 16), torch.tensor([[16, 16], [16, 8]])
+    seen: list[tuple[Tensor, Tensor]] = []
+    routers = [m for m in adapted.methods.modules() if type(m).__name__ == "RouterAdapter"]
+    tower: Any = model.get_submodule("model.vision_tower")
+    with torch.no_grad():
+        alone = [tower(image[None], image_sizes=size[None]) for image, size in zip(images, sizes, strict=True)]
+        handles = [m.register_forward_pre_hook(lambda _, args: seen.append(args)) for m in routers]
+        both = tower(images, image_sizes=sizes)
+    for handle in handles:
+        handle.remove()
+    close(both.last_hidden_state, torch.cat([one.last_hidden_state for one in alone], dim=1))
+    assert len(seen) == len(routers) > 3
+    for u, first in seen:
+        close(first, u[[0] * 16 + [16] * 8, 0])
+
+
 # ---- what is chosen, and mistakes ----
 
 

@@ -29,7 +29,7 @@ SPELLINGS: dict[str, tuple[str, ...]] = {  # what an argument means -> what tran
     "context": ("encoder_hidden_states", "key_value_states"),
     "context_mask": ("encoder_attention_mask",),
     "context_bias": ("encoder_decoder_position_bias",),
-    "bounds": ("cu_seqlens",),
+    "bounds": ("cu_seqlens", "cu_seq_lens_q"),
 }
 SQUARE = "attn_mask"  # timm's mask may be [N, N], for all samples; elsewhere two dimensions are [B, N]
 JOINED = "rope"  # timm's rotary tables are one tensor, the sine in front; elsewhere they are two, the cosine first

@@ -166,7 +166,8 @@ def _arguments(block: Block, tokens: int) -> tuple[tuple[Any, ...], dict[str, An
         if block.stack.fixed is not None:
             taken, others = block.stack.fixed(block.module)
             extent = (taken,) if isinstance(taken, int) else taken
-        x = made_up((*(() if block.stack.packed else (2,)), *extent, sizes.width), device, dtype)
+        ahead = {None: (2,), "rows": (), "sequence": (1,)}[block.stack.packed]
+        x = made_up((*ahead, *extent, sizes.width), device, dtype)
     given = {**required(block.module), **others}
     call = takes.read((), given)
     call.states = x

@@ -61,7 +61,7 @@ def remembering(block: Block, branch: str = "attention") -> str | None:
     was_training = attention.training
     x = torch.arange(math.prod(shape), device=device).float().sin()
     x = x.to(dtype).view(shape)
-    x = x[0] if block.stack.packed else x
+    x = x if block.stack.packed is None else x[0] if block.stack.packed == "rows" else x[:1]
     attention.eval()
     try:
         expected = attend(block, attention, x, cross=cross)

@@ -17,6 +17,7 @@ from gossamer.anatomy.call import Arguments, Call
 from gossamer.anatomy.seams import Change
 from gossamer.anatomy.session import Session
 from gossamer.anatomy.sizes import Hollow, hollowed
+from gossamer.anatomy.stack import Packed
 from gossamer.anatomy.states import as_states, tokens_of
 
 
@@ -109,10 +110,10 @@ class StandIn:
         """The part's, in the shape of the states that it is for."""
         if not self.first:
             return as_states(self.part(tokens_of(call.states)), call.states)
-        rows = (
-            call.states[:, None] if call.bounds is not None else tokens_of(call.states)
-        )  # a sample each: `first_token`
-        return as_states(self.part(rows, first_token(rows, call, self.part, self.session)), call.states)
+        packed = self.site.block.stack.packed
+        rows = singly(call.states) if packed else tokens_of(call.states)
+        found = self.part(rows, first_token(rows, call, self.part, self.session, packed))
+        return as_states(found.transpose(0, 1) if packed else found, call.states)
 
     def bias(self, x: Tensor, call: Call) -> Tensor | None:
         """The relative bias that goes on to the next block, where the family has one."""
@@ -159,15 +160,19 @@ class AttentionStandIn(StandIn):
         return (output, bias, None)[: names.returns] if names.returns else output
 
 
-def first_token(x: Tensor, call: Call, asker: nn.Module, session: Session) -> Tensor:
+def singly(states: Tensor) -> Tensor:
+    """Packed states, [N, d] or [1, N, d], as one token of each of N samples, [N, 1, d]."""
+    return states.reshape(-1, 1, states.shape[-1])
+
+
+def first_token(x: Tensor, call: Call, asker: nn.Module, session: Session, packed: Packed | None = None) -> Tensor:
     """The first token of each sequence of x [B, N, d] that is no padding, [B, d].
 
-    With a key/value cache it is that of the prompt, kept beside the cache: what decoding sees later are other tokens. Packed rows
-    come one by one [N, 1, d], since samples of other lengths have no other form, and get the first row of their own sample, [N, d].
+    With a key/value cache it is that of the prompt, kept beside the cache: what decoding sees later are other tokens. Packed states
+    come `singly`, since samples of other lengths have no other form, and get the first token of their own sample, [N, d].
     """
-    if call.bounds is not None:
-        rows = torch.arange(len(x), device=x.device)
-        return x[:, 0][call.bounds[torch.searchsorted(call.bounds, rows, right=True) - 1].long()]
+    if packed:
+        return x[:, 0][_begins(call, len(x), x.device)]
     kept = session.beside(call.cache).firsts
     if asker in kept:
         return kept[asker]
@@ -176,11 +181,25 @@ def first_token(x: Tensor, call: Call, asker: nn.Module, session: Session) -> Te
         seen = mask if mask.dim() == 2 else mask[:, 0]
         if seen.dim() == 3:  # a token that is no padding sees itself; the last one may see the first in no window
             seen = seen[:, 0] if seen.shape[1] == 1 else seen.diagonal(dim1=1, dim2=2)
-        seen = seen > torch.finfo(seen.dtype).min / 2 if seen.is_floating_point() and mask.dim() == 4 else seen.bool()
-        places = seen.int().argmax(dim=-1).expand(x.shape[0])
+        places = _visible(seen, additive=mask.dim() == 4).int().argmax(dim=-1).expand(x.shape[0])
         found = x[torch.arange(x.shape[0], device=x.device), places]
     kept[asker] = found
     return found
+
+
+def _begins(call: Call, count: int, device: torch.device) -> Tensor:
+    """For each of so many packed tokens the place of the first one of its sample [N]."""
+    tokens = torch.arange(count, device=device)
+    if call.bounds is not None:
+        return call.bounds[torch.searchsorted(call.bounds, tokens, right=True) - 1].long()
+    if call.mask is None:
+        return torch.zeros_like(tokens)
+    return _visible(call.mask[0, 0], additive=True).int().argmax(dim=-1)
+
+
+def _visible(mask: Tensor, *, additive: bool) -> Tensor:
+    """A mask as booleans; of numbers all but very low ones are visible where it is added to scores, and else all but 0."""
+    return mask > torch.finfo(mask.dtype).min / 2 if mask.is_floating_point() and additive else mask.bool()
 
 
 def hollow(module: nn.Module, stay: list[nn.Module]) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import nn
 
 Modality = Literal["vision", "text", "both", "latent"]
+Packed = Literal["rows", "sequence"]
 """What tokens stand for: both has the text in front; latent are the places of a noised map."""
 
 
@@ -160,7 +161,9 @@ class Stack:
         None  # of one in the list: None for a block of the stream; of one that pools or widens between stages how often it halves
     )
     gives: MapNames | None = None  # what the owner gives, where that is no row of states
-    packed: bool = False  # its states are the rows of all samples [N, d], and an argument says where each begins
+    packed: Packed | None = (
+        None  # its states are those of all samples: rows [N, d], and an argument says where each begins; or [1, N, d], and a mask
+    )
     modulated: bool = (
         False  # factors of each sample's timestep stand between norms and branches, and between branches and sums
     )

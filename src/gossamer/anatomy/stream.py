@@ -13,6 +13,7 @@ from gossamer.anatomy.call import Arguments, Call
 from gossamer.anatomy.replaced import first_token
 from gossamer.anatomy.seams import Change
 from gossamer.anatomy.session import Session
+from gossamer.anatomy.stack import Packed
 from gossamer.anatomy.states import answer, as_states, states, tokens_of, with_states
 
 if TYPE_CHECKING:
@@ -191,8 +192,9 @@ class Reads(Change):
         if self.firsts is None:
             return answer(self.part, u)
         # OPT's FFN reads the rows of all samples at once; packed ones are a sample each, with the first token of their image
-        rows = u.unflatten(0, (self.firsts.samples, -1)) if u.dim() == 2 else u
-        found = self.part(rows, first_token(rows, self.firsts.now, self.part, self.firsts.session))
+        rows = u.reshape(self.firsts.samples, -1, u.shape[-1])
+        firsts = first_token(rows, self.firsts.now, self.part, self.firsts.session, self.firsts.packed)
+        found = self.part(rows, firsts)
         return found.reshape(u.shape)
 
     def after_norm(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
@@ -213,8 +215,9 @@ class Firsts:
     are therefore found by the states they came with.
     """
 
-    def __init__(self, block: nn.Module, norm: nn.Module, session: Session):
+    def __init__(self, block: nn.Module, norm: nn.Module, session: Session, packed: Packed | None):
         self.block, self.norm, self.session, self.takes = block, norm, session, Arguments(block)
+        self.packed: Packed | None = packed
         self.now, self.samples = Call(), 0
         self.known = WeakIdKeyDictionary()
 
@@ -228,7 +231,8 @@ class Firsts:
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keeps the arguments."""
         call = self.takes.read(args, kwargs)
-        self.now, self.samples = Call(mask=call.mask, cache=call.cache, bounds=call.bounds), len(call.states)
+        self.now = Call(mask=call.mask, cache=call.cache, bounds=call.bounds)
+        self.samples = call.states.shape[-2] if self.packed else len(call.states)
         if self.block.training:
             self.now.cache = None  # as transformers does while it checkpoints
             self.known[call.states] = self.now

@@ -38,7 +38,7 @@ _QWEN2 = Stack(
     patch_convolution=(),  # a convolution over frames
     final_norm=("merger.ln_q",),
     patch_rotary=True,
-    packed=True,
+    packed="rows",
     fixed=lone,
     readout="mean",
 )

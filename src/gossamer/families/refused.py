@@ -28,7 +28,6 @@ REFUSED: dict[str, str] = {
     "timm.Xcit": _CHANNELS,
     "timm.DaViT": _CHANNELS,
     "florence_vision": "every second of its blocks mixes channels and not tokens, and all of them hold convolutions",
-    "pixtral": "the patches of all images stand in one row, which a mask divides: no token of it belongs to one sample alone",
     "groupvit_vision_model": "between its stages patches become groups, by an assignment that is learned, and other tokens come in",
     "timm.NextViT": "convolutional blocks stand between those that attend, whose keys are pooled and whose tokens go on as a map",
     "timm.Sequencer2d": "an LSTM mixes its tokens, and no attention: there are no keys to which a prompt could be one more",

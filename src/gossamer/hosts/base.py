@@ -212,6 +212,11 @@ class Host(ABC):
                 "load the bare encoder, or the ...ForSequenceClassification class"
             )
         readout = self.read_out(anatomy)
+        if readout.stack.packed:
+            raise WrongKind(
+                f"{type(model).__name__} gives the patches of all images in one row, so there is no vector of each image that a "
+                "head could read: adapt the vision-language model that it is a part of, or leave num_labels out"
+            )
         self.check_readable(model, readout)
         first, stack = next(model.parameters()), readout.stack
         width = self.width(anatomy) * (stack.pooled if stack.readout == "pooled" else 1)
