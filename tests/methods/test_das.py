@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from torch.nn import functional as F
 import gossamer as gm
 from gossamer import architectures
 from gossamer.anatomy.block import Site
+from gossamer.export import Logits
 from gossamer.methods import from_dict, to_dict
 from gossamer.methods.parts.shortcuts import mixture
 from gossamer.methods.parts.supernet import Switchboard
@@ -433,7 +436,7 @@ def test_the_router_looks_at_the_first_patch_of_each_packed_image(modules: Any) 
         close(getattr(both, name), torch.cat([getattr(one, name) for one in alone]))
     assert len(seen) == len(routers) > 3
     for u, first in seen:
-        close(first, u[[0] * 16 + [16] * 8, 0])
+        close(first, u[:, [0] * 16 + [16] * 8])
 
 
 @pytest.mark.parametrize("modules", ["block", "attention"])
@@ -455,7 +458,42 @@ def test_the_router_looks_at_the_first_patch_of_each_image_of_a_sequence(modules
     close(both.last_hidden_state, torch.cat([one.last_hidden_state for one in alone], dim=1))
     assert len(seen) == len(routers) > 3
     for u, first in seen:
-        close(first, u[[0] * 16 + [16] * 8, 0])
+        close(first, u[:, [0] * 16 + [16] * 8])
+
+
+@pytest.mark.parametrize("masked", ["sdpa", "eager"])
+@pytest.mark.parametrize("modules", ["block", "attention"])
+def test_texts_that_are_joined_to_one_row_are_routed_as_they_are_alone(modules: Any, masked: str) -> None:
+    model = BACKBONES["llama"].model(masked)
+    method = gm.DAS(skip=(1,), rank=4, form="router", before_ffn=True, modules=modules)
+    adapted = disturb(gm.adapt(model, method)).eval()
+    texts = [torch.arange(4, 11)[None], torch.arange(20, 25)[None]]
+    places = torch.cat([torch.arange(t.shape[1]) for t in texts])[None]
+    with torch.no_grad():
+        alone = [adapted(input_ids=text).logits for text in texts]
+        joined = adapted(input_ids=torch.cat(texts, dim=1), position_ids=places, use_cache=False).logits
+    close(joined, torch.cat(alone, dim=1))
+
+
+def test_a_router_that_reads_a_mask_is_written_as_onnx(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    method = gm.DAS(skip=(1,), rank=4, form="router", before_ffn=True)
+    model = disturb(gm.adapt(BACKBONES["llama"].model("eager"), method)).eval()
+    ids, mask = torch.randint(4, 40, (2, 7)), torch.ones(2, 7, dtype=torch.long)
+    mask[1, :2] = 0
+    whole = Logits(model, ["input_ids", "attention_mask"])
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")  # of the exporter, about itself
+        program = torch.onnx.export(whole, (ids, mask), dynamo=True)
+    assert program is not None
+    program.save(tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    given = {i.name: t.numpy() for i, t in zip(session.get_inputs(), (ids, mask), strict=True)}
+    with torch.no_grad():
+        expected = whole(ids, mask)
+    found = torch.from_numpy(session.run(None, given)[0])
+    close(found[0], expected[0])
+    close(found[1, 2:], expected[1, 2:])
 
 
 # ---- what is chosen, and mistakes ----

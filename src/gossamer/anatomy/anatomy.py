@@ -199,9 +199,9 @@ class Anatomy(Changes):
         before = block.attention.norm
         if before is None and (first or at == "attention"):
             raise UnknownName(f"no norm stands before the attention of {block.name}, a post-norm block")
-        firsts = None
+        firsts, packed = None, block.stack.packed is not None
         if first and before:
-            firsts = stream.Firsts(block.module, get(block.module, before), self.session, block.stack.packed)
+            firsts = stream.Firsts(block.module, get(block.module, before), self.session, packed)
         norm = before if at == "attention" else block.ffn.norm
         modules = [get(block.module, n) for n in ([norm] if norm else (block.ffn.gate, block.ffn.up)) if n]
         return stream.Reads(modules, part, behind=norm is not None, normed=normed, firsts=firsts)

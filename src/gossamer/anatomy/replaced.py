@@ -17,7 +17,6 @@ from gossamer.anatomy.call import Arguments, Call
 from gossamer.anatomy.seams import Change
 from gossamer.anatomy.session import Session
 from gossamer.anatomy.sizes import Hollow, hollowed
-from gossamer.anatomy.stack import Packed
 from gossamer.anatomy.states import as_states, tokens_of
 
 
@@ -110,10 +109,8 @@ class StandIn:
         """The part's, in the shape of the states that it is for."""
         if not self.first:
             return as_states(self.part(tokens_of(call.states)), call.states)
-        packed = self.site.block.stack.packed
-        rows = singly(call.states) if packed else tokens_of(call.states)
-        found = self.part(rows, first_token(rows, call, self.part, self.session, packed))
-        return as_states(found.transpose(0, 1) if packed else found, call.states)
+        rows, packed = tokens_of(call.states), self.site.block.stack.packed is not None
+        return as_states(self.part(rows, first_token(rows, call, self.part, self.session, packed)), call.states)
 
     def bias(self, x: Tensor, call: Call) -> Tensor | None:
         """The relative bias that goes on to the next block, where the family has one."""
@@ -160,19 +157,15 @@ class AttentionStandIn(StandIn):
         return (output, bias, None)[: names.returns] if names.returns else output
 
 
-def singly(states: Tensor) -> Tensor:
-    """Packed states, [N, d] or [1, N, d], as one token of each of N samples, [N, 1, d]."""
-    return states.reshape(-1, 1, states.shape[-1])
-
-
-def first_token(x: Tensor, call: Call, asker: nn.Module, session: Session, packed: Packed | None = None) -> Tensor:
+def first_token(x: Tensor, call: Call, asker: nn.Module, session: Session, packed: bool = False) -> Tensor:
     """The first token of each sequence of x [B, N, d] that is no padding, [B, d].
 
-    With a key/value cache it is that of the prompt, kept beside the cache: what decoding sees later are other tokens. Packed states
-    come `singly`, since samples of other lengths have no other form, and get the first token of their own sample, [N, d].
+    Where several samples may stand in one row (`packed` stacks; texts with bounds, or with a mask of N x N), for each token that of
+    its own sample, [B, N, d]. With a key/value cache it is that of the prompt, kept beside the cache: what decoding sees later are
+    other tokens.
     """
-    if packed:
-        return x[:, 0][_begins(call, len(x), x.device)]
+    if packed or (call.cache is None and _divided(call, x.shape[1])):
+        return x.gather(1, _begins(call, x)[..., None].expand(len(x), -1, x.shape[-1]))
     kept = session.beside(call.cache).firsts
     if asker in kept:
         return kept[asker]
@@ -187,14 +180,26 @@ def first_token(x: Tensor, call: Call, asker: nn.Module, session: Session, packe
     return found
 
 
-def _begins(call: Call, count: int, device: torch.device) -> Tensor:
-    """For each of so many packed tokens the place of the first one of its sample [N]."""
-    tokens = torch.arange(count, device=device)
+def _divided(call: Call, tokens: int) -> bool:
+    """Whether a call may say where samples begin in its rows."""
+    return call.bounds is not None or (call.mask is not None and call.mask.shape[2:] == (tokens, tokens))
+
+
+def _begins(call: Call, x: Tensor) -> Tensor:
+    """For each token of rows x [B, N, d] the place of the first one of its sample [1 or B, N]; without a mask a row is one sample.
+
+    A sample begins with a token that sees itself and none before it. Padding does not see itself; it counts to the sample before
+    it, or to the first.
+    """
+    tokens = torch.arange(x.shape[1], device=x.device)[None]
     if call.bounds is not None:
         return call.bounds[torch.searchsorted(call.bounds, tokens, right=True) - 1].long()
     if call.mask is None:
         return torch.zeros_like(tokens)
-    return _visible(call.mask[0, 0], additive=True).int().argmax(dim=-1)
+    seen = _visible(call.mask[:, 0], additive=True)
+    starts = seen.diagonal(dim1=1, dim2=2) & (seen.int().argmax(dim=2) == tokens)
+    last = torch.where(starts[:, None] & (tokens <= tokens.mT), tokens, -1).amax(dim=2)  # ONNX has no running maximum
+    return torch.where(last < 0, starts.int().argmax(dim=1, keepdim=True), last)
 
 
 def _visible(mask: Tensor, *, additive: bool) -> Tensor:

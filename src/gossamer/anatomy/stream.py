@@ -13,7 +13,6 @@ from gossamer.anatomy.call import Arguments, Call
 from gossamer.anatomy.replaced import first_token
 from gossamer.anatomy.seams import Change
 from gossamer.anatomy.session import Session
-from gossamer.anatomy.stack import Packed
 from gossamer.anatomy.states import answer, as_states, states, tokens_of, with_states
 
 if TYPE_CHECKING:
@@ -191,10 +190,8 @@ class Reads(Change):
         """The part's."""
         if self.firsts is None:
             return answer(self.part, u)
-        # OPT's FFN reads the rows of all samples at once; packed ones are a sample each, with the first token of their image
-        rows = u.reshape(self.firsts.samples, -1, u.shape[-1])
-        firsts = first_token(rows, self.firsts.now, self.part, self.firsts.session, self.firsts.packed)
-        found = self.part(rows, firsts)
+        rows = u.reshape(self.firsts.samples, -1, u.shape[-1])  # OPT's FFN reads the rows of all samples at once
+        found = self.part(rows, first_token(rows, self.firsts.now, self.part, self.firsts.session, self.firsts.packed))
         return found.reshape(u.shape)
 
     def after_norm(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
@@ -215,9 +212,8 @@ class Firsts:
     are therefore found by the states they came with.
     """
 
-    def __init__(self, block: nn.Module, norm: nn.Module, session: Session, packed: Packed | None):
-        self.block, self.norm, self.session, self.takes = block, norm, session, Arguments(block)
-        self.packed: Packed | None = packed
+    def __init__(self, block: nn.Module, norm: nn.Module, session: Session, packed: bool):
+        self.block, self.norm, self.session, self.takes, self.packed = block, norm, session, Arguments(block), packed
         self.now, self.samples = Call(), 0
         self.known = WeakIdKeyDictionary()
 
@@ -232,7 +228,7 @@ class Firsts:
         """Keeps the arguments."""
         call = self.takes.read(args, kwargs)
         self.now = Call(mask=call.mask, cache=call.cache, bounds=call.bounds)
-        self.samples = call.states.shape[-2] if self.packed else len(call.states)
+        self.samples = len(tokens_of(call.states))
         if self.block.training:
             self.now.cache = None  # as transformers does while it checkpoints
             self.known[call.states] = self.now

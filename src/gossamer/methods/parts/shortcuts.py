@@ -99,9 +99,10 @@ class RouterAdapter(Part):
         self.scale, self.dropout = config.scale, config.dropout
 
     def forward(self, u: Tensor, first: Tensor) -> Tensor:
-        """u [B, N, d], first token [B, d] -> [B, N, d]."""
+        """u [B, N, d], first token [B, d], or of the sample of each token [B, N, d] -> [B, N, d]."""
         z = F.dropout(self.down(u.to(self.down.weight.dtype)), self.dropout, self.training)
-        alpha = mixture(first, self.router.weight, self.router.bias, self.temperature).to(z.dtype)[:, None, None]
+        alpha = mixture(first, self.router.weight, self.router.bias, self.temperature).to(z.dtype)
+        alpha = (alpha if first.dim() == 3 else alpha[:, None])[..., None, :]
         branches = [grouped(z, getattr(self, f"up_{n}"), getattr(self, f"bias_{n}"), self.groups) for n in "BD"]
         return (self.scale * (alpha[..., 0] * branches[0] + alpha[..., 1] * branches[1])).to(u.dtype)
 
